@@ -1,0 +1,2 @@
+//! cutline
+pub mod error;
