@@ -1,1 +1,3 @@
+//! The `cutline` program.
+
 fn main() {}

@@ -1,0 +1,3 @@
+//! Decoding: what to write next, given the model's logits. Plain slices, no tensors.
+
+pub mod params;
