@@ -5,9 +5,18 @@
 //! Imports go downwards only:
 //!
 //! ```text
-//! main → http → captioner → {batching, image, text} → engine → {generate, blip} → candle
+//! main → {http, cli} → captioner → {batching, image, text} → engine → {generate, blip} → candle
 //! ```
 
+pub mod batching;
+pub mod blip;
+pub mod captioner;
+pub mod cli;
+pub mod config;
 pub mod engine;
 pub mod error;
 pub mod generate;
+pub mod http;
+pub mod image;
+pub mod telemetry;
+pub mod text;

@@ -1,1 +1,10 @@
 //! Integration tests, one crate.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod api;
+mod architecture;
+mod command_line;
+mod image;
+mod parity;
+mod settings;
+mod weights;

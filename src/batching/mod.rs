@@ -1,0 +1,1 @@
+//! The queue and the one thread that owns the model.

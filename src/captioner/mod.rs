@@ -1,0 +1,1 @@
+//! The use case: an image and parameters in, a caption out.
