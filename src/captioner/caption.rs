@@ -51,9 +51,9 @@ pub struct ImageInfo {
     /// `jpeg`, `png`, …, as told from the bytes.
     pub format: String,
     /// Pixels a row, after the orientation was applied.
-    pub width: u32,
+    pub width: usize,
     /// Rows, after the orientation was applied.
-    pub height: u32,
+    pub height: usize,
     /// Bytes of the file.
     pub size_bytes: usize,
 }

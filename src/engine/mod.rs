@@ -1,8 +1,11 @@
 //! What the rest of the crate knows of the model: a small synchronous trait over plain data.
 //! No tensor and no async type crosses this line.
 
+mod options;
+
 use std::sync::Arc;
 
+pub use self::options::{DeviceChoice, Precision};
 use crate::error::{Error, Result};
 pub use crate::generate::params::{
     EarlyStopping, FinishReason, GenerationParams, MAX_BEAMS, Sequence,
