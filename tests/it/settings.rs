@@ -1,1 +1,182 @@
-//! Tests: settings.
+//! Settings: where they come from, what they may be, and that their example is true.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use cutline::config::{Level, LogSettings, SETTINGS, Settings, Values, env_example};
+use cutline::engine::{DeviceChoice, Precision};
+use cutline::error::ErrorKind;
+
+fn settings(pairs: &[(&str, &str)]) -> cutline::error::Result<Settings> {
+    Settings::new(&Values::of_environment(pairs.iter().copied()))
+}
+
+#[test]
+fn the_example_is_what_the_table_says() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(".env.example");
+    if std::env::var_os("UPDATE_ENV_EXAMPLE").is_some() {
+        fs::write(&path, env_example()).unwrap();
+    }
+    let file = fs::read_to_string(path).unwrap();
+    assert!(file == env_example(), "run this test once with UPDATE_ENV_EXAMPLE=1");
+}
+
+#[test]
+fn the_example_without_its_comment_signs_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(".env");
+    let text: String = env_example()
+        .lines()
+        .map(|line| match line.strip_prefix('#') {
+            Some(line) if line.starts_with(|c: char| c.is_ascii_uppercase()) => line,
+            _ => line,
+        })
+        .map(|line| format!("{line}\n"))
+        .collect();
+    assert!(text.contains("\nPORT=8000\n") && text.contains("\nHF_TOKEN=\n"), "{text}");
+    fs::write(&path, text).unwrap();
+    let from_file = Values::default().with_file(&path).unwrap();
+    assert!(from_file.is_set("PORT").unwrap() && !from_file.is_set("HF_TOKEN").unwrap());
+    let from_file = Settings::new(&from_file).unwrap();
+    assert_eq!(format!("{from_file:?}"), format!("{:?}", settings(&[]).unwrap()));
+}
+
+#[test]
+fn defaults_are_those_of_the_contract() {
+    let settings = settings(&[]).unwrap();
+    assert_eq!((settings.host.as_str(), settings.port), ("127.0.0.1", 8000));
+    assert_eq!(settings.http.request_timeout, Duration::from_secs(30));
+    assert_eq!(settings.http.max_image_bytes, 10_485_760);
+    assert_eq!(settings.captioner.max_image_bytes, 10_485_760);
+    assert_eq!(settings.captioner.max_image_pixels, 100_000_000);
+    assert_eq!(settings.captioner.max_workers, 2);
+    assert_eq!(settings.captioner.target_width, None);
+    assert_eq!(settings.captioner.device, DeviceChoice::Auto);
+    assert_eq!(settings.captioner.precision, Precision::Auto);
+    assert!(!settings.captioner.hub.offline);
+    assert_eq!(settings.log, LogSettings { level: Level::Info, human: false });
+}
+
+#[test]
+fn every_value_that_cannot_be_used_is_named_with_a_remedy() {
+    for (name, value) in [
+        ("PORT", "abc"),
+        ("PORT", "65536"),
+        ("PORT", "-1"),
+        ("PORT", "80.5"),
+        ("MAX_BATCH_SIZE", "0"),
+        ("MAX_BATCH_SIZE", "many"),
+        ("MAX_IMAGE_SIZE", "10MB"),
+        ("MAX_IMAGE_SIZE", "0"),
+        ("MAX_IMAGE_PIXELS", "0"),
+        ("MAX_WORKERS", "0"),
+        ("QUEUE_CAPACITY", "0"),
+        ("REQUEST_TIMEOUT", "0"),
+        ("REQUEST_TIMEOUT", "soon"),
+        ("REQUEST_TIMEOUT", "NaN"),
+        ("REQUEST_TIMEOUT", "inf"),
+        ("SHUTDOWN_GRACE", "-1"),
+        ("TARGET_IMAGE_WIDTH", "wide"),
+        ("TARGET_IMAGE_HEIGHT", "0"),
+        ("USE_GPU", "maybe"),
+        ("PRECISION", "fp32"),
+        ("LOG_LEVEL", "loud"),
+        ("DEBUG", "a lot"),
+        ("HF_ENDPOINT", "huggingface.co"),
+        ("HF_HUB_OFFLINE", "perhaps"),
+        ("MODEL", "no such model"),
+    ] {
+        let error = settings(&[(name, value)]).expect_err(name);
+        assert_eq!(error.kind(), ErrorKind::Config, "{name}={value}: {error}");
+        assert!(error.detail().contains(name), "{name}={value}: {error}");
+        assert!(!error.detail().contains('\n'), "one sentence: {error}");
+        assert!(error.detail().len() > name.len() + 20, "{error}");
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+#[test]
+fn what_is_not_built_in_is_refused_by_name() {
+    let error = settings(&[("USE_GPU", "true")]).unwrap_err();
+    assert!(error.detail().contains("USE_GPU") && error.detail().contains("cuda"), "{error}");
+    for precision in ["f16", "bf16", "int8"] {
+        let error = settings(&[("PRECISION", precision)]).unwrap_err();
+        assert!(error.detail().contains("not built yet"), "{error}");
+    }
+}
+
+#[test]
+fn values_are_read_as_people_write_them() {
+    let settings = settings(&[
+        ("HOST", "  0.0.0.0 "),
+        ("PORT", ""),
+        ("MAX_IMAGE_SIZE", "20_000_000"),
+        ("REQUEST_TIMEOUT", "2.5"),
+        ("USE_GPU", "False"),
+        ("PRECISION", "F32"),
+        ("LOG_LEVEL", "WARNING"),
+        ("DEBUG", "1"),
+        ("TARGET_IMAGE_WIDTH", "256"),
+        ("HF_TOKEN", "hf_secret"),
+    ])
+    .unwrap();
+    assert_eq!((settings.host.as_str(), settings.port), ("0.0.0.0", 8000));
+    assert_eq!(settings.http.max_image_bytes, 20_000_000);
+    assert_eq!(settings.http.request_timeout, Duration::from_millis(2500));
+    assert_eq!(settings.captioner.device, DeviceChoice::Cpu);
+    assert_eq!(settings.captioner.precision, Precision::F32);
+    assert_eq!(settings.captioner.target_width, Some(256));
+    assert_eq!(settings.captioner.hub.token.as_deref(), Some("hf_secret"));
+    assert_eq!(settings.log, LogSettings { level: Level::Warn, human: true });
+}
+
+#[test]
+fn the_command_line_wins_over_the_environment_and_that_over_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(".env");
+    fs::write(&path, "PORT=1\nHOST=file\nMAX_WORKERS=3\n# a comment\n").unwrap();
+    let environment = [("PORT", "2"), ("HOST", "environment"), ("MAX_WORKERS", "")];
+    let mut values = Values::of_environment(environment).with_file(&path).unwrap();
+    values.set_option("PORT", "3".into());
+    let settings = Settings::new(&values).unwrap();
+    assert_eq!((settings.host.as_str(), settings.port), ("environment", 3));
+    assert_eq!(settings.captioner.max_workers, 3, "an empty value is none");
+    values.set_option("PORT", "x".into());
+    let error = Settings::new(&values).unwrap_err();
+    assert!(error.detail().contains("from the command line"), "{error}");
+
+    fs::write(&path, "HF_TOKEN hf_secret\n").unwrap();
+    let error = Values::default().with_file(&path).unwrap_err();
+    assert!(error.detail().contains(".env") && !error.detail().contains("secret"), "{error}");
+    assert!(Values::default().with_file(&folder.path().join("none")).is_ok());
+}
+
+#[test]
+fn models_are_kept_where_python_keeps_them() {
+    let folder = |pairs: &[(&str, &str)]| settings(pairs).unwrap().captioner.hub.cache_dir;
+    let all = [
+        ("HOME", "/home/me"),
+        ("XDG_CACHE_HOME", "/cache"),
+        ("HF_HOME", "/hf"),
+        ("HF_HUB_CACHE", "/hub"),
+        ("MODEL_CACHE_DIR", "/models"),
+    ];
+    for (count, expected) in [
+        (1, "/home/me/.cache/huggingface/hub"),
+        (2, "/cache/huggingface/hub"),
+        (3, "/hf/hub"),
+        (4, "/hub"),
+        (5, "/models"),
+    ] {
+        assert_eq!(folder(&all[..count]), Path::new(expected));
+    }
+}
+
+#[test]
+fn settings_have_names_of_their_own() {
+    let mut names: Vec<_> = SETTINGS.iter().map(|setting| setting.name).collect();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), SETTINGS.len());
+}

@@ -1,1 +1,0 @@
-//! Settings: command line and environment.

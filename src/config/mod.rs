@@ -1,0 +1,221 @@
+//! Command line, environment and `.env` to validated [`Settings`]; the only reader of the
+//! environment.
+//!
+//! - `table` lists every setting once: its name, its default and what it means. The command line's
+//!   options, `--help` and `.env.example` are made from it;
+//! - `values` finds the text of a setting: the command line wins over the environment, which wins
+//!   over `.env`; an empty text is no text;
+//! - this file turns texts into values and says what is wrong with those that cannot be used.
+
+mod parse;
+mod table;
+mod values;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use self::parse::Reader;
+pub use self::table::{Group, SETTINGS, Setting, env_example};
+pub use self::values::Values;
+use crate::captioner::CaptionerSettings;
+use crate::engine::source::ModelSource;
+use crate::engine::{DeviceChoice, HubOptions, Precision};
+use crate::error::Result;
+
+/// Everything that `cutline serve` needs to know.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Address to listen on; a name or a number.
+    pub host: String,
+    /// Port to listen on; 0 for any that is free.
+    pub port: u16,
+    /// Limits of the HTTP server.
+    pub http: HttpSettings,
+    /// The model and how it is run.
+    pub captioner: CaptionerSettings,
+    /// What is logged, and how.
+    pub log: LogSettings,
+}
+
+impl Settings {
+    /// Reads every setting.
+    ///
+    /// # Errors
+    /// [`Config`](crate::error::ErrorKind::Config): one sentence that names the setting and says
+    /// what it must be.
+    pub fn new(values: &Values) -> Result<Self> {
+        let read = Reader::new(values);
+        Ok(Self {
+            host: read.required("HOST")?,
+            port: read.number("PORT", 0, u16::MAX)?,
+            http: HttpSettings {
+                max_image_bytes: max_image_bytes(&read)?,
+                request_timeout: read.seconds("REQUEST_TIMEOUT", 0.001)?,
+                shutdown_grace: read.seconds("SHUTDOWN_GRACE", 0.0)?,
+                ..HttpSettings::default()
+            },
+            captioner: captioner_settings(values)?,
+            log: LogSettings::new(values)?,
+        })
+    }
+}
+
+/// Limits of the HTTP server.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HttpSettings {
+    /// Largest image in bytes.
+    pub max_image_bytes: usize,
+    /// How long a body may take to arrive, and after that a caption to be made.
+    pub request_timeout: Duration,
+    /// How long accepted requests may go on after the signal to stop.
+    pub shutdown_grace: Duration,
+    /// How long a connection may be without a request, its headers included.
+    pub idle_timeout: Duration,
+}
+
+impl Default for HttpSettings {
+    fn default() -> Self {
+        Self {
+            max_image_bytes: 10 << 20,
+            request_timeout: Duration::from_secs(30),
+            shutdown_grace: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(60),
+        }
+    }
+}
+
+/// What is logged, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogSettings {
+    /// The least severe level that is written.
+    pub level: Level,
+    /// Lines for people instead of JSON.
+    pub human: bool,
+}
+
+impl LogSettings {
+    /// `LOG_LEVEL` and `DEBUG`.
+    ///
+    /// # Errors
+    /// As [`Settings::new`].
+    pub fn new(values: &Values) -> Result<Self> {
+        let read = Reader::new(values);
+        Ok(Self { level: read.choice("LOG_LEVEL", &LEVELS)?, human: read.flag("DEBUG")? })
+    }
+
+    /// For a command of which the result, not the running, is of interest: warnings, for people,
+    /// unless `LOG_LEVEL` asks for something.
+    ///
+    /// # Errors
+    /// As [`Settings::new`].
+    pub fn for_command(values: &Values) -> Result<Self> {
+        let asked = Self::new(values)?;
+        let level = if values.is_set("LOG_LEVEL")? { asked.level } else { Level::Warn };
+        Ok(Self { level, human: true })
+    }
+}
+
+/// How severe a log line is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// Defects and lost work.
+    Error,
+    /// Refused and slow work.
+    Warn,
+    /// One line a request.
+    Info,
+    /// For developers.
+    Debug,
+    /// For developers who are desperate.
+    Trace,
+}
+
+/// The names of the levels, and those that Python gives them.
+const LEVELS: [(&str, Level); 7] = [
+    ("error", Level::Error),
+    ("warn", Level::Warn),
+    ("info", Level::Info),
+    ("debug", Level::Debug),
+    ("trace", Level::Trace),
+    ("warning", Level::Warn),
+    ("critical", Level::Error),
+];
+
+/// The settings of the model, for every command that loads one.
+///
+/// # Errors
+/// As [`Settings::new`].
+pub fn captioner_settings(values: &Values) -> Result<CaptionerSettings> {
+    let read = Reader::new(values);
+    Ok(CaptionerSettings {
+        model: read.optional::<ModelSource>("MODEL")?.unwrap_or(ModelSource::Embedded),
+        hub: HubOptions {
+            endpoint: read.address("HF_ENDPOINT")?,
+            token: read.text("HF_TOKEN")?,
+            cache_dir: cache_dir(values)?,
+            offline: read.flag("HF_HUB_OFFLINE")?,
+            ..HubOptions::default()
+        },
+        device: device(&read)?,
+        precision: precision(&read)?,
+        target_width: read.optional_number("TARGET_IMAGE_WIDTH", 1, 4096)?,
+        target_height: read.optional_number("TARGET_IMAGE_HEIGHT", 1, 4096)?,
+        max_image_bytes: max_image_bytes(&read)?,
+        max_image_pixels: read.number("MAX_IMAGE_PIXELS", 1, u64::from(u32::MAX))?,
+        max_workers: read.number("MAX_WORKERS", 1, 1024)?,
+        max_batch_size: read.number("MAX_BATCH_SIZE", 1, 1024)?,
+        queue_capacity: read.number("QUEUE_CAPACITY", 1, 1 << 20)?,
+    })
+}
+
+/// At most 1 GiB: an image is held in memory, several at a time.
+fn max_image_bytes(read: &Reader<'_>) -> Result<usize> {
+    read.number("MAX_IMAGE_SIZE", 1, 1 << 30)
+}
+
+fn device(read: &Reader<'_>) -> Result<DeviceChoice> {
+    let choices = [
+        ("auto", DeviceChoice::Auto),
+        ("true", DeviceChoice::Cuda(0)),
+        ("1", DeviceChoice::Cuda(0)),
+        ("false", DeviceChoice::Cpu),
+        ("0", DeviceChoice::Cpu),
+    ];
+    let device = read.choice("USE_GPU", &choices)?;
+    if matches!(device, DeviceChoice::Cuda(_)) && !cfg!(feature = "cuda") {
+        return Err(read.unusable(
+            "USE_GPU",
+            "this binary is built without the cuda feature; build it with --features cuda, or \
+             give auto or false",
+        ));
+    }
+    Ok(device)
+}
+
+fn precision(read: &Reader<'_>) -> Result<Precision> {
+    let names = [Precision::Auto, Precision::F32, Precision::F16, Precision::Bf16, Precision::Int8];
+    let precision = read.choice("PRECISION", &names.map(|p| (p.as_str(), p)))?;
+    match precision {
+        Precision::Auto | Precision::F32 => Ok(precision),
+        _ if cfg!(feature = "cuda") => Ok(precision),
+        _ => Err(read.unusable("PRECISION", "that is not built yet for the CPU; give auto or f32")),
+    }
+}
+
+/// Where `huggingface_hub` keeps its models, so that both use the same files.
+fn cache_dir(values: &Values) -> Result<PathBuf> {
+    for (name, below) in [
+        ("MODEL_CACHE_DIR", ""),
+        ("HF_HUB_CACHE", ""),
+        ("HF_HOME", "hub"),
+        ("XDG_CACHE_HOME", "huggingface/hub"),
+        ("HOME", ".cache/huggingface/hub"),
+        ("USERPROFILE", ".cache/huggingface/hub"),
+    ] {
+        if let Some(value) = values.get(name)? {
+            let folder = PathBuf::from(value.text);
+            return Ok(if below.is_empty() { folder } else { folder.join(below) });
+        }
+    }
+    Ok(PathBuf::from("models"))
+}

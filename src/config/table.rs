@@ -1,0 +1,166 @@
+//! Every setting, once.
+
+use std::fmt::Write as _;
+
+use self::Group::{Images, Logs, Model, Server};
+
+/// What a setting is about, and so which commands have it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Group {
+    /// The HTTP server.
+    Server,
+    /// The model and the machine that it runs on.
+    Model,
+    /// Images and the work on them.
+    Images,
+    /// Logs.
+    Logs,
+}
+
+impl Group {
+    /// The groups in the order in which they are listed.
+    pub const ALL: [Self; 4] = [Self::Server, Self::Model, Self::Images, Self::Logs];
+
+    /// The heading in `--help` and in `.env.example`.
+    #[must_use]
+    pub const fn title(self) -> &'static str {
+        match self {
+            Self::Server => "Server",
+            Self::Model => "Model",
+            Self::Images => "Images",
+            Self::Logs => "Logs",
+        }
+    }
+}
+
+/// One setting.
+#[derive(Debug, Clone, Copy)]
+pub struct Setting {
+    /// The environment variable.
+    pub name: &'static str,
+    /// What it is about.
+    pub group: Group,
+    /// The text that counts when there is none.
+    pub default: Option<&'static str>,
+    /// What it means, in a line.
+    pub help: &'static str,
+    /// What is put in where there is no default, in words.
+    pub unset: &'static str,
+    /// Whether its text must never be shown.
+    pub secret: bool,
+}
+
+impl Setting {
+    /// The option on the command line, without its dashes: `MAX_WORKERS` is `max-workers`.
+    #[must_use]
+    pub fn option(&self) -> String {
+        self.name.to_lowercase().replace('_', "-")
+    }
+}
+
+const fn setting(
+    name: &'static str,
+    group: Group,
+    default: &'static str,
+    help: &'static str,
+) -> Setting {
+    Setting { name, group, default: Some(default), help, unset: "", secret: false }
+}
+
+const fn unset(
+    name: &'static str,
+    group: Group,
+    unset: &'static str,
+    help: &'static str,
+) -> Setting {
+    Setting { name, group, default: None, help, unset, secret: false }
+}
+
+/// Every setting, group after group.
+pub const SETTINGS: [Setting; 20] = [
+    setting("HOST", Server, "127.0.0.1", "Address to listen on; 0.0.0.0 for every one"),
+    setting("PORT", Server, "8000", "Port to listen on; 0 for any that is free"),
+    setting(
+        "REQUEST_TIMEOUT",
+        Server,
+        "30",
+        "Seconds that an upload may take, and after it a caption",
+    ),
+    setting(
+        "SHUTDOWN_GRACE",
+        Server,
+        "30",
+        "Seconds that accepted requests get after the signal to stop",
+    ),
+    setting("QUEUE_CAPACITY", Server, "64", "Images that may wait for the model before 429"),
+    unset(
+        "MODEL",
+        Model,
+        "the model in the binary",
+        "A folder, a .gguf file, or organisation/name[@revision] on the hub",
+    ),
+    unset(
+        "MODEL_CACHE_DIR",
+        Model,
+        "where huggingface_hub keeps them: HF_HUB_CACHE, HF_HOME/hub, ~/.cache/huggingface/hub",
+        "Folder for models from the hub",
+    ),
+    setting("USE_GPU", Model, "auto", "auto, true or false; true fails where there is no GPU"),
+    setting("PRECISION", Model, "auto", "auto, f32, f16, bf16 or int8"),
+    setting("MAX_BATCH_SIZE", Model, "8", "Captions or beams that the model writes together"),
+    setting("HF_ENDPOINT", Model, "https://huggingface.co", "Address of the hub"),
+    Setting {
+        secret: true,
+        ..unset("HF_TOKEN", Model, "public models only", "Access token for the hub")
+    },
+    setting("HF_HUB_OFFLINE", Model, "false", "Use only models that are in the cache"),
+    setting("MAX_IMAGE_SIZE", Images, "10485760", "Largest image in bytes"),
+    setting("MAX_IMAGE_PIXELS", Images, "100000000", "Largest image in pixels, width × height"),
+    unset(
+        "TARGET_IMAGE_WIDTH",
+        Images,
+        "the model's own",
+        "Width in pixels to which images are resized for the model",
+    ),
+    unset(
+        "TARGET_IMAGE_HEIGHT",
+        Images,
+        "the model's own",
+        "Height in pixels to which images are resized for the model",
+    ),
+    setting("MAX_WORKERS", Images, "2", "Images that are decoded at the same time"),
+    setting("LOG_LEVEL", Logs, "info", "error, warn, info, debug or trace"),
+    setting("DEBUG", Logs, "false", "true for log lines to be read by people instead of JSON"),
+];
+
+/// The setting of this name.
+pub(super) fn find(name: &str) -> Option<&'static Setting> {
+    SETTINGS.iter().find(|setting| setting.name == name)
+}
+
+/// The text of `.env.example`: every setting, commented out, with its default.
+#[must_use]
+pub fn env_example() -> String {
+    let mut text = String::from(
+        "# Settings of cutline. Copy this file to .env and uncomment what you want to change.\n\
+         # The environment wins over .env, and options of the command line (--port for PORT) win\n\
+         # over both. An empty value counts as not set.\n",
+    );
+    for group in Group::ALL {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "\n# {}\n", group.title());
+        for setting in SETTINGS.iter().filter(|setting| setting.group == group) {
+            let _ = match setting.default {
+                Some(default) => {
+                    write!(text, "\n# {}\n#{}={default}\n", setting.help, setting.name)
+                }
+                None => write!(
+                    text,
+                    "\n# {} (not set: {})\n#{}=\n",
+                    setting.help, setting.unset, setting.name
+                ),
+            };
+        }
+    }
+    text
+}
