@@ -1,1 +1,71 @@
-//! The HTTP server.
+//! The HTTP server: routes, what they read and answer, and how long a connection may take.
+//!
+//! - [`app`] is the whole service as a router, without a socket;
+//! - [`run`] binds it to a listener, loads the model beside it, and stops it in an orderly way;
+//! - one file a resource: `index`, `health`, `model`, `generate`;
+//! - `extract` reads the three ways of sending an image, `error` is the only place where an
+//!   [`ErrorKind`](crate::error::ErrorKind) becomes a status, `observe` gives every request its id,
+//!   its log line and its `server-timing`.
+
+mod body;
+mod connection;
+mod dto;
+mod error;
+mod extract;
+mod generate;
+mod health;
+mod index;
+mod json;
+mod model;
+mod observe;
+mod server;
+mod state;
+
+use axum::Router;
+use axum::http::{Method, Uri};
+use axum::middleware;
+use axum::routing::{get, post};
+use tower_http::catch_panic::CatchPanicLayer;
+
+pub use self::server::{run, serve};
+pub use self::state::AppState;
+use crate::error::{Error, ErrorKind};
+
+/// Method, path and purpose of everything that [`app`] answers.
+pub const ENDPOINTS: [(&str, &str, &str); 6] = [
+    ("GET", "/", "this list"),
+    ("GET", "/health", "state of model and queue"),
+    ("GET", "/health/live", "200 while the process answers"),
+    ("GET", "/health/ready", "200 while captions are made"),
+    ("GET", "/model/info", "the loaded model"),
+    ("POST", "/caption/generate", "an image to its caption"),
+];
+
+/// The whole service.
+pub fn app(state: AppState) -> Router {
+    Router::new()
+        .route("/", get(index::show))
+        .route("/health", get(health::show))
+        .route("/health/live", get(health::live))
+        .route("/health/ready", get(health::ready))
+        .route("/model/info", get(model::info))
+        .route("/caption/generate", post(generate::generate))
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(CatchPanicLayer::custom(error::from_panic))
+        .layer(middleware::from_fn_with_state(state.clone(), observe::observe))
+        .with_state(state)
+}
+
+async fn not_found() -> Error {
+    Error::new(ErrorKind::NotFound, "there is nothing at this address; GET / lists what there is")
+}
+
+async fn method_not_allowed(method: Method, uri: Uri) -> Error {
+    let allowed: Vec<&str> =
+        ENDPOINTS.iter().filter(|(_, path, _)| *path == uri.path()).map(|(m, ..)| *m).collect();
+    Error::new(
+        ErrorKind::MethodNotAllowed,
+        format!("{method} is not for this address; use {}", allowed.join(" or ")),
+    )
+}

@@ -1,0 +1,83 @@
+//! The JSON that only HTTP speaks. What the command line prints as well is in
+//! [`captioner`](crate::captioner).
+
+use serde::Serialize;
+
+/// `application/problem+json`, RFC 9457.
+#[derive(Debug, Serialize)]
+pub(super) struct Problem<'a> {
+    pub(super) r#type: String,
+    pub(super) title: &'static str,
+    pub(super) status: u16,
+    pub(super) detail: &'a str,
+    /// Stable; clients branch on it.
+    pub(super) code: &'static str,
+    /// The parameter at fault.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) field: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) request_id: Option<&'a str>,
+}
+
+/// `GET /`.
+#[derive(Debug, Serialize)]
+pub(super) struct Index {
+    pub(super) name: &'static str,
+    pub(super) version: &'static str,
+    pub(super) endpoints: Vec<Endpoint>,
+}
+
+/// One line of [`Index`].
+#[derive(Debug, Serialize)]
+pub(super) struct Endpoint {
+    pub(super) method: &'static str,
+    pub(super) path: &'static str,
+    pub(super) description: &'static str,
+}
+
+/// `GET /health`.
+#[derive(Debug, Serialize)]
+pub(super) struct Health {
+    pub(super) status: HealthStatus,
+    /// Known once the model is loaded, as are device and queue.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) model: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) device: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) queue: Option<QueueHealth>,
+    /// Images in the model.
+    pub(super) in_flight: usize,
+    pub(super) uptime_ms: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) last_error: Option<String>,
+}
+
+/// Images that wait, and how many may.
+#[derive(Debug, Serialize)]
+pub(super) struct QueueHealth {
+    pub(super) depth: usize,
+    pub(super) capacity: usize,
+}
+
+/// The first two come with 200, the others with 503.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum HealthStatus {
+    Ok,
+    /// Captions are made, but the last run of the model failed.
+    Degraded,
+    Loading,
+    /// The queue is full.
+    Overloaded,
+    /// The model's thread is gone; only a restart helps.
+    Failed,
+    /// The server finishes what it has accepted and exits.
+    ShuttingDown,
+}
+
+/// `GET /health/live` and `GET /health/ready`.
+#[derive(Debug, Serialize)]
+pub(super) struct Probe {
+    pub(super) status: &'static str,
+}

@@ -1,0 +1,117 @@
+//! The one place where an error becomes an HTTP answer.
+
+use std::any::Any;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+
+use super::dto::Problem;
+use crate::error::{Error, ErrorKind};
+
+/// Rides in the extensions of an answer until `observe` has logged it and put its request id in.
+#[derive(Debug, Clone)]
+pub(super) struct Failure(pub(super) Error);
+
+/// What users of the server read instead of internals.
+const INTERNAL: &str = "the server failed to answer, which is a defect; try again, and if it \
+                        happens again report it with the request_id, which is in the server's log";
+
+impl IntoResponse for Error {
+    /// An answer of which `observe` writes the final body, because only it knows the request's id.
+    fn into_response(self) -> Response {
+        let mut response = Response::new(problem_body(&self, None));
+        *response.status_mut() = status(self.kind());
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if let Some(after) = retry_after(&self) {
+            // Whole seconds, and never 0, which would invite a storm.
+            let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+        }
+        response.extensions_mut().insert(Failure(self));
+        response
+    }
+}
+
+/// The problem document.
+pub(super) fn problem_body(error: &Error, request_id: Option<&str>) -> Body {
+    let kind = error.kind();
+    let status = status(kind);
+    let hidden = status == StatusCode::INTERNAL_SERVER_ERROR;
+    let code = if hidden { ErrorKind::Internal.code() } else { kind.code() };
+    let problem = Problem {
+        r#type: format!("urn:cutline:problem:{code}"),
+        title: title(kind),
+        status: status.as_u16(),
+        detail: if hidden { INTERNAL } else { error.detail() },
+        code,
+        field: error.field().filter(|_| !hidden),
+        request_id,
+    };
+    // Strings and numbers always serialise.
+    serde_json::to_vec(&problem).map_or_else(|_| Body::empty(), Body::from)
+}
+
+/// The answer to a request whose handler panicked.
+pub(super) fn from_panic(payload: Box<dyn Any + Send>) -> Response {
+    let message = payload
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| payload.downcast_ref::<&str>().copied())
+        .unwrap_or("no message");
+    Error::internal(format!("a handler panicked: {message}")).into_response()
+}
+
+/// The table of the contract.
+pub(super) fn status(kind: ErrorKind) -> StatusCode {
+    match kind {
+        ErrorKind::MalformedRequest => StatusCode::BAD_REQUEST,
+        ErrorKind::NotFound => StatusCode::NOT_FOUND,
+        ErrorKind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+        ErrorKind::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
+        ErrorKind::ImageTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        ErrorKind::UnsupportedFormat => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        ErrorKind::UndecodableImage | ErrorKind::InvalidParameter => {
+            StatusCode::UNPROCESSABLE_ENTITY
+        }
+        ErrorKind::QueueFull => StatusCode::TOO_MANY_REQUESTS,
+        ErrorKind::NotReady | ErrorKind::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
+        ErrorKind::InferenceTimeout => StatusCode::GATEWAY_TIMEOUT,
+        ErrorKind::Config | ErrorKind::Model | ErrorKind::Io | ErrorKind::Internal => {
+            StatusCode::INTERNAL_SERVER_ERROR
+        }
+    }
+}
+
+fn title(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::MalformedRequest => "The request is malformed",
+        ErrorKind::NotFound => "Nothing at this address",
+        ErrorKind::MethodNotAllowed => "The method is not for this address",
+        ErrorKind::RequestTimeout => "The request came too slowly",
+        ErrorKind::ImageTooLarge => "The image is too large",
+        ErrorKind::UnsupportedFormat => "The format is not supported",
+        ErrorKind::UndecodableImage => "The image cannot be decoded",
+        ErrorKind::InvalidParameter => "A parameter is invalid",
+        ErrorKind::QueueFull => "The queue is full",
+        ErrorKind::NotReady => "The server is not ready",
+        ErrorKind::ShuttingDown => "The server is stopping",
+        ErrorKind::InferenceTimeout => "The answer took too long",
+        ErrorKind::Config | ErrorKind::Model | ErrorKind::Io | ErrorKind::Internal => {
+            "The server failed"
+        }
+    }
+}
+
+/// The contract promises `Retry-After` for these kinds, whether or not the error came with a time.
+fn retry_after(error: &Error) -> Option<Duration> {
+    let promised = match error.kind() {
+        ErrorKind::QueueFull => Some(Duration::from_secs(1)),
+        ErrorKind::NotReady | ErrorKind::ShuttingDown => Some(Duration::from_secs(5)),
+        _ => None,
+    };
+    error.retry_after().or(promised)
+}

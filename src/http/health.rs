@@ -1,0 +1,68 @@
+//! `GET /health`, `/health/live`, `/health/ready`
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+
+use super::dto::{Health, HealthStatus, Probe, QueueHealth};
+use super::state::AppState;
+use crate::captioner::Status;
+use crate::error::{Error, ErrorKind, Result};
+
+/// The state of model and queue, for people and dashboards.
+pub(super) async fn show(State(state): State<AppState>) -> (StatusCode, Json<Health>) {
+    let captioner = state.loaded();
+    let status = captioner.map(|captioner| captioner.status());
+    let health = judge(&state, status.as_ref());
+    let code = match health {
+        HealthStatus::Ok | HealthStatus::Degraded => StatusCode::OK,
+        _ => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    let info = captioner.map(|captioner| captioner.info());
+    let body = Health {
+        status: health,
+        model: info.map(|info| info.id.clone()),
+        device: info.map(|info| info.device.clone()),
+        queue: status
+            .as_ref()
+            .map(|s| QueueHealth { depth: s.queue_depth, capacity: s.queue_capacity }),
+        in_flight: status.as_ref().map_or(0, |s| s.in_flight),
+        uptime_ms: u64::try_from(state.uptime().as_millis()).unwrap_or(u64::MAX),
+        last_error: status.and_then(|s| s.last_error),
+    };
+    (code, Json(body))
+}
+
+/// Whether the process answers; it does.
+pub(super) async fn live() -> Json<Probe> {
+    Json(Probe { status: "alive" })
+}
+
+/// Whether a caption asked for now would be made.
+pub(super) async fn ready(State(state): State<AppState>) -> Result<Json<Probe>> {
+    let status = state.captioner()?.status();
+    match judge(&state, Some(&status)) {
+        HealthStatus::Failed => Err(not_ready("the model has stopped; restart the server", 30)),
+        HealthStatus::Overloaded => {
+            Err(not_ready("the queue is full; try again a little later", 1))
+        }
+        _ => Ok(Json(Probe { status: "ready" })),
+    }
+}
+
+fn not_ready(detail: &'static str, seconds: u64) -> Error {
+    Error::new(ErrorKind::NotReady, detail).with_retry_after(Duration::from_secs(seconds))
+}
+
+fn judge(state: &AppState, status: Option<&Status>) -> HealthStatus {
+    match status {
+        _ if state.stopping() => HealthStatus::ShuttingDown,
+        None => HealthStatus::Loading,
+        Some(status) if status.failed => HealthStatus::Failed,
+        Some(status) if status.queue_depth >= status.queue_capacity => HealthStatus::Overloaded,
+        Some(status) if status.degraded => HealthStatus::Degraded,
+        Some(_) => HealthStatus::Ok,
+    }
+}

@@ -1,0 +1,12 @@
+//! `GET /model/info`
+
+use axum::Json;
+use axum::extract::State;
+
+use super::state::{AppState, loading};
+use crate::captioner::ModelInfo;
+use crate::error::Result;
+
+pub(super) async fn info(State(state): State<AppState>) -> Result<Json<ModelInfo>> {
+    state.loaded().map(|captioner| Json(captioner.info().clone())).ok_or_else(loading)
+}

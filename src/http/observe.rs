@@ -1,0 +1,201 @@
+//! What every request gets: an id, a place in the count of active requests, one line in the log,
+//! `server-timing`, and its id in the problem document.
+
+use std::error::Error as _;
+use std::fmt::Write as _;
+use std::time::{Duration, Instant};
+
+use axum::extract::{ConnectInfo, MatchedPath, Request, State};
+use axum::http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use axum::middleware::Next;
+use axum::response::Response;
+use uuid::Uuid;
+
+use super::connection::Connection;
+use super::error::{Failure, problem_body};
+use super::state::AppState;
+use crate::captioner::{CacheState, Caption, Timings};
+use crate::error::Error;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+
+/// Longest id that is taken over from a request.
+const MAX_ID: usize = 128;
+
+/// What the log says of an answered caption. Rides in the answer's extensions.
+#[derive(Debug, Clone)]
+pub(super) struct Outcome {
+    image_hash: String,
+    caption_length: usize,
+    cache: CacheState,
+    timings: Timings,
+}
+
+impl Outcome {
+    /// What may be logged of `caption`: not its text.
+    pub(super) fn of(caption: &Caption) -> Self {
+        Self {
+            image_hash: caption.image.hash.clone(),
+            caption_length: caption.caption.chars().count(),
+            cache: caption.cache,
+            timings: caption.timings,
+        }
+    }
+}
+
+/// The outermost layer.
+pub(super) async fn observe(
+    State(state): State<AppState>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let _active = state.enter();
+    let connection = request.extensions().get::<ConnectInfo<Connection>>().map(|c| c.0.clone());
+    let _busy = connection.as_ref().map(Connection::busy);
+    let has_body = has_body(request.headers());
+    let line = Line::begin(&request);
+
+    let mut response = next.run(request).await;
+
+    let failed = response.status().is_client_error() || response.status().is_server_error();
+    if let Some(connection) = connection.filter(|_| failed && has_body) {
+        connection.linger();
+    }
+    line.finish(&mut response);
+    response
+}
+
+fn has_body(headers: &HeaderMap) -> bool {
+    headers.contains_key(TRANSFER_ENCODING)
+        || headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0")
+}
+
+/// The log line of one request. Dropped before [`finish`](Self::finish) it says that the client
+/// left.
+struct Line {
+    begin: Instant,
+    request_id: String,
+    method: Method,
+    route: String,
+    written: bool,
+}
+
+impl Line {
+    fn begin(request: &Request) -> Self {
+        // The pattern, not the address: addresses are the clients' to invent.
+        let route = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+        Self {
+            begin: Instant::now(),
+            request_id: request_id(request.headers()),
+            method: request.method().clone(),
+            route: route.unwrap_or("unmatched").to_owned(),
+            written: false,
+        }
+    }
+
+    fn finish(mut self, response: &mut Response) {
+        let failure = response.extensions_mut().remove::<Failure>();
+        let outcome = response.extensions_mut().remove::<Outcome>();
+        let elapsed = self.begin.elapsed();
+        if let Some(Failure(error)) = &failure {
+            *response.body_mut() = problem_body(error, Some(&self.request_id));
+            // Of the body without the id.
+            response.headers_mut().remove(CONTENT_LENGTH);
+        }
+        let timing = server_timing(outcome.as_ref(), elapsed);
+        for (name, value) in [(REQUEST_ID, &self.request_id), (SERVER_TIMING, &timing)] {
+            // Both are visible ASCII.
+            if let Ok(value) = HeaderValue::from_str(value) {
+                response.headers_mut().insert(name, value);
+            }
+        }
+        self.write(response.status().as_u16(), elapsed, outcome.as_ref(), failure.as_ref());
+    }
+
+    fn write(
+        &mut self,
+        status: u16,
+        elapsed: Duration,
+        outcome: Option<&Outcome>,
+        failure: Option<&Failure>,
+    ) {
+        self.written = true;
+        let cause = failure.filter(|_| status >= 500).map(|failure| causes(&failure.0));
+        macro_rules! line {
+            ($level:ident) => {
+                tracing::$level!(
+                    duration_ms = milliseconds(elapsed),
+                    image_hash = outcome.map(|outcome| outcome.image_hash.as_str()),
+                    caption_length = outcome.map(|outcome| outcome.caption_length),
+                    request_id = self.request_id,
+                    method = self.method.as_str(),
+                    route = self.route,
+                    status,
+                    cache = outcome.map(|outcome| outcome.cache.as_str()),
+                    code = failure.map(|failure| failure.0.kind().code()),
+                    error = cause.as_deref(),
+                    "request"
+                )
+            };
+        }
+        match StatusCode::from_u16(status) {
+            Ok(StatusCode::INTERNAL_SERVER_ERROR) => line!(error),
+            Ok(
+                StatusCode::TOO_MANY_REQUESTS
+                | StatusCode::SERVICE_UNAVAILABLE
+                | StatusCode::GATEWAY_TIMEOUT,
+            ) => line!(warn),
+            _ => line!(info),
+        }
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        if !self.written {
+            // nginx's status for a client that closed the connection; nobody receives it.
+            self.write(499, self.begin.elapsed(), None, None);
+        }
+    }
+}
+
+/// The client's id if it can stand in a header and a log, else a new one.
+fn request_id(headers: &HeaderMap) -> String {
+    headers
+        .get(REQUEST_ID)
+        .map(HeaderValue::as_bytes)
+        .filter(|id| (1..=MAX_ID).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic))
+        .and_then(|id| std::str::from_utf8(id).ok())
+        .map_or_else(|| Uuid::now_v7().to_string(), str::to_owned)
+}
+
+fn server_timing(outcome: Option<&Outcome>, elapsed: Duration) -> String {
+    let mut value = String::new();
+    if let Some(Outcome { timings, .. }) = outcome {
+        // Writing to a string cannot fail.
+        let _ = write!(
+            value,
+            "decode;dur={}, queue;dur={}, inference;dur={}, ",
+            timings.decode_ms, timings.queue_ms, timings.inference_ms
+        );
+    }
+    let _ = write!(value, "total;dur={}", milliseconds(elapsed));
+    value
+}
+
+fn milliseconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
+}
+
+/// The error and what it was caused by, for the log.
+fn causes(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        let _ = write!(text, ": {next}");
+        cause = next.source();
+    }
+    text
+}

@@ -1,0 +1,107 @@
+//! The life of the server: bound, loading, serving, stopping.
+
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::connection::{Connection, PatientListener};
+use super::{AppState, app};
+use crate::captioner::Captioner;
+use crate::config::Settings;
+use crate::error::{Error, ErrorKind, Result};
+
+/// What connections get to write out their last answers, even when the grace is used up.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Serves on `listener` at once, loads the model beside that, and ends when `shutdown` does and
+/// accepted requests are answered.
+///
+/// # Errors
+/// The model cannot be loaded, or the listener fails.
+pub async fn run(
+    listener: TcpListener,
+    settings: Settings,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<()> {
+    let state = AppState::new(settings.http);
+    let captioner = settings.captioner;
+    let loading = tokio::task::spawn_blocking(move || Captioner::load(&captioner));
+    let mut serving = Box::pin(serve(listener, state.clone(), shutdown));
+    let loaded = tokio::select! {
+        loaded = loading => loaded,
+        // Stopped before the model was there; nobody waits for it any more.
+        ended = &mut serving => return ended,
+    };
+    let captioner = loaded.map_err(|join| {
+        Error::model("loading the model crashed; fetch its files again").with_source(join)
+    })??;
+    let info = captioner.info();
+    let ready_ms = info.load_ms + info.warm_up_ms;
+    tracing::info!(
+        model = info.id,
+        device = info.device,
+        precision = info.precision,
+        load_ms = info.load_ms,
+        warm_up_ms = info.warm_up_ms,
+        "model ready in {ready_ms:.0} ms"
+    );
+    state.ready(captioner);
+    serving.await
+}
+
+/// Serves `state` on `listener` until `shutdown` ends. From then on new captions are refused with
+/// 503; when the accepted requests are answered, or the grace is over, the connections are closed.
+///
+/// # Errors
+/// [`Io`](ErrorKind::Io): the listener fails.
+pub async fn serve(
+    listener: TcpListener,
+    state: AppState,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<()> {
+    let settings = state.settings();
+    let grace = settings.shutdown_grace;
+    match listener.local_addr() {
+        Ok(address) => tracing::info!("listening on http://{address}"),
+        Err(error) => return Err(broken_listener(error)),
+    }
+    let listener = PatientListener::new(listener, settings.idle_timeout);
+    let service = app(state.clone()).into_make_service_with_connect_info::<Connection>();
+    let (close, closed) = oneshot::channel::<()>();
+    let mut server = Box::pin(
+        axum::serve(listener, service)
+            .with_graceful_shutdown(async move {
+                let _ = closed.await;
+            })
+            .into_future(),
+    );
+
+    let stop = async {
+        shutdown.await;
+        let deadline = Instant::now() + grace;
+        state.stop();
+        tracing::info!("stopping: accepted requests are finished, new ones are refused");
+        if timeout_at(deadline, state.idle()).await.is_err() {
+            tracing::warn!("some requests were not finished within SHUTDOWN_GRACE");
+        }
+        let _ = close.send(());
+        deadline
+    };
+    let deadline = tokio::select! {
+        ended = &mut server => return ended.map_err(broken_listener),
+        deadline = stop => deadline,
+    };
+    let left = deadline.saturating_duration_since(Instant::now()).max(LAST_WORDS);
+    match timeout(left, server).await {
+        Ok(ended) => ended.map_err(broken_listener),
+        // Connections that send nothing and take nothing; they end with the process.
+        Err(_) => Ok(()),
+    }
+}
+
+fn broken_listener(error: std::io::Error) -> Error {
+    Error::new(ErrorKind::Io, "the listening socket failed; start the server again")
+        .with_source(error)
+}

@@ -1,0 +1,116 @@
+//! What the handlers share.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use crate::captioner::Captioner;
+use crate::config::HttpSettings;
+use crate::error::{Error, ErrorKind, Result};
+
+/// What the handlers share: the captioner once it is loaded, the limits, and who is being served.
+/// Cheap to clone.
+#[derive(Clone)]
+pub struct AppState {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    settings: HttpSettings,
+    started: Instant,
+    captioner: OnceLock<Captioner>,
+    stopping: AtomicBool,
+    /// Requests that are being answered.
+    active: watch::Sender<usize>,
+}
+
+impl AppState {
+    /// A state in which the model is still loading.
+    #[must_use]
+    pub fn new(settings: HttpSettings) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                settings,
+                started: Instant::now(),
+                captioner: OnceLock::new(),
+                stopping: AtomicBool::new(false),
+                active: watch::Sender::new(0),
+            }),
+        }
+    }
+
+    /// From now on captions are made by `captioner`. Only the first call counts.
+    pub fn ready(&self, captioner: Captioner) {
+        let _ = self.inner.captioner.set(captioner);
+    }
+
+    /// From now on new captions are refused; what was accepted goes on.
+    pub fn stop(&self) {
+        self.inner.stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// Waits until no request is being answered.
+    pub async fn idle(&self) {
+        // The sender lives in `self`, so this cannot fail before it is true.
+        let _ = self.inner.active.subscribe().wait_for(|active| *active == 0).await;
+    }
+
+    pub(super) fn settings(&self) -> &HttpSettings {
+        &self.inner.settings
+    }
+
+    pub(super) fn uptime(&self) -> Duration {
+        self.inner.started.elapsed()
+    }
+
+    pub(super) fn stopping(&self) -> bool {
+        self.inner.stopping.load(Ordering::Relaxed)
+    }
+
+    /// The captioner, whether or not the server is stopping.
+    pub(super) fn loaded(&self) -> Option<&Captioner> {
+        self.inner.captioner.get()
+    }
+
+    /// The captioner for a new request.
+    pub(super) fn captioner(&self) -> Result<&Captioner> {
+        if self.stopping() {
+            return Err(shutting_down());
+        }
+        self.loaded().ok_or_else(loading)
+    }
+
+    /// Counts a request until the result is dropped.
+    pub(super) fn enter(&self) -> Active {
+        self.inner.active.send_modify(|active| *active += 1);
+        Active(self.clone())
+    }
+}
+
+impl fmt::Debug for AppState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AppState").field("settings", &self.inner.settings).finish_non_exhaustive()
+    }
+}
+
+/// A request that is being answered.
+pub(super) struct Active(AppState);
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.0.inner.active.send_modify(|active| *active -= 1);
+    }
+}
+
+pub(super) fn loading() -> Error {
+    Error::new(ErrorKind::NotReady, "the model is still loading; try again in a few seconds")
+        .with_retry_after(Duration::from_secs(2))
+}
+
+pub(super) fn shutting_down() -> Error {
+    Error::new(ErrorKind::ShuttingDown, "the server is stopping; send the request to another one")
+        .with_retry_after(Duration::from_secs(5))
+}

@@ -1,0 +1,295 @@
+//! A server with a model that answers at once, or when told to, and the requests to send it.
+
+use std::io::Cursor;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes, to_bytes};
+use axum::http::{HeaderMap, Method, Request, StatusCode};
+use cutline::captioner::{Captioner, GenerationDefaults, ModelInfo, Parts};
+use cutline::config::HttpSettings;
+use cutline::engine::{Engine, EngineInfo, Event, FinishReason, Job, JobId, Sequence};
+use cutline::error::{Error, Result};
+use cutline::http::{AppState, app};
+use cutline::image::{DecodeLimits, PreprocessConfig};
+use cutline::text::{Tokenizer, TokenizerSource};
+use image::{ImageFormat, RgbImage};
+use serde_json::Value;
+use tower::ServiceExt;
+
+const VOCAB: &str = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\nred\nsquare\nphoto\nof\n";
+const CLS: u32 = 2;
+/// "a red square" and the end.
+const WRITES: [u32; 4] = [5, 6, 7, 3];
+
+/// What the engine does, to be changed while it runs.
+#[derive(Debug, Default)]
+pub(super) struct Script {
+    /// It thinks for as long as this is true.
+    pub(super) stuck: AtomicBool,
+    /// Its steps fail.
+    pub(super) broken: AtomicBool,
+}
+
+impl Script {
+    pub(super) fn set_stuck(&self, stuck: bool) {
+        self.stuck.store(stuck, Ordering::SeqCst);
+    }
+
+    pub(super) fn set_broken(&self, broken: bool) {
+        self.broken.store(broken, Ordering::SeqCst);
+    }
+}
+
+struct ScriptedEngine {
+    script: Arc<Script>,
+    info: EngineInfo,
+    jobs: Vec<Job>,
+}
+
+impl Engine for ScriptedEngine {
+    fn info(&self) -> &EngineInfo {
+        &self.info
+    }
+
+    fn start(&mut self, job: Job) -> Result<()> {
+        self.jobs.push(job);
+        Ok(())
+    }
+
+    fn step(&mut self, events: &mut Vec<Event>) -> Result<()> {
+        if self.script.broken.load(Ordering::SeqCst) {
+            self.jobs.clear();
+            return Err(Error::model("the secret matrix is singular"));
+        }
+        if self.script.stuck.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(1));
+            return Ok(());
+        }
+        for job in self.jobs.drain(..) {
+            let length = job.params.max_new_tokens.min(WRITES.len());
+            let written = &WRITES[..length];
+            events.extend(written.iter().map(|&token| Event::Token { job: job.id, token }));
+            let whole = length == WRITES.len();
+            let sequence = Sequence {
+                ids: [&[CLS], job.prompt.as_slice(), written].concat(),
+                generated: length,
+                confidence: 0.5,
+                score: None,
+                finish_reason: if whole { FinishReason::Stop } else { FinishReason::Length },
+            };
+            let sequences = vec![sequence; job.params.num_return_sequences];
+            events.push(Event::Done { job: job.id, sequences });
+        }
+        Ok(())
+    }
+
+    fn cancel(&mut self, job: JobId) {
+        self.jobs.retain(|other| other.id != job);
+    }
+
+    fn active(&self) -> usize {
+        self.jobs.len()
+    }
+}
+
+/// A server without a socket.
+pub(super) struct Fixture {
+    pub(super) script: Arc<Script>,
+    pub(super) state: AppState,
+    pub(super) captioner: Captioner,
+}
+
+impl Fixture {
+    /// One image in the model and one waiting, the rest of the settings as they are by default.
+    pub(super) fn new() -> Self {
+        Self::with(HttpSettings::default())
+    }
+
+    pub(super) fn with(settings: HttpSettings) -> Self {
+        let fixture = Self::loading(settings);
+        fixture.state.ready(fixture.captioner.clone());
+        fixture
+    }
+
+    /// The captioner is there, but the state does not know it yet.
+    pub(super) fn loading(settings: HttpSettings) -> Self {
+        let script = Arc::new(Script::default());
+        let engine = ScriptedEngine {
+            script: Arc::clone(&script),
+            info: EngineInfo {
+                parameters: 1,
+                precision: "f32".into(),
+                device: "cpu".into(),
+                image_size: 32,
+                patch_size: 16,
+                vocab_size: 10,
+                max_positions: 64,
+                threads: 1,
+            },
+            jobs: Vec::new(),
+        };
+        let vocab = TokenizerSource { vocab: Some(VOCAB.as_bytes()), ..TokenizerSource::default() };
+        let max_bytes = settings.max_image_bytes;
+        let parts = Parts {
+            tokenizer: Tokenizer::load(vocab).unwrap(),
+            preprocess: PreprocessConfig::default().with_size(32, 32).unwrap(),
+            limits: DecodeLimits { max_bytes, max_pixels: 100_000_000 },
+            info: model_info(),
+            max_workers: 2,
+            max_batch_size: 1,
+            queue_capacity: 1,
+        };
+        let captioner = Captioner::with_engine(Box::new(engine), parts).unwrap();
+        Self { script, state: AppState::new(settings), captioner }
+    }
+
+    pub(super) fn app(&self) -> Router {
+        app(self.state.clone())
+    }
+
+    pub(super) async fn send(&self, request: Request<Body>) -> Answer {
+        let (parts, body) = self.app().oneshot(request).await.unwrap().into_parts();
+        let body = to_bytes(body, 1 << 20).await.unwrap();
+        Answer { status: parts.status, headers: parts.headers, body }
+    }
+
+    pub(super) async fn get(&self, path: &str) -> Answer {
+        self.send(Request::get(path).body(Body::empty()).unwrap()).await
+    }
+
+    /// The proof that whatever happened before did no harm.
+    pub(super) async fn still_answers(&self) {
+        let answer = self.send(raw(png())).await;
+        assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+        assert_eq!(answer.json()["caption"], "a red square");
+    }
+}
+
+impl Drop for Fixture {
+    fn drop(&mut self) {
+        // The captioner waits for its engine when it is dropped.
+        self.script.set_stuck(false);
+    }
+}
+
+fn model_info() -> ModelInfo {
+    ModelInfo {
+        id: "scripted".into(),
+        architecture: "BlipForConditionalGeneration".into(),
+        parameters: 1,
+        precision: "f32".into(),
+        device: "cpu".into(),
+        threads: 1,
+        input_size: [32, 32],
+        vocab_size: 10,
+        max_positions: 64,
+        generation: GenerationDefaults {
+            max_new_tokens: 20,
+            max_new_tokens_limit: 64,
+            num_beams: 1,
+            num_beams_limit: 10,
+            num_captions_limit: 10,
+        },
+        digest: "blake3:00".into(),
+        source: "embedded".into(),
+        revision: None,
+        license: None,
+        load_ms: 1.0,
+        warm_up_ms: 1.0,
+        memory_bytes: None,
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
+}
+
+impl Answer {
+    pub(super) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {self:?}"))
+    }
+
+    pub(super) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    /// Checks everything that a problem document must be, and gives it back.
+    #[track_caller]
+    pub(super) fn problem(&self, status: u16, code: &str) -> Value {
+        assert_eq!(self.status.as_u16(), status, "{self:?}");
+        assert_eq!(self.header("content-type"), "application/problem+json", "{self:?}");
+        assert_eq!(self.header("content-length"), self.body.len().to_string(), "{self:?}");
+        let problem = self.json();
+        assert_eq!(problem["code"], code, "{problem}");
+        assert_eq!(problem["status"], status, "{problem}");
+        assert_eq!(problem["type"], format!("urn:cutline:problem:{code}"));
+        assert!(!problem["title"].as_str().unwrap().is_empty());
+        assert!(problem["detail"].as_str().unwrap().len() > 20, "{problem}");
+        assert_eq!(problem["request_id"], self.header("x-request-id"), "{problem}");
+        assert!(problem.as_object().unwrap().values().all(|value| !value.is_null()));
+        problem
+    }
+}
+
+pub(super) fn picture(format: ImageFormat, width: u32, height: u32) -> Vec<u8> {
+    let image = RgbImage::from_fn(width, height, |x, y| image::Rgb([200, x as u8, y as u8]));
+    let mut bytes = Cursor::new(Vec::new());
+    image.write_to(&mut bytes, format).unwrap();
+    bytes.into_inner()
+}
+
+pub(super) fn png() -> Vec<u8> {
+    picture(ImageFormat::Png, 40, 30)
+}
+
+pub(super) fn post(query: &str, content_type: &str, body: impl Into<Body>) -> Request<Body> {
+    let request = Request::builder().method(Method::POST).uri(format!("/caption/generate{query}"));
+    let request = if content_type.is_empty() {
+        request
+    } else {
+        request.header("content-type", content_type)
+    };
+    request.body(body.into()).unwrap()
+}
+
+pub(super) fn raw(bytes: impl Into<Body>) -> Request<Body> {
+    post("", "image/png", bytes)
+}
+
+pub(super) fn json(body: &Value) -> Request<Body> {
+    post("", "application/json", body.to_string())
+}
+
+/// A form; each part is the attributes behind `form-data` and the content.
+pub(super) fn form_bytes(parts: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut body = Vec::new();
+    for (attributes, content) in parts {
+        let head = format!("--line\r\nContent-Disposition: form-data{attributes}\r\n\r\n");
+        body.extend_from_slice(head.as_bytes());
+        body.extend_from_slice(content);
+        body.extend_from_slice(b"\r\n");
+    }
+    body.extend_from_slice(b"--line--\r\n");
+    body
+}
+
+pub(super) fn form(parts: &[(&str, &[u8])]) -> Request<Body> {
+    post("", "multipart/form-data; boundary=line", form_bytes(parts))
+}
+
+/// Waits for another thread to get somewhere.
+pub(super) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    for _ in 0..5000 {
+        if holds() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    panic!("{what} did not come about");
+}

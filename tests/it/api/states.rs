@@ -1,0 +1,128 @@
+//! Loading, busy, full, slow, stopping.
+
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::http::StatusCode;
+use cutline::config::HttpSettings;
+
+use super::fixture::{Fixture, eventually, png, raw};
+
+#[tokio::test]
+async fn while_the_model_loads_the_server_says_so() {
+    let fixture = Fixture::loading(HttpSettings::default());
+    let health = fixture.get("/health").await;
+    assert_eq!(health.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(health.json()["status"], "loading");
+    assert!(health.json().get("model").is_none());
+    assert_eq!(fixture.get("/health/live").await.status, StatusCode::OK);
+    assert_eq!(fixture.get("/").await.status, StatusCode::OK);
+    for answer in [
+        fixture.get("/health/ready").await,
+        fixture.get("/model/info").await,
+        fixture.send(raw(png())).await,
+    ] {
+        answer.problem(503, "not_ready");
+        assert!(answer.header("retry-after").parse::<u32>().unwrap() >= 1);
+    }
+    fixture.state.ready(fixture.captioner.clone());
+    assert_eq!(fixture.get("/health/ready").await.status, StatusCode::OK);
+    let health = fixture.get("/health").await;
+    assert_eq!(health.status, StatusCode::OK);
+    let health = health.json();
+    assert_eq!(health["status"], "ok");
+    assert_eq!((&health["model"], &health["device"]), (&"scripted".into(), &"cpu".into()));
+    assert_eq!((&health["queue"]["depth"], &health["queue"]["capacity"]), (&0.into(), &1.into()));
+    assert_eq!(health["in_flight"], 0);
+    assert!(health["uptime_ms"].is_u64());
+    assert!(health.get("last_error").is_none());
+    fixture.still_answers().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_does_not_arrive_is_given_up() {
+    let fixture = Fixture::new();
+    // The first kilobyte, and then silence.
+    let start: Result<Bytes, std::io::Error> = Ok(Bytes::from(png()));
+    let body = tokio_stream::StreamExt::chain(tokio_stream::once(start), tokio_stream::pending());
+    let answer = fixture.send(raw(Body::from_stream(body))).await;
+    answer.problem(408, "request_timeout");
+    // The model's thread lives in real time.
+    tokio::time::resume();
+    fixture.still_answers().await;
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_off_is_malformed() {
+    let fixture = Fixture::new();
+    let broken = [Ok(Bytes::from(png())), Err(std::io::Error::other("reset"))];
+    let answer = fixture.send(raw(Body::from_stream(tokio_stream::iter(broken)))).await;
+    answer.problem(400, "malformed_request");
+    fixture.still_answers().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_takes_too_long_is_given_up_and_the_model_is_free_again() {
+    let fixture = Fixture::new();
+    fixture.script.set_stuck(true);
+    let answer = fixture.send(raw(png())).await;
+    let problem = answer.problem(504, "inference_timeout");
+    assert!(problem["detail"].as_str().unwrap().contains("30 s"), "{problem}");
+    // The model's thread lives in real time.
+    tokio::time::resume();
+    eventually("an empty model", || fixture.captioner.status().in_flight == 0).await;
+    fixture.script.set_stuck(false);
+    fixture.still_answers().await;
+}
+
+#[tokio::test]
+async fn what_has_no_place_in_the_queue_is_refused() {
+    let fixture = Fixture::new();
+    fixture.script.set_stuck(true);
+    let (first, second, rest) = tokio::join!(
+        fixture.send(raw(png())),
+        async {
+            eventually("one in the model", || fixture.captioner.status().in_flight == 1).await;
+            fixture.send(raw(png())).await
+        },
+        async {
+            eventually("one in the queue", || fixture.captioner.status().queue_depth == 1).await;
+            let third = fixture.send(raw(png())).await;
+            let health = fixture.get("/health").await;
+            let ready = fixture.get("/health/ready").await;
+            fixture.script.set_stuck(false);
+            (third, health, ready)
+        }
+    );
+    let (third, health, ready) = rest;
+    third.problem(429, "queue_full");
+    assert_eq!(third.header("retry-after"), "1");
+    assert_eq!(health.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(health.json()["status"], "overloaded");
+    assert_eq!(health.json()["in_flight"], 1);
+    ready.problem(503, "not_ready");
+    assert_eq!((first.status, second.status), (StatusCode::OK, StatusCode::OK));
+    fixture.still_answers().await;
+}
+
+#[tokio::test]
+async fn a_stopping_server_finishes_what_it_has_and_refuses_the_rest() {
+    let fixture = Fixture::new();
+    fixture.script.set_stuck(true);
+    let (accepted, refused) = tokio::join!(fixture.send(raw(png())), async {
+        eventually("one in the model", || fixture.captioner.status().in_flight == 1).await;
+        fixture.state.stop();
+        let waiting = tokio::time::timeout(Duration::from_millis(5), fixture.state.idle()).await;
+        assert!(waiting.is_err(), "one request is still being answered");
+        let refused = fixture.send(raw(png())).await;
+        fixture.get("/health/ready").await.problem(503, "shutting_down");
+        assert_eq!(fixture.get("/health/live").await.status, StatusCode::OK);
+        assert_eq!(fixture.get("/health").await.json()["status"], "shutting_down");
+        fixture.script.set_stuck(false);
+        refused
+    });
+    assert_eq!(accepted.status, StatusCode::OK);
+    refused.problem(503, "shutting_down");
+    assert!(refused.header("retry-after").parse::<u32>().unwrap() >= 1);
+    fixture.state.idle().await;
+}

@@ -1,0 +1,229 @@
+//! The same server behind a socket.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use cutline::config::HttpSettings;
+use cutline::error::Result;
+use cutline::http::serve;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::timeout;
+
+use super::fixture::{Fixture, eventually, png};
+
+struct Server {
+    fixture: Fixture,
+    address: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    ended: JoinHandle<Result<()>>,
+}
+
+impl Server {
+    async fn start(settings: HttpSettings) -> Self {
+        let fixture = Fixture::with(settings);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let ended = tokio::spawn(serve(listener, fixture.state.clone(), async {
+            let _ = stopped.await;
+        }));
+        Self { fixture, address, stop: Some(stop), ended }
+    }
+
+    fn stop(&mut self) {
+        self.stop.take().unwrap().send(()).unwrap();
+    }
+
+    /// Posts `body` as an image with a client of its own, and gives status and body.
+    fn post(&self, body: Vec<u8>) -> JoinHandle<(u16, String)> {
+        let address = self.address;
+        spawn_blocking(move || {
+            let config = ureq::Agent::config_builder().http_status_as_error(false).build();
+            let mut answer = ureq::Agent::new_with_config(config)
+                .post(format!("http://{address}/caption/generate"))
+                .header("content-type", "image/png")
+                .send(body.as_slice())
+                .unwrap();
+            (answer.status().as_u16(), answer.body_mut().read_to_string().unwrap())
+        })
+    }
+
+    async fn still_answers(&self) {
+        let (status, body) = self.post(png()).await.unwrap();
+        assert_eq!(status, 200, "{body}");
+    }
+
+    async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.unwrap()
+    }
+}
+
+/// All that the server sends until it hangs up.
+async fn read_all(stream: &mut TcpStream) -> String {
+    let mut text = Vec::new();
+    let _ = timeout(Duration::from_secs(20), stream.read_to_end(&mut text)).await.unwrap();
+    String::from_utf8(text).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_reaches_a_client_that_is_still_sending() {
+    let server = Server::start(HttpSettings::default()).await;
+    for _ in 0..5 {
+        let (status, body) = server.post(vec![0; 11 << 20]).await.unwrap();
+        assert_eq!(status, 413, "{body}");
+        assert!(body.contains("image_too_large"), "{body}");
+    }
+    server.still_answers().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_asks_first_need_not_send() {
+    let server = Server::start(HttpSettings::default()).await;
+    let mut stream = server.connect().await;
+    let head = "POST /caption/generate HTTP/1.1\r\nhost: x\r\ncontent-type: image/png\r\n\
+                expect: 100-continue\r\ncontent-length: 99999999\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut first = [0; 12];
+    stream.read_exact(&mut first).await.unwrap();
+    assert_eq!(&first, b"HTTP/1.1 413");
+    drop(stream);
+    server.still_answers().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_is_used_again() {
+    let server = Server::start(HttpSettings::default()).await;
+    let mut stream = server.connect().await;
+    for _ in 0..3 {
+        stream.write_all(b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        let mut text = String::new();
+        while !text.ends_with('}') {
+            let mut part = [0; 1024];
+            let length = stream.read(&mut part).await.unwrap();
+            assert!(length > 0, "the server hung up: {text}");
+            text.push_str(std::str::from_utf8(&part[..length]).unwrap());
+        }
+        assert!(text.starts_with("HTTP/1.1 200 OK"), "{text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn silence_and_dripping_headers_end_the_connection() {
+    let idle_timeout = Duration::from_millis(200);
+    let server = Server::start(HttpSettings { idle_timeout, ..HttpSettings::default() }).await;
+    let mut silent = server.connect().await;
+    assert_eq!(read_all(&mut silent).await, "");
+
+    let mut dripping = server.connect().await;
+    let drip = async {
+        dripping.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
+        // A header that never ends, until the server has had enough.
+        while dripping.write_all(b"x").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(Duration::from_secs(20), drip).await.unwrap();
+
+    // An answer that takes longer than that is no silence.
+    server.fixture.script.set_stuck(true);
+    let answer = server.post(png());
+    eventually("one in the model", || server.fixture.captioner.status().in_flight == 1).await;
+    tokio::time::sleep(idle_timeout * 2).await;
+    server.fixture.script.set_stuck(false);
+    assert_eq!(answer.await.unwrap().0, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_body_is_given_up() {
+    let request_timeout = Duration::from_millis(100);
+    let server = Server::start(HttpSettings { request_timeout, ..HttpSettings::default() }).await;
+    let mut stream = server.connect().await;
+    let head = "POST /caption/generate HTTP/1.1\r\nhost: x\r\ncontent-type: image/png\r\n\
+                content-length: 1000\r\n\r\nfirst bytes";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = vec![0; 4096];
+    let length = stream.read(&mut answer).await.unwrap();
+    let answer = String::from_utf8_lossy(&answer[..length]);
+    assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+    drop(stream);
+    server.still_answers().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_leaves_takes_its_image_back() {
+    let server = Server::start(HttpSettings::default()).await;
+    server.fixture.script.set_stuck(true);
+    let mut stream = server.connect().await;
+    let head = format!(
+        "POST /caption/generate HTTP/1.1\r\nhost: x\r\ncontent-type: image/png\r\n\
+         content-length: {}\r\n\r\n",
+        png().len()
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.write_all(&png()).await.unwrap();
+    let captioner = server.fixture.captioner.clone();
+    eventually("one in the model", || captioner.status().in_flight == 1).await;
+    drop(stream);
+    eventually("an empty model", || captioner.status().in_flight == 0).await;
+    server.fixture.script.set_stuck(false);
+    server.still_answers().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn noise_is_no_reason_to_stop() {
+    let server = Server::start(HttpSettings::default()).await;
+    for noise in [&b"\x16\x03\x01\x02\x00\x01"[..], b"nonsense\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n"]
+    {
+        let mut stream = server.connect().await;
+        stream.write_all(noise).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let answer = read_all(&mut stream).await;
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400"), "{answer}");
+    }
+    server.still_answers().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stopping_finishes_what_is_accepted() {
+    let mut server = Server::start(HttpSettings::default()).await;
+    server.fixture.script.set_stuck(true);
+    let accepted = server.post(png());
+    let captioner = server.fixture.captioner.clone();
+    eventually("one in the model", || captioner.status().in_flight == 1).await;
+    server.stop();
+    // The signal is on its way; a request before it arrives would be accepted, too.
+    let address = server.address;
+    let ready = move || {
+        let agent: ureq::Agent =
+            ureq::Agent::config_builder().http_status_as_error(false).build().into();
+        agent.get(format!("http://{address}/health/ready")).call().unwrap().status().as_u16()
+    };
+    while spawn_blocking(ready).await.unwrap() == 200 {}
+    let (status, body) = server.post(png()).await.unwrap();
+    assert_eq!(status, 503, "{body}");
+    assert!(body.contains("shutting_down"), "{body}");
+    assert!(!server.ended.is_finished());
+    server.fixture.script.set_stuck(false);
+    assert_eq!(accepted.await.unwrap().0, 200);
+    timeout(Duration::from_secs(20), &mut server.ended).await.unwrap().unwrap().unwrap();
+    assert!(TcpStream::connect(address).await.is_err(), "the socket is closed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stopping_does_not_wait_for_ever() {
+    let shutdown_grace = Duration::from_millis(50);
+    let mut server =
+        Server::start(HttpSettings { shutdown_grace, ..HttpSettings::default() }).await;
+    server.fixture.script.set_stuck(true);
+    let _unfinished = server.post(png());
+    // Connections without a request are no reason to wait either.
+    let _idle = server.connect().await;
+    let captioner = server.fixture.captioner.clone();
+    eventually("one in the model", || captioner.status().in_flight == 1).await;
+    server.stop();
+    timeout(Duration::from_secs(20), &mut server.ended).await.unwrap().unwrap().unwrap();
+    server.fixture.script.set_stuck(false);
+}
