@@ -1,3 +1,7 @@
 //! The `cutline` program.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cutline::cli::main()
+}

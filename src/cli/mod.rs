@@ -1,1 +1,93 @@
-//! The command line.
+//! The command line: `cutline serve`, `cutline caption`, `cutline model info`.
+//!
+//! Exit statuses: 0 for success, 1 when something failed, 2 when the command or a setting cannot be
+//! used.
+
+mod caption;
+mod model;
+mod options;
+mod serve;
+
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::Command;
+use tokio::runtime::Runtime;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// What a command made of itself.
+const FAILED: u8 = 1;
+/// What was asked cannot be done by anyone.
+const MISUSED: u8 = 2;
+
+/// Runs the program with the arguments of this process.
+#[must_use]
+pub fn main() -> ExitCode {
+    let matches = match command().try_get_matches() {
+        Ok(matches) => matches,
+        // `--help` and `--version` come this way too, with status 0.
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(MISUSED));
+        }
+    };
+    let result = match matches.subcommand() {
+        Some((serve::NAME, matches)) => serve::run(matches),
+        Some((caption::NAME, matches)) => caption::run(matches),
+        Some((model::NAME, matches)) => model::run(matches),
+        _ => print(&command().render_help().to_string()).map(|()| ExitCode::SUCCESS),
+    };
+    result.unwrap_or_else(|error| {
+        complain(&error);
+        ExitCode::from(match error.kind() {
+            ErrorKind::Config | ErrorKind::InvalidParameter => MISUSED,
+            _ => FAILED,
+        })
+    })
+}
+
+/// The whole command line, for parsing and for documentation.
+#[must_use]
+pub fn command() -> Command {
+    Command::new(env!("CARGO_PKG_NAME"))
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("Captions images on the machine in front of you")
+        .subcommands([serve::command(), caption::command(), model::command()])
+        .after_help(
+            "Examples:\n  \
+             cutline caption holiday.jpg            print what is in the photo\n  \
+             cutline caption *.jpg --format jsonl   one JSON object a photo\n  \
+             cutline serve --port 8080              serve captions over HTTP\n  \
+             cutline model info                     what the model is\n\n\
+             Settings are also read from the environment and from .env: PORT=8080 is --port 8080.",
+        )
+}
+
+/// One line on standard error. That it is gone is no reason to stop.
+fn complain(what: &dyn Display) {
+    let _ = writeln!(io::stderr(), "{what}");
+}
+
+/// Text on standard output. A reader that has left, as `head` does, is no failure.
+fn print(text: &str) -> Result<()> {
+    let mut out = io::stdout();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.map_err(unwritable),
+    }
+}
+
+fn unwritable(error: io::Error) -> Error {
+    Error::new(
+        ErrorKind::Io,
+        format!("standard output cannot be written ({error}); check where it goes"),
+    )
+}
+
+fn runtime() -> Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| {
+        Error::new(ErrorKind::Io, format!("the system gives no threads ({error}); free some"))
+    })
+}

@@ -1,0 +1,109 @@
+//! `cutline serve`
+
+use std::io;
+use std::process::ExitCode;
+
+use clap::{ArgMatches, Command};
+use tokio::net::TcpListener;
+
+use super::{options, runtime};
+use crate::config::{Group, Settings};
+use crate::error::{Error, ErrorKind, Result};
+use crate::http;
+use crate::telemetry::{self, Output};
+
+pub(super) const NAME: &str = "serve";
+
+pub(super) fn command() -> Command {
+    let command = Command::new(NAME)
+        .about("Serves captions over HTTP")
+        .after_help(
+            "Examples:\n  \
+             cutline serve\n  \
+             cutline serve --host 0.0.0.0 --port 8080 --model Salesforce/blip-image-captioning-base\n  \
+             curl -F image=@holiday.jpg http://127.0.0.1:8000/caption/generate",
+        );
+    options::with_settings(command, &Group::ALL)
+}
+
+pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode> {
+    let settings = Settings::new(&options::values(matches, &Group::ALL)?)?;
+    telemetry::start(settings.log, Output::Stdout);
+    telemetry::log_panics();
+    let runtime = runtime()?;
+    let result = runtime.block_on(async {
+        let mut signals = Signals::new()?;
+        let listener = bind(&settings.host, settings.port).await?;
+        let shutdown = async move {
+            signals.next().await;
+            tokio::spawn(async move { std::process::exit(signals.next().await) });
+        };
+        Box::pin(http::run(listener, settings, shutdown)).await
+    });
+    // A model that is loading still cannot be interrupted, and nobody waits for it.
+    runtime.shutdown_background();
+    result.map(|()| ExitCode::SUCCESS)
+}
+
+async fn bind(host: &str, port: u16) -> Result<TcpListener> {
+    TcpListener::bind((host, port)).await.map_err(|error| {
+        let (kind, remedy) = match error.kind() {
+            io::ErrorKind::AddrInUse => {
+                (ErrorKind::Io, "stop the program that uses the port, or set another PORT")
+            }
+            io::ErrorKind::PermissionDenied => {
+                (ErrorKind::Config, "set PORT to a number above 1023")
+            }
+            _ => (ErrorKind::Config, "set HOST to an address of this machine"),
+        };
+        Error::new(kind, format!("cannot listen on HOST={host} PORT={port} ({error}); {remedy}"))
+    })
+}
+
+/// The signals that ask a process to stop.
+struct Signals {
+    #[cfg(unix)]
+    terminate: tokio::signal::unix::Signal,
+    #[cfg(unix)]
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    #[cfg(unix)]
+    fn new() -> Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let listen = |kind| {
+            signal(kind).map_err(|error| {
+                Error::internal("the system does not let this process hear signals")
+                    .with_source(error)
+            })
+        };
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Waits for the next one and gives the exit status that shells expect of it.
+    #[cfg(unix)]
+    async fn next(&mut self) -> i32 {
+        tokio::select! {
+            _ = self.terminate.recv() => 128 + 15,
+            _ = self.interrupt.recv() => 128 + 2,
+        }
+    }
+
+    #[cfg(not(unix))]
+    fn new() -> Result<Self> {
+        Ok(Self {})
+    }
+
+    #[cfg(not(unix))]
+    async fn next(&mut self) -> i32 {
+        if tokio::signal::ctrl_c().await.is_err() {
+            // No signals here; whoever stops the process stops it for good.
+            std::future::pending::<()>().await;
+        }
+        1
+    }
+}
