@@ -1,6 +1,10 @@
 //! What the rest of the crate knows of the model: a small synchronous trait over plain data.
 //! No tensor and no async type crosses this line.
 
+pub mod hub;
+mod layout;
+pub mod source;
+
 use std::sync::Arc;
 
 use crate::error::{Error, Result};

@@ -1,6 +1,9 @@
 //! Where weights come from: formats, folders, the hub.
 
+mod fake_hub;
+mod folder;
 mod formats;
+mod hub;
 
 use std::collections::BTreeMap;
 use std::path::Path;
