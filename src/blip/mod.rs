@@ -1,1 +1,3 @@
 //! BLIP on candle.
+
+pub mod weights;
