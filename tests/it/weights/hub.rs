@@ -399,8 +399,12 @@ fn a_mirror_without_head_requests_will_do() {
 fn an_endpoint_that_is_none_is_the_endpoints_fault() {
     let client = Client::of("huggingface".into());
     assert_says(&client.open(REPO).unwrap_err(), &["HF_ENDPOINT", "`huggingface`"]);
-    // A port on which nobody listens.
     let hub = FakeHub::start(script());
+    // A hub that speaks no TLS.
+    let mut client = Client::of(hub.endpoint().replace("http:", "https:"));
+    client.options.timeout = Duration::from_millis(50);
+    assert_says(&client.open(REPO).unwrap_err(), &["cannot be reached", "https://127.0.0.1"]);
+    // A port on which nobody listens.
     let client = Client::of(hub.endpoint());
     drop(hub);
     assert_says(&client.open(REPO).unwrap_err(), &["cannot be reached", "check the network"]);
