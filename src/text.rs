@@ -1,1 +1,209 @@
-//! Tokenizer.
+//! Between text and token ids, as `BlipProcessor` in transformers does it (a BERT tokenizer).
+
+use std::collections::HashMap;
+
+use serde_json::{Value, json};
+use tokenizers::Tokenizer as Inner;
+
+use crate::error::{Error, Result};
+
+/// The files that a checkpoint may hold for its tokenizer.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct TokenizerSource<'a> {
+    /// `tokenizer.json`; preferred.
+    pub json: Option<&'a [u8]>,
+    /// `vocab.txt`, one word piece a line.
+    pub vocab: Option<&'a [u8]>,
+    /// `tokenizer_config.json`.
+    pub config: Option<&'a [u8]>,
+}
+
+/// A loaded tokenizer.
+#[derive(Debug)]
+pub struct Tokenizer {
+    inner: Inner,
+    clean_up: bool,
+}
+
+impl Tokenizer {
+    /// Builds the tokenizer from what the checkpoint holds.
+    ///
+    /// # Errors
+    /// [`Model`](crate::error::ErrorKind::Model) when there is neither `tokenizer.json` nor
+    /// `vocab.txt`, or one that cannot be read.
+    pub fn load(source: TokenizerSource<'_>) -> Result<Self> {
+        let config: Value = match source.config {
+            Some(bytes) => serde_json::from_slice(bytes).map_err(|e| {
+                Error::model("tokenizer_config.json is not valid JSON; fetch the file again")
+                    .with_source(e)
+            })?,
+            None => Value::Null,
+        };
+        let inner = match (source.json, source.vocab) {
+            (Some(bytes), _) => Inner::from_bytes(bytes).map_err(|e| {
+                Error::model("tokenizer.json cannot be read; fetch the file again").with_source(e)
+            })?,
+            (None, Some(vocab)) => from_vocab(vocab, &config)?,
+            (None, None) => {
+                return Err(Error::model(
+                    "the model has neither tokenizer.json nor vocab.txt; put one of them beside \
+                     config.json",
+                ));
+            }
+        };
+        // The default of transformers 5 where the file says nothing.
+        let clean_up = config["clean_up_tokenization_spaces"].as_bool().unwrap_or(false);
+        Ok(Self { inner, clean_up })
+    }
+
+    /// The word pieces of a prompt, without first and last token.
+    ///
+    /// # Errors
+    /// [`InvalidParameter`](crate::error::ErrorKind::InvalidParameter) for text that the tokenizer
+    /// cannot take apart.
+    pub fn encode(&self, prompt: &str) -> Result<Vec<u32>> {
+        let encoding = self.inner.encode_fast(prompt, false).map_err(|e| {
+            Error::parameter(
+                "prompt",
+                "the prompt cannot be split into word pieces; use plain text",
+            )
+            .with_source(e)
+        })?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The text of a sequence: special tokens are left out, and so are ids that the vocabulary does
+    /// not hold (the hub's BLIP tokenizers lack the decoder's first token).
+    ///
+    /// # Errors
+    /// [`Internal`](crate::error::ErrorKind::Internal): the decoder of a broken `tokenizer.json`.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        let text = self.inner.decode(ids, true).map_err(|e| {
+            Error::internal("the tokenizer cannot decode its own ids").with_source(e)
+        })?;
+        Ok(if self.clean_up { clean_up_spaces(&text) } else { text })
+    }
+
+    /// Number of entries, special tokens included.
+    #[must_use]
+    pub fn vocab_size(&self) -> usize {
+        self.inner.get_vocab_size(true)
+    }
+}
+
+/// `PreTrainedTokenizerBase.clean_up_tokenization` of transformers: takes back the blanks that
+/// splitting at punctuation put into English text.
+fn clean_up_spaces(text: &str) -> String {
+    const REPLACEMENTS: [(&str, &str); 10] = [
+        (" .", "."),
+        (" ?", "?"),
+        (" !", "!"),
+        (" ,", ","),
+        (" ' ", "'"),
+        (" n't", "n't"),
+        (" 'm", "'m"),
+        (" 's", "'s"),
+        (" 've", "'ve"),
+        (" 're", "'re"),
+    ];
+    REPLACEMENTS.iter().fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
+}
+
+/// A BERT tokenizer from `vocab.txt`, with the settings that `BertTokenizer` would use.
+fn from_vocab(vocab: &[u8], config: &Value) -> Result<Inner> {
+    let text = std::str::from_utf8(vocab).map_err(|e| {
+        Error::model("vocab.txt is not UTF-8 text; fetch the file again").with_source(e)
+    })?;
+    let ids: HashMap<&str, usize> =
+        text.lines().enumerate().map(|(id, piece)| (piece.trim_end(), id)).collect();
+    let id = |token: &str| {
+        ids.get(token).copied().ok_or_else(|| {
+            Error::model(format!("vocab.txt has no {token}; it is not a BERT vocabulary"))
+        })
+    };
+    let (cls, sep) = (id("[CLS]")?, id("[SEP]")?);
+    id("[UNK]")?;
+    let mut special = vec!["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
+    special.extend(
+        config["additional_special_tokens"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str),
+    );
+    let added: Vec<Value> = special
+        .iter()
+        .filter_map(|token| {
+            ids.get(token).map(|id| {
+                json!({"id": id, "content": token, "special": true, "single_word": false,
+                       "lstrip": false, "rstrip": false, "normalized": false})
+            })
+        })
+        .collect();
+    let template = |kind: &str, name: &str| json!({kind: {"id": name, "type_id": 0}});
+    let document = json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": added,
+        "normalizer": {"type": "BertNormalizer", "clean_text": true,
+            "handle_chinese_chars": config["tokenize_chinese_chars"].as_bool().unwrap_or(true),
+            "strip_accents": config["strip_accents"].as_bool(),
+            "lowercase": config["do_lower_case"].as_bool().unwrap_or(true)},
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "post_processor": {"type": "TemplateProcessing",
+            "single": [template("SpecialToken", "[CLS]"), template("Sequence", "A"),
+                       template("SpecialToken", "[SEP]")],
+            "pair": [template("Sequence", "A"), template("Sequence", "B")],
+            "special_tokens": {
+                "[CLS]": {"id": "[CLS]", "ids": [cls], "tokens": ["[CLS]"]},
+                "[SEP]": {"id": "[SEP]", "ids": [sep], "tokens": ["[SEP]"]}}},
+        "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": true},
+        "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": 100, "vocab": ids},
+    });
+    Inner::from_bytes(document.to_string()).map_err(|e| {
+        Error::model("vocab.txt cannot be made into a tokenizer; fetch the file again")
+            .with_source(e)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VOCAB: &str =
+        "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\nshirt\n-\nt\n'\ns\n.\ncat\n##s\n[DEC]\n";
+
+    fn tokenizer(config: &str) -> Tokenizer {
+        Tokenizer::load(TokenizerSource {
+            json: None,
+            vocab: Some(VOCAB.as_bytes()),
+            config: Some(config.as_bytes()),
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn a_vocabulary_is_enough() {
+        let t = tokenizer(r#"{"additional_special_tokens": ["[DEC]"]}"#);
+        assert_eq!(t.encode("A cats.").unwrap(), [5, 12, 13, 11]);
+        assert_eq!(t.encode("dog").unwrap(), [1], "unknown words become [UNK]");
+        // 14 is [DEC]; 99 is outside the vocabulary, as the hub's 30522.
+        assert_eq!(t.decode(&[99, 14, 5, 12, 13, 11, 3]).unwrap(), "a cats.");
+        assert_eq!(t.vocab_size(), 15);
+    }
+
+    #[test]
+    fn spaces_are_cleaned_only_where_the_config_says_so() {
+        let ids = [12, 9, 10, 6];
+        assert_eq!(tokenizer("{}").decode(&ids).unwrap(), "cat ' s shirt");
+        let cleaning = tokenizer(r#"{"clean_up_tokenization_spaces": true}"#);
+        assert_eq!(cleaning.decode(&ids).unwrap(), "cat's shirt");
+    }
+
+    #[test]
+    fn a_missing_tokenizer_says_which_file_to_add() {
+        let error = Tokenizer::load(TokenizerSource::default()).unwrap_err();
+        assert!(error.detail().contains("tokenizer.json"), "{error}");
+        let source = TokenizerSource { vocab: Some(b"a\nb\n"), ..TokenizerSource::default() };
+        assert!(Tokenizer::load(source).unwrap_err().detail().contains("[CLS]"));
+    }
+}

@@ -1,1 +1,8 @@
-//! The queue and the one thread that owns the model.
+//! From many callers to one model: a pure queue, the one thread that owns the engine, and the
+//! handle that async code holds.
+
+mod handle;
+mod queue;
+mod worker;
+
+pub use handle::{Handle, JobEvent, Status, Submission};

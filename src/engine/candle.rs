@@ -3,7 +3,7 @@
 use candle_core::DeviceLocation;
 
 use crate::blip::{BatchState, BlipModel, ItemState};
-use crate::engine::{Engine, EngineInfo, Event, Job, JobId};
+use crate::engine::{Engine, EngineInfo, Event, Job, JobId, PixelValues};
 use crate::error::{Error, Result};
 use crate::generate::{Decoder, GenerationParams, Progress, Task};
 
@@ -43,17 +43,16 @@ impl CandleEngine {
         Ok(Self { model, info, jobs: Vec::new(), batch: BatchState::default() })
     }
 
-    /// Captions a grey image, so that the first real one does not pay for what is set up lazily.
+    /// Captions a grey image of this size, so that the first real one does not pay for what is set
+    /// up lazily.
     ///
     /// # Errors
-    /// The model cannot run here, or there is work already.
-    pub fn warm_up(&mut self) -> Result<()> {
+    /// The model cannot run here, the size is no multiple of the patch, or there is work already.
+    pub fn warm_up(&mut self, width: usize, height: usize) -> Result<()> {
         if !self.jobs.is_empty() {
             return Err(Error::internal("the engine is warmed up only before there is work"));
         }
-        let side = self.info.image_size;
-        let data = vec![0.0; 3 * side * side];
-        let pixels = crate::engine::PixelValues { data, width: side, height: side };
+        let pixels = PixelValues { data: vec![0.0; 3 * width * height], width, height };
         let params =
             GenerationParams { max_new_tokens: 3, num_beams: 2, ..GenerationParams::default() };
         let id = JobId(u64::MAX);

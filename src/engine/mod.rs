@@ -2,9 +2,17 @@
 //! No tensor and no async type crosses this line.
 
 pub mod candle;
+pub mod hub;
+mod layout;
+mod load;
+mod options;
+pub mod source;
 
 use std::sync::Arc;
 
+pub use self::hub::HubOptions;
+pub use self::load::load;
+pub use self::options::{DeviceChoice, Precision};
 use crate::error::{Error, Result};
 pub use crate::generate::params::{
     EarlyStopping, FinishReason, GenerationParams, MAX_BEAMS, Sequence,

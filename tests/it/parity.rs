@@ -385,7 +385,7 @@ fn the_position_table_is_never_passed() {
 #[test]
 fn jobs_can_be_cancelled_and_bad_ones_leave_the_others_alone() {
     let (mut engine, cases, pixels) = Set::tiny("tied").engine();
-    engine.warm_up().unwrap();
+    engine.warm_up(24, 16).unwrap();
     let expected = run(&mut engine, vec![job(1, &cases[0], &pixels)], 1);
     engine.start(job(0, &cases[1], &pixels)).unwrap();
     engine.start(job(2, &cases[10], &pixels)).unwrap();

@@ -1,0 +1,89 @@
+//! The result of captioning, in the shape that the HTTP contract and `--format json` print.
+
+use serde::Serialize;
+
+use crate::engine::FinishReason;
+
+/// One caption among those returned.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Choice {
+    /// The text, without special tokens.
+    pub text: String,
+    /// Geometric mean of the token probabilities, 0–1.
+    pub confidence: f32,
+    /// Tokens generated, the end token included.
+    pub tokens: usize,
+    /// `stop` or `length`.
+    #[serde(serialize_with = "finish_reason")]
+    pub finish_reason: FinishReason,
+}
+
+fn finish_reason<S: serde::Serializer>(
+    reason: &FinishReason,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(reason.as_str())
+}
+
+/// Where an answer came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CacheState {
+    /// Computed for this request.
+    Miss,
+}
+
+impl CacheState {
+    /// The name in the HTTP contract.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Miss => "miss",
+        }
+    }
+}
+
+/// The photo that was captioned.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ImageInfo {
+    /// `blake3:` and the hash of the bytes in hexadecimal.
+    pub hash: String,
+    /// `jpeg`, `png`, …, as told from the bytes.
+    pub format: String,
+    /// Pixels a row, after the orientation was applied.
+    pub width: usize,
+    /// Rows, after the orientation was applied.
+    pub height: usize,
+    /// Bytes of the file.
+    pub size_bytes: usize,
+}
+
+/// Where the time went, in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+pub struct Timings {
+    /// Decoding and resizing the image.
+    pub decode_ms: f64,
+    /// Waiting for the model.
+    pub queue_ms: f64,
+    /// The model.
+    pub inference_ms: f64,
+    /// All of it.
+    pub total_ms: f64,
+}
+
+/// The answer for one image.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Caption {
+    /// The best caption.
+    pub caption: String,
+    /// All captions asked for, best first.
+    pub captions: Vec<Choice>,
+    /// The model's name.
+    pub model: String,
+    /// Where the answer came from.
+    pub cache: CacheState,
+    /// The photo.
+    pub image: ImageInfo,
+    /// Where the time went.
+    pub timings: Timings,
+}

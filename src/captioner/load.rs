@@ -1,0 +1,150 @@
+//! From settings to a captioner that is warm.
+
+use std::time::Instant;
+
+use super::run::milliseconds;
+use super::{Captioner, GenerationDefaults, ModelInfo, Parts};
+use crate::engine::source::{self, ModelFiles, ModelSource};
+use crate::engine::{
+    DeviceChoice, Engine, EngineInfo, GenerationParams, HubOptions, MAX_BEAMS, Precision,
+};
+use crate::error::{Error, ErrorKind, Result};
+use crate::image::{DecodeLimits, PreprocessConfig};
+use crate::text::{Tokenizer, TokenizerSource};
+
+/// Everything that decides how a [`Captioner`] works.
+#[derive(Debug, Clone)]
+pub struct CaptionerSettings {
+    /// Which model.
+    pub model: ModelSource,
+    /// How the hub is reached.
+    pub hub: HubOptions,
+    /// Where the arithmetic runs.
+    pub device: DeviceChoice,
+    /// The number format.
+    pub precision: Precision,
+    /// Pixels a row of the model's input; `None` for the model's own.
+    pub target_width: Option<usize>,
+    /// Rows of the model's input; `None` for the model's own.
+    pub target_height: Option<usize>,
+    /// Largest image in bytes.
+    pub max_image_bytes: usize,
+    /// Largest image in pixels.
+    pub max_image_pixels: u64,
+    /// Images that are decoded at a time.
+    pub max_workers: usize,
+    /// Rows that are decoded together.
+    pub max_batch_size: usize,
+    /// Images that may wait.
+    pub queue_capacity: usize,
+}
+
+impl Captioner {
+    /// Opens the files, loads the model and runs it once. Blocks for as long as that takes.
+    ///
+    /// # Errors
+    /// [`Model`](ErrorKind::Model) or [`Config`](ErrorKind::Config), with one sentence that names
+    /// what is wrong and the remedy.
+    pub fn load(settings: &CaptionerSettings) -> Result<Self> {
+        let begin = Instant::now();
+        let files = source::open(&settings.model, &settings.hub)?;
+        let tokenizer = Tokenizer::load(TokenizerSource {
+            json: files.tokenizer.json.as_deref(),
+            vocab: files.tokenizer.vocab.as_deref(),
+            config: files.tokenizer.config.as_deref(),
+        })?;
+        let mut engine = crate::engine::load(&files, settings.device, settings.precision)?;
+        let preprocess = preprocessing(settings, &files, engine.info())?;
+        let load_ms = milliseconds(begin.elapsed());
+
+        let begin = Instant::now();
+        engine.warm_up(preprocess.width, preprocess.height)?;
+        let warm_up_ms = milliseconds(begin.elapsed());
+
+        let engine_info = engine.info().clone();
+        let info = describe(files, &engine_info, &preprocess, load_ms, warm_up_ms);
+        Self::with_engine(
+            Box::new(engine),
+            Parts {
+                tokenizer,
+                preprocess,
+                limits: DecodeLimits {
+                    max_bytes: settings.max_image_bytes,
+                    max_pixels: settings.max_image_pixels,
+                },
+                info,
+                max_workers: settings.max_workers,
+                max_batch_size: settings.max_batch_size,
+                queue_capacity: settings.queue_capacity,
+            },
+        )
+    }
+}
+
+/// The checkpoint's preprocessing, at the size that the settings ask for.
+fn preprocessing(
+    settings: &CaptionerSettings,
+    files: &ModelFiles,
+    engine: &EngineInfo,
+) -> Result<PreprocessConfig> {
+    let config = PreprocessConfig::from_json(files.preprocessor.as_deref())?;
+    let width = settings.target_width.unwrap_or(engine.image_size);
+    let height = settings.target_height.unwrap_or(engine.image_size);
+    for (name, side) in [("TARGET_IMAGE_WIDTH", width), ("TARGET_IMAGE_HEIGHT", height)] {
+        if side == 0 || side % engine.patch_size != 0 {
+            return Err(Error::new(
+                ErrorKind::Config,
+                format!(
+                    "{name}={side} cannot be used: this model cuts images into patches of \
+                     {patch} pixels, so give a multiple of {patch}, or leave it out for {own}",
+                    patch = engine.patch_size,
+                    own = engine.image_size,
+                ),
+            ));
+        }
+    }
+    config.with_size(width, height)
+}
+
+fn describe(
+    files: ModelFiles,
+    engine: &EngineInfo,
+    preprocess: &PreprocessConfig,
+    load_ms: f64,
+    warm_up_ms: f64,
+) -> ModelInfo {
+    let defaults = GenerationParams::default();
+    ModelInfo {
+        digest: files.digest,
+        id: files.id,
+        architecture: "BlipForConditionalGeneration".to_owned(),
+        parameters: engine.parameters,
+        precision: engine.precision.clone(),
+        device: engine.device.clone(),
+        threads: engine.threads,
+        input_size: [preprocess.width, preprocess.height],
+        vocab_size: engine.vocab_size,
+        max_positions: engine.max_positions,
+        generation: GenerationDefaults {
+            max_new_tokens: defaults.max_new_tokens.min(engine.max_positions),
+            max_new_tokens_limit: engine.max_positions,
+            num_beams: defaults.num_beams,
+            num_beams_limit: MAX_BEAMS,
+            num_captions_limit: MAX_BEAMS,
+        },
+        source: files.source,
+        revision: files.revision,
+        license: files.license,
+        load_ms,
+        warm_up_ms,
+        memory_bytes: resident_memory(),
+    }
+}
+
+/// Resident memory of this process, where `/proc` tells.
+fn resident_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kilobytes * 1024)
+}

@@ -1,0 +1,96 @@
+//! What may be chosen about running the model.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::error::{Error, ErrorKind};
+
+/// Where the arithmetic runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DeviceChoice {
+    /// A GPU if this build and this machine have a usable one, else the CPU.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// The NVIDIA GPU of this number; without it the start fails.
+    Cuda(usize),
+}
+
+impl FromStr for DeviceChoice {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "cpu" => Ok(Self::Cpu),
+            "cuda" => Ok(Self::Cuda(0)),
+            _ => text
+                .strip_prefix("cuda:")
+                .and_then(|number| number.parse().ok())
+                .map(Self::Cuda)
+                .ok_or_else(|| Error::new(ErrorKind::Config, "must be auto, cpu or cuda:0")),
+        }
+    }
+}
+
+/// The number format of weights and arithmetic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Precision {
+    /// The fastest that keeps the captions.
+    #[default]
+    Auto,
+    /// 32-bit floating point: token ids equal to those of transformers.
+    F32,
+    /// 16-bit floating point.
+    F16,
+    /// 16-bit floating point with the range of 32 bits.
+    Bf16,
+    /// 8-bit integers.
+    Int8,
+}
+
+impl Precision {
+    /// The name in settings and in `/model/info`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+            Self::Int8 => "int8",
+        }
+    }
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Precision {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        [Self::Auto, Self::F32, Self::F16, Self::Bf16, Self::Int8]
+            .into_iter()
+            .find(|precision| precision.as_str() == text)
+            .ok_or_else(|| Error::new(ErrorKind::Config, "must be auto, f32, f16, bf16 or int8"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_parsed_and_others_refused() {
+        assert_eq!("cuda:1".parse::<DeviceChoice>().unwrap(), DeviceChoice::Cuda(1));
+        assert_eq!("cuda".parse::<DeviceChoice>().unwrap(), DeviceChoice::Cuda(0));
+        assert!("gpu".parse::<DeviceChoice>().unwrap_err().detail().contains("cuda:0"));
+        assert_eq!("int8".parse::<Precision>().unwrap(), Precision::Int8);
+        assert!("fp32".parse::<Precision>().is_err());
+    }
+}
