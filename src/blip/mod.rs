@@ -1,1 +1,179 @@
-//! BLIP on candle.
+//! BLIP on candle: a vision tower, a text decoder with cross-attention, and the state between
+//! them. Weights are never written after loading; what changes lies in [`BatchState`].
+
+pub mod config;
+mod layers;
+mod positions;
+pub mod state;
+mod text;
+mod vision;
+pub mod weights;
+
+use candle_core::{DType, Device, Tensor};
+
+pub use config::BlipConfig;
+pub use state::{BatchState, ItemState};
+pub use weights::Weights;
+
+use crate::error::{Error, Result};
+use layers::Loader;
+use text::TextDecoder;
+use vision::VisionTower;
+
+/// A loaded BLIP captioner. Everything here is read-only and can be shared between threads.
+#[derive(Debug)]
+pub struct BlipModel {
+    config: BlipConfig,
+    vision: VisionTower,
+    text: TextDecoder,
+    parameters: u64,
+    precision: &'static str,
+    dtype: DType,
+    device: Device,
+}
+
+impl BlipModel {
+    /// Reads all weights in `dtype` (f32, f16 or bf16) onto the device; quantised linear layers
+    /// stay as they are in the file.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Model`](crate::error::ErrorKind::Model): a tensor is missing or has another
+    /// shape than the configuration asks for.
+    pub fn load(
+        config: &BlipConfig,
+        weights: &Weights,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Self> {
+        let loader = Loader::new(weights, dtype, device);
+        let vision = VisionTower::load(&config.vision, &loader)?;
+        let image_width = config.vision.hidden_size;
+        let tied = config.tie_word_embeddings;
+        let text = TextDecoder::load(&config.text, tied, image_width, &loader)?;
+        Ok(Self {
+            config: config.clone(),
+            vision,
+            text,
+            parameters: loader.parameters(),
+            precision: loader.quantization().unwrap_or(dtype.as_str()),
+            dtype,
+            device: device.clone(),
+        })
+    }
+
+    /// Shapes and constants.
+    #[must_use]
+    pub fn config(&self) -> &BlipConfig {
+        &self.config
+    }
+
+    /// Parameters, embeddings included, tied ones once.
+    #[must_use]
+    pub fn parameters(&self) -> u64 {
+        self.parameters
+    }
+
+    /// `f32`, `f16`, `bf16`, or the block format of quantised layers.
+    #[must_use]
+    pub fn precision(&self) -> &'static str {
+        self.precision
+    }
+
+    /// Where the arithmetic happens.
+    #[must_use]
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The vision tower: normalised planes `3 × height × width` → states
+    /// `[1 + patches, vision width]`, the class token first.
+    ///
+    /// # Errors
+    /// The number of values is not `3 · height · width`, a side is no multiple of the patch size,
+    /// or the arithmetic failed.
+    pub fn encode(&self, pixels: &[f32], width: usize, height: usize) -> Result<Tensor> {
+        let patch = self.config.vision.patch_size;
+        let fits = |side: usize| side > 0 && side.is_multiple_of(patch);
+        if !fits(width) || !fits(height) || pixels.len() != 3 * width * height {
+            return Err(Error::internal(format!(
+                "{} pixel values are no 3 × {height} × {width} image in patches of {patch}",
+                pixels.len()
+            )));
+        }
+        let encode = || {
+            let pixels = Tensor::from_slice(pixels, (3, height, width), &self.device)?;
+            self.vision.forward(&pixels.to_dtype(self.dtype)?)
+        };
+        encode().map_err(arithmetic)
+    }
+
+    /// Reads the first tokens (decoder start and prompt) of one image's caption.
+    ///
+    /// `image` comes from [`encode`](Self::encode); the state has one row and room for `capacity`
+    /// tokens, the first ones included. The logits are of the last token, `vocabulary` of them.
+    ///
+    /// # Errors
+    /// There is no token, there are more than `capacity` or than positions, one is outside the
+    /// vocabulary, or the arithmetic failed.
+    pub fn prefill(
+        &self,
+        image: &Tensor,
+        tokens: &[u32],
+        capacity: usize,
+    ) -> Result<(ItemState, Vec<f32>)> {
+        let text = &self.config.text;
+        let places = capacity.min(text.max_position_embeddings);
+        if tokens.is_empty() || tokens.len() > places {
+            let count = tokens.len();
+            return Err(Error::internal(format!("{count} first tokens for {places} places")));
+        }
+        self.check_tokens(tokens)?;
+        let run = || {
+            let mut item = self.text.begin(image, capacity)?;
+            let logits = self.text.read(&mut [&mut item], tokens, tokens.len())?;
+            Ok((item, logits.squeeze(0)?.to_dtype(DType::F32)?.to_vec1()?))
+        };
+        run().map_err(arithmetic)
+    }
+
+    /// One more token for every row of the items; `tokens` and the logits (`vocabulary` of every
+    /// row) lie in the order of the items and of their rows.
+    ///
+    /// # Errors
+    /// The tokens do not match the rows, an item has no place left, or the arithmetic failed; the
+    /// items are as they were.
+    pub fn step(&self, items: &mut [&mut ItemState], tokens: &[u32]) -> Result<Vec<f32>> {
+        let rows: usize = items.iter().map(|item| item.rows()).sum();
+        let last = self.config.text.max_position_embeddings;
+        if rows != tokens.len() || items.iter().any(|i| i.is_full() || i.position() >= last) {
+            return Err(Error::internal("a decoding step does not fit the state of its items"));
+        }
+        self.check_tokens(tokens)?;
+        let mut run = || {
+            let logits = self.text.read(items, tokens, 1)?;
+            logits.to_dtype(DType::F32)?.flatten_all()?.to_vec1()
+        };
+        run().map_err(arithmetic)
+    }
+
+    /// Makes an item's row `n` continue its former row `sources[n]`; see [`ItemState`].
+    ///
+    /// # Errors
+    /// A source is not a row, or the copy failed.
+    pub fn reorder(&self, item: &mut ItemState, sources: &[usize]) -> Result<()> {
+        item.reorder(sources).map_err(arithmetic)
+    }
+
+    fn check_tokens(&self, tokens: &[u32]) -> Result<()> {
+        let known = self.config.text.vocab_size;
+        match tokens.iter().find(|&&token| token as usize >= known) {
+            None => Ok(()),
+            Some(token) => Err(Error::internal(format!("token {token} is not in 0..{known}"))),
+        }
+    }
+}
+
+/// candle's errors are about shapes and devices: a defect here, nothing a user can mend.
+fn arithmetic(error: candle_core::Error) -> Error {
+    Error::internal(format!("the model's arithmetic failed: {error}")).with_source(error)
+}

@@ -62,7 +62,7 @@ impl Captioner {
         let warm_up_ms = milliseconds(begin.elapsed());
 
         let engine_info = engine.info().clone();
-        let info = describe(files, &engine_info, &preprocess, load_ms, warm_up_ms)?;
+        let info = describe(files, &engine_info, &preprocess, load_ms, warm_up_ms);
         Self::with_engine(
             Box::new(engine),
             Parts {
@@ -112,10 +112,10 @@ fn describe(
     preprocess: &PreprocessConfig,
     load_ms: f64,
     warm_up_ms: f64,
-) -> Result<ModelInfo> {
+) -> ModelInfo {
     let defaults = GenerationParams::default();
-    Ok(ModelInfo {
-        digest: files.digest()?,
+    ModelInfo {
+        digest: files.digest,
         id: files.id,
         architecture: "BlipForConditionalGeneration".to_owned(),
         parameters: engine.parameters,
@@ -138,7 +138,7 @@ fn describe(
         load_ms,
         warm_up_ms,
         memory_bytes: resident_memory(),
-    })
+    }
 }
 
 /// Resident memory of this process, where `/proc` tells.

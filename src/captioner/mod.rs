@@ -152,7 +152,7 @@ impl Captioner {
         let ids = if text.len() > positions.saturating_mul(64) {
             None
         } else {
-            Some(self.inner.tokenizer.encode(text)?).filter(|ids| ids.len() < positions)
+            Some(self.inner.tokenizer.encode(text)?).filter(|ids| ids.len() + 1 < positions)
         };
         ids.ok_or_else(|| {
             Error::parameter(

@@ -1,10 +1,17 @@
 //! What the rest of the crate knows of the model: a small synchronous trait over plain data.
 //! No tensor and no async type crosses this line.
 
+pub mod candle;
+pub mod hub;
+mod layout;
+mod load;
 mod options;
+pub mod source;
 
 use std::sync::Arc;
 
+pub use self::hub::HubOptions;
+pub use self::load::load;
 pub use self::options::{DeviceChoice, Precision};
 use crate::error::{Error, Result};
 pub use crate::generate::params::{

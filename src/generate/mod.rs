@@ -1,3 +1,100 @@
-//! Decoding: what to write next, given the model's logits. Plain slices, no tensors.
+//! Decoding strategies over plain slices of logits: they choose tokens and say which row continues
+//! which. Nothing here knows the model.
+//!
+//! The semantics are those of `generate` in Hugging Face transformers 5.23: the order of the
+//! logits processors, beam search with its finished beams and its length penalty, and the
+//! stopping criteria.
 
+mod beam;
+pub mod filters;
+mod math;
 pub mod params;
+mod random;
+mod sample;
+#[cfg(test)]
+mod script;
+
+pub use params::{EarlyStopping, FinishReason, GenerationParams, MAX_BEAMS, Sequence};
+
+use beam::BeamSearch;
+use sample::Sampler;
+
+/// What decoding has to know beside the parameters.
+#[derive(Debug, Clone)]
+pub struct Task {
+    /// The tokens that the answer continues, the first (decoder-start) token included.
+    pub prompt: Vec<u32>,
+    /// The token that ends a sequence.
+    pub end: u32,
+    /// Logits in a row.
+    pub vocabulary: usize,
+    /// Longest sequence, prompt included; `max_new_tokens` may end it earlier.
+    pub max_length: usize,
+}
+
+/// What the logits of one step led to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Step {
+    /// The newest token of the first sequence, as long as it grows; `None` in beam search, whose
+    /// best sequence is known only at the end.
+    pub newest: Option<u32>,
+    /// How it goes on.
+    pub progress: Progress,
+}
+
+/// How decoding goes on.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Progress {
+    /// The model is asked for the next logits.
+    Continue {
+        /// The token that each row reads next.
+        tokens: Vec<u32>,
+        /// For each row, the row of the step before that it continues.
+        sources: Vec<usize>,
+    },
+    /// All sequences have ended: of beam search the best first, of sampling in the order of rows.
+    Finished(Vec<Sequence>),
+}
+
+/// The decoding of one image: a state machine that is fed with logits.
+#[derive(Debug)]
+pub struct Decoder(Strategy);
+
+#[derive(Debug)]
+enum Strategy {
+    Sample(Sampler),
+    Beam(BeamSearch),
+}
+
+impl Decoder {
+    /// Greedy decoding, sampling or beam search, as the parameters (already validated) ask.
+    #[must_use]
+    pub fn new(params: &GenerationParams, task: Task) -> Self {
+        Self(if params.num_beams > 1 {
+            Strategy::Beam(BeamSearch::new(params, task))
+        } else {
+            Strategy::Sample(Sampler::new(params, task))
+        })
+    }
+
+    /// Takes the logits of the last token of every row, row after row.
+    ///
+    /// The first call takes those of the prompt: one row, from which all sequences grow. Later
+    /// calls take as many rows as the call before asked for. All logits must be finite.
+    pub fn advance(&mut self, logits: &[f32]) -> Step {
+        match &mut self.0 {
+            Strategy::Sample(sampler) => sampler.advance(logits),
+            Strategy::Beam(search) => search.advance(logits),
+        }
+    }
+}
+
+/// The length at which a sequence ends for want of room.
+fn length_limit(params: &GenerationParams, task: &Task) -> usize {
+    task.max_length.min(task.prompt.len() + params.max_new_tokens)
+}
+
+/// Geometric mean of `count` probabilities whose logarithms add up to `log_probability`.
+fn confidence(log_probability: f64, count: usize) -> f32 {
+    (log_probability / count.max(1) as f64).exp() as f32
+}

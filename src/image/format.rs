@@ -89,9 +89,9 @@ fn unreadable(bytes: &[u8]) -> Option<&'static str> {
     if let Some(brand) = iso_media_brand(bytes) {
         return Some(match brand {
             b"avif" | b"avis" => "an AVIF image",
-            b"heic" | b"heix" | b"heim" | b"heis" | b"hevc" | b"hevx" | b"mif1" | b"msf1" => {
-                "a HEIC image (photos of an iPhone)"
-            }
+            b"heic" | b"heix" | b"heim" | b"heis" | b"hevc" | b"hevx" => "a HEIC image",
+            // The brand of the container; the codec is told only further on.
+            b"mif1" | b"msf1" => "a HEIC or AVIF image",
             b"crx " => "a raw camera image",
             _ => "a video",
         });

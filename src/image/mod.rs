@@ -1,5 +1,6 @@
 //! From image bytes to pixel values: what the reference pipeline
-//! (Pillow and transformers' `BlipImageProcessor`) does, within three of 255 levels.
+//! (Pillow and transformers' `BlipImageProcessor`) does, within three of 255 levels but for single samples of
+//! small JPEGs with subsampled chroma (see [`decode()`]).
 //!
 //! - [`format`]: what the bytes are, told from their first few, never from a name;
 //! - [`decode`]: bytes to upright 8-bit RGB, within limits;

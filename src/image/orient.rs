@@ -18,19 +18,10 @@ pub(super) fn upright(mut image: DecodedImage, orientation: Orientation) -> Deco
         FlipHorizontal => mirror_rows(&mut image),
         FlipVertical => reverse_rows(&mut image),
         Rotate180 => image.rgb.as_chunks_mut::<3>().0.reverse(),
-        Rotate90FlipH => transpose(&mut image),
-        Rotate90 => {
-            transpose(&mut image);
-            mirror_rows(&mut image);
-        }
-        Rotate270 => {
-            transpose(&mut image);
-            reverse_rows(&mut image);
-        }
-        Rotate270FlipH => {
-            image.rgb.as_chunks_mut::<3>().0.reverse();
-            transpose(&mut image);
-        }
+        Rotate90FlipH => transpose(&mut image, false, false),
+        Rotate90 => transpose(&mut image, true, false),
+        Rotate270 => transpose(&mut image, false, true),
+        Rotate270FlipH => transpose(&mut image, true, true),
     }
     image
 }
@@ -52,17 +43,25 @@ fn reverse_rows(image: &mut DecodedImage) {
     }
 }
 
-/// Rows become columns.
-fn transpose(image: &mut DecodedImage) {
+/// Rows become columns; the new rows are mirrored when asked (`mirror`), and their order reversed
+/// (`reverse`).
+fn transpose(image: &mut DecodedImage, mirror: bool, reverse: bool) {
     let (width, height) = (image.width, image.height);
     let source = image.rgb.as_chunks::<3>().0;
     let mut out = vec![0; image.rgb.len()];
     let target = out.as_chunks_mut::<3>().0;
     for top in (0..height).step_by(BLOCK) {
+        let rows = height.min(top + BLOCK) - top;
+        let first = if mirror { height - top - rows } else { top };
         for left in (0..width).step_by(BLOCK) {
             for x in left..width.min(left + BLOCK) {
-                for y in top..height.min(top + BLOCK) {
-                    target[x * height + y] = source[y * width + x];
+                let row = if reverse { width - 1 - x } else { x };
+                let part = &mut target[row * height + first..][..rows];
+                let column = source[top * width + x..].iter().step_by(width);
+                if mirror {
+                    part.iter_mut().rev().zip(column).for_each(|(to, from)| *to = *from);
+                } else {
+                    part.iter_mut().zip(column).for_each(|(to, from)| *to = *from);
                 }
             }
         }

@@ -6,5 +6,6 @@ mod architecture;
 mod command_line;
 mod image;
 mod parity;
+mod readme;
 mod settings;
 mod weights;

@@ -30,6 +30,7 @@ WIDTH, HEIGHT = 72, 48
 SIZE = 32  # of the zoo
 PHOTO_SIZE = 96  # of the photos
 VALUES_SIZE = 32  # of pixel_values.bin
+ROWS_384 = (288, 320)  # of the photo at 384 × 384
 BICUBIC = Image.Resampling.BICUBIC
 
 
@@ -198,7 +199,10 @@ def main() -> None:
     for resample in list(Image.Resampling)[:6]:
         resized = Image.open(EXAMPLES / "coffee.jpg").resize((SIZE, SIZE), resample)
         resized.save(HERE / "photos" / f"coffee_resample_{resample.value}.png", optimize=True)
-    rgb.resize((101, 83), BICUBIC).save(HERE / "photos" / "upscaled.png", optimize=True)
+    # At the model's own size, where less is averaged away; 32 rows of it, those that differ most.
+    whole = Image.open(EXAMPLES / "coffee.jpg").resize((384, 384), BICUBIC)
+    whole.crop((0, ROWS_384[0], 384, ROWS_384[1])).save(HERE / "photos" / "coffee_384_rows.png", optimize=True)
+    rgb.resize((90, 61), BICUBIC).save(HERE / "photos" / "upscaled.png", optimize=True)
     processor = BlipImageProcessorPil(size={"height": VALUES_SIZE, "width": VALUES_SIZE})
     values = processor(Image.open(EXAMPLES / "coffee.jpg"), return_tensors="np")["pixel_values"]
     assert values.shape == (1, 3, VALUES_SIZE, VALUES_SIZE), values.shape

@@ -1,0 +1,241 @@
+//! The engine over [`BlipModel`]: which jobs are in the batch, and what each does with its logits.
+
+use candle_core::DeviceLocation;
+
+use crate::blip::{BatchState, BlipModel, ItemState};
+use crate::engine::{Engine, EngineInfo, Event, Job, JobId, PixelValues};
+use crate::error::{Error, Result};
+use crate::generate::{Decoder, GenerationParams, Progress, Task};
+
+/// A BLIP captioner with the batch that it is working on.
+#[derive(Debug)]
+pub struct CandleEngine {
+    model: BlipModel,
+    info: EngineInfo,
+    /// Jobs and the batch's items correspond by index.
+    jobs: Vec<Active>,
+    batch: BatchState,
+}
+
+#[derive(Debug)]
+struct Active {
+    id: JobId,
+    decoder: Decoder,
+    next: Next,
+}
+
+/// What a job does in the next step.
+#[derive(Debug)]
+enum Next {
+    /// Chooses from the logits of its prompt, which are there already.
+    Choose(Vec<f32>),
+    /// Reads these tokens, one a row.
+    Read(Vec<u32>),
+}
+
+impl CandleEngine {
+    /// An engine without work.
+    ///
+    /// # Errors
+    /// None today; a device that cannot run the model will be refused here.
+    pub fn new(model: BlipModel) -> Result<Self> {
+        let info = describe(&model);
+        Ok(Self { model, info, jobs: Vec::new(), batch: BatchState::default() })
+    }
+
+    /// Captions a grey image of this size, so that the first real one does not pay for what is set
+    /// up lazily.
+    ///
+    /// # Errors
+    /// The model cannot run here, the size is no multiple of the patch, or there is work already.
+    pub fn warm_up(&mut self, width: usize, height: usize) -> Result<()> {
+        if !self.jobs.is_empty() {
+            return Err(Error::internal("the engine is warmed up only before there is work"));
+        }
+        let pixels = PixelValues { data: vec![0.0; 3 * width * height], width, height };
+        let params =
+            GenerationParams { max_new_tokens: 3, num_beams: 2, ..GenerationParams::default() };
+        let id = JobId(u64::MAX);
+        self.start(Job { id, pixels: pixels.into(), prompt: Vec::new(), params })?;
+        let mut events = Vec::new();
+        while self.active() > 0 {
+            self.step(&mut events)?;
+        }
+        match events.into_iter().find_map(|event| match event {
+            Event::Failed { error, .. } => Some(error),
+            _ => None,
+        }) {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    /// The logits of every job for its next choice, in the order of the jobs.
+    fn forward(&mut self) -> Vec<Result<Vec<f32>>> {
+        let model = &self.model;
+        let mut reading = Vec::new();
+        let mut logits = Vec::with_capacity(self.jobs.len());
+        for (index, (job, item)) in self.jobs.iter_mut().zip(self.batch.items_mut()).enumerate() {
+            match &mut job.next {
+                Next::Choose(ready) => logits.push(Ok(std::mem::take(ready))),
+                Next::Read(tokens) => {
+                    logits.push(Ok(Vec::new()));
+                    reading.push((index, item, tokens.as_slice()));
+                }
+            }
+        }
+        for (index, result) in read(model, reading, self.info.vocab_size) {
+            logits[index] = result;
+        }
+        logits
+    }
+
+    /// One job's share of a step; the events that come of it, and whether the job goes on.
+    fn choose(&mut self, index: usize, logits: &[f32], events: &mut Vec<Event>) -> Result<bool> {
+        if let Some(place) = logits.iter().position(|logit| !logit.is_finite()) {
+            let (value, token) = (logits[place], place % self.info.vocab_size);
+            return Err(Error::internal(format!(
+                "the model's logits are not finite: {value} for token {token}"
+            )));
+        }
+        let Active { id, decoder, next } = &mut self.jobs[index];
+        let (job, step) = (*id, decoder.advance(logits));
+        if let Some(token) = step.newest {
+            events.push(Event::Token { job, token });
+        }
+        match step.progress {
+            Progress::Finished(sequences) => {
+                events.push(Event::Done { job, sequences });
+                Ok(false)
+            }
+            Progress::Continue { tokens, sources } => {
+                let item = &mut self.batch.items_mut()[index];
+                self.model.reorder(item, &sources)?;
+                *next = Next::Read(tokens);
+                Ok(true)
+            }
+        }
+    }
+
+    fn forget(&mut self, index: usize) {
+        self.jobs.remove(index);
+        self.batch.remove(index);
+    }
+
+    /// Checks what only the model knows; how many tokens there may be, prompt included.
+    fn check(&self, job: &Job) -> Result<usize> {
+        job.params.validate()?;
+        if self.jobs.iter().any(|active| active.id == job.id) {
+            return Err(Error::internal(format!("there is a job {} already", job.id.0)));
+        }
+        let places = self.info.max_positions;
+        let first = 1 + job.prompt.len();
+        if first >= places {
+            return Err(Error::parameter(
+                "prompt",
+                format!(
+                    "the prompt has {} tokens, but at most {} leave room for an answer; shorten it",
+                    job.prompt.len(),
+                    places - 2
+                ),
+            ));
+        }
+        Ok(places.min(first + job.params.max_new_tokens))
+    }
+}
+
+impl Engine for CandleEngine {
+    fn info(&self) -> &EngineInfo {
+        &self.info
+    }
+
+    fn start(&mut self, job: Job) -> Result<()> {
+        let max_length = self.check(&job)?;
+        let text = &self.model.config().text;
+        let mut prompt = vec![text.bos_token_id];
+        prompt.extend(&job.prompt);
+        let (end, vocabulary) = (text.sep_token_id, text.vocab_size);
+        let image = self.model.encode(&job.pixels.data, job.pixels.width, job.pixels.height)?;
+        // The last token is written, but never read.
+        let (item, logits) = self.model.prefill(&image, &prompt, max_length - 1)?;
+        let decoder = Decoder::new(&job.params, Task { prompt, end, vocabulary, max_length });
+        self.jobs.push(Active { id: job.id, decoder, next: Next::Choose(logits) });
+        self.batch.push(item);
+        Ok(())
+    }
+
+    fn step(&mut self, events: &mut Vec<Event>) -> Result<()> {
+        let mut ended = Vec::new();
+        for (index, logits) in self.forward().into_iter().enumerate() {
+            match logits.and_then(|logits| self.choose(index, &logits, events)) {
+                Ok(true) => {}
+                Ok(false) => ended.push(index),
+                Err(error) => {
+                    events.push(Event::Failed { job: self.jobs[index].id, error });
+                    ended.push(index);
+                }
+            }
+        }
+        for index in ended.into_iter().rev() {
+            self.forget(index);
+        }
+        Ok(())
+    }
+
+    fn cancel(&mut self, job: JobId) {
+        if let Some(index) = self.jobs.iter().position(|active| active.id == job) {
+            self.forget(index);
+        }
+    }
+
+    fn active(&self) -> usize {
+        self.jobs.len()
+    }
+}
+
+/// One step of the model for the items that read tokens; the logits by the items' indices.
+///
+/// If the step fails, every item tries alone: only the one at fault fails.
+fn read(
+    model: &BlipModel,
+    mut reading: Vec<(usize, &mut ItemState, &[u32])>,
+    vocabulary: usize,
+) -> Vec<(usize, Result<Vec<f32>>)> {
+    if reading.is_empty() {
+        return Vec::new();
+    }
+    let tokens: Vec<u32> = reading.iter().flat_map(|(_, _, tokens)| *tokens).copied().collect();
+    let mut items: Vec<&mut ItemState> =
+        reading.iter_mut().map(|(_, item, _)| &mut **item).collect();
+    if let Ok(logits) = model.step(&mut items, &tokens) {
+        let mut rest = logits.as_slice();
+        let mut share = |(index, item, _): (usize, &mut ItemState, &[u32])| {
+            let (own, behind) = rest.split_at(item.rows() * vocabulary);
+            rest = behind;
+            (index, Ok(own.to_vec()))
+        };
+        return reading.into_iter().map(&mut share).collect();
+    }
+    let alone = |(index, item, tokens): (usize, &mut ItemState, &[u32])| {
+        (index, model.step(&mut [item], tokens))
+    };
+    reading.into_iter().map(alone).collect()
+}
+
+fn describe(model: &BlipModel) -> EngineInfo {
+    let config = model.config();
+    EngineInfo {
+        parameters: model.parameters(),
+        precision: model.precision().to_owned(),
+        device: match model.device().location() {
+            DeviceLocation::Cpu => "cpu".to_owned(),
+            DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
+            DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
+        },
+        image_size: config.vision.image_size,
+        patch_size: config.vision.patch_size,
+        vocab_size: config.text.vocab_size,
+        max_positions: config.text.max_position_embeddings,
+        threads: candle_core::utils::get_num_threads(),
+    }
+}

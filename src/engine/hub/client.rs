@@ -1,0 +1,343 @@
+//! Requests to the hub.
+//!
+//! hf-hub's own client is not used: it sends the token to the host that it is redirected to when it
+//! asks for a file's size, starts a resumed file over in the middle of itself when the connection
+//! breaks twice, and does not notice a server that ignores the range. Redirects are followed here,
+//! and the token goes to the hub's own origin only.
+
+use std::thread;
+use std::time::Duration;
+
+use ureq::http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
+use ureq::{Agent, Body};
+
+use super::HubOptions;
+use super::cache::is_plain;
+use crate::error::{Error, Result};
+
+/// How often a request is sent before the hub counts as unreachable.
+const ATTEMPTS: u32 = 5;
+
+/// How many redirects are followed.
+const REDIRECTS: usize = 10;
+
+/// Why there is no answer that can be used.
+#[derive(Debug)]
+pub(super) enum Trouble {
+    /// It may go better the next time.
+    Passing(String),
+    /// It will not.
+    Lasting(Error),
+}
+
+/// A hub, and the manners of asking it.
+pub(super) struct Client {
+    agent: Agent,
+    endpoint: String,
+    token: Option<String>,
+    pause: Duration,
+    attempts: u32,
+}
+
+/// What the hub says of a file before it is fetched.
+#[derive(Debug)]
+pub(super) struct Meta {
+    /// The commit that the revision stands for.
+    pub(super) commit: String,
+    /// Names the contents.
+    pub(super) etag: String,
+    /// Bytes, where the hub says it.
+    pub(super) size: Option<u64>,
+}
+
+/// A response, and the headers of the redirects that led to it, its own last.
+struct Answer {
+    response: Response<Body>,
+    hops: Vec<HeaderMap>,
+}
+
+impl Client {
+    /// `hurried`: do without retries, there is something to fall back on.
+    pub(super) fn new(options: &HubOptions, hurried: bool) -> Result<Self> {
+        let endpoint = options.endpoint().to_owned();
+        let uri: Option<Uri> = endpoint.parse().ok();
+        let host =
+            uri.filter(|uri| uri.scheme().is_some()).and_then(|u| Some(u.host()?.to_owned()));
+        let Some(host) = host else {
+            return Err(Error::model(format!(
+                "HF_ENDPOINT: `{endpoint}` is no address; write one like {}",
+                super::DEFAULT_ENDPOINT
+            )));
+        };
+        let silence = Some(options.timeout);
+        let mut config = Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .user_agent(concat!("cutline/", env!("CARGO_PKG_VERSION")))
+            .accept_encoding("identity")
+            .timeout_resolve(silence)
+            .timeout_connect(silence)
+            .timeout_recv_response(silence)
+            .timeout_per_read(silence);
+        // A mirror on this machine is not behind the proxy that leads out of it.
+        if ["localhost", "127.0.0.1", "[::1]"].contains(&host.as_str()) {
+            config = config.proxy(None);
+        }
+        let token = options.token.as_deref().map(str::trim).filter(|token| !token.is_empty());
+        Ok(Self {
+            agent: config.build().into(),
+            endpoint,
+            token: token.map(str::to_owned),
+            pause: options.retry_pause,
+            attempts: if hurried { 1 } else { ATTEMPTS },
+        })
+    }
+
+    /// The address of a file.
+    pub(super) fn url(&self, repo: &str, revision: &str, file: &str) -> String {
+        format!("{}/{repo}/resolve/{}/{file}", self.endpoint, revision.replace('/', "%2F"))
+    }
+
+    /// Asks what a file is; `None` if the repository has no such file.
+    pub(super) fn meta(&self, repo: &str, revision: &str, file: &str) -> Result<Option<Meta>> {
+        let url = self.url(repo, revision, file);
+        let mut answer = self.patiently(|| self.ask(Method::HEAD, &url, None, false))?;
+        if matches!(answer.response.status(), StatusCode::METHOD_NOT_ALLOWED) {
+            answer = self.patiently(|| self.ask(Method::GET, &url, Some("bytes=0-0"), false))?;
+        }
+        let status = answer.response.status();
+        let code = header(answer.response.headers(), "x-error-code").unwrap_or_default();
+        if status == StatusCode::NOT_FOUND && !["RepoNotFound", "RevisionNotFound"].contains(&code)
+        {
+            return Ok(None);
+        }
+        if !status.is_success() && !status.is_redirection() {
+            return Err(self.refusal(repo, revision, file, status, code));
+        }
+        self.read_meta(&answer).map(Some).ok_or_else(|| {
+            Error::model(format!(
+                "{} does not answer like a Hugging Face hub (no commit or etag for {url}); check \
+                 HF_ENDPOINT",
+                self.endpoint,
+            ))
+        })
+    }
+
+    /// Asks for the contents of a file from `offset` on, once.
+    pub(super) fn get(&self, url: &str, offset: u64) -> Result<Response<Body>, Trouble> {
+        let range = (offset > 0).then(|| format!("bytes={offset}-"));
+        self.ask(Method::GET, url, range.as_deref(), true).map(|answer| answer.response)
+    }
+
+    /// Repeats `attempt` while its trouble may pass, with growing pauses.
+    fn patiently<T>(&self, mut attempt: impl FnMut() -> Result<T, Trouble>) -> Result<T> {
+        let mut failed = 0;
+        loop {
+            match attempt() {
+                Ok(answer) => return Ok(answer),
+                Err(Trouble::Lasting(error)) => return Err(error),
+                Err(Trouble::Passing(cause)) => {
+                    failed += 1;
+                    self.pause_after(failed, &cause)?;
+                }
+            }
+        }
+    }
+
+    /// Waits after the `failed`th attempt in a row, or gives up.
+    pub(super) fn pause_after(&self, failed: u32, cause: &str) -> Result<()> {
+        if failed >= self.attempts {
+            return Err(Error::model(format!(
+                "the hub {} cannot be reached ({cause}); check the network and HF_ENDPOINT, or \
+                 download the model elsewhere and set MODEL to its folder",
+                self.endpoint,
+            )));
+        }
+        let pause = self.pause * (1 << (failed - 1));
+        tracing::info!(cause, ?pause, "the hub did not answer; trying again");
+        thread::sleep(pause);
+        Ok(())
+    }
+
+    /// One request, with its redirects; `abroad`: also those that leave the hub.
+    fn ask(
+        &self,
+        method: Method,
+        url: &str,
+        range: Option<&str>,
+        abroad: bool,
+    ) -> Result<Answer, Trouble> {
+        let mut url = url.to_owned();
+        let mut hops = Vec::new();
+        for _ in 0..=REDIRECTS {
+            let response = self.send(&method, &url, range)?;
+            let status = response.status();
+            hops.push(response.headers().clone());
+            let next = header(response.headers(), "location").and_then(|to| join(&url, to));
+            match next {
+                Some(next) if status.is_redirection() && (abroad || same_origin(&url, &next)) => {
+                    url = next;
+                }
+                _ => return Ok(Answer { response, hops }),
+            }
+        }
+        Err(Trouble::Passing(format!("more than {REDIRECTS} redirects")))
+    }
+
+    fn send(
+        &self,
+        method: &Method,
+        url: &str,
+        range: Option<&str>,
+    ) -> Result<Response<Body>, Trouble> {
+        let mut request = Request::builder().method(method).uri(url);
+        if let Some(range) = range {
+            request = request.header("range", range);
+        }
+        if let Some(token) = self.token.as_ref().filter(|_| same_origin(url, &self.endpoint)) {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        let request = request.body(()).map_err(|error| {
+            Trouble::Lasting(
+                Error::model("no request can be made of HF_ENDPOINT and HF_TOKEN; check both")
+                    .with_source(error),
+            )
+        })?;
+        let response = self.agent.run(request).map_err(|e| Trouble::Passing(e.to_string()))?;
+        match response.status() {
+            status @ (StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS) => {
+                Err(Trouble::Passing(format!("it answered {status}")))
+            }
+            status if status.is_server_error() => {
+                Err(Trouble::Passing(format!("it answered {status}")))
+            }
+            _ => Ok(response),
+        }
+    }
+
+    fn read_meta(&self, answer: &Answer) -> Option<Meta> {
+        let first = |name| answer.hops.iter().find_map(|hop| header(hop, name));
+        let last = answer.hops.last()?;
+        let etag = first("x-linked-etag").or_else(|| header(last, "etag"))?;
+        let etag = etag.trim_start_matches("W/").trim_matches('"');
+        let commit = first("x-repo-commit")?;
+        let size = first("x-linked-size").or_else(|| match answer.response.status() {
+            StatusCode::OK => header(last, "content-length"),
+            _ => header(last, "content-range")?.rsplit('/').next(),
+        });
+        (is_plain(etag) && is_plain(commit)).then(|| Meta {
+            commit: commit.to_owned(),
+            etag: etag.to_owned(),
+            size: size.and_then(|size| size.parse().ok()),
+        })
+    }
+
+    /// The sentence for a hub that says no.
+    pub(super) fn refusal(
+        &self,
+        repo: &str,
+        revision: &str,
+        file: &str,
+        status: StatusCode,
+        code: &str,
+    ) -> Error {
+        let hub = &self.endpoint;
+        let known = self.token.is_some();
+        Error::model(match (code, status.as_u16()) {
+            ("RevisionNotFound", _) => {
+                format!("{repo} has no revision `{revision}` on {hub}; check what follows the @")
+            }
+            ("GatedRepo", _) => format!(
+                "{repo} is gated: accept its conditions at {hub}/{repo} and set HF_TOKEN to a \
+                 token of the account that did"
+            ),
+            (_, 401 | 403) if known => format!(
+                "{hub} does not hand out {repo} ({status}): check the spelling of MODEL, and that \
+                 the token in HF_TOKEN is valid and may read it"
+            ),
+            (_, 401 | 403) => format!(
+                "{hub} does not hand out {repo} ({status}): there is no such model, or it is \
+                 private or gated; check the spelling of MODEL, or set HF_TOKEN"
+            ),
+            ("RepoNotFound", _) | (_, 404) => format!(
+                "there is no model {repo} on {hub}; check the spelling of MODEL, and set HF_TOKEN \
+                 if it is private"
+            ),
+            _ => format!(
+                "{hub} answered {status} for {file} of {repo}; check HF_ENDPOINT, or download the \
+                 model elsewhere and set MODEL to its folder"
+            ),
+        })
+    }
+}
+
+/// A header's value, if it is there and readable.
+pub(super) fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
+
+fn same_origin(a: &str, b: &str) -> bool {
+    let origin = |text: &str| {
+        let uri: Uri = text.parse().ok()?;
+        let scheme = uri.scheme_str()?.to_ascii_lowercase();
+        let port = uri.port_u16().or(match scheme.as_str() {
+            "https" => Some(443),
+            _ => Some(80),
+        });
+        Some((scheme, uri.host()?.to_ascii_lowercase(), port))
+    };
+    origin(a).is_some_and(|a| Some(a) == origin(b))
+}
+
+/// The address that a redirect from `url` leads to.
+fn join(url: &str, location: &str) -> Option<String> {
+    let uri: Uri = url.parse().ok()?;
+    let (scheme, authority) = (uri.scheme_str()?, uri.authority()?);
+    Some(if location.contains("://") && !location.starts_with('/') {
+        location.to_owned()
+    } else if location.starts_with("//") {
+        format!("{scheme}:{location}")
+    } else if location.starts_with('/') {
+        format!("{scheme}://{authority}{location}")
+    } else {
+        let folder = uri.path().rsplit_once('/').map_or("", |(folder, _)| folder);
+        format!("{scheme}://{authority}{folder}/{location}")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_origin_is_scheme_host_and_port() {
+        let hub = "https://huggingface.co";
+        let table = [
+            ("https://huggingface.co/a/b", true),
+            ("https://HuggingFace.co:443/a", true),
+            ("http://huggingface.co/a", false),
+            ("https://huggingface.co:8443/a", false),
+            ("https://cdn.huggingface.co/a", false),
+            ("https://huggingface.co.example.org/a", false),
+            ("https://huggingface.co@example.org/a", false),
+        ];
+        for (url, same) in table {
+            assert_eq!(same_origin(url, hub), same, "{url}");
+        }
+    }
+
+    #[test]
+    fn redirects_may_be_relative() {
+        let table = [
+            ("https://cdn.example/x?y=http://z", "https://cdn.example/x?y=http://z"),
+            ("//cdn.example/x", "https://cdn.example/x"),
+            ("/api/x", "https://hub.example:1/api/x"),
+            ("/api/x?to=http://z", "https://hub.example:1/api/x?to=http://z"),
+            ("x", "https://hub.example:1/a/b/x"),
+        ];
+        for (location, expected) in table {
+            assert_eq!(join("https://hub.example:1/a/b/c", location).unwrap(), expected);
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! The names of files in a Hugging Face repository, and how an index names its shards; what a
+//! folder and the hub have in common.
+
+use std::collections::BTreeSet;
+
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+use crate::error::{Error, Result};
+
+/// Weights in one file, the preferred format first.
+pub(super) const SINGLES: [&str; 2] = ["model.safetensors", "pytorch_model.bin"];
+
+/// The index of weights in several files, in the order of [`SINGLES`].
+pub(super) const INDEXES: [&str; 2] =
+    ["model.safetensors.index.json", "pytorch_model.bin.index.json"];
+
+#[derive(Deserialize)]
+struct Index {
+    weight_map: std::collections::BTreeMap<String, String>,
+}
+
+/// The files that an index lists, sorted; `name` stands for the index in messages.
+///
+/// # Errors
+/// The index is broken, empty, or names anything but files beside it.
+pub(super) fn shards(name: &str, index: &[u8]) -> Result<Vec<String>> {
+    let remedy = "fetch it again";
+    let index: Index = serde_json::from_slice(index).map_err(|error| {
+        Error::model(format!("{name} is not an index of shards ({error}); {remedy}"))
+            .with_source(error)
+    })?;
+    let shards: BTreeSet<String> = index.weight_map.into_values().collect();
+    if shards.is_empty() {
+        return Err(Error::model(format!("{name} lists no shards; {remedy}")));
+    }
+    // A name with a folder in it could lead anywhere, also to where a download would be written.
+    let plain = |shard: &str| {
+        [".safetensors", ".bin"].iter().any(|ending| shard.ends_with(ending))
+            && !shard.starts_with('.')
+            && !shard.contains(['/', '\\', ':'])
+    };
+    match shards.iter().find(|shard| !plain(shard)) {
+        Some(shard) => Err(Error::model(format!(
+            "{name} lists `{shard}`, which is not the name of a file of weights; {remedy}"
+        ))),
+        None => Ok(shards.into_iter().collect()),
+    }
+}
+
+/// Refuses what is not well-formed JSON; `name` stands for the file in messages.
+pub(super) fn check_json(name: &str, bytes: &[u8]) -> Result<()> {
+    match serde_json::from_slice::<IgnoredAny>(bytes) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Error::model(format!(
+            "{name} is not valid JSON ({error}); replace it with a complete copy"
+        ))
+        .with_source(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_are_listed_once_and_in_order() {
+        let index = br#"{"metadata": {}, "weight_map": {
+            "c": "model-2.safetensors", "b": "model-1.safetensors", "a": "model-2.safetensors"}}"#;
+        let expected = ["model-1.safetensors", "model-2.safetensors"];
+        assert_eq!(shards("index", index).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_shard_cannot_lie_elsewhere() {
+        for shard in ["../x.bin", "/etc/x.bin", "a/x.bin", ".x.bin", "a\\\\x.bin", "x.json", ""] {
+            let index = format!(r#"{{"weight_map": {{"a": "{shard}"}}}}"#);
+            assert!(shards("index", index.as_bytes()).is_err(), "{shard}");
+        }
+        assert!(shards("index", br#"{"weight_map": {}}"#).is_err());
+        assert!(shards("index", b"{}").is_err());
+    }
+}

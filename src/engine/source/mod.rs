@@ -1,0 +1,237 @@
+//! Where a model comes from: the binary itself, a folder, a GGUF file or a hub.
+
+#[cfg(feature = "embedded-model")]
+mod embedded;
+mod folder;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use super::hub::{self, HubOptions};
+use crate::blip::weights::Weights;
+use crate::error::{Error, ErrorKind, Result};
+
+/// Where to take the model from; parsed from the setting `MODEL`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ModelSource {
+    /// The model that was compiled into the binary.
+    Embedded,
+    /// A folder in Hugging Face layout.
+    Folder(PathBuf),
+    /// A GGUF file; `config.json` and the tokenizer lie beside it.
+    Gguf(PathBuf),
+    /// A repository on a Hugging Face hub.
+    Hub {
+        /// `organisation/name`.
+        repo: String,
+        /// Branch, tag or commit; `None` for `main`.
+        revision: Option<String>,
+    },
+}
+
+impl FromStr for ModelSource {
+    type Err = Error;
+
+    /// Nothing is the embedded model. What exists, or looks like a path (starts with `.`, `/` or
+    /// `~`, has a backslash or a colon, or more than one slash), is a path and never a hub id; the rest has to
+    /// read `organisation/name` or `organisation/name@revision`.
+    fn from_str(text: &str) -> Result<Self> {
+        let text = text.trim();
+        if text.is_empty() {
+            return Ok(Self::Embedded);
+        }
+        if text.to_ascii_lowercase().ends_with(".gguf") {
+            return Ok(Self::Gguf(text.into()));
+        }
+        let (repo, revision) = match text.split_once('@') {
+            Some((repo, revision)) => (repo, Some(revision)),
+            None => (text, None),
+        };
+        let path_like = text.starts_with(['.', '/', '~'])
+            || text.contains(['\\', ':'])
+            || repo.matches('/').count() > 1
+            || repo.ends_with('/');
+        if path_like || Path::new(text).exists() {
+            return Ok(Self::Folder(text.into()));
+        }
+        if !is_repo(repo) {
+            return Err(setting(format!(
+                "MODEL: there is no folder `{text}`, and a model on the hub is written \
+                 organisation/name or organisation/name@revision"
+            )));
+        }
+        match revision {
+            Some(revision) if !is_revision(revision) => Err(setting(format!(
+                "MODEL: `{revision}` is no revision; write a branch, a tag or a commit after the @"
+            ))),
+            revision => Ok(Self::Hub { repo: repo.into(), revision: revision.map(str::to_owned) }),
+        }
+    }
+}
+
+impl fmt::Display for ModelSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Embedded => f.write_str("embedded"),
+            Self::Folder(path) | Self::Gguf(path) => write!(f, "{}", path.display()),
+            Self::Hub { repo, revision: None } => f.write_str(repo),
+            Self::Hub { repo, revision: Some(revision) } => write!(f, "{repo}@{revision}"),
+        }
+    }
+}
+
+/// The files of a model, complete but for what is optional; the JSON ones are well-formed.
+#[derive(Debug)]
+pub struct ModelFiles {
+    /// What the model is called: the hub's id, or the name of the folder or file.
+    pub id: String,
+    /// `embedded`, the path, or the address on the hub.
+    pub source: String,
+    /// The commit, for a model from a hub.
+    pub revision: Option<String>,
+    /// `config.json`.
+    pub config: Vec<u8>,
+    /// What there is of the tokenizer.
+    pub tokenizer: TokenizerFiles,
+    /// `preprocessor_config.json`.
+    pub preprocessor: Option<Vec<u8>>,
+    /// `generation_config.json`.
+    pub generation: Option<Vec<u8>>,
+    /// The licence that the front matter of `README.md` names.
+    pub license: Option<String>,
+    /// The tensors.
+    pub weights: Weights,
+    /// [`Weights::digest`]: a name for the exact weights.
+    pub digest: String,
+}
+
+/// The files of a tokenizer. All may be missing: a model without one can still be benchmarked.
+#[derive(Debug, Clone, Default)]
+pub struct TokenizerFiles {
+    /// `tokenizer.json`.
+    pub json: Option<Vec<u8>>,
+    /// `vocab.txt`, a line a token.
+    pub vocab: Option<Vec<u8>>,
+    /// `tokenizer_config.json`.
+    pub config: Option<Vec<u8>>,
+}
+
+/// Finds the model's files, fetches them if need be, and opens the weights.
+///
+/// The digest is computed here, on one thread: some 20 ms for the embedded model.
+///
+/// # Errors
+/// A file is missing, truncated or being written, or the hub does not hand it out; the sentence
+/// says which file and what to do.
+pub fn open(source: &ModelSource, hub: &HubOptions) -> Result<ModelFiles> {
+    match source {
+        #[cfg(feature = "embedded-model")]
+        ModelSource::Embedded => embedded::open(),
+        #[cfg(not(feature = "embedded-model"))]
+        ModelSource::Embedded => Err(setting(
+            "MODEL is not set and no model is built into this binary; set MODEL to a folder or to \
+             a hub id such as Salesforce/blip-image-captioning-base"
+                .to_owned(),
+        )),
+        ModelSource::Folder(path) => folder::open(path),
+        ModelSource::Gguf(path) => folder::open_gguf(path),
+        ModelSource::Hub { repo, revision } => {
+            let snapshot = hub::fetch(repo, revision.as_deref(), hub)?;
+            let mut files = folder::open(&snapshot.folder)?;
+            files.id.clone_from(repo);
+            files.source = format!("{}/{repo}", hub.endpoint());
+            files.revision = Some(snapshot.commit);
+            Ok(files)
+        }
+    }
+}
+
+fn setting(detail: String) -> Error {
+    Error::new(ErrorKind::Config, detail)
+}
+
+/// `organisation/name`, of the characters that the hub allows.
+fn is_repo(text: &str) -> bool {
+    let part = |part: &str| {
+        !part.is_empty()
+            && !part.starts_with(['.', '-'])
+            && !part.contains("..")
+            && !part.contains("--")
+            && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+    };
+    text.split_once('/').is_some_and(|(organisation, name)| part(organisation) && part(name))
+}
+
+/// A branch, a tag, a commit or `refs/pr/1`; never a path that leaves the cache.
+fn is_revision(text: &str) -> bool {
+    text.split('/').all(|part| {
+        !part.is_empty()
+            && !part.starts_with('.')
+            && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hub(repo: &str, revision: Option<&str>) -> ModelSource {
+        ModelSource::Hub { repo: repo.into(), revision: revision.map(str::to_owned) }
+    }
+
+    #[test]
+    fn nothing_is_the_embedded_model() {
+        assert_eq!("".parse::<ModelSource>().unwrap(), ModelSource::Embedded);
+        assert_eq!("  ".parse::<ModelSource>().unwrap(), ModelSource::Embedded);
+    }
+
+    #[test]
+    fn organisation_and_name_are_a_hub_id() {
+        let base = "Salesforce/blip-image-captioning-base";
+        assert_eq!(base.parse::<ModelSource>().unwrap(), hub(base, None));
+        let table = ["main", "v1.0", "82a37760796d32b1411fe092ab5d4e227313294b", "refs/pr/7"];
+        for revision in table {
+            let source: ModelSource = format!("{base}@{revision}").parse().unwrap();
+            assert_eq!(source, hub(base, Some(revision)));
+            assert_eq!(source.to_string(), format!("{base}@{revision}"));
+        }
+    }
+
+    #[test]
+    fn what_looks_like_a_path_is_never_a_hub_id() {
+        let table = [
+            "./models/blip",
+            "../blip",
+            "/blip",
+            "~/blip",
+            "models\\blip",
+            "C:/blip",
+            "a/b/c",
+            "a/b/",
+        ];
+        for text in table {
+            assert_eq!(text.parse::<ModelSource>().unwrap(), ModelSource::Folder(text.into()));
+        }
+        // The tests run in the package's folder, where this exists.
+        assert_eq!("src/engine".parse::<ModelSource>().unwrap(), {
+            ModelSource::Folder("src/engine".into())
+        });
+    }
+
+    #[test]
+    fn a_gguf_file_is_known_by_its_ending() {
+        for text in ["blip.gguf", "models/blip-Q4K.GGUF", "/a/b.gguf"] {
+            assert_eq!(text.parse::<ModelSource>().unwrap(), ModelSource::Gguf(text.into()));
+        }
+    }
+
+    #[test]
+    fn neither_path_nor_id_says_what_is_expected() {
+        for text in ["blip", "blip base", "a/b c", "a/b@", "a/b@../../x", "a/b@x y", "a/..b"] {
+            let error = text.parse::<ModelSource>().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Config, "{text}");
+            assert!(error.detail().starts_with("MODEL: "), "{text}: {error}");
+        }
+    }
+}

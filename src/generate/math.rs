@@ -1,0 +1,67 @@
+//! Arithmetic on rows of scores.
+
+/// `x − max − ln Σ exp(x − max)` of a row, as torch computes it in f32.
+pub(super) fn log_softmax(row: &[f32]) -> Vec<f32> {
+    let (max, log_sum) = log_sum(row);
+    row.iter().map(|x| (x - max) - log_sum).collect()
+}
+
+/// [`log_softmax`] at one index.
+pub(super) fn log_probability(row: &[f32], index: usize) -> f32 {
+    let (max, log_sum) = log_sum(row);
+    (row[index] - max) - log_sum
+}
+
+/// The greatest value and `ln Σ exp(x − max)`.
+fn log_sum(row: &[f32]) -> (f32, f32) {
+    let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = row.iter().map(|x| f64::from((x - max).exp())).sum();
+    (max, sum.ln() as f32)
+}
+
+/// Index of the greatest value; of equal ones the first, as torch has it.
+pub(super) fn argmax(row: &[f32]) -> usize {
+    let mut best = 0;
+    for (index, value) in row.iter().enumerate() {
+        if *value > row[best] {
+            best = index;
+        }
+    }
+    best
+}
+
+/// Indices of the `count` greatest values, greatest first; of equal ones the first comes first.
+pub(super) fn top(values: &[f32], count: usize) -> Vec<usize> {
+    let mut best: Vec<usize> = Vec::with_capacity(count + 1);
+    for (index, value) in values.iter().enumerate() {
+        if best.len() == count && best.last().is_none_or(|&last| *value <= values[last]) {
+            continue;
+        }
+        let place = best.partition_point(|&other| values[other] >= *value);
+        best.insert(place, index);
+        best.truncate(count);
+    }
+    best
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn log_softmax_adds_up_to_one() {
+        let row = [1.0, -3.0, 0.5, 100.0, 99.0];
+        let total: f32 = log_softmax(&row).iter().map(|x| x.exp()).sum();
+        assert!((total - 1.0).abs() < 1e-6);
+        assert_eq!(log_softmax(&row)[4], log_probability(&row, 4));
+    }
+
+    #[test]
+    fn of_equal_values_the_first_wins() {
+        let row = [1.0, 7.0, 3.0, 7.0, 3.0, f32::NEG_INFINITY];
+        assert_eq!(argmax(&row), 1);
+        assert_eq!(top(&row, 4), [1, 3, 2, 4]);
+        assert_eq!(top(&row, 9), [1, 3, 2, 4, 0, 5]);
+        assert_eq!(argmax(&[f32::NEG_INFINITY; 3]), 0);
+    }
+}
