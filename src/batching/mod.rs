@@ -3,6 +3,8 @@
 
 mod handle;
 mod queue;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 pub use handle::{Handle, JobEvent, Status, Submission};

@@ -2,6 +2,8 @@
 //! No tensor and no async type crosses this line.
 
 pub mod candle;
+#[cfg(test)]
+pub(crate) mod fake;
 pub mod hub;
 mod layout;
 mod load;

@@ -116,16 +116,23 @@ fn imports_go_downwards() {
         ("src/image/", &["image", "engine", "error"]),
         ("src/text.rs", &["text", "engine", "error"]),
         ("src/batching/", &["batching", "engine", "error"]),
-        (
-            "src/captioner/",
-            &["captioner", "batching", "image", "text", "engine", "error"],
-        ),
+        ("src/captioner/", &["captioner", "batching", "image", "text", "engine", "error"]),
         ("src/telemetry.rs", &["telemetry", "config", "error"]),
         ("src/error.rs", &["error"]),
     ];
     let rooms = [
-        "batching", "blip", "captioner", "cli", "config", "engine", "error", "generate", "http",
-        "image", "telemetry", "text",
+        "batching",
+        "blip",
+        "captioner",
+        "cli",
+        "config",
+        "engine",
+        "error",
+        "generate",
+        "http",
+        "image",
+        "telemetry",
+        "text",
     ];
     for (name, text) in rust_files("src") {
         let Some((_, allowed)) = layers.iter().find(|(room, _)| name.starts_with(room)) else {
