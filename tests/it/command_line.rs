@@ -1,1 +1,126 @@
-//! Tests: command_line.
+//! The built program, as a user runs it.
+
+#[cfg(feature = "embedded-model")]
+mod with_model;
+
+use std::process::{Command, Output, Stdio};
+
+use tempfile::TempDir;
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+/// The program in an empty folder, with no settings.
+fn cutline(folder: &TempDir, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cutline"));
+    command.args(arguments).current_dir(folder).env_clear().stdin(Stdio::null());
+    command
+}
+
+fn run(arguments: &[&str]) -> Output {
+    let folder = tempfile::tempdir().unwrap();
+    cutline(&folder, arguments).output().unwrap()
+}
+
+fn photo(name: &str) -> String {
+    format!("{ROOT}/examples/{name}.jpg")
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+#[track_caller]
+fn assert_status(output: &Output, status: i32) {
+    assert_eq!(output.status.code(), Some(status), "{output:?}");
+}
+
+/// Fails with exactly one line on standard error that has all of `parts`.
+#[track_caller]
+fn assert_sentence(output: &Output, status: i32, parts: &[&str]) {
+    assert_status(output, status);
+    let stderr = text(&output.stderr);
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    for part in parts {
+        assert!(stderr.contains(part), "{part} is not in {stderr}");
+    }
+}
+
+#[test]
+fn help_and_version_are_there() {
+    for arguments in [&[][..], &["--help"], &["serve", "--help"], &["caption", "--help"]] {
+        let output = run(arguments);
+        assert_status(&output, 0);
+        assert!(text(&output.stdout).contains("Examples:"), "{output:?}");
+        assert!(output.stderr.is_empty());
+    }
+    // Without the breaks that the width of the terminal puts in.
+    let words =
+        |output: &Output| text(&output.stdout).split_whitespace().collect::<Vec<_>>().join(" ");
+    let serve = words(&run(&["serve", "--help"]));
+    for part in ["--port", "[env: PORT]", "[default: 8000]", "--model", "--log-level"] {
+        assert!(serve.contains(part), "{part} is not in {serve}");
+    }
+    let caption = words(&run(&["caption", "--help"]));
+    for part in ["--num-beams", "--prompt", "--format", "--precision", "--max-image-size"] {
+        assert!(caption.contains(part), "{part} is not in {caption}");
+    }
+    let version = run(&["--version"]);
+    assert_eq!(text(&version.stdout), format!("cutline {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn misuse_is_status_2() {
+    for arguments in [
+        &["nonsense"][..],
+        &["caption"],
+        &["caption", "a.jpg", "--format", "xml"],
+        &["caption", "a.jpg", "--beams", "3"],
+        &["serve", "extra"],
+        &["model"],
+    ] {
+        let output = run(arguments);
+        assert_status(&output, 2);
+        assert!(!output.stderr.is_empty(), "{output:?}");
+    }
+    let cat = photo("cat");
+    for (arguments, parts) in [
+        (&["caption", &cat, "--num-beams", "99"][..], ["--num-beams", "10"]),
+        (&["caption", &cat, "--top-p", "high"], ["--top-p", "number"]),
+        (&["caption", &cat, "--num-captions", "2"], ["--num-captions", "do_sample"]),
+        (&["caption", &cat, "--max-workers", "0"], ["MAX_WORKERS", "command line"]),
+        (&["caption", &cat, "--precision", "fp8"], ["PRECISION", "int8"]),
+        (&["serve", "--port", "abc"], ["PORT", "65535"]),
+        (&["serve", "--max-batch-size", "0"], ["MAX_BATCH_SIZE", "1"]),
+    ] {
+        assert_sentence(&run(arguments), 2, &parts);
+    }
+}
+
+#[test]
+fn settings_are_read_from_the_environment_and_the_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let from_environment = cutline(&folder, &["serve"]).env("PORT", "abc").output().unwrap();
+    assert_sentence(&from_environment, 2, &["PORT=abc", "environment"]);
+    std::fs::write(folder.path().join(".env"), "MAX_BATCH_SIZE=0\n").unwrap();
+    let from_file = cutline(&folder, &["serve"]).output().unwrap();
+    assert_sentence(&from_file, 2, &["MAX_BATCH_SIZE=0", ".env"]);
+}
+
+#[test]
+fn a_model_that_is_not_there_is_status_1() {
+    let output = run(&["caption", &photo("cat"), "--model", "./no-such-folder"]);
+    assert_sentence(&output, 1, &["no-such-folder"]);
+    assert!(output.stdout.is_empty());
+    let output = run(&["serve", "--port", "0", "--model", "./no-such-folder"]);
+    assert_sentence(&output, 1, &["no-such-folder"]);
+}
+
+#[test]
+fn a_port_that_is_taken_is_named() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let output = run(&["serve", "--port", &port]);
+    assert_sentence(&output, 1, &["PORT", &port]);
+    let output = run(&["serve", "--host", "192.0.2.1", "--port", "0"]);
+    assert_sentence(&output, 2, &["HOST=192.0.2.1"]);
+}
