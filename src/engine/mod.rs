@@ -2,6 +2,7 @@
 //! No tensor and no async type crosses this line.
 
 pub mod candle;
+pub mod fake;
 pub mod hub;
 mod layout;
 mod load;
