@@ -7,7 +7,7 @@ use crate::blip::weights::Weights;
 use crate::error::Result;
 
 const ID: &str = "cutline-small";
-const LICENSE: &str = "MIT OR Apache-2.0";
+const LICENSE: &str = "other: see models/cutline-small/README.md";
 
 /// A file of the embedded model.
 macro_rules! embed {
