@@ -86,7 +86,12 @@ async fn what_has_no_place_in_the_queue_is_refused() {
             fixture.send(raw(png())).await
         },
         async {
-            eventually("one in the queue", || fixture.captioner.status().queue_depth == 1).await;
+            // The first passes through the queue, too; only the second waits in it.
+            eventually("one in the model and one in the queue", || {
+                let status = fixture.captioner.status();
+                (status.in_flight, status.queue_depth) == (1, 1)
+            })
+            .await;
             let third = fixture.send(raw(png())).await;
             let health = fixture.get("/health").await;
             let ready = fixture.get("/health/ready").await;

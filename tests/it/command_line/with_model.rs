@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::thread::{JoinHandle, spawn};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -113,7 +114,8 @@ fn the_model_is_described_as_json() {
 /// A running server, which ends with the test.
 struct Server {
     child: Child,
-    stdout: BufReader<std::process::ChildStdout>,
+    /// What it prints, read as it comes: a full pipe would stop it.
+    stdout: JoinHandle<String>,
     address: String,
     _folder: TempDir,
 }
@@ -132,6 +134,11 @@ impl Server {
         let line: Value = serde_json::from_str(&line).unwrap();
         let message = line["message"].as_str().unwrap();
         let address = message.strip_prefix("listening on ").unwrap().to_owned();
+        let stdout = spawn(move || {
+            let mut rest = String::new();
+            stdout.read_to_string(&mut rest).unwrap();
+            rest
+        });
         Self { child, stdout, address, _folder: folder }
     }
 
@@ -158,11 +165,11 @@ impl Server {
 
     /// The exit status, the rest of standard output, and standard error.
     fn end(mut self) -> (Option<i32>, String, String) {
-        let mut output = String::new();
-        self.stdout.read_to_string(&mut output).unwrap();
+        let status = self.child.wait().unwrap().code();
         let mut errors = String::new();
         self.child.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
-        (self.child.wait().unwrap().code(), output, errors)
+        let stdout = std::mem::replace(&mut self.stdout, spawn(String::new));
+        (status, stdout.join().unwrap(), errors)
     }
 }
 
