@@ -1,9 +1,9 @@
-//! From image bytes to pixel values: what the reference pipeline
-//! (Pillow and transformers' `BlipImageProcessor`) does, within three of 255 levels but for single samples of
-//! small JPEGs with subsampled chroma (see [`decode()`]).
+//! From image bytes to pixel values: what the reference pipeline (Pillow and transformers'
+//! `BlipImageProcessor`) does, within three of 255 levels everywhere.
 //!
 //! - [`format`]: what the bytes are, told from their first few, never from a name;
 //! - [`decode`]: bytes to upright 8-bit RGB, within limits;
+//! - `jpeg`: JPEG, sample for sample as Pillow's decoder;
 //! - `rgb`: every colour type that the decoders produce to 8-bit RGB;
 //! - `orient`: the eight EXIF orientations;
 //! - `resize`: Pillow's resampling;
@@ -11,6 +11,7 @@
 
 pub mod decode;
 pub mod format;
+mod jpeg;
 mod orient;
 pub mod preprocess;
 mod preprocess_json;

@@ -42,6 +42,19 @@ pub(super) fn to_rgb8(pixels: Vec<u8>, color: ColorType) -> Result<Vec<u8>> {
     }
 }
 
+/// CMYK of a JPEG, whose inks are inverted (255 is no ink) as Adobe writes them and Pillow always
+/// assumes, as Pillow's `Convert.c` turns it to RGB.
+pub(super) fn inverted_cmyk_to_rgb8(pixels: Vec<u8>) -> Vec<u8> {
+    narrow::<4>(pixels, |[c, m, y, k]| [c, m, y].map(|ink| under_black(ink, k)))
+}
+
+/// What an inverted ink leaves of the light `k`: `k - (255 - ink) * k / 255`, rounded as Pillow does.
+fn under_black(ink: u8, k: u8) -> u8 {
+    let product = u32::from(255 - ink) * u32::from(k) + 0x80;
+    let absorbed = ((product >> 8) + product) >> 8;
+    k.saturating_sub(u8::try_from(absorbed).unwrap_or(u8::MAX))
+}
+
 /// The sample that is seen when `value` with opacity `alpha` lies on white.
 ///
 /// Pillow's `AlphaComposite.c` for an opaque background, rounding included.
@@ -114,6 +127,15 @@ mod tests {
         assert_eq!(to_rgb8(clear, ColorType::Rgba16).unwrap(), [255, 255, 255, 4, 5, 6]);
         let grey_alpha = samples(&[0x0700, 0xFFFF, 0x0700, 0]);
         assert_eq!(to_rgb8(grey_alpha, ColorType::La16).unwrap(), [7, 7, 7, 255, 255, 255]);
+    }
+
+    #[test]
+    fn inverted_inks_let_through_what_they_say() {
+        let pixels = vec![255, 255, 255, 255, 0, 128, 255, 255, 255, 128, 0, 100, 9, 9, 9, 0];
+        assert_eq!(
+            inverted_cmyk_to_rgb8(pixels),
+            [255, 255, 255, 0, 128, 255, 100, 50, 0, 0, 0, 0]
+        );
     }
 
     #[test]

@@ -120,23 +120,16 @@ fn the_photos_are_what_pillow_makes_of_them() {
     }
 }
 
-/// At the model's own size a small 4:2:0 photo is hardly averaged, and single samples are further
-/// off than [`MAX_LEVELS`]: the JPEG decoder rounds interpolated chroma twice where libjpeg-turbo
-/// rounds once, and at the right edge it interpolates with the padding of the last block. This keeps
-/// the gap from growing; with a decoder that has none the bound becomes three.
+/// At the model's own size a small 4:2:0 photo is hardly averaged, and a decoder that interpolates
+/// chroma in its own way is found out: these rows are those that differ most.
 #[test]
-fn at_the_models_size_single_pixels_of_a_photo_are_further_off() {
-    const KNOWN_GAP: u8 = 5;
+fn a_photo_at_the_models_size_is_what_pillow_makes_of_it() {
     const FIRST_ROW: usize = 288;
     let (width, height, reference) = golden("photos/coffee_384_rows.png");
     assert_eq!((width, height), (384, 32));
     let ours = config(384, 384).resize(&decoded(&example("coffee.jpg"))).unwrap();
     let ours = &ours[FIRST_ROW * 384 * 3..][..reference.len()];
-    let (max, mean) = difference(ours, &reference);
-    let beyond = ours.iter().zip(&reference).filter(|(a, b)| a.abs_diff(**b) > MAX_LEVELS).count();
-    println!("coffee at 384: max {max}, mean {mean:.3}, beyond {MAX_LEVELS}: {beyond}");
-    assert!(max <= KNOWN_GAP && mean <= MEAN_LEVELS, "max {max}, mean {mean}");
-    assert!(beyond * 1000 <= reference.len(), "{beyond} of {}", reference.len());
+    assert_eq!(compare("coffee at 384", ours, &reference), None);
 }
 
 #[test]
