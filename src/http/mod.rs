@@ -4,7 +4,7 @@
 //! - [`run`] binds it to a listener, loads the model beside it, and stops it in an orderly way;
 //! - one file a resource: `index`, `health`, `model`, `generate`;
 //! - `extract` reads the three ways of sending an image, `error` is the only place where an
-//!   [`ErrorKind`](crate::error::ErrorKind) becomes a status, `observe` gives every request its id,
+//!   [`ErrorKind`] becomes a status, `observe` gives every request its id,
 //!   its log line and its `server-timing`.
 
 mod body;

@@ -1,8 +1,8 @@
 //! From image bytes to pixel values: what the reference pipeline (Pillow and transformers'
 //! `BlipImageProcessor`) does, within three of 255 levels everywhere.
 //!
-//! - [`format`]: what the bytes are, told from their first few, never from a name;
-//! - [`decode`]: bytes to upright 8-bit RGB, within limits;
+//! - [`mod@format`]: what the bytes are, told from their first few, never from a name;
+//! - [`mod@decode`]: bytes to upright 8-bit RGB, within limits;
 //! - `jpeg`: JPEG, sample for sample as Pillow's decoder;
 //! - `rgb`: every colour type that the decoders produce to 8-bit RGB;
 //! - `orient`: the eight EXIF orientations;
