@@ -4,6 +4,10 @@
     python tests/goldens/make_goldens.py            # everything
     python tests/goldens/make_goldens.py embedded   # after models/cutline-small has changed
     python tests/goldens/make_goldens.py tiny       # new random weights and their goldens
+    python tests/goldens/make_goldens.py full DIR   # BLIP base and large at full size, into DIR (2.8 GB)
+
+The full-size sets have seeded random weights and are not committed: tests/goldens/full_size.sh
+makes them and compares.
 
 Needs requirements.txt beside it; no network. Every set is a folder with goldens.json (what was
 asked, and the answers) and goldens.safetensors (numbers); the tiny ones also hold the checkpoint.
@@ -65,6 +69,12 @@ TINY = {
     ),
 }
 
+FULL = {
+    "base": dict(seed=11, end=3.0, vision_config=dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=12,
+                                                      num_attention_heads=12)),
+    "large": dict(seed=12, end=3.0, vision_config=dict(hidden_size=1024, intermediate_size=4096, num_hidden_layers=24,
+                                                       num_attention_heads=16)),
+}
 # What is asked of every image of every set; `prompt` is a number of pieces, or a text.
 CASES = [
     dict(name="greedy"),
@@ -90,6 +100,10 @@ CASES = [
     dict(name="beams never short", num_beams=3, early_stopping="never", length_penalty=-0.5, prompt=1),
 ]
 
+# The most telling ones, where an image costs seconds.
+SOME_CASES = [case for case in CASES if case["name"] in (
+    "greedy", "min and max", "no bigram twice", "prompt", "beams 3", "beams 5", "beams prompt", "beams constrained")]
+
 
 def main(sets):
     torch.set_num_threads(1)  # reproducible sums, and no waiting for cores that others use
@@ -100,6 +114,9 @@ def main(sets):
         make_processors()
     if not sets or "embedded" in sets:
         make_embedded()
+    if "full" in sets:
+        for name, recipe in FULL.items():
+            make_full(pathlib.Path(sets[-1]), name, recipe)
 
 
 def make_tiny(name, recipe):
@@ -136,7 +153,30 @@ def make_tiny(name, recipe):
     write(folder, cases, tensors)
 
 
-def randomize(model, generator, end):
+def make_full(parent, name, recipe):
+    """As Salesforce/blip-image-captioning-base and -large are shaped."""
+    folder = parent / name
+    folder.mkdir(parents=True, exist_ok=True)
+    text = dict(num_attention_heads=12, bos_token_id=30522, sep_token_id=102, eos_token_id=2, pad_token_id=0)
+    config = BlipConfig(vision_config=recipe["vision_config"], text_config=text)
+    model = BlipForConditionalGeneration(config).eval()
+    generator = torch.Generator().manual_seed(recipe["seed"])
+    randomize(model, generator, recipe["end"], gain=1.0, end_token=102)
+    model.save_pretrained(folder)
+    remember_images(model.vision_model)
+    images = [synthetic(n, *size) for n, size in enumerate([(384, 384), (256, 416)])]
+
+    def pieces(count):
+        return torch.randint(1000, 30000, (count,), generator=generator).tolist(), None
+
+    tensors = {}
+    for n, image in enumerate(images):
+        add_numbers(tensors, n, model, image)
+    write(folder, answer(model, images, SOME_CASES, pieces, lambda ids: None), tensors,
+          sizes=[list(image.shape[1:]) for image in images])
+
+
+def randomize(model, generator, end, gain=2.0, end_token=SEP):
     """Weights large enough for attention to look somewhere and captions to end at various lengths."""
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
@@ -145,11 +185,11 @@ def randomize(model, generator, end):
         elif name.endswith("bias"):
             parameter.copy_(noise * 0.2)
         elif "embedding" in name and "patch" not in name:
-            parameter.copy_(noise * 0.5)
+            parameter.copy_(noise * 0.5 * (32 / parameter.shape[-1]) ** 0.5)
         else:
-            parameter.copy_(noise * 2.0 / parameter[0].numel() ** 0.5)
+            parameter.copy_(noise * gain / parameter[0].numel() ** 0.5)
     head = model.text_decoder.cls.predictions
-    head.decoder.bias[SEP] += end
+    head.decoder.bias[end_token] += end
     assert head.bias is head.decoder.bias or not model.config.tie_word_embeddings
 
 
@@ -163,23 +203,17 @@ def make_embedded():
     processor = BlipProcessor.from_pretrained(source)
     side = model.config.vision_config.image_size
     patch = model.config.vision_config.patch_size
-    sizes = [(side, side), (side, side), (side + 2 * patch, side - 4 * patch)]
+    remember_images(model.vision_model)
+    sizes = [(side, side), (side + 2 * patch, side - 4 * patch)]
     images = [synthetic(n, *size) for n, size in enumerate(sizes)]
     tensors, names = {}, [f"synthetic {n}" for n in range(len(images))]
-    for photo in sorted((ROOT / "examples").glob("*.jp*g"))[:3]:
+    for photo in sorted((ROOT / "examples").glob("*.jp*g"))[:2]:
         pixels, image = photograph(processor, photo)
         tensors[f"u8.{len(images)}"] = pixels
         images.append(image)
         names.append(photo.name)
     for n, image in enumerate(images):
-        vision = encode(model, image)
-        # All of it would be 400 KB an image: every 32nd row, and the mean of every row's squares.
-        tensors[f"vision_rows.{n}"] = vision[::32].contiguous()
-        tensors[f"vision_power.{n}"] = vision.square().mean(-1)
-        ids, logits = teacher_forced(model, image)
-        tensors[f"ids.{n}"] = ids
-        tensors[f"logits_columns.{n}"] = logits[:, ::16].contiguous()
-        tensors[f"logits_max.{n}"] = logits.max(-1).values
+        add_numbers(tensors, n, model, image)
 
     def pieces(prompt):
         text = prompt if isinstance(prompt, str) else ["a", "a photo", "a photo of", "there is a big"][prompt - 1]
@@ -188,10 +222,36 @@ def make_embedded():
     def decode(ids):
         return processor.decode(ids, skip_special_tokens=True)
 
-    cases = drop_ties(model, images, answer(model, images, CASES, pieces, decode))
+    cases = answer(model, images[:1], CASES, pieces, decode)
+    cases += answer(model, images[1:], SOME_CASES, pieces, decode, first=1)
+    cases = drop_ties(model, images, cases)
     write(folder, cases, tensors, images=names, sizes=[list(image.shape[1:]) for image in images],
           pixels="(a * x + b * y * (c + 1) + x * y // d) % 256 / 64 - 2 with a = 3 + n, b = 2 + n, d = 8 + 5 n; "
                  "photographs: u8.N is the resized image, height x width x 3")
+
+
+def add_numbers(tensors, n, model, image):
+    vision = encode(model, image)
+    # All of it would be 400 KB an image: every 32nd row, and the mean of every row's squares.
+    tensors[f"vision_rows.{n}"] = vision[::32].contiguous()
+    tensors[f"vision_power.{n}"] = vision.square().mean(-1)
+    ids, logits = teacher_forced(model, image)
+    tensors[f"ids.{n}"] = ids
+    tensors[f"logits_columns.{n}"] = logits[:, ::16].contiguous()
+    tensors[f"logits_max.{n}"] = logits.max(-1).values
+
+
+def remember_images(tower):
+    """Lets the vision tower look at an image once, not for every caption of it."""
+    forward, seen = tower.forward, {}
+
+    def remembering(pixel_values, **kwargs):
+        key = (pixel_values.dtype, pixel_values.shape, pixel_values.double().sum().item())
+        if key not in seen:
+            seen[key] = forward(pixel_values, **kwargs)
+        return seen[key]
+
+    tower.forward = remembering
 
 
 def synthetic(n, height, width):
@@ -240,9 +300,9 @@ def generate(model, image, prompt, arguments):
                           **inputs, **(dict(max_new_tokens=20) | arguments))
 
 
-def answer(model, images, cases, pieces, decode):
+def answer(model, images, cases, pieces, decode, first=0):
     answers = []
-    for n, image in enumerate(images):
+    for n, image in enumerate(images, first):
         for case in cases:
             arguments = {k: v for k, v in case.items() if k not in ("name", "prompt")}
             prompt, text = pieces(case["prompt"]) if case.get("prompt") else ([], None)

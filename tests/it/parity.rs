@@ -338,6 +338,17 @@ fn the_embedded_model_writes_the_same_in_a_batch() {
 }
 
 #[test]
+#[ignore = "tests/goldens/full_size.sh makes the checkpoints, 2.8 GB, and runs this"]
+fn full_size_models_compute_and_write_what_transformers_does() {
+    let sets = PathBuf::from(std::env::var_os("CUTLINE_FULL_SIZE_SETS").unwrap());
+    for name in ["base", "large"] {
+        let folder = sets.join(name);
+        check_numbers(&Set::load(name, &folder, &folder));
+        check_captions(Set::load(name, &folder, &folder));
+    }
+}
+
+#[test]
 fn sampling_does_not_depend_on_the_batch() {
     let (mut engine, cases, pixels) = Set::tiny("tied").engine();
     let sampled = |id: u64, num_beams, num_return_sequences| Job {
