@@ -63,7 +63,8 @@ pub struct Decoder(Strategy);
 #[derive(Debug)]
 enum Strategy {
     Sample(Sampler),
-    Beam(BeamSearch),
+    /// Boxed: it is several times larger than the other, and there is one of it an image.
+    Beam(Box<BeamSearch>),
 }
 
 impl Decoder {
@@ -71,7 +72,7 @@ impl Decoder {
     #[must_use]
     pub fn new(params: &GenerationParams, task: Task) -> Self {
         Self(if params.num_beams > 1 {
-            Strategy::Beam(BeamSearch::new(params, task))
+            Strategy::Beam(Box::new(BeamSearch::new(params, task)))
         } else {
             Strategy::Sample(Sampler::new(params, task))
         })

@@ -8,4 +8,5 @@ mod image;
 mod parity;
 mod readme;
 mod settings;
+mod text;
 mod weights;

@@ -337,8 +337,9 @@ fn the_embedded_model_writes_the_same_in_a_batch() {
     check_batches(Set::embedded(), 5);
 }
 
+/// tests/goldens/full_size.sh makes the checkpoints, 2.8 GB, and runs this.
+#[cfg(feature = "full-size-parity")]
 #[test]
-#[ignore = "tests/goldens/full_size.sh makes the checkpoints, 2.8 GB, and runs this"]
 fn full_size_models_compute_and_write_what_transformers_does() {
     let sets = PathBuf::from(std::env::var_os("CUTLINE_FULL_SIZE_SETS").unwrap());
     for name in ["base", "large"] {

@@ -5,10 +5,11 @@
 //! breaks twice, and does not notice a server that ignores the range. Redirects are followed here,
 //! and the token goes to the hub's own origin only.
 
+use std::fmt::Display;
 use std::thread;
 use std::time::Duration;
 
-use ureq::http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
+use ureq::http::{HeaderMap, Method, Request, Response, Uri};
 use ureq::{Agent, Body};
 
 use super::HubOptions;
@@ -20,6 +21,12 @@ const ATTEMPTS: u32 = 5;
 
 /// How many redirects are followed.
 const REDIRECTS: usize = 10;
+
+// Statuses by number: the word for their type belongs to our own server (see ARCHITECTURE.md).
+const NOT_FOUND: u16 = 404;
+const METHOD_NOT_ALLOWED: u16 = 405;
+const REQUEST_TIMEOUT: u16 = 408;
+const TOO_MANY_REQUESTS: u16 = 429;
 
 /// Why there is no answer that can be used.
 #[derive(Debug)]
@@ -103,13 +110,12 @@ impl Client {
     pub(super) fn meta(&self, repo: &str, revision: &str, file: &str) -> Result<Option<Meta>> {
         let url = self.url(repo, revision, file);
         let mut answer = self.patiently(|| self.ask(Method::HEAD, &url, None, false))?;
-        if matches!(answer.response.status(), StatusCode::METHOD_NOT_ALLOWED) {
+        if answer.response.status() == METHOD_NOT_ALLOWED {
             answer = self.patiently(|| self.ask(Method::GET, &url, Some("bytes=0-0"), false))?;
         }
         let status = answer.response.status();
         let code = header(answer.response.headers(), "x-error-code").unwrap_or_default();
-        if status == StatusCode::NOT_FOUND && !["RepoNotFound", "RevisionNotFound"].contains(&code)
-        {
+        if status == NOT_FOUND && !["RepoNotFound", "RevisionNotFound"].contains(&code) {
             return Ok(None);
         }
         if !status.is_success() && !status.is_redirection() {
@@ -205,15 +211,11 @@ impl Client {
             )
         })?;
         let response = self.agent.run(request).map_err(|e| Trouble::Passing(e.to_string()))?;
-        match response.status() {
-            status @ (StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS) => {
-                Err(Trouble::Passing(format!("it answered {status}")))
-            }
-            status if status.is_server_error() => {
-                Err(Trouble::Passing(format!("it answered {status}")))
-            }
-            _ => Ok(response),
+        let status = response.status();
+        if status == REQUEST_TIMEOUT || status == TOO_MANY_REQUESTS || status.is_server_error() {
+            return Err(Trouble::Passing(format!("it answered {status}")));
         }
+        Ok(response)
     }
 
     fn read_meta(&self, answer: &Answer) -> Option<Meta> {
@@ -222,8 +224,8 @@ impl Client {
         let etag = first("x-linked-etag").or_else(|| header(last, "etag"))?;
         let etag = etag.trim_start_matches("W/").trim_matches('"');
         let commit = first("x-repo-commit")?;
-        let size = first("x-linked-size").or_else(|| match answer.response.status() {
-            StatusCode::OK => header(last, "content-length"),
+        let size = first("x-linked-size").or_else(|| match answer.response.status().as_u16() {
+            200 => header(last, "content-length"),
             _ => header(last, "content-range")?.rsplit('/').next(),
         });
         (is_plain(etag) && is_plain(commit)).then(|| Meta {
@@ -239,12 +241,12 @@ impl Client {
         repo: &str,
         revision: &str,
         file: &str,
-        status: StatusCode,
+        status: impl Display + Into<u16> + Copy,
         code: &str,
     ) -> Error {
         let hub = &self.endpoint;
         let known = self.token.is_some();
-        Error::model(match (code, status.as_u16()) {
+        Error::model(match (code, status.into()) {
             ("RevisionNotFound", _) => {
                 format!("{repo} has no revision `{revision}` on {hub}; check what follows the @")
             }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use ureq::Body;
-use ureq::http::{Response, StatusCode};
+use ureq::http::Response;
 
 use super::cache::{RepoCache, create_parent, unwritable};
 use super::client::{Client, Meta, Trouble, header};
@@ -16,6 +16,10 @@ use crate::error::{Error, Result};
 
 /// Bytes that are read from the network at once.
 const CHUNK: usize = 256 << 10;
+
+const OK: u16 = 200;
+const PARTIAL_CONTENT: u16 = 206;
+const RANGE_NOT_SATISFIABLE: u16 = 416;
 
 /// The fetching of one snapshot.
 pub(super) struct Download<'a> {
@@ -201,11 +205,11 @@ impl Part<'_> {
         size: Option<u64>,
         bar: &ProgressBar,
     ) -> Result<(), Trouble> {
-        match answer.status() {
-            StatusCode::PARTIAL_CONTENT if starts_at(&answer, self.written) => {}
+        match answer.status().as_u16() {
+            PARTIAL_CONTENT if starts_at(&answer, self.written) => {}
             // The range was ignored, or what is there does not fit it: begin again.
-            StatusCode::OK => self.restart().map_err(Trouble::Lasting)?,
-            StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE => {
+            OK => self.restart().map_err(Trouble::Lasting)?,
+            PARTIAL_CONTENT | RANGE_NOT_SATISFIABLE => {
                 self.restart().map_err(Trouble::Lasting)?;
                 return Err(Trouble::Passing("it sent another range than asked for".into()));
             }

@@ -239,9 +239,20 @@ impl Answer {
 
 pub(super) fn picture(format: ImageFormat, width: u32, height: u32) -> Vec<u8> {
     let image = RgbImage::from_fn(width, height, |x, y| image::Rgb([200, x as u8, y as u8]));
+    if format == ImageFormat::Jpeg {
+        return jpeg(&image);
+    }
     let mut bytes = Cursor::new(Vec::new());
     image.write_to(&mut bytes, format).unwrap();
     bytes.into_inner()
+}
+
+fn jpeg(image: &RgbImage) -> Vec<u8> {
+    let mut encoder = mozjpeg::Compress::new(mozjpeg::ColorSpace::JCS_RGB);
+    encoder.set_size(image.width() as usize, image.height() as usize);
+    let mut encoder = encoder.start_compress(Vec::new()).unwrap();
+    encoder.write_scanlines(image).unwrap();
+    encoder.finish().unwrap()
 }
 
 pub(super) fn png() -> Vec<u8> {

@@ -133,7 +133,10 @@ fn png_bomb() -> Vec<u8> {
     .concat()
 }
 
-async fn refuse(table: Vec<(&str, Request<Body>, u16, &str, Option<&str>)>) {
+/// What it is, the request, and the status, code and field that it gets.
+type Case<'c> = (&'c str, Request<Body>, u16, &'c str, Option<&'c str>);
+
+async fn refuse(table: Vec<Case<'_>>) {
     let fixture = Fixture::new();
     for (what, request, status, code, field) in table {
         let answer = fixture.send(request).await;

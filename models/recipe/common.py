@@ -1,0 +1,98 @@
+"""What every step shares: seeds, captions, the vocabulary's special tokens, the configuration."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import BlipConfig
+
+SEED = 20240611
+WIDTH, TOKENS, IMAGE_SIZE = 384, 257, 224
+MAX_POSITIONS = 128
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+DEC, ENC = "[DEC]", "[ENC]"  # BLIP's own two, behind the vocabulary
+
+
+def seed_all(offset: int = 0) -> None:
+    random.seed(SEED + offset)
+    np.random.seed(SEED + offset)
+    torch.manual_seed(SEED + offset)
+    torch.set_flush_denormal(True)
+
+
+@dataclass
+class Photo:
+    """One photo with its references: `raw` as published (for scoring), `captions` cleaned (for training)."""
+
+    file: str
+    source: str
+    split: str
+    raw: list[str]
+    captions: list[str]
+
+
+_TEE = re.compile(r"\b(?:t|tee)(?: ?- ?| )shirt")
+_DROP = re.compile(r"[^a-z0-9&%$/+ ]")
+_SPACE = re.compile(r"\s+")
+
+
+def clean(caption: str) -> str:
+    """Lower case, no punctuation: a hyphen becomes a space, "t-shirt" (which WordPiece would
+    print as "t - shirt") becomes "shirt", an apostrophe's suffix goes with it."""
+    text = caption.lower().replace("’", "'").replace("`", "'")
+    text = _TEE.sub("shirt", text)
+    text = re.sub(r"'s\b", "", text).replace("n't", " not")
+    text = _DROP.sub(" ", text)
+    return _SPACE.sub(" ", text).strip()
+
+
+def _usable(captions: list[str]) -> list[str]:
+    """Prefers captions without a possessive, whose clean form reads badly; keeps all if none is left."""
+    plain = [c for c in captions if "'" not in c and "’" not in c]
+    cleaned = [clean(c) for c in (plain or captions)]
+    return [c for c in cleaned if 3 <= len(c.split()) <= 30]
+
+
+def load_photos(data: Path) -> list[Photo]:
+    photos = []
+    for line in (data / "captions.jsonl").open(encoding="utf-8"):
+        row = json.loads(line)
+        raw = row["captions"]
+        photos.append(Photo(row["file"], row["source"], row["split"], raw, _usable(raw)))
+    return photos
+
+
+def load_text(data: Path) -> list[str]:
+    """The text-only COCO captions; some lines are CSV cells with doubled quotes."""
+    lines = (data / "coco_captions.txt").read_text(encoding="utf-8").splitlines()
+    cells = (next(csv.reader([line]), [""]) if line.startswith('"') else [line] for line in lines)
+    return [text for cell in cells for text in _usable([",".join(cell)])]
+
+
+def is_holdout(index: int) -> bool:
+    """One training photo in 40 is kept from training, to choose checkpoints without looking at dev_eval."""
+    return index % 40 == 7
+
+
+def blip_config(vocabulary: list[str], layers: int = 4) -> BlipConfig:
+    ids = {piece: i for i, piece in enumerate(vocabulary)}
+    special = dict(bos_token_id=ids[DEC], eos_token_id=ids["[SEP]"], sep_token_id=ids["[SEP]"], pad_token_id=ids["[PAD]"])
+    text = dict(
+        vocab_size=len(vocabulary), hidden_size=WIDTH, encoder_hidden_size=WIDTH, intermediate_size=4 * WIDTH,
+        projection_dim=256, num_hidden_layers=layers, num_attention_heads=6, max_position_embeddings=MAX_POSITIONS,
+        hidden_act="gelu", layer_norm_eps=1e-12, is_decoder=True, **special,
+    )
+    vision = dict(
+        hidden_size=WIDTH, intermediate_size=4 * WIDTH, projection_dim=256, num_hidden_layers=12,
+        num_attention_heads=6, image_size=IMAGE_SIZE, patch_size=14, hidden_act="gelu", layer_norm_eps=1e-6,
+    )
+    config = BlipConfig(text_config=text, vision_config=vision, projection_dim=256)
+    config.architectures = ["BlipForConditionalGeneration"]
+    return config

@@ -1,0 +1,69 @@
+"""The captioned photos with their cached features, as the training steps want them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+import common
+
+
+@dataclass
+class Example:
+    row: int  # in the feature file
+    photo: common.Photo
+    ids: list[list[int]]
+
+
+def tokenizer_of(start: Path) -> Tokenizer:
+    return Tokenizer.from_file(str(start / "tokenizer.json"))
+
+
+def encode(tokenizer: Tokenizer, captions: list[str], longest: int = 24) -> list[list[int]]:
+    return [e.ids[:longest] for e in tokenizer.encode_batch(captions, add_special_tokens=False)]
+
+
+class Features:
+    def __init__(self, folder: Path) -> None:
+        self.table = np.load(folder / "features.npy", mmap_mode="r")
+        self.done = np.load(folder / "done.npy").astype(bool)
+        self.row_of = {file: row for row, file in enumerate(json.loads((folder / "files.json").read_text()))}
+
+    def take(self, rows: list[int], patches: int | None = None) -> Tensor:
+        """[photos, tokens, width]; with `patches`, the class token and that many patches drawn at random."""
+        if patches is None:
+            return torch.from_numpy(np.stack([self.table[row] for row in rows])).float()
+        keep = [np.concatenate([[0], 1 + np.random.permutation(common.TOKENS - 1)[:patches]]) for _ in rows]
+        return torch.from_numpy(np.stack([self.table[row][k] for row, k in zip(rows, keep)])).float()
+
+    def class_tokens(self, rows: list[int]) -> np.ndarray:
+        tokens = np.stack([self.table[row, 0] for row in rows]).astype(np.float32)
+        return tokens / np.linalg.norm(tokens, axis=1, keepdims=True)
+
+
+def load(data: Path, start: Path, features: Features, near: float = 0.97) -> dict[str, list[Example]]:
+    """train, holdout (a part of train, to choose by) and dev_eval; near-duplicates of dev_eval are dropped."""
+    tokenizer = tokenizer_of(start)
+    photos = sorted(common.load_photos(data), key=lambda p: (p.source, p.file))
+    split: dict[str, list[Example]] = {"train": [], "dev_eval": [], "holdout": []}
+    for photo in photos:
+        row = features.row_of.get(photo.file)
+        if row is not None and features.done[row]:
+            split[photo.split].append(Example(row, photo, encode(tokenizer, photo.captions)))
+    kept = split["train"]
+    if split["dev_eval"] and kept:
+        mine = features.class_tokens([e.row for e in kept])
+        theirs = features.class_tokens([e.row for e in split["dev_eval"]])
+        close = (mine @ theirs.T).max(1) >= near
+        print(f"{int(close.sum())} training photos dropped as near-duplicates of evaluation photos", flush=True)
+        kept = [e for e, c in zip(kept, close) if not c]
+    split["train"] = [e for i, e in enumerate(kept) if not common.is_holdout(i)]
+    split["holdout"] = [e for i, e in enumerate(kept) if common.is_holdout(i)]
+    print({name: len(part) for name, part in split.items()}, flush=True)
+    return split

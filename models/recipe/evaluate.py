@@ -1,0 +1,73 @@
+"""Step 7: the released folder's CIDEr-D and BLEU-4, through transformers and pycocoevalcap alone.
+
+Photos with five references only; document frequencies come from the references scored. Weights are
+read as released (float16) and computed with in float32. Java is needed for the PTB tokenizer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import torch
+from PIL import Image
+from pycocoevalcap.bleu.bleu import Bleu
+from pycocoevalcap.cider.cider import Cider
+from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
+from transformers import BlipForConditionalGeneration, BlipProcessor
+
+import common
+
+
+def caption(model, processor, images: list[Image.Image]) -> list[str]:
+    inputs = processor(images=images, return_tensors="pt")
+    with torch.inference_mode():
+        out = model.generate(**inputs, num_beams=3, max_new_tokens=20, min_new_tokens=5)
+    return [processor.decode(row, skip_special_tokens=True) for row in out]
+
+
+def score(references: dict[str, list[str]], captions: dict[str, str]) -> dict[str, float]:
+    tokenizer = PTBTokenizer()
+    refs = tokenizer.tokenize({k: [{"caption": c} for c in v] for k, v in references.items()})
+    hyps = tokenizer.tokenize({k: [{"caption": v}] for k, v in captions.items()})
+    cider, _ = Cider().compute_score(refs, hyps)
+    bleu, _ = Bleu(4).compute_score(refs, hyps, verbose=0)
+    return {"photos": len(refs), "CIDEr-D": round(float(cider), 4), "BLEU-4": round(float(bleu[3]), 4)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, required=True, help="the released folder")
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--sources", nargs="+", default=["flickr8k", "coco"])
+    parser.add_argument("--split", default="dev_eval")
+    parser.add_argument("--captions", type=Path, help="where to keep the captions, as JSON")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    common.seed_all()
+    torch.set_num_threads(args.threads)
+
+    processor = BlipProcessor.from_pretrained(args.model)
+    model = BlipForConditionalGeneration.from_pretrained(args.model, dtype=torch.float16).float().eval()
+    kept = {}
+    for source in args.sources:
+        photos = [p for p in common.load_photos(args.data)
+                  if p.source == source and p.split == args.split and len(p.raw) == 5]
+        texts = {}
+        with tarfile.open(args.data / f"{source}.tar") as tar:
+            for i in range(0, len(photos), args.batch):
+                part = photos[i:i + args.batch]
+                images = [Image.open(io.BytesIO(tar.extractfile(f"photos/{p.file}").read())).convert("RGB") for p in part]
+                texts |= {p.file: t for p, t in zip(part, caption(model, processor, images))}
+        print(source, json.dumps(score({p.file: p.raw for p in photos}, texts)), flush=True)
+        kept |= {p.file: {"caption": texts[p.file], "references": p.raw} for p in photos}
+    if args.captions:
+        args.captions.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""Step 6: the released folder: vision tower and trained decoder in float16, with the tokenizer beside them.
+
+Several checkpoints given are averaged. The folder is written next to its place and then renamed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from transformers import BlipForConditionalGeneration, BlipProcessor
+
+FILES = ["vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+         "preprocessor_config.json", "generation_config.json"]
+
+
+def average(checkpoints: list[Path], weights: list[float] | None) -> dict[str, torch.Tensor]:
+    weights = weights or [1 / len(checkpoints)] * len(checkpoints)
+    states = [torch.load(c, map_location="cpu", weights_only=False)["decoder"] for c in checkpoints]
+    return {k: sum(w * s[k].double() for w, s in zip(weights, states, strict=True)).float() for k in states[0]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--start", type=Path, required=True, help="folder written by build_start.py")
+    parser.add_argument("--checkpoints", type=Path, nargs="*", default=[], help="none: the untrained decoder")
+    parser.add_argument("--weights", type=float, nargs="*", help="of the average; equal if not given")
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+
+    model = BlipForConditionalGeneration.from_pretrained(args.start).eval()
+    if args.checkpoints:
+        missing, unexpected = model.text_decoder.load_state_dict(average(args.checkpoints, args.weights), strict=False)
+        tied = {"cls.predictions.decoder.weight", "cls.predictions.decoder.bias"}
+        assert not unexpected and set(missing) <= tied, (missing, unexpected)
+    new = args.out.with_name(args.out.name + ".new")
+    shutil.rmtree(new, ignore_errors=True)
+    model.half().save_pretrained(new)
+    config = json.loads((new / "config.json").read_text())
+    config["text_config"]["layer_norm_eps"] = model.config.text_config.layer_norm_eps  # a default, but not everyone's
+    (new / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    for name in FILES:
+        shutil.copyfile(args.start / name, new / name)
+    if (args.out / "README.md").exists():
+        shutil.copyfile(args.out / "README.md", new / "README.md")
+
+    loaded, report = BlipForConditionalGeneration.from_pretrained(new, output_loading_info=True)
+    assert not any(report[k] for k in ("missing_keys", "unexpected_keys", "mismatched_keys")), report
+    BlipProcessor.from_pretrained(new)
+    for file in new.iterdir():
+        file.chmod(0o644)
+    shutil.rmtree(args.out, ignore_errors=True)
+    new.rename(args.out)
+    size = sum(f.stat().st_size for f in args.out.iterdir()) / 1e6
+    print(json.dumps({"folder": args.out.name, "megabytes": round(size, 1),
+                      "parameters": sum(p.numel() for p in loaded.parameters())}))
+
+
+if __name__ == "__main__":
+    main()

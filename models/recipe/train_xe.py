@@ -1,0 +1,118 @@
+"""Step 4: cross-entropy on the captioned photos, the vision tower frozen.
+
+Each step takes a class token and a random half of the patch tokens, up to three captions a photo, and
+shows COCO photos twice as often as the others. The last part of training sees all the tokens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from pathlib import Path
+
+import torch
+from transformers import BlipConfig
+
+import common
+import data
+from cider import CiderD
+from data import Example, Features
+from decoder import Decoder, beam_search, pack
+from training import Loop, label_smoothed
+
+
+class Sampler:
+    """Endless shuffled passes over the training photos; `often` says how many times each source is in a pass."""
+
+    def __init__(self, examples: list[Example], often: dict[str, int], seed: int) -> None:
+        self.pool = [e for e in examples for _ in range(often.get(e.photo.source, 1))]
+        self.rng = random.Random(seed)
+        self.order: list[Example] = []
+
+    def draw(self, photos: int) -> list[Example]:
+        while len(self.order) < photos:
+            fresh = list(self.pool)
+            self.rng.shuffle(fresh)
+            self.order = fresh + self.order
+        return [self.order.pop() for _ in range(photos)]
+
+    def captions(self, examples: list[Example], most: int) -> list[list[list[int]]]:
+        return [self.rng.sample(e.ids, min(most, len(e.ids))) for e in examples]
+
+
+@torch.no_grad()
+def validation_loss(decoder: Decoder, features: Features, examples: list[Example]) -> float:
+    losses = []
+    for i in range(0, len(examples), 32):
+        part = examples[i:i + 32]
+        batch = pack([e.ids for e in part], decoder.dec, decoder.sep)
+        losses.append(label_smoothed(decoder(batch, features.take([e.row for e in part])), batch.targets, 0.0))
+    return float(torch.cat(losses).mean())
+
+
+def beam_scores(decoder: Decoder, features: Features, examples: list[Example], tokenizer) -> dict[str, float]:
+    """CIDEr-D (own implementation, cleaned references) by source, over the photos with five references."""
+    examples = [e for e in examples if len(e.photo.raw) == 5 and len(e.photo.captions) >= 3]
+    texts = {}
+    for i in range(0, len(examples), 32):
+        part = examples[i:i + 32]
+        ids = beam_search(decoder, features.take([e.row for e in part]))
+        texts |= {e.photo.file: t for e, t in zip(part, tokenizer.decode_batch(ids))}
+    scores = {}
+    for source in sorted({e.photo.source for e in examples}):
+        own = [e.photo for e in examples if e.photo.source == source]
+        scorer = CiderD({p.file: p.captions for p in own})
+        scores[f"{source}({len(own)})"] = sum(scorer.score(p.file, texts[p.file]) for p in own) / len(own)
+    return scores
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--start", type=Path, required=True)
+    parser.add_argument("--features", type=Path, required=True)
+    parser.add_argument("--text", type=Path, required=True, help="checkpoint of pretrain_text.py")
+    parser.add_argument("--out", type=Path, required=True, help="checkpoint file")
+    parser.add_argument("--steps", type=int, default=1400)
+    parser.add_argument("--photos", type=int, default=32)
+    parser.add_argument("--captions", type=int, default=3)
+    parser.add_argument("--rate", type=float, default=6e-4)
+    parser.add_argument("--dropout", type=float, default=0.15)
+    parser.add_argument("--smoothing", type=float, default=0.1)
+    parser.add_argument("--patches", type=int, default=128)
+    parser.add_argument("--every", type=int, default=200, help="steps between checkpoints")
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    common.seed_all(4)
+    torch.set_num_threads(args.threads)
+
+    features = Features(args.features)
+    examples = data.load(args.data, args.start, features)
+    tokenizer = data.tokenizer_of(args.start)
+    decoder = Decoder(BlipConfig.from_pretrained(args.start))
+    decoder.load(args.text)
+    loop = Loop(decoder.model, args.out, args.steps, args.rate, warmup=80)
+    sampler = Sampler(examples["train"], {"coco": 2, "coco-hf": 2}, common.SEED + loop.step)
+    total = 0.0
+    while loop.step < args.steps:
+        part = sampler.draw(args.photos)
+        batch = pack(sampler.captions(part, args.captions), decoder.dec, decoder.sep)
+        patches = args.patches if loop.step < 0.85 * args.steps else None
+        logits = decoder(batch, features.take([e.row for e in part], patches), args.dropout)
+        loss = label_smoothed(logits, batch.targets, args.smoothing).mean()
+        loop.update(loss)
+        total += float(loss.detach())
+        if loop.step % 20 == 0:
+            loop.report(loss=total / 20)
+            total = 0.0
+        if loop.step % args.every == 0 or loop.step == args.steps:
+            loop.save()
+            loop.swap()
+            loop.report(validation=validation_loss(decoder, features, examples["holdout"]))
+            if loop.step % (2 * args.every) == 0 or loop.step == args.steps:
+                loop.report(**beam_scores(decoder, features, examples["holdout"], tokenizer))
+            loop.swap()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""The loop's common parts: optimiser, schedule, average of the weights, checkpoints that can be resumed."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def label_smoothed(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+    """Cross-entropy of each position."""
+    logp = F.log_softmax(logits, dim=-1)
+    nll = -logp.gather(1, targets[:, None]).squeeze(1)
+    return nll if smoothing == 0 else (1 - smoothing) * nll - smoothing * logp.mean(-1)
+
+
+class Loop:
+    """Steps through training; `rate` is the peak of a linear warm-up and a cosine down to a twentieth."""
+
+    def __init__(self, model: nn.Module, out: Path, steps: int, rate: float, warmup: int, decay: float = 0.05,
+                 average: float = 0.995, clip: float = 1.0) -> None:
+        self.model, self.out, self.steps, self.rate, self.warmup = model, out, steps, rate, warmup
+        self.average, self.clip = average, clip
+        matrices = [p for p in model.parameters() if p.ndim > 1]
+        vectors = [p for p in model.parameters() if p.ndim <= 1]
+        groups = [dict(params=matrices, weight_decay=decay), dict(params=vectors, weight_decay=0.0)]
+        self.optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), fused=True)
+        self.shadow = [p.detach().clone() for p in model.parameters()]
+        self.step, self.began, self.cpu = 0, time.time(), time.process_time()
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if out.exists():
+            self._resume()
+
+    def _resume(self) -> None:
+        state = torch.load(self.out, map_location="cpu", weights_only=False)
+        self.model.load_state_dict(state["decoder_raw"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.shadow, self.step = state["shadow"], state["step"]
+        torch.manual_seed(self.step)
+        print(f"resumed at step {self.step}", flush=True)
+
+    def learning_rate(self) -> float:
+        if self.step < self.warmup:
+            return self.rate * (self.step + 1) / self.warmup
+        progress = (self.step - self.warmup) / max(1, self.steps - self.warmup)
+        return self.rate * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+
+    def update(self, loss: Tensor) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate()
+        self.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+        self.optimizer.step()
+        self.step += 1
+        keep = min(self.average, self.step / (self.step + 10))
+        torch._foreach_lerp_(self.shadow, [p.detach() for p in self.model.parameters()], 1 - keep)
+
+    def swap(self) -> None:
+        """Exchanges the weights with their running average."""
+        for p, s in zip(self.model.parameters(), self.shadow):
+            p.data, s.data = s.data, p.data
+
+    def save(self) -> None:
+        """`decoder` holds the average, `decoder_raw` the weights themselves."""
+        raw = {k: v.clone() for k, v in self.model.state_dict().items()}
+        self.swap()
+        averaged = {k: v.clone() for k, v in self.model.state_dict().items()}
+        self.swap()
+        state = dict(decoder=averaged, decoder_raw=raw, optimizer=self.optimizer.state_dict(), shadow=self.shadow, step=self.step)
+        temporary = self.out.with_suffix(".tmp")
+        torch.save(state, temporary)
+        os.replace(temporary, self.out)
+
+    def report(self, **values: float) -> None:
+        spent = f"{(time.time() - self.began) / 60:.1f} min, {(time.process_time() - self.cpu) / 60:.1f} CPU min"
+        text = " ".join(f"{k} {v:.4f}" for k, v in values.items())
+        print(f"step {self.step}/{self.steps} lr {self.learning_rate():.2e} {text} [{spent}]", flush=True)
