@@ -3,6 +3,7 @@
 
 pub mod config;
 mod layers;
+pub mod packed;
 mod positions;
 pub mod state;
 mod text;
