@@ -9,12 +9,14 @@ mod layout;
 mod load;
 mod options;
 pub mod source;
+mod timings;
 
 use std::sync::Arc;
 
 pub use self::hub::HubOptions;
 pub use self::load::load;
 pub use self::options::{DeviceChoice, Precision};
+pub use self::timings::Timings;
 use crate::error::{Error, Result};
 pub use crate::generate::params::{
     EarlyStopping, FinishReason, GenerationParams, MAX_BEAMS, Sequence,
@@ -81,6 +83,8 @@ pub struct EngineInfo {
     pub parameters: u64,
     /// `f32`, …
     pub precision: String,
+    /// What multiplies: `candle`, …
+    pub kernels: String,
     /// `cpu`, `cuda:0`.
     pub device: String,
     /// Pixels of the square image that the model was trained on.
