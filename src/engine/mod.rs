@@ -1,6 +1,7 @@
 //! What the rest of the crate knows of the model: a small synchronous trait over plain data.
 //! No tensor and no async type crosses this line.
 
+pub mod bench;
 pub mod candle;
 #[cfg(test)]
 pub(crate) mod fake;
