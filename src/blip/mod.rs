@@ -108,31 +108,33 @@ impl BlipModel {
         encode().map_err(arithmetic)
     }
 
-    /// Reads the first tokens (decoder start and prompt) of one image's caption.
-    ///
-    /// `image` comes from [`encode`](Self::encode); the state has one row and room for `capacity`
-    /// tokens, the first ones included. The logits are of the last token, `vocabulary` of them.
+    /// The state for one image's caption: one row, and room for `capacity` tokens, the first ones
+    /// included. `image` comes from [`encode`](Self::encode); the keys and values of the
+    /// cross-attention are computed here and never again.
     ///
     /// # Errors
-    /// There is no token, there are more than `capacity` or than positions, one is outside the
-    /// vocabulary, or the arithmetic failed.
-    pub fn prefill(
-        &self,
-        image: &Tensor,
-        tokens: &[u32],
-        capacity: usize,
-    ) -> Result<(ItemState, Vec<f32>)> {
-        let text = &self.config.text;
-        let places = capacity.min(text.max_position_embeddings);
-        if tokens.is_empty() || tokens.len() > places {
+    /// The arithmetic failed.
+    pub fn begin(&self, image: &Tensor, capacity: usize) -> Result<ItemState> {
+        self.text.begin(image, capacity).map_err(arithmetic)
+    }
+
+    /// Reads the first tokens (decoder start and prompt) of a caption that
+    /// [`begin`](Self::begin) began. The logits are of the last token, `vocabulary` of them.
+    ///
+    /// # Errors
+    /// There is no token, the item has read some already, there are more than its places or than
+    /// positions, one is outside the vocabulary, or the arithmetic failed; the item is as it was.
+    pub fn prefill(&self, item: &mut ItemState, tokens: &[u32]) -> Result<Vec<f32>> {
+        let places = item.capacity().min(self.config.text.max_position_embeddings);
+        let fresh = item.rows() == 1 && item.position() == 0;
+        if !fresh || tokens.is_empty() || tokens.len() > places {
             let count = tokens.len();
             return Err(Error::internal(format!("{count} first tokens for {places} places")));
         }
         self.check_tokens(tokens)?;
-        let run = || {
-            let mut item = self.text.begin(image, capacity)?;
-            let logits = self.text.read(&mut [&mut item], tokens, tokens.len())?;
-            Ok((item, logits.squeeze(0)?.to_dtype(DType::F32)?.to_vec1()?))
+        let mut run = || {
+            let logits = self.text.read(&mut [&mut *item], tokens, tokens.len())?;
+            logits.squeeze(0)?.to_dtype(DType::F32)?.to_vec1()
         };
         run().map_err(arithmetic)
     }

@@ -57,6 +57,12 @@ impl ItemState {
         self.position
     }
 
+    /// Tokens that the cache has room for.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
     /// Whether the cache has no room for another token.
     #[must_use]
     pub fn is_full(&self) -> bool {

@@ -13,6 +13,8 @@ pub struct ModelInfo {
     pub parameters: u64,
     /// `f32`, …
     pub precision: String,
+    /// What multiplies: `candle`, …
+    pub kernels: String,
     /// `cpu`, `cuda:0`.
     pub device: String,
     /// Threads that the arithmetic uses.

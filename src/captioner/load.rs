@@ -120,6 +120,7 @@ fn describe(
         architecture: "BlipForConditionalGeneration".to_owned(),
         parameters: engine.parameters,
         precision: engine.precision.clone(),
+        kernels: engine.kernels.clone(),
         device: engine.device.clone(),
         threads: engine.threads,
         input_size: [preprocess.width, preprocess.height],

@@ -1,8 +1,11 @@
 //! The engine over [`BlipModel`]: which jobs are in the batch, and what each does with its logits.
 
+use std::time::Instant;
+
 use candle_core::DeviceLocation;
 
 use crate::blip::{BatchState, BlipModel, ItemState};
+use crate::engine::timings::{Timings, timed};
 use crate::engine::{Engine, EngineInfo, Event, Job, JobId, PixelValues};
 use crate::error::{Error, Result};
 use crate::generate::{Decoder, GenerationParams, Progress, Task};
@@ -15,6 +18,7 @@ pub struct CandleEngine {
     /// Jobs and the batch's items correspond by index.
     jobs: Vec<Active>,
     batch: BatchState,
+    timings: Timings,
 }
 
 #[derive(Debug)]
@@ -40,7 +44,13 @@ impl CandleEngine {
     /// None today; a device that cannot run the model will be refused here.
     pub fn new(model: BlipModel) -> Result<Self> {
         let info = describe(&model);
-        Ok(Self { model, info, jobs: Vec::new(), batch: BatchState::default() })
+        let (jobs, batch) = (Vec::new(), BatchState::default());
+        Ok(Self { model, info, jobs, batch, timings: Timings::default() })
+    }
+
+    /// Where the time went since the last call, or since the beginning.
+    pub fn take_timings(&mut self) -> Timings {
+        std::mem::take(&mut self.timings)
     }
 
     /// Captions a grey image of this size, so that the first real one does not pay for what is set
@@ -80,6 +90,7 @@ impl CandleEngine {
                 Next::Choose(ready) => logits.push(Ok(std::mem::take(ready))),
                 Next::Read(tokens) => {
                     logits.push(Ok(Vec::new()));
+                    self.timings.tokens += tokens.len() as u64;
                     reading.push((index, item, tokens.as_slice()));
                 }
             }
@@ -155,9 +166,14 @@ impl Engine for CandleEngine {
         let mut prompt = vec![text.bos_token_id];
         prompt.extend(&job.prompt);
         let (end, vocabulary) = (text.sep_token_id, text.vocab_size);
-        let image = self.model.encode(&job.pixels.data, job.pixels.width, job.pixels.height)?;
+        let (model, spent, pixels) = (&self.model, &mut self.timings, &job.pixels);
+        let image =
+            timed(&mut spent.vision, || model.encode(&pixels.data, pixels.width, pixels.height))?;
+        spent.images += 1;
         // The last token is written, but never read.
-        let (item, logits) = self.model.prefill(&image, &prompt, max_length - 1)?;
+        let mut item = timed(&mut spent.cross_kv, || model.begin(&image, max_length - 1))?;
+        let logits = timed(&mut spent.decode, || model.prefill(&mut item, &prompt))?;
+        spent.tokens += 1;
         let decoder = Decoder::new(&job.params, Task { prompt, end, vocabulary, max_length });
         self.jobs.push(Active { id: job.id, decoder, next: Next::Choose(logits) });
         self.batch.push(item);
@@ -165,6 +181,7 @@ impl Engine for CandleEngine {
     }
 
     fn step(&mut self, events: &mut Vec<Event>) -> Result<()> {
+        let begin = Instant::now();
         let mut ended = Vec::new();
         for (index, logits) in self.forward().into_iter().enumerate() {
             match logits.and_then(|logits| self.choose(index, &logits, events)) {
@@ -179,6 +196,7 @@ impl Engine for CandleEngine {
         for index in ended.into_iter().rev() {
             self.forget(index);
         }
+        self.timings.decode += begin.elapsed();
         Ok(())
     }
 
@@ -227,6 +245,7 @@ fn describe(model: &BlipModel) -> EngineInfo {
     EngineInfo {
         parameters: model.parameters(),
         precision: model.precision().to_owned(),
+        kernels: "candle".to_owned(),
         device: match model.device().location() {
             DeviceLocation::Cpu => "cpu".to_owned(),
             DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),

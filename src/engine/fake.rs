@@ -107,6 +107,7 @@ impl FakeEngine {
         let info = EngineInfo {
             parameters: 0,
             precision: "f32".to_owned(),
+            kernels: "none".to_owned(),
             device: "cpu".to_owned(),
             image_size: 32,
             patch_size: 16,

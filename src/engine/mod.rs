@@ -1,6 +1,7 @@
 //! What the rest of the crate knows of the model: a small synchronous trait over plain data.
 //! No tensor and no async type crosses this line.
 
+pub mod bench;
 pub mod candle;
 #[cfg(test)]
 pub(crate) mod fake;
@@ -9,12 +10,14 @@ mod layout;
 mod load;
 mod options;
 pub mod source;
+mod timings;
 
 use std::sync::Arc;
 
 pub use self::hub::HubOptions;
 pub use self::load::load;
 pub use self::options::{DeviceChoice, Precision};
+pub use self::timings::Timings;
 use crate::error::{Error, Result};
 pub use crate::generate::params::{
     EarlyStopping, FinishReason, GenerationParams, MAX_BEAMS, Sequence,
@@ -81,6 +84,8 @@ pub struct EngineInfo {
     pub parameters: u64,
     /// `f32`, …
     pub precision: String,
+    /// What multiplies: `candle`, …
+    pub kernels: String,
     /// `cpu`, `cuda:0`.
     pub device: String,
     /// Pixels of the square image that the model was trained on.

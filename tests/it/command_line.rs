@@ -47,7 +47,9 @@ fn assert_sentence(output: &Output, status: i32, parts: &[&str]) {
 
 #[test]
 fn help_and_version_are_there() {
-    for arguments in [&[][..], &["--help"], &["serve", "--help"], &["caption", "--help"]] {
+    for arguments in
+        [&[][..], &["--help"], &["serve", "--help"], &["caption", "--help"], &["bench", "--help"]]
+    {
         let output = run(arguments);
         assert_status(&output, 0);
         assert!(text(&output.stdout).contains("Examples:"), "{output:?}");
@@ -94,6 +96,41 @@ fn misuse_is_status_2() {
     ] {
         assert_sentence(&run(arguments), 2, &parts);
     }
+}
+
+/// The least that a model is: what transformers' `save_pretrained` writes of random weights.
+fn bare_model() -> String {
+    format!("{ROOT}/tests/goldens/tied")
+}
+
+#[test]
+fn a_bench_needs_no_tokenizer_and_prints_one_line() {
+    let model = bare_model();
+    let arguments = ["bench", "--model", &model, "--batch=3", "--new-tokens=4", "--iterations=2"];
+    let output = run(&arguments);
+    assert_status(&output, 0);
+    assert!(output.stderr.is_empty(), "{output:?}");
+    assert_eq!(text(&output.stdout).lines().count(), 1);
+    let line: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let keys: Vec<&String> = line.as_object().unwrap().keys().collect();
+    let times = ["vision_ms", "cross_kv_ms", "decode_ms", "end_to_end_ms", "images_per_second"];
+    assert_eq!(keys[..5], ["model", "precision", "kernels", "threads", "batch"]);
+    assert_eq!(keys[5..], times);
+    assert_eq!((&line["model"], &line["batch"]), (&"tied".into(), &3.into()));
+    assert_eq!(line["precision"], "f32");
+    let time = |key: &str| line[key].as_f64().unwrap();
+    assert!(times.iter().all(|key| time(key) > 0.0), "{line}");
+    let stages: f64 = times[..3].iter().map(|key| time(key)).sum();
+    assert!(stages <= 2.0 * time("end_to_end_ms"), "{line}");
+}
+
+#[test]
+fn what_cannot_be_measured_is_refused() {
+    let model = bare_model();
+    let output = run(&["bench", "--model", &model, "--new-tokens", "32"]);
+    assert_sentence(&output, 2, &["new_tokens", "1 to 31"]);
+    assert_status(&run(&["bench", "--model", &model, "--batch", "0"]), 2);
+    assert_sentence(&run(&["caption", &photo("cat"), "--model", &model]), 1, &["tokenizer"]);
 }
 
 #[test]

@@ -244,14 +244,16 @@ fn vision_difference(set: &Set, image: usize, states: &[Vec<f32>]) -> f32 {
 /// logits that transformers computes without a cache.
 fn logits_difference(set: &Set, image: usize, states: &candle_core::Tensor) -> f32 {
     let ids = set.ids(image);
-    let (mut item, first) = set.model.prefill(states, &ids[..1], ids.len()).unwrap();
+    let begin = || set.model.begin(states, ids.len()).unwrap();
+    let mut item = begin();
+    let first = set.model.prefill(&mut item, &ids[..1]).unwrap();
     let mut difference = 0_f32;
     let mut cached = first;
     for place in 0..ids.len() {
         if place > 0 {
             cached = set.model.step(&mut [&mut item], &ids[place..=place]).unwrap();
         }
-        let (_, at_once) = set.model.prefill(states, &ids[..=place], ids.len()).unwrap();
+        let at_once = set.model.prefill(&mut begin(), &ids[..=place]).unwrap();
         for logits in [&cached, &at_once] {
             difference = difference.max(one_position(set, image, place, logits));
         }

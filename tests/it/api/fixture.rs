@@ -122,6 +122,7 @@ impl Fixture {
             info: EngineInfo {
                 parameters: 1,
                 precision: "f32".into(),
+                kernels: "none".into(),
                 device: "cpu".into(),
                 image_size: 32,
                 patch_size: 16,
@@ -181,6 +182,7 @@ fn model_info() -> ModelInfo {
         architecture: "BlipForConditionalGeneration".into(),
         parameters: 1,
         precision: "f32".into(),
+        kernels: "none".into(),
         device: "cpu".into(),
         threads: 1,
         input_size: [32, 32],

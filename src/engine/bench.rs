@@ -1,0 +1,168 @@
+//! Timing an engine on images that need no files: `cutline bench` and the benches.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::candle::CandleEngine;
+use super::{Engine, Event, GenerationParams, Job, JobId, PixelValues};
+use crate::error::{Error, Result};
+
+/// What is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Workload {
+    /// Images that are captioned together.
+    pub batch: usize,
+    /// Tokens that every caption has, no more and no fewer.
+    pub new_tokens: usize,
+    /// Measured passes; one more comes before them and is not counted.
+    pub iterations: usize,
+}
+
+/// Medians over the iterations, of one image's share of a pass.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Measured {
+    /// Pixels to the image's states.
+    pub vision: Duration,
+    /// The image's states to the cross-attention's keys and values.
+    pub cross_kv: Duration,
+    /// Reading and writing tokens.
+    pub decode: Duration,
+    /// The whole pass, from the first image's start to the last caption's end.
+    pub end_to_end: Duration,
+}
+
+/// Runs the workload on images of the model's own size and times it.
+///
+/// # Errors
+/// [`InvalidParameter`](crate::error::ErrorKind::InvalidParameter): a number is 0, or the model has
+/// no room for so many tokens. Otherwise a pass failed.
+pub fn measure(engine: &mut CandleEngine, workload: Workload) -> Result<Measured> {
+    check(engine, workload)?;
+    let side = engine.info().image_size;
+    let images: Vec<_> =
+        (0..workload.batch as u64).map(|seed| Arc::new(image(seed, side))).collect();
+    pass(engine, &images, workload.new_tokens)?;
+    let mut stages: [Vec<Duration>; 4] = Default::default();
+    for _ in 0..workload.iterations {
+        engine.take_timings();
+        let begin = Instant::now();
+        pass(engine, &images, workload.new_tokens)?;
+        let end_to_end = begin.elapsed();
+        let spent = engine.take_timings();
+        let times = [spent.vision, spent.cross_kv, spent.decode, end_to_end];
+        stages.iter_mut().zip(times).for_each(|(stage, time)| stage.push(time));
+    }
+    let [vision, cross_kv, decode, end_to_end] =
+        stages.map(|stage| median(stage).div_f64(workload.batch as f64));
+    Ok(Measured { vision, cross_kv, decode, end_to_end })
+}
+
+/// A seeded image of soft blobs, normalised as photos are: about zero, about one.
+///
+/// Noise would do for the arithmetic as it is, but not for kernels that look at the range of what
+/// they quantise.
+#[must_use]
+pub fn image(seed: u64, side: usize) -> PixelValues {
+    const KNOTS: usize = 12;
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    let mut data = Vec::with_capacity(3 * side * side);
+    for _ in 0..3 {
+        let knots: Vec<f32> =
+            (0..(KNOTS + 1) * (KNOTS + 1)).map(|_| random.random_range(-2.0..2.0)).collect();
+        let between = |x: usize| {
+            let place = x as f32 * KNOTS as f32 / side as f32;
+            (place as usize, place.fract())
+        };
+        for y in 0..side {
+            let (row, down) = between(y);
+            for x in 0..side {
+                let (column, right) = between(x);
+                let first = row * (KNOTS + 1) + column;
+                let mix = |at: usize| knots[at] * (1.0 - right) + knots[at + 1] * right;
+                data.push(mix(first) * (1.0 - down) + mix(first + KNOTS + 1) * down);
+            }
+        }
+    }
+    PixelValues { data, width: side, height: side }
+}
+
+fn check(engine: &CandleEngine, workload: Workload) -> Result<()> {
+    let room = engine.info().max_positions.saturating_sub(1);
+    let numbers = [
+        ("batch", workload.batch, usize::MAX),
+        ("new_tokens", workload.new_tokens, room),
+        ("iterations", workload.iterations, usize::MAX),
+    ];
+    for (name, number, most) in numbers {
+        if number == 0 || number > most {
+            let range = if most == usize::MAX { "at least 1" } else { &format!("1 to {most}") };
+            return Err(Error::parameter(name, format!("{name} is {number}, but must be {range}")));
+        }
+    }
+    Ok(())
+}
+
+/// Captions all images together, greedily, with exactly `new_tokens` tokens each.
+fn pass(engine: &mut dyn Engine, images: &[Arc<PixelValues>], new_tokens: usize) -> Result<()> {
+    let params = GenerationParams {
+        min_new_tokens: new_tokens,
+        max_new_tokens: new_tokens,
+        ..GenerationParams::default()
+    };
+    for (id, pixels) in (0..).map(JobId).zip(images) {
+        let (pixels, params) = (Arc::clone(pixels), params.clone());
+        engine.start(Job { id, pixels, prompt: Vec::new(), params })?;
+    }
+    let mut events = Vec::new();
+    while engine.active() > 0 {
+        engine.step(&mut events)?;
+    }
+    let mut written = 0;
+    for event in events {
+        match event {
+            Event::Failed { error, .. } => return Err(error),
+            Event::Done { sequences, .. } => {
+                written += sequences.iter().map(|sequence| sequence.generated).sum::<usize>();
+            }
+            Event::Token { .. } => {}
+        }
+    }
+    if written != new_tokens * images.len() {
+        return Err(Error::internal(format!("{written} tokens were written in a measured pass")));
+    }
+    Ok(())
+}
+
+/// The middle one, or the mean of the middle two.
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort_unstable();
+    let (low, high) = (times[(times.len() - 1) / 2], times[times.len() / 2]);
+    (low + high) / 2
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_lies_in_the_middle() {
+        let median =
+            |times: &[u64]| median(times.iter().map(|&t| Duration::from_secs(t)).collect());
+        assert_eq!(median(&[5, 1, 9]), Duration::from_secs(5));
+        assert_eq!(median(&[4, 1, 9, 2]), Duration::from_secs(3));
+    }
+
+    #[test]
+    fn images_are_smooth_distinct_and_the_same_every_time() {
+        let one = image(1, 48);
+        assert_eq!(one, image(1, 48));
+        assert_ne!(one, image(2, 48));
+        assert_eq!(one.data.len(), 3 * 48 * 48);
+        let steps = one.data.chunks(48).flat_map(|row| row.windows(2).map(|w| (w[1] - w[0]).abs()));
+        assert!(steps.fold(0.0, f32::max) <= 1.0);
+        assert!(one.data.iter().all(|value| value.abs() <= 2.0));
+    }
+}
