@@ -33,14 +33,17 @@ pub(crate) struct Team {
 
 /// Runs `work` with the threads of rayon's global pool at hand, the caller being one of them.
 ///
+/// A session beside another one works alone: two that wait for each other's threads would both be
+/// slower. What is computed does not depend on the number of threads.
+///
 /// # Panics
 /// `work` or one of its tasks did; the threads are back in their pool by then.
 pub(crate) fn session<R>(work: impl FnOnce(&Team) -> R) -> R {
-    let team = Team::new(rayon::current_num_threads());
-    if team.threads == 1 {
-        return work(&team);
-    }
-    let team = &team;
+    let threads = rayon::current_num_threads();
+    let Some(_pool) = Pool::take().filter(|_| threads > 1) else {
+        return work(&Team::new(1));
+    };
+    let team = &Team::new(threads);
     let result = rayon::in_place_scope(|scope| {
         scope.spawn_broadcast(move |_, context| {
             // The caller is a member already; one of the pool's threads stays out for it.
@@ -53,6 +56,23 @@ pub(crate) fn session<R>(work: impl FnOnce(&Team) -> R) -> R {
         result
     });
     result.unwrap_or_else(|panic| resume_unwind(panic))
+}
+
+/// The right to rayon's threads, which one session at a time has.
+struct Pool;
+
+static POOL_TAKEN: AtomicBool = AtomicBool::new(false);
+
+impl Pool {
+    fn take() -> Option<Self> {
+        (!POOL_TAKEN.swap(true, Ordering::Acquire)).then_some(Self)
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        POOL_TAKEN.store(false, Ordering::Release);
+    }
 }
 
 impl Team {

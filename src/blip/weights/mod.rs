@@ -16,7 +16,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use candle_core::quantized::QTensor;
+use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Device, Tensor};
 
 use self::gguf::Gguf;
@@ -75,7 +75,7 @@ enum Format {
     /// Floating point that candle can convert.
     Float(DType),
     /// Blocks of GGML.
-    Quantized,
+    Quantized(GgmlDType),
     /// Anything else, such as the `position_ids` of old checkpoints; an error only when asked for.
     Other(String),
 }
@@ -149,7 +149,19 @@ impl Weights {
         self.files
             .iter()
             .flat_map(|file| file.entries().values())
-            .any(|entry| matches!(entry.format, Format::Quantized))
+            .any(|entry| matches!(entry.format, Format::Quantized(_)))
+    }
+
+    /// Whether all quantised tensors are Q8_0; `None` if none is quantised.
+    #[must_use]
+    pub fn only_q8_0(&self) -> Option<bool> {
+        let kinds = self.files.iter().flat_map(|file| file.entries().values());
+        kinds
+            .filter_map(|entry| match entry.format {
+                Format::Quantized(kind) => Some(kind == GgmlDType::Q8_0),
+                _ => None,
+            })
+            .reduce(|all, one| all && one)
     }
 
     /// Numbers in all tensors of weights. Tensors that share memory in a PyTorch file count once;
@@ -203,7 +215,7 @@ impl Weights {
     ) -> Result<Option<Arc<QTensor>>> {
         let (file, entry) = self.checked(name, shape)?;
         match entry.format {
-            Format::Quantized if shape.len() == 2 => {
+            Format::Quantized(_) if shape.len() == 2 => {
                 file.read_quantized(name, device).map(|tensor| Some(Arc::new(tensor)))
             }
             _ => Ok(None),
