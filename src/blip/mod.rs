@@ -4,6 +4,7 @@
 pub mod config;
 mod layers;
 mod positions;
+pub mod quantize;
 pub mod state;
 mod text;
 mod vision;
