@@ -8,6 +8,7 @@ pub mod hub;
 mod layout;
 mod load;
 mod options;
+pub mod quantize;
 pub mod source;
 
 use std::sync::Arc;
