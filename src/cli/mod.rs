@@ -1,4 +1,5 @@
-//! The command line: `cutline serve`, `cutline caption`, `cutline model info`.
+//! The command line: `cutline serve`, `cutline caption`, `cutline model info`,
+//! `cutline model quantize`.
 //!
 //! Exit statuses: 0 for success, 1 when something failed, 2 when the command or a setting cannot be
 //! used.
@@ -6,6 +7,7 @@
 mod caption;
 mod model;
 mod options;
+mod quantize;
 mod serve;
 
 use std::fmt::Display;
