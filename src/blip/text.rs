@@ -9,6 +9,12 @@ use crate::blip::layers::{LayerNorm, Linear, Loader, attention, merge_heads, spl
 use crate::blip::state::{ItemState, KeyValue};
 use crate::error::Result;
 
+/// The word embedding.
+pub(crate) const WORDS: &str = "text_decoder.bert.embeddings.word_embeddings.weight";
+
+/// The head's matrix, which may be the same.
+pub(crate) const DECODER: &str = "text_decoder.cls.predictions.decoder.weight";
+
 /// Writes token after token from the image's states.
 #[derive(Debug)]
 pub(crate) struct TextDecoder {
@@ -118,8 +124,6 @@ pub(crate) fn words_and_head(
     tied: bool,
     loader: &Loader<'_>,
 ) -> Result<WordsAndHead> {
-    const WORDS: &str = "text_decoder.bert.embeddings.word_embeddings.weight";
-    const DECODER: &str = "text_decoder.cls.predictions.decoder.weight";
     let shape = [config.vocab_size, config.hidden_size];
     let source = if tied && !loader.contains(WORDS) { DECODER } else { WORDS };
     let words = loader.tensor(source, &shape)?;

@@ -10,6 +10,7 @@ mod layout;
 mod load;
 pub mod local;
 mod options;
+pub mod quantize;
 pub mod source;
 mod timings;
 

@@ -72,7 +72,7 @@ impl<T: Number> Buffer<T> {
 }
 
 fn layout<T>(len: usize) -> Layout {
-    let bytes = len.checked_mul(size_of::<T>()).unwrap_or(usize::MAX);
+    let bytes = len.saturating_mul(size_of::<T>());
     // Too large a size is refused as the standard collections do it.
     Layout::from_size_align(bytes, ALIGNMENT)
         .unwrap_or_else(|_| handle_alloc_error(Layout::new::<T>()))

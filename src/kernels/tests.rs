@@ -150,7 +150,8 @@ fn a_row_has_the_same_bits_in_any_company() {
 
 #[test]
 fn epilogues_apply_their_function_and_add_to_what_is_there() {
-    let functions: [(Function, fn(f32) -> f32); 5] = [
+    type Plain = fn(f32) -> f32;
+    let functions: [(Function, Plain); 5] = [
         (Function::Identity, |x| x),
         (Function::Relu, |x| x.max(0.0)),
         (Function::Gelu, super::math::gelu::<false>),

@@ -97,6 +97,10 @@ impl Store for Gguf {
         self.file.name()
     }
 
+    fn length(&self) -> u64 {
+        self.file.length()
+    }
+
     fn entries(&self) -> &BTreeMap<String, Entry> {
         &self.entries
     }

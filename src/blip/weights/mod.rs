@@ -7,8 +7,10 @@
 
 mod file;
 mod gguf;
+mod gguf_write;
 mod pickle;
 mod safetensors;
+mod tensor_type;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
@@ -25,6 +27,8 @@ use self::safetensors::SafeTensors;
 use crate::error::{Error, Result};
 
 pub(crate) use self::file::CheckedFile;
+pub use self::gguf_write::{GgufAbout, GgufTensor};
+pub use self::tensor_type::TensorType;
 
 /// The tensors of a checkpoint, by name.
 pub struct Weights {
@@ -37,6 +41,9 @@ pub struct Weights {
 trait Store: Send + Sync {
     /// What the file is called in messages.
     fn name(&self) -> &str;
+
+    /// Bytes of the file.
+    fn length(&self) -> u64;
 
     /// What the file holds.
     fn entries(&self) -> &BTreeMap<String, Entry>;
@@ -141,6 +148,18 @@ impl Weights {
     #[must_use]
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
         self.find(name).map(|(_, entry)| entry.shape.as_slice())
+    }
+
+    /// Whether the tensor can be read as weights: it is there, and holds no integers.
+    #[must_use]
+    pub fn is_float(&self, name: &str) -> bool {
+        self.find(name).is_some_and(|(_, entry)| !matches!(entry.format, Format::Other(_)))
+    }
+
+    /// Bytes of all files together.
+    #[must_use]
+    pub fn file_bytes(&self) -> u64 {
+        self.files.iter().map(|file| file.length()).sum()
     }
 
     /// Whether any tensor lies in quantised blocks (GGUF).
@@ -261,7 +280,8 @@ impl Weights {
         Ok((file, entry))
     }
 
-    fn files_in_words(&self) -> String {
+    /// The files, for messages.
+    pub(crate) fn files_in_words(&self) -> String {
         match self.files.as_slice() {
             [] => "no file".into(),
             [file] => file.name().into(),
