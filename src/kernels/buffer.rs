@@ -1,6 +1,6 @@
 //! Memory for the kernels: aligned to a cache line, zeroed when made, kept when used again.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::marker::PhantomData;
 use std::ptr::NonNull;
 use std::slice;
@@ -71,18 +71,34 @@ impl<T: Number> Buffer<T> {
     }
 }
 
+/// Size of a huge page, and from which size on a buffer asks for them.
+///
+/// Weights are read from end to end for every token. In pages of 4 KB much of that time goes to
+/// looking the pages up, on a virtual machine twice over.
+const HUGE: usize = 2 * 1024 * 1024;
+
 fn layout<T>(len: usize) -> Layout {
     let bytes = len.saturating_mul(size_of::<T>());
+    let alignment = if bytes >= HUGE / 2 { HUGE } else { ALIGNMENT };
     // Too large a size is refused as the standard collections do it.
-    Layout::from_size_align(bytes, ALIGNMENT)
+    Layout::from_size_align(bytes, alignment)
         .unwrap_or_else(|_| handle_alloc_error(Layout::new::<T>()))
 }
 
 fn allocate<T: Number>(len: usize) -> NonNull<T> {
     let layout = layout::<T>(len);
     // SAFETY: the layout is not empty, for `resize` calls this only with len > capacity ≥ 0.
-    let start = unsafe { alloc_zeroed(layout) };
-    NonNull::new(start.cast()).unwrap_or_else(|| handle_alloc_error(layout))
+    let start = unsafe { alloc(layout) };
+    let start = NonNull::new(start).unwrap_or_else(|| handle_alloc_error(layout));
+    #[cfg(target_os = "linux")]
+    if layout.align() == HUGE {
+        // Before the first write, which decides what pages are used. A refusal changes nothing.
+        // SAFETY: the range was just allocated, and the advice does not change what is in it.
+        unsafe { libc::madvise(start.as_ptr().cast(), layout.size(), libc::MADV_HUGEPAGE) };
+    }
+    // SAFETY: as many bytes were allocated.
+    unsafe { start.as_ptr().write_bytes(0, layout.size()) };
+    start.cast()
 }
 
 impl<T: Number> Drop for Buffer<T> {
@@ -129,6 +145,10 @@ unsafe impl<T: Send> Sync for Shared<'_, T> {}
 impl<'a, T> Shared<'a, T> {
     pub(crate) fn new(slice: &'a mut [T]) -> Self {
         Self { start: slice.as_mut_ptr(), len: slice.len(), lifetime: PhantomData }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
     }
 
     /// `len` numbers from `first` on.

@@ -131,26 +131,33 @@ fn finish(
     }
 }
 
-/// The columns of one panel.
-struct View<'a> {
-    scale: &'a [f32],
-    sum: &'a [i32],
-    bias: &'a [f32],
+/// The columns of one panel, copied into arrays of a known size.
+struct View {
+    count: usize,
+    scale: [f32; MOST_COLUMNS],
+    sum: [i32; MOST_COLUMNS],
+    bias: [f32; MOST_COLUMNS],
 }
 
-impl<'a> View<'a> {
-    fn of(columns: &'a Columns, first: usize, count: usize) -> Self {
+impl View {
+    fn of(columns: &Columns, first: usize, count: usize) -> Self {
+        fn part<T: Copy + Default>(all: &[T], first: usize, count: usize) -> [T; MOST_COLUMNS] {
+            let mut part = [T::default(); MOST_COLUMNS];
+            part[..count].copy_from_slice(&all[first..][..count]);
+            part
+        }
         Self {
-            scale: &columns.scale[first..][..count],
-            sum: &columns.sum[first..][..count],
-            bias: &columns.bias[first..][..count],
+            count,
+            scale: part(&columns.scale, first, count),
+            sum: part(&columns.sum, first, count),
+            bias: part(&columns.bias, first, count),
         }
     }
 }
 
 for_each_isa! {
     fn finish_integers(
-        tile: &[u32], maps: &[Affine], columns: &View<'_>, place: &Place<'_>, epilogue: Epilogue,
+        tile: &[u32], maps: &[Affine], columns: &View, place: &Place<'_>, epilogue: Epilogue,
     ) = finish_integers_body;
 }
 
@@ -158,76 +165,92 @@ for_each_isa! {
 fn finish_integers_body<const FMA: bool>(
     tile: &[u32],
     maps: &[Affine],
-    columns: &View<'_>,
+    columns: &View,
     place: &Place<'_>,
     epilogue: Epilogue,
 ) {
-    let count = columns.bias.len();
-    for (row, (sums, map)) in tile.chunks_exact(count).zip(maps).enumerate() {
-        let mut values = [0f32; MOST_COLUMNS];
-        for i in 0..count {
-            // The zero point may be any of 256 numbers, the sum any of 255 · depth: both fit.
-            let exact = sums[i].cast_signed().wrapping_sub(map.zero.wrapping_mul(columns.sum[i]));
-            values[i] =
-                math::fma::<FMA>(exact as f32, map.scale * columns.scale[i], columns.bias[i]);
-        }
-        put::<FMA>(&values, row, place, epilogue);
-    }
+    let number = |row: usize, i: usize, sum: u32| {
+        let map = maps[row];
+        // The zero point may be any of 256 numbers, the sum any of 255 · depth: both fit.
+        let exact = sum.cast_signed().wrapping_sub(map.zero.wrapping_mul(columns.sum[i]));
+        math::fma::<FMA>(exact as f32, map.scale * columns.scale[i], columns.bias[i])
+    };
+    put_all::<FMA>(tile, (maps.len(), columns.count), place, epilogue, number);
 }
 
 for_each_isa! {
     fn finish_floats(
-        tile: &[u32], columns: &View<'_>, rows: usize, place: &Place<'_>, epilogue: Epilogue,
+        tile: &[u32], columns: &View, rows: usize, place: &Place<'_>, epilogue: Epilogue,
     ) = finish_floats_body;
 }
 
 #[inline(always)]
 fn finish_floats_body<const FMA: bool>(
     tile: &[u32],
-    columns: &View<'_>,
+    columns: &View,
     rows: usize,
     place: &Place<'_>,
     epilogue: Epilogue,
 ) {
-    let count = columns.bias.len();
-    for (row, sums) in tile.chunks_exact(count).take(rows).enumerate() {
-        let mut values = [0f32; MOST_COLUMNS];
-        for i in 0..count {
-            values[i] = f32::from_bits(sums[i]) + columns.bias[i];
-        }
-        put::<FMA>(&values, row, place, epilogue);
-    }
+    let number = |_: usize, i: usize, sum: u32| f32::from_bits(sum) + columns.bias[i];
+    put_all::<FMA>(tile, (rows, columns.count), place, epilogue, number);
 }
 
+/// Writes all rows of a tile; `number` makes a number of a row, a column and a sum.
 #[inline(always)]
-fn put<const FMA: bool>(
-    values: &[f32; MOST_COLUMNS],
-    row: usize,
+fn put_all<const FMA: bool>(
+    tile: &[u32],
+    shape: (usize, usize),
     place: &Place<'_>,
     epilogue: Epilogue,
+    number: impl Fn(usize, usize, u32) -> f32,
 ) {
-    // SAFETY: rows and panels do not overlap, and each tile belongs to one task.
-    let out = unsafe { place.out.slice(place.start + row * place.stride, place.width) };
     match epilogue.function {
-        Function::Identity if epilogue.add => write(values, out, |value, old| old + value),
-        Function::Identity => write(values, out, |value, _| value),
-        Function::Gelu => write(values, out, |value, _| math::gelu::<FMA>(value)),
-        Function::GeluTanh => write(values, out, |value, _| math::gelu_tanh::<FMA>(value)),
-        Function::QuickGelu => write(values, out, |value, _| math::quick_gelu::<FMA>(value)),
-        Function::Relu => write(values, out, |value, _| math::relu(value)),
+        Function::Identity if epilogue.add => {
+            put(tile, shape, place, |row, i, sum, old| old + number(row, i, sum));
+        }
+        Function::Identity => put(tile, shape, place, |row, i, sum, _| number(row, i, sum)),
+        Function::Gelu => {
+            put(tile, shape, place, |row, i, sum, _| math::gelu::<FMA>(number(row, i, sum)));
+        }
+        Function::GeluTanh => {
+            put(tile, shape, place, |row, i, sum, _| math::gelu_tanh::<FMA>(number(row, i, sum)));
+        }
+        Function::QuickGelu => {
+            put(tile, shape, place, |row, i, sum, _| math::quick_gelu::<FMA>(number(row, i, sum)));
+        }
+        Function::Relu => put(tile, shape, place, |row, i, sum, _| math::relu(number(row, i, sum))),
     }
 }
 
 #[inline(always)]
-fn write(values: &[f32; MOST_COLUMNS], out: &mut [f32], combine: impl Fn(f32, f32) -> f32) {
-    // The usual width is a constant, so that the compiler unrolls it.
-    if let Some(out) = out.as_chunks_mut::<MOST_COLUMNS>().0.first_mut() {
-        for (out, &value) in out.iter_mut().zip(values) {
-            *out = combine(value, *out);
+fn put(
+    tile: &[u32],
+    (rows, columns): (usize, usize),
+    place: &Place<'_>,
+    number: impl Fn(usize, usize, u32, f32) -> f32,
+) {
+    for (row, sums) in tile.chunks_exact(columns).take(rows).enumerate() {
+        // SAFETY: rows and panels do not overlap, and each tile belongs to one task.
+        let out = unsafe { place.out.slice(place.start + row * place.stride, place.width) };
+        // The usual widths are constants, so that the compiler can make vectors of them.
+        if out.len() == 32 {
+            put_row::<32>(sums, out, |i, sum, old| number(row, i, sum, old));
+        } else if out.len() == 16 {
+            put_row::<16>(sums, out, |i, sum, old| number(row, i, sum, old));
+        } else {
+            for (i, (out, &sum)) in out.iter_mut().zip(sums).enumerate() {
+                *out = number(row, i, sum, *out);
+            }
         }
-    } else {
-        for (out, &value) in out.iter_mut().zip(values) {
-            *out = combine(value, *out);
+    }
+}
+
+#[inline(always)]
+fn put_row<const N: usize>(sums: &[u32], out: &mut [f32], number: impl Fn(usize, u32, f32) -> f32) {
+    if let (Some(sums), Some(out)) = (sums.first_chunk::<N>(), out.first_chunk_mut::<N>()) {
+        for i in 0..N {
+            out[i] = number(i, sums[i], out[i]);
         }
     }
 }

@@ -6,7 +6,7 @@
 
 use crate::kernels::Precision;
 use crate::kernels::attention::Heads;
-use crate::kernels::buffer::{Buffer, Shared};
+use crate::kernels::buffer::{Buffer, Number, Shared};
 use crate::kernels::math::to_bf16;
 use crate::kernels::rows::{self, BLOCK};
 use crate::kernels::team::Team;
@@ -48,37 +48,27 @@ impl Numbers {
     }
 }
 
-/// Places that several tasks write numbers to.
-enum Places<'a> {
-    F32(Shared<'a, f32>),
-    Bf16(Shared<'a, u16>),
-    Int8(Shared<'a, i8>),
+/// A number as a table of one format keeps it.
+trait Kept: Number {
+    /// Converts a row, of which one unit is worth `1 / inverse` in 8 bits.
+    fn convert(isa: Isa, row: &[f32], inverse: f32, out: &mut [Self]);
 }
 
-impl<'a> Places<'a> {
-    fn new(numbers: &'a mut Numbers) -> Self {
-        match numbers {
-            Numbers::F32(numbers) => Self::F32(Shared::new(numbers.as_mut_slice())),
-            Numbers::Bf16(numbers) => Self::Bf16(Shared::new(numbers.as_mut_slice())),
-            Numbers::Int8(numbers) => Self::Int8(Shared::new(numbers.as_mut_slice())),
-        }
+impl Kept for f32 {
+    fn convert(_: Isa, row: &[f32], _: f32, out: &mut [Self]) {
+        out.copy_from_slice(row);
     }
+}
 
-    /// Writes `value / scale` to a place.
-    ///
-    /// # Safety
-    /// Nobody else writes or reads the place now.
-    unsafe fn put(&self, place: usize, value: f32, inverse: f32) {
-        // SAFETY: the caller's word.
-        unsafe {
-            match self {
-                Self::F32(numbers) => numbers.slice(place, 1)[0] = value,
-                Self::Bf16(numbers) => numbers.slice(place, 1)[0] = to_bf16(value) as u16,
-                Self::Int8(numbers) => {
-                    numbers.slice(place, 1)[0] = (value * inverse).round_ties_even() as i8;
-                }
-            }
-        }
+impl Kept for u16 {
+    fn convert(_: Isa, row: &[f32], _: f32, out: &mut [Self]) {
+        out.iter_mut().zip(row).for_each(|(out, &value)| *out = to_bf16(value) as u16);
+    }
+}
+
+impl Kept for i8 {
+    fn convert(isa: Isa, row: &[f32], inverse: f32, out: &mut [Self]) {
+        rows::quantize_signed(isa, row, inverse, out);
     }
 }
 
@@ -96,53 +86,136 @@ pub(crate) struct Memory {
     scales: Vec<f32>,
 }
 
-/// The scale of a row of 8-bit numbers, and its inverse.
-fn scale_of(row: &[f32]) -> (f32, f32) {
-    let most = row.iter().fold(0f32, |most, value| most.max(value.abs()));
-    if row.iter().any(|value| !value.is_finite()) {
-        return (f32::NAN, 0.0);
+/// Heads and tokens of the tables that are being made.
+#[derive(Clone, Copy)]
+struct Shape {
+    isa: Isa,
+    heads: Heads,
+    tokens: usize,
+}
+
+impl Shape {
+    /// Numbers of one head's keys.
+    fn keys(&self) -> usize {
+        self.tokens.div_ceil(BLOCK) * self.heads.size * BLOCK
     }
-    let scale = most / 127.0;
+
+    /// Numbers of one head's values.
+    fn values(&self) -> usize {
+        self.heads.size.div_ceil(BLOCK) * self.tokens * BLOCK
+    }
+
+    /// Writes the tables of every head; `scales` as in [`Memory`].
+    fn fill<T: Kept + Default>(
+        self,
+        team: &Team,
+        key_values: &[f32],
+        (keys, values): (&mut [T], &mut [T]),
+        scales: &mut [f32],
+    ) {
+        let Self { heads, tokens, .. } = self;
+        let (keys, values, scales) = (Shared::new(keys), Shared::new(values), Shared::new(scales));
+        team.run(heads.count, |head| {
+            // SAFETY: every head has tables and scales of its own; without scales the slices are
+            // empty.
+            let (keys, values, key_scales, value_scales) = unsafe {
+                let some = if scales.len() > 0 { tokens } else { 0 };
+                (
+                    keys.slice(head * self.keys(), self.keys()),
+                    values.slice(head * self.values(), self.values()),
+                    scales.slice(head * some, some),
+                    scales.slice((heads.count + head) * some, some),
+                )
+            };
+            self.fill_head(key_values, head, (keys, key_scales), (values, value_scales));
+        });
+    }
+
+    fn fill_head<T: Kept + Default>(
+        self,
+        key_values: &[f32],
+        head: usize,
+        (keys, key_scales): (&mut [T], &mut [f32]),
+        (values, value_scales): (&mut [T], &mut [f32]),
+    ) {
+        let Self { isa, heads: Heads { size, .. }, tokens, .. } = self;
+        let width = self.heads.width();
+        let mut converted = [T::default(); BLOCK];
+        for token in 0..tokens {
+            let row = |part: usize| &key_values[(2 * token + part) * width + head * size..][..size];
+            let scale = |scales: &mut [f32], part: usize| match scales.get_mut(token) {
+                Some(scale) => {
+                    let (own, inverse) = scale_of(isa, row(part));
+                    *scale = own;
+                    inverse
+                }
+                None => 1.0,
+            };
+            let inverse = scale(key_scales, 0);
+            let block = &mut keys[token / BLOCK * size * BLOCK..][..size * BLOCK];
+            for (part, row) in row(0).chunks(BLOCK).enumerate() {
+                T::convert(isa, row, inverse, &mut converted[..row.len()]);
+                let lines = block[part * BLOCK * BLOCK..].chunks_exact_mut(BLOCK);
+                lines
+                    .zip(&converted[..row.len()])
+                    .for_each(|(line, &key)| line[token % BLOCK] = key);
+            }
+            let inverse = scale(value_scales, 1);
+            for (part, row) in row(1).chunks(BLOCK).enumerate() {
+                let line = &mut values[(part * tokens + token) * BLOCK..][..row.len()];
+                T::convert(isa, row, inverse, line);
+            }
+        }
+    }
+}
+
+/// The scale of a row of signed 8-bit numbers, and its inverse.
+fn scale_of(isa: Isa, row: &[f32]) -> (f32, f32) {
+    // NaN for a row with what is no number: its attention is then NaN too.
+    let scale = rows::largest(isa, row) / 127.0;
     (scale, if scale >= f32::MIN_POSITIVE { 1.0 / scale } else { 0.0 })
 }
 
 impl Memory {
     /// From `[tokens, 2 · width]`, a token's keys before its values.
-    pub(crate) fn new(team: &Team, precision: Precision, heads: Heads, key_values: &[f32]) -> Self {
-        let width = heads.width();
-        let tokens = key_values.len() / (2 * width);
-        let (key_blocks, parts) = (tokens.div_ceil(BLOCK), heads.size.div_ceil(BLOCK));
-        let mut keys = Numbers::zeroed(precision, heads.count * key_blocks * heads.size * BLOCK);
-        let mut values = Numbers::zeroed(precision, heads.count * parts * tokens * BLOCK);
+    pub(crate) fn new(
+        team: &Team,
+        (tier, precision): (Tier, Precision),
+        heads: Heads,
+        key_values: &[f32],
+    ) -> Self {
+        let tokens = key_values.len() / (2 * heads.width());
+        let shape = Shape { isa: tier.isa(), heads, tokens };
+        let mut keys = Numbers::zeroed(precision, heads.count * shape.keys());
+        let mut values = Numbers::zeroed(precision, heads.count * shape.values());
         let count = if precision == Precision::Int8 { 2 * heads.count * tokens } else { 0 };
         let mut scales = vec![0.0; count];
-        {
-            let (keys, values) = (Places::new(&mut keys), Places::new(&mut values));
-            let scales = Shared::new(&mut scales);
-            team.run(heads.count, |head| {
-                for token in 0..tokens {
-                    for (part, places) in [&keys, &values].into_iter().enumerate() {
-                        let row = &key_values
-                            [token * 2 * width + part * width + head * heads.size..][..heads.size];
-                        let (scale, inverse) = if count > 0 { scale_of(row) } else { (1.0, 1.0) };
-                        for (i, &value) in row.iter().enumerate() {
-                            let place = if part == 0 {
-                                let block = head * key_blocks + token / BLOCK;
-                                (block * heads.size + i) * BLOCK + token % BLOCK
-                            } else {
-                                ((head * parts + i / BLOCK) * tokens + token) * BLOCK + i % BLOCK
-                            };
-                            // SAFETY: every head, token and number has a place of its own.
-                            unsafe { places.put(place, value, inverse) };
-                        }
-                        if count > 0 {
-                            let place = (part * heads.count + head) * tokens + token;
-                            // SAFETY: as above.
-                            unsafe { scales.slice(place, 1)[0] = scale };
-                        }
-                    }
-                }
-            });
+        match (&mut keys, &mut values) {
+            (Numbers::F32(keys), Numbers::F32(values)) => {
+                shape.fill(
+                    team,
+                    key_values,
+                    (keys.as_mut_slice(), values.as_mut_slice()),
+                    &mut scales,
+                );
+            }
+            (Numbers::Bf16(keys), Numbers::Bf16(values)) => {
+                shape.fill(
+                    team,
+                    key_values,
+                    (keys.as_mut_slice(), values.as_mut_slice()),
+                    &mut scales,
+                );
+            }
+            (Numbers::Int8(keys), Numbers::Int8(values)) => {
+                shape.fill(
+                    team,
+                    key_values,
+                    (keys.as_mut_slice(), values.as_mut_slice()),
+                    &mut scales,
+                );
+            }
+            _ => {}
         }
         Self { heads, tokens, keys, values, scales }
     }

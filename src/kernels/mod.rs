@@ -14,6 +14,7 @@ pub(crate) mod buffer;
 pub(crate) mod cache;
 pub(crate) mod gemm;
 pub(crate) mod math;
+pub mod measure;
 pub(crate) mod memory;
 pub(crate) mod micro;
 pub(crate) mod operand;

@@ -6,6 +6,7 @@ use crate::kernels::Precision;
 use crate::kernels::buffer::{Buffer, Shared};
 use crate::kernels::math::{from_bf16, to_bf16};
 use crate::kernels::micro::{Format, Plan};
+use crate::kernels::rows;
 use crate::kernels::tier::Tier;
 
 /// What the epilogue needs of every column; padded to whole panels.
@@ -38,7 +39,7 @@ impl Packed {
     /// From `weight`, `[width, depth]` row after row, and `bias`, `[width]`; in parallel.
     ///
     /// # Panics
-    /// The lengths do not fit.
+    /// The lengths do not fit, or the tier does not run here.
     pub(crate) fn new(
         tier: Tier,
         precision: Precision,
@@ -46,6 +47,7 @@ impl Packed {
         bias: &[f32],
         depth: usize,
     ) -> Self {
+        assert!(tier.is_available(), "the kernels {tier} do not run on this CPU");
         let width = bias.len();
         assert_eq!(weight.len(), width * depth, "{width} biases for rows of {depth} weights");
         let plan = Plan::new(tier, precision);
@@ -96,22 +98,27 @@ impl Packed {
     }
 }
 
+/// Weights that are converted at a time, on the stack; a multiple of every group.
+const CHUNK: usize = 256;
+
 /// Writes one row of `W` as a column of a panel; its scale and the sum of its numbers.
 fn put_column(plan: &Plan, row: &[f32], column: usize, panel: &mut [u8]) -> (f32, i32) {
     let (group, bytes) = (plan.format.group(), plan.format.column_bytes());
     let cells = panel.chunks_exact_mut(bytes).skip(column).step_by(plan.columns);
     match plan.format {
         Format::Bytes | Format::Words => {
-            let most = row.iter().fold(0f32, |most, value| most.max(value.abs()));
-            let poisoned = row.iter().any(|value| !value.is_finite());
-            let scale = if poisoned { f32::NAN } else { most / 127.0 };
+            // NaN for a row with what is no number: so is everything that it yields.
+            let isa = plan.tier.isa();
+            let scale = rows::largest(isa, row) / 127.0;
             let inverse = if scale >= f32::MIN_POSITIVE { 1.0 / scale } else { 0.0 };
-            let mut sum = 0;
-            for (cell, numbers) in cells.zip(row.chunks(group)) {
-                for (byte, &value) in cell.iter_mut().zip(numbers) {
-                    let number = (value * inverse).round_ties_even() as i8;
-                    sum += i32::from(number);
-                    *byte = number.cast_unsigned();
+            let (mut cells, mut sum, mut numbers) = (cells, 0, [0i8; CHUNK]);
+            for row in row.chunks(CHUNK) {
+                rows::quantize_signed(isa, row, inverse, &mut numbers[..row.len()]);
+                for (numbers, cell) in numbers[..row.len()].chunks(group).zip(&mut cells) {
+                    for (byte, &number) in cell.iter_mut().zip(numbers) {
+                        sum += i32::from(number);
+                        *byte = number.cast_unsigned();
+                    }
                 }
             }
             (scale, sum)

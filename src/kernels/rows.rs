@@ -113,6 +113,41 @@ fn quantize_body<const FMA: bool>(x: &[f32], map: Affine, out: &mut [u8]) {
 }
 
 for_each_isa! {
+    /// The largest size of a number in the row; NaN if one is not finite.
+    pub(crate) fn largest(x: &[f32]) -> f32 = largest_body;
+}
+
+#[inline(always)]
+fn largest_body<const FMA: bool>(x: &[f32]) -> f32 {
+    let (mut most, mut poison) = ([0f32; LANES], [0f32; LANES]);
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    for chunk in chunks {
+        for lane in 0..LANES {
+            let size = chunk[lane].abs();
+            most[lane] = if size > most[lane] { size } else { most[lane] };
+            poison[lane] += chunk[lane] * 0.0;
+        }
+    }
+    for (lane, value) in rest.iter().enumerate() {
+        most[lane] = most[lane].max(value.abs());
+        poison[lane] += value * 0.0;
+    }
+    most.iter().fold(0f32, |a, &b| a.max(b)) + sum_lanes(poison)
+}
+
+for_each_isa! {
+    /// The row in signed 8 bits: the nearest integers of `x · inverse`, which are at most 127 in size.
+    pub(crate) fn quantize_signed(x: &[f32], inverse: f32, out: &mut [i8]) = quantize_signed_body;
+}
+
+#[inline(always)]
+fn quantize_signed_body<const FMA: bool>(x: &[f32], inverse: f32, out: &mut [i8]) {
+    for (number, &value) in out.iter_mut().zip(x) {
+        *number = round(value * inverse) as i8;
+    }
+}
+
+for_each_isa! {
     /// The row in bf16, two numbers a word, the first in the low half; an odd end is padded with 0.
     pub(crate) fn pair_bf16(x: &[f32], out: &mut [u32]) = pair_bf16_body;
 }

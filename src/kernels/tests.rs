@@ -303,7 +303,7 @@ fn attention_to_a_table_agrees_with_plain_loops_and_ignores_company() {
                     (0..2).map(|n| noise(tokens * 2 * width, 30 + n)).collect();
                 let memories: Vec<Memory> = tables
                     .iter()
-                    .map(|t| Memory::new(&Team::alone(), precision, heads, t))
+                    .map(|t| Memory::new(&Team::alone(), (tier, precision), heads, t))
                     .collect();
                 let queries = noise(3 * width, 40);
                 let mut out = vec![f32::NAN; 3 * width];

@@ -81,7 +81,7 @@ impl Text {
             work.wide.resize(tokens * weights.width);
             let wide = work.wide.as_mut_slice();
             crate::kernels::gemm::linear(team, &work.operand, weights, wide, Epilogue::STORE);
-            memories.push(Memory::new(team, precision, self.heads, wide));
+            memories.push(Memory::new(team, (self.tier, precision), self.heads, wide));
         }
         let cache = Cache::new(self.heads, self.layers.len(), capacity);
         PackedItem { memories, cache, position: 0 }
