@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Throughput};
-use cutline::engine::candle::CandleEngine;
+use cutline::engine::local::LocalEngine;
 use cutline::engine::{Engine, JobId, PixelValues};
 use cutline::error::Result as CutlineResult;
 
@@ -38,7 +38,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 /// The time of so many steps of a batch; encoding images, before and between, is not in it.
 fn steps_of(
-    engine: &mut CandleEngine,
+    engine: &mut LocalEngine,
     pixels: &Arc<PixelValues>,
     batch: u64,
     steps: u64,

@@ -5,7 +5,7 @@ mod common;
 use std::error::Error;
 use std::time::Duration;
 
-use cutline::engine::candle::CandleEngine;
+use cutline::engine::local::LocalEngine;
 use cutline::engine::{Engine, JobId, Timings};
 
 /// A stage's name, and where its time is kept.
@@ -30,7 +30,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// Encodes an image so many times.
-fn encode(engine: &mut CandleEngine, times: u64) -> Timings {
+fn encode(engine: &mut LocalEngine, times: u64) -> Timings {
     let pixels = common::image(engine);
     engine.take_timings();
     for id in 0..times {

@@ -18,5 +18,6 @@ pub mod error;
 pub mod generate;
 pub mod http;
 pub mod image;
+pub mod kernels;
 pub mod telemetry;
 pub mod text;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use criterion::Criterion;
 use cutline::captioner::CaptionerSettings;
 use cutline::config::{Values, captioner_settings};
-use cutline::engine::candle::CandleEngine;
+use cutline::engine::local::LocalEngine;
 use cutline::engine::{self, Engine, GenerationParams, Job, JobId, PixelValues, source};
 use cutline::error::Result;
 
@@ -32,10 +32,10 @@ pub(crate) fn settings() -> Result<CaptionerSettings> {
 }
 
 /// The engine that the settings ask for, the embedded model unless there is a `MODEL`.
-pub(crate) fn engine() -> Result<CandleEngine> {
+pub(crate) fn engine() -> Result<LocalEngine> {
     let settings = settings()?;
     let files = source::open(&settings.model, &settings.hub)?;
-    engine::load(&files, settings.device, settings.precision)
+    engine::load(&files, settings.engine)
 }
 
 /// Greedy work of exactly `new_tokens` tokens.
@@ -49,7 +49,7 @@ pub(crate) fn job(id: u64, pixels: &Arc<PixelValues>, new_tokens: usize) -> Job 
 }
 
 /// An image of the model's own size.
-pub(crate) fn image(engine: &CandleEngine) -> Arc<PixelValues> {
+pub(crate) fn image(engine: &LocalEngine) -> Arc<PixelValues> {
     Arc::new(engine::bench::image(0, engine.info().image_size))
 }
 

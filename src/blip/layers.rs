@@ -26,6 +26,11 @@ impl<'a> Loader<'a> {
         Self { weights, dtype, device, parameters: Cell::new(0), quantized: Cell::new(None) }
     }
 
+    /// Reads f32 on the CPU.
+    pub(crate) fn in_f32(weights: &'a Weights) -> Self {
+        Self::new(weights, DType::F32, &Device::Cpu)
+    }
+
     /// Parameters read so far.
     pub(crate) fn parameters(&self) -> u64 {
         self.parameters.get()
@@ -44,6 +49,12 @@ impl<'a> Loader<'a> {
         let tensor = self.weights.tensor(name, shape, self.dtype, self.device)?;
         self.count(shape);
         Ok(tensor)
+    }
+
+    /// [`tensor`](Self::tensor) as plain numbers, row after row.
+    pub(crate) fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        let tensor = self.tensor(name, shape)?;
+        tensor.flatten_all().and_then(|flat| flat.to_vec1()).map_err(super::arithmetic)
     }
 
     /// The linear layer `{prefix}.weight`, `{prefix}.bias`.

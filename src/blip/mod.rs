@@ -3,7 +3,9 @@
 
 pub mod config;
 mod layers;
+pub mod packed;
 mod positions;
+pub mod quantize;
 pub mod state;
 mod text;
 mod vision;

@@ -9,6 +9,12 @@ use crate::blip::layers::{LayerNorm, Linear, Loader, attention, merge_heads, spl
 use crate::blip::state::{ItemState, KeyValue};
 use crate::error::Result;
 
+/// The word embedding.
+pub(crate) const WORDS: &str = "text_decoder.bert.embeddings.word_embeddings.weight";
+
+/// The head's matrix, which may be the same.
+pub(crate) const DECODER: &str = "text_decoder.cls.predictions.decoder.weight";
+
 /// Writes token after token from the image's states.
 #[derive(Debug)]
 pub(crate) struct TextDecoder {
@@ -32,7 +38,8 @@ impl TextDecoder {
     ) -> Result<Self> {
         let (hidden, eps) = (config.hidden_size, config.layer_norm_eps);
         let prefix = "text_decoder.bert.embeddings";
-        let (words, head) = load_words_and_head(config, tied, loader)?;
+        let WordsAndHead { words, source, head } = words_and_head(config, tied, loader)?;
+        let head = Head::load(config, loader, head, source, &words)?;
         let positions = loader.tensor(
             &format!("{prefix}.position_embeddings.weight"),
             &[config.max_position_embeddings, hidden],
@@ -100,17 +107,23 @@ impl TextDecoder {
     }
 }
 
-/// The word embedding, and the head that may share its matrix.
-///
+/// The word embedding, and where the head's matrix is.
+pub(crate) struct WordsAndHead {
+    /// `[vocabulary, hidden]`.
+    pub(crate) words: Tensor,
+    /// What the file calls it.
+    pub(crate) source: &'static str,
+    /// What the file calls the head's own matrix; none if it is the word embedding.
+    pub(crate) head: Option<&'static str>,
+}
+
 /// As transformers does: with a tied head the file may hold the matrix under either name or both;
 /// if both are there and differ, they are not tied, whatever the configuration says.
-fn load_words_and_head(
+pub(crate) fn words_and_head(
     config: &TextConfig,
     tied: bool,
     loader: &Loader<'_>,
-) -> Result<(Tensor, Head)> {
-    const WORDS: &str = "text_decoder.bert.embeddings.word_embeddings.weight";
-    const DECODER: &str = "text_decoder.cls.predictions.decoder.weight";
+) -> Result<WordsAndHead> {
     let shape = [config.vocab_size, config.hidden_size];
     let source = if tied && !loader.contains(WORDS) { DECODER } else { WORDS };
     let words = loader.tensor(source, &shape)?;
@@ -118,9 +131,16 @@ fn load_words_and_head(
         && (source == DECODER
             || !loader.contains(DECODER)
             || loader.same(&words, DECODER, &shape)?);
-    let weight = if shared { None } else { Some(DECODER) };
-    let head = Head::load(config, loader, weight, source, &words)?;
-    Ok((words, head))
+    Ok(WordsAndHead { words, source, head: if shared { None } else { Some(DECODER) } })
+}
+
+/// What the file calls the head's bias: an untied head has one of its own, a tied one may be stored
+/// under either name.
+pub(crate) fn decoder_bias(loader: &Loader<'_>, head: Option<&str>) -> String {
+    const PREFIX: &str = "text_decoder.cls.predictions";
+    let [shared, own] = [format!("{PREFIX}.bias"), format!("{PREFIX}.decoder.bias")];
+    let own_first = head.is_some() || !loader.contains(&shared);
+    if own_first && loader.contains(&own) { own } else { shared }
 }
 
 /// The rows of a batch as one decoder layer sees them.
@@ -324,11 +344,7 @@ impl Head {
     ) -> Result<Self> {
         let (hidden, vocabulary) = (config.hidden_size, config.vocab_size);
         let prefix = "text_decoder.cls.predictions";
-        let [shared, own] = [format!("{prefix}.bias"), format!("{prefix}.decoder.bias")];
-        // An untied head has a bias of its own; a tied one may be stored under either name.
-        let own_first = weight.is_some() || !loader.contains(&shared);
-        let bias = if own_first && loader.contains(&own) { own } else { shared };
-        let bias = loader.tensor(&bias, &[vocabulary])?;
+        let bias = loader.tensor(&decoder_bias(loader, weight), &[vocabulary])?;
         let decoder = match weight {
             Some(weight) => loader.linear_with_bias(weight, bias, hidden, vocabulary)?,
             None => loader.tied_linear(tied, words, bias)?,

@@ -5,9 +5,7 @@ use std::time::Instant;
 use super::run::milliseconds;
 use super::{Captioner, GenerationDefaults, ModelInfo, Parts};
 use crate::engine::source::{self, ModelFiles, ModelSource};
-use crate::engine::{
-    DeviceChoice, Engine, EngineInfo, GenerationParams, HubOptions, MAX_BEAMS, Precision,
-};
+use crate::engine::{Engine, EngineInfo, EngineOptions, GenerationParams, HubOptions, MAX_BEAMS};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{DecodeLimits, PreprocessConfig};
 use crate::text::{Tokenizer, TokenizerSource};
@@ -19,10 +17,8 @@ pub struct CaptionerSettings {
     pub model: ModelSource,
     /// How the hub is reached.
     pub hub: HubOptions,
-    /// Where the arithmetic runs.
-    pub device: DeviceChoice,
-    /// The number format.
-    pub precision: Precision,
+    /// Where, in what and with what instructions it computes.
+    pub engine: EngineOptions,
     /// Pixels a row of the model's input; `None` for the model's own.
     pub target_width: Option<usize>,
     /// Rows of the model's input; `None` for the model's own.
@@ -53,7 +49,7 @@ impl Captioner {
             vocab: files.tokenizer.vocab.as_deref(),
             config: files.tokenizer.config.as_deref(),
         })?;
-        let mut engine = crate::engine::load(&files, settings.device, settings.precision)?;
+        let mut engine = crate::engine::load(&files, settings.engine)?;
         let preprocess = preprocessing(settings, &files, engine.info())?;
         let load_ms = milliseconds(begin.elapsed());
 

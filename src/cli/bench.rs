@@ -51,7 +51,7 @@ pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode> {
         iterations: number("iterations"),
     };
     let files = source::open(&settings.model, &settings.hub)?;
-    let mut engine = engine::load(&files, settings.device, settings.precision)?;
+    let mut engine = engine::load(&files, settings.engine)?;
     let measured = measure(&mut engine, workload)?;
     let report = Report::new(&files.id, engine.info(), workload, measured);
     let json = serde_json::to_string(&report)

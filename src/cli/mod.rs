@@ -1,5 +1,5 @@
 //! The command line: `cutline serve`, `cutline caption`, `cutline model info`,
-//! `cutline bench`.
+//! `cutline model quantize`, `cutline bench`.
 //!
 //! Exit statuses: 0 for success, 1 when something failed, 2 when the command or a setting cannot be
 //! used.
@@ -8,6 +8,7 @@ mod bench;
 mod caption;
 mod model;
 mod options;
+mod quantize;
 mod serve;
 
 use std::fmt::Display;

@@ -1,10 +1,10 @@
-//! `cutline model info`
+//! `cutline model info`; [`quantize`] has a file of its own.
 
 use std::process::ExitCode;
 
 use clap::{Arg, ArgMatches, Command};
 
-use super::{options, print};
+use super::{options, print, quantize};
 use crate::captioner::Captioner;
 use crate::config::{Group, LogSettings, captioner_settings};
 use crate::error::{Error, Result};
@@ -27,16 +27,22 @@ pub(super) fn command() -> Command {
              cutline model info Salesforce/blip-image-captioning-base",
         );
     Command::new(NAME)
-        .about("Tells about models")
+        .about("Tells about models, and makes them smaller")
         .subcommand_required(true)
         .arg_required_else_help(true)
         .subcommand(options::with_settings(info, &GROUPS))
+        .subcommand(quantize::command())
 }
 
 pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode> {
-    let Some(("info", matches)) = matches.subcommand() else {
-        return Err(Error::internal("cutline model has one command: info"));
-    };
+    match matches.subcommand() {
+        Some(("info", matches)) => info(matches),
+        Some((quantize::NAME, matches)) => quantize::run(matches),
+        _ => Err(Error::internal("cutline model has the commands info and quantize")),
+    }
+}
+
+fn info(matches: &ArgMatches) -> Result<ExitCode> {
     let mut values = options::values(matches, &GROUPS)?;
     if let Some(which) = matches.get_one::<String>("which") {
         values.set_option("MODEL", which.clone());

@@ -19,7 +19,7 @@ pub use self::table::{Group, SETTINGS, Setting, env_example};
 pub use self::values::Values;
 use crate::captioner::CaptionerSettings;
 use crate::engine::source::ModelSource;
-use crate::engine::{DeviceChoice, HubOptions, Precision};
+use crate::engine::{DeviceChoice, EngineOptions, HubOptions, KernelChoice, Precision};
 use crate::error::Result;
 
 /// Everything that `cutline serve` needs to know.
@@ -156,8 +156,11 @@ pub fn captioner_settings(values: &Values) -> Result<CaptionerSettings> {
             offline: read.flag("HF_HUB_OFFLINE")?,
             ..HubOptions::default()
         },
-        device: device(&read)?,
-        precision: precision(&read)?,
+        engine: EngineOptions {
+            device: device(&read)?,
+            precision: precision(&read)?,
+            kernels: kernels(&read)?,
+        },
         target_width: read.optional_number("TARGET_IMAGE_WIDTH", 1, 4096)?,
         target_height: read.optional_number("TARGET_IMAGE_HEIGHT", 1, 4096)?,
         max_image_bytes: max_image_bytes(&read)?,
@@ -196,6 +199,11 @@ fn device(read: &Reader<'_>) -> Result<DeviceChoice> {
 fn precision(read: &Reader<'_>) -> Result<Precision> {
     let all = [Precision::Auto, Precision::F32, Precision::F16, Precision::Bf16, Precision::Int8];
     read.choice("PRECISION", &all.map(|precision| (precision.as_str(), precision)))
+}
+
+/// Which of them this CPU has is the engine's to say.
+fn kernels(read: &Reader<'_>) -> Result<KernelChoice> {
+    read.choice("CPU_KERNELS", &KernelChoice::all().collect::<Vec<_>>())
 }
 
 /// Where `huggingface_hub` keeps its models, so that both use the same files.

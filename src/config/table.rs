@@ -77,7 +77,7 @@ const fn unset(
 }
 
 /// Every setting, group after group.
-pub const SETTINGS: [Setting; 20] = [
+pub const SETTINGS: [Setting; 21] = [
     setting("HOST", Server, "127.0.0.1", "Address to listen on; 0.0.0.0 for every one"),
     setting("PORT", Server, "8000", "Port to listen on; 0 for any that is free"),
     setting(
@@ -107,6 +107,12 @@ pub const SETTINGS: [Setting; 20] = [
     ),
     setting("USE_GPU", Model, "auto", "auto, true or false; true fails where there is no GPU"),
     setting("PRECISION", Model, "auto", "auto, f32, f16, bf16 or int8"),
+    setting(
+        "CPU_KERNELS",
+        Model,
+        "auto",
+        "Instructions on a CPU: auto, portable, avx2, avx2-vnni, avx512, avx512-vnni, amx, candle",
+    ),
     setting("MAX_BATCH_SIZE", Model, "8", "Captions or beams that the model writes together"),
     setting("HF_ENDPOINT", Model, "https://huggingface.co", "Address of the hub"),
     Setting {

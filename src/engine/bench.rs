@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::candle::CandleEngine;
+use super::local::LocalEngine;
 use super::{Engine, Event, GenerationParams, Job, JobId, PixelValues};
 use crate::error::{Error, Result};
 
@@ -39,7 +39,7 @@ pub struct Measured {
 /// # Errors
 /// [`InvalidParameter`](crate::error::ErrorKind::InvalidParameter): a number is 0, or the model has
 /// no room for so many tokens. Otherwise a pass failed.
-pub fn measure(engine: &mut CandleEngine, workload: Workload) -> Result<Measured> {
+pub fn measure(engine: &mut LocalEngine, workload: Workload) -> Result<Measured> {
     check(engine, workload)?;
     let side = engine.info().image_size;
     let images: Vec<_> =
@@ -89,7 +89,7 @@ pub fn image(seed: u64, side: usize) -> PixelValues {
     PixelValues { data, width: side, height: side }
 }
 
-fn check(engine: &CandleEngine, workload: Workload) -> Result<()> {
+fn check(engine: &LocalEngine, workload: Workload) -> Result<()> {
     let room = engine.info().max_positions.saturating_sub(1);
     let numbers = [
         ("batch", workload.batch, usize::MAX),

@@ -11,6 +11,9 @@ use crate::error::{Error, Result};
 /// Weights in one file, the preferred format first.
 pub(super) const SINGLES: [&str; 2] = ["model.safetensors", "pytorch_model.bin"];
 
+/// Weights in GGUF, as `cutline model quantize` names them in a folder.
+pub(super) const GGUF: &str = "model.gguf";
+
 /// The index of weights in several files, in the order of [`SINGLES`].
 pub(super) const INDEXES: [&str; 2] =
     ["model.safetensors.index.json", "pytorch_model.bin.index.json"];

@@ -1,22 +1,25 @@
 //! What the rest of the crate knows of the model: a small synchronous trait over plain data.
 //! No tensor and no async type crosses this line.
 
+mod backend;
 pub mod bench;
-pub mod candle;
 #[cfg(test)]
 pub(crate) mod fake;
 pub mod hub;
 mod layout;
 mod load;
+pub mod local;
 mod options;
+pub mod quantize;
 pub mod source;
 mod timings;
 
 use std::sync::Arc;
 
+pub use self::backend::{Backend, Encoded, Item};
 pub use self::hub::HubOptions;
-pub use self::load::load;
-pub use self::options::{DeviceChoice, Precision};
+pub use self::load::{EngineOptions, load};
+pub use self::options::{DeviceChoice, KernelChoice, Precision};
 pub use self::timings::Timings;
 use crate::error::{Error, Result};
 pub use crate::generate::params::{

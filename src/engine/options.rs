@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::error::{Error, ErrorKind};
+use crate::kernels::Tier;
 
 /// Where the arithmetic runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -78,6 +79,27 @@ impl FromStr for Precision {
             .into_iter()
             .find(|precision| precision.as_str() == text)
             .ok_or_else(|| Error::new(ErrorKind::Config, "must be auto, f32, f16, bf16 or int8"))
+    }
+}
+
+/// Which implementation multiplies on a CPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum KernelChoice {
+    /// The best that this CPU has.
+    #[default]
+    Auto,
+    /// These instructions; where the CPU lacks them the start fails.
+    Tier(Tier),
+    /// candle's own: slower, for comparisons.
+    Candle,
+}
+
+impl KernelChoice {
+    /// Every choice with its name in settings.
+    pub fn all() -> impl Iterator<Item = (&'static str, Self)> {
+        [("auto", Self::Auto), ("candle", Self::Candle)]
+            .into_iter()
+            .chain(Tier::ALL.into_iter().map(|tier| (tier.as_str(), Self::Tier(tier))))
     }
 }
 

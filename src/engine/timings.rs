@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 /// Time and work of the stages since the last look; see
-/// [`CandleEngine::take_timings`](super::candle::CandleEngine::take_timings).
+/// [`LocalEngine::take_timings`](super::local::LocalEngine::take_timings).
 ///
 /// Wall-clock time of the calls: a device that works on after a call has returned is waited for,
 /// and counted, where its results are first read.

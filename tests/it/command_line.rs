@@ -1,5 +1,6 @@
 //! The built program, as a user runs it.
 
+mod quantize;
 #[cfg(feature = "embedded-model")]
 mod with_model;
 

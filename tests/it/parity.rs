@@ -1,16 +1,20 @@
 //! Parity with Hugging Face transformers, in f32 on the CPU: the goldens in tests/goldens, made by
-//! `make_goldens.py` there, against a tiny random model of several shapes and the embedded one.
+//! `make_goldens.py` there, against a tiny random model of several shapes and the embedded one, on
+//! candle and on every set of kernels that this CPU can run.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use candle_core::{DType, Device};
-use cutline::blip::{BlipConfig, BlipModel, Weights};
-use cutline::engine::candle::CandleEngine;
-use cutline::engine::{Engine, Event, Job, JobId, PixelValues, Sequence};
+use cutline::blip::{BlipConfig, Weights};
+use cutline::engine::local::LocalEngine;
+use cutline::engine::{
+    Backend, DeviceChoice, Encoded, Engine, EngineOptions, Event, Job, JobId, KernelChoice,
+    PixelValues, Precision, Sequence,
+};
 use cutline::generate::filters::{self, LogitsProcessor};
 use cutline::generate::{EarlyStopping, FinishReason, GenerationParams};
+use cutline::kernels::Tier;
 use safetensors::SafeTensors;
 use serde::Deserialize;
 
@@ -18,10 +22,32 @@ const VISION: f32 = 1e-4;
 const LOGITS: f32 = 1e-3;
 const TINY: [&str; 3] = ["tied", "untied", "half"];
 
+const CANDLE: (KernelChoice, Precision) = (KernelChoice::Candle, Precision::F32);
+
+/// Every way to compute in f32 here.
+fn full_precision() -> Vec<(KernelChoice, Precision)> {
+    let tiers = Tier::available().iter().map(|&tier| (KernelChoice::Tier(tier), Precision::F32));
+    std::iter::once(CANDLE).chain(tiers).collect()
+}
+
+/// Every set of kernels in every precision.
+fn every_way() -> Vec<(KernelChoice, Precision)> {
+    let mut ways = full_precision();
+    for &tier in Tier::available() {
+        ways.extend([Precision::Bf16, Precision::Int8].map(|p| (KernelChoice::Tier(tier), p)));
+    }
+    ways
+}
+
+/// The fastest kernels here.
+fn best(precision: Precision) -> (KernelChoice, Precision) {
+    (KernelChoice::Auto, precision)
+}
+
 /// A model with what transformers made of it.
 struct Set {
-    name: &'static str,
-    model: BlipModel,
+    name: String,
+    model: Backend,
     goldens: Goldens,
     tensors: Vec<u8>,
 }
@@ -57,26 +83,32 @@ fn root() -> &'static Path {
 }
 
 impl Set {
-    fn tiny(name: &'static str) -> Self {
+    fn tiny(name: &str, way: (KernelChoice, Precision)) -> Self {
         let folder = root().join("tests/goldens").join(name);
-        Self::load(name, &folder, &folder)
+        Self::load(name, &folder, &folder, way)
     }
 
-    fn embedded() -> Self {
+    fn embedded(way: (KernelChoice, Precision)) -> Self {
         let goldens = root().join("tests/goldens/embedded");
-        Self::load("embedded", &root().join("models/cutline-small"), &goldens)
+        Self::load("embedded", &root().join("models/cutline-small"), &goldens, way)
     }
 
-    fn load(name: &'static str, checkpoint: &Path, goldens: &Path) -> Self {
+    fn load(
+        name: &str,
+        checkpoint: &Path,
+        goldens: &Path,
+        (kernels, precision): (KernelChoice, Precision),
+    ) -> Self {
         let read = |path: PathBuf| {
             std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
         };
         let config = BlipConfig::from_json(&read(checkpoint.join("config.json"))).unwrap();
         let bytes = read(checkpoint.join("model.safetensors"));
         let weights = Weights::from_safetensors_bytes(name, bytes.into()).unwrap();
+        let options = EngineOptions { device: DeviceChoice::Cpu, precision, kernels };
         Self {
-            name,
-            model: BlipModel::load(&config, &weights, DType::F32, &Device::Cpu).unwrap(),
+            name: format!("{name} ({kernels:?}, {precision})"),
+            model: Backend::load(&config, &weights, options).unwrap(),
             goldens: serde_json::from_slice(&read(goldens.join("goldens.json"))).unwrap(),
             tensors: read(goldens.join("goldens.safetensors")),
         }
@@ -118,9 +150,9 @@ impl Set {
         PixelValues { data, width, height }
     }
 
-    fn engine(self) -> (CandleEngine, Vec<Case>, Vec<Arc<PixelValues>>) {
+    fn engine(self) -> (LocalEngine, Vec<Case>, Vec<Arc<PixelValues>>) {
         let pixels = (0..self.images()).map(|image| Arc::new(self.pixels(image))).collect();
-        (CandleEngine::new(self.model).unwrap(), self.goldens.cases, pixels)
+        (LocalEngine::new(self.model), self.goldens.cases, pixels)
     }
 }
 
@@ -186,7 +218,7 @@ fn job(id: usize, case: &Case, pixels: &[Arc<PixelValues>]) -> Job {
 type Outcome = (Vec<Sequence>, Vec<u32>);
 
 /// Runs the jobs, starting `each` of them before every step, to their ends.
-fn run(engine: &mut CandleEngine, jobs: Vec<Job>, each: usize) -> BTreeMap<u64, Outcome> {
+fn run(engine: &mut LocalEngine, jobs: Vec<Job>, each: usize) -> BTreeMap<u64, Outcome> {
     let (mut waiting, mut outcomes) = (jobs.into_iter(), BTreeMap::<u64, Outcome>::new());
     loop {
         for job in waiting.by_ref().take(each) {
@@ -213,12 +245,13 @@ fn worst(ours: &[f32], theirs: &[f32]) -> f32 {
 }
 
 /// Greatest differences of the vision tower's output and of the logits, over all images.
-fn check_numbers(set: &Set) {
+fn check_numbers(mut set: Set) {
+    let set = &mut set;
     let (mut vision, mut logits) = (0_f32, 0_f32);
     for image in 0..set.images() {
         let pixels = set.pixels(image);
         let states = set.model.encode(&pixels.data, pixels.width, pixels.height).unwrap();
-        vision = vision.max(vision_difference(set, image, &states.to_vec2().unwrap()));
+        vision = vision.max(vision_difference(set, image, &states.states().unwrap()));
         logits = logits.max(logits_difference(set, image, &states));
     }
     println!("{}: vision {vision:.1e}, logits {logits:.1e}", set.name);
@@ -226,11 +259,13 @@ fn check_numbers(set: &Set) {
     assert!(logits < LOGITS, "{}: logits differ by {logits}", set.name);
 }
 
-fn vision_difference(set: &Set, image: usize, states: &[Vec<f32>]) -> f32 {
+fn vision_difference(set: &Set, image: usize, states: &[f32]) -> f32 {
     if let Some(all) = set.rows(&format!("vision.{image}")) {
-        return worst(&states.concat(), &all.concat());
+        return worst(states, &all.concat());
     }
-    let some: Vec<f32> = states.iter().step_by(32).flatten().copied().collect();
+    let width = set.model.config().vision.hidden_size;
+    let states: Vec<&[f32]> = states.chunks(width).collect();
+    let some: Vec<f32> = states.iter().step_by(32).copied().flatten().copied().collect();
     let power: Vec<f32> = states
         .iter()
         .map(|row| row.iter().map(|v| v * v).sum::<f32>() / row.len() as f32)
@@ -242,10 +277,9 @@ fn vision_difference(set: &Set, image: usize, states: &[Vec<f32>]) -> f32 {
 
 /// Token by token with the cache, and every prefix at once without: both are compared with the
 /// logits that transformers computes without a cache.
-fn logits_difference(set: &Set, image: usize, states: &candle_core::Tensor) -> f32 {
+fn logits_difference(set: &mut Set, image: usize, states: &Encoded) -> f32 {
     let ids = set.ids(image);
-    let begin = || set.model.begin(states, ids.len()).unwrap();
-    let mut item = begin();
+    let mut item = set.model.begin(states, ids.len()).unwrap();
     let first = set.model.prefill(&mut item, &ids[..1]).unwrap();
     let mut difference = 0_f32;
     let mut cached = first;
@@ -253,7 +287,8 @@ fn logits_difference(set: &Set, image: usize, states: &candle_core::Tensor) -> f
         if place > 0 {
             cached = set.model.step(&mut [&mut item], &ids[place..=place]).unwrap();
         }
-        let at_once = set.model.prefill(&mut begin(), &ids[..=place]).unwrap();
+        let mut fresh = set.model.begin(states, ids.len()).unwrap();
+        let at_once = set.model.prefill(&mut fresh, &ids[..=place]).unwrap();
         for logits in [&cached, &at_once] {
             difference = difference.max(one_position(set, image, place, logits));
         }
@@ -273,7 +308,7 @@ fn one_position(set: &Set, image: usize, place: usize, logits: &[f32]) -> f32 {
 }
 
 fn check_captions(set: Set) {
-    let name = set.name;
+    let name = set.name.clone();
     let (mut engine, cases, pixels) = set.engine();
     for case in &cases {
         let place = format!("{name}, image {}, {:?}", case.image, case.name);
@@ -311,32 +346,40 @@ fn check_batches(set: Set, every: usize) {
 
 #[test]
 fn tiny_models_compute_what_transformers_computes() {
-    TINY.into_iter().for_each(|name| check_numbers(&Set::tiny(name)));
+    for way in full_precision() {
+        TINY.into_iter().for_each(|name| check_numbers(Set::tiny(name, way)));
+    }
 }
 
 #[test]
 fn tiny_models_write_what_transformers_writes() {
-    TINY.into_iter().for_each(|name| check_captions(Set::tiny(name)));
+    for way in full_precision() {
+        TINY.into_iter().for_each(|name| check_captions(Set::tiny(name, way)));
+    }
 }
 
 #[test]
 fn an_item_in_a_batch_equals_the_item_alone_bit_for_bit() {
-    TINY.into_iter().for_each(|name| check_batches(Set::tiny(name), 1));
+    for way in every_way() {
+        TINY.into_iter().for_each(|name| check_batches(Set::tiny(name, way), 1));
+    }
 }
 
 #[test]
 fn the_embedded_model_computes_what_transformers_computes() {
-    check_numbers(&Set::embedded());
+    [CANDLE, best(Precision::F32)].into_iter().for_each(|way| check_numbers(Set::embedded(way)));
 }
 
 #[test]
 fn the_embedded_model_writes_what_transformers_writes() {
-    check_captions(Set::embedded());
+    [CANDLE, best(Precision::F32)].into_iter().for_each(|way| check_captions(Set::embedded(way)));
 }
 
 #[test]
 fn the_embedded_model_writes_the_same_in_a_batch() {
-    check_batches(Set::embedded(), 5);
+    for way in [CANDLE, best(Precision::F32), best(Precision::Bf16), best(Precision::Int8)] {
+        check_batches(Set::embedded(way), 5);
+    }
 }
 
 /// tests/goldens/full_size.sh makes the checkpoints, 2.8 GB, and runs this.
@@ -346,14 +389,22 @@ fn full_size_models_compute_and_write_what_transformers_does() {
     let sets = PathBuf::from(std::env::var_os("CUTLINE_FULL_SIZE_SETS").unwrap());
     for name in ["base", "large"] {
         let folder = sets.join(name);
-        check_numbers(&Set::load(name, &folder, &folder));
-        check_captions(Set::load(name, &folder, &folder));
+        for way in [best(Precision::F32), CANDLE] {
+            check_numbers(Set::load(name, &folder, &folder, way));
+            check_captions(Set::load(name, &folder, &folder, way));
+        }
     }
 }
 
 #[test]
 fn sampling_does_not_depend_on_the_batch() {
-    let (mut engine, cases, pixels) = Set::tiny("tied").engine();
+    for way in [CANDLE, best(Precision::F32), best(Precision::Int8)] {
+        check_sampling_batch(way);
+    }
+}
+
+fn check_sampling_batch(way: (KernelChoice, Precision)) {
+    let (mut engine, cases, pixels) = Set::tiny("tied", way).engine();
     let sampled = |id: u64, num_beams, num_return_sequences| Job {
         id: JobId(id),
         params: GenerationParams {
@@ -378,7 +429,13 @@ fn sampling_does_not_depend_on_the_batch() {
 
 #[test]
 fn the_position_table_is_never_passed() {
-    let (mut engine, cases, pixels) = Set::tiny("tied").engine();
+    for way in [CANDLE, best(Precision::F32), best(Precision::Int8)] {
+        check_the_passed(way);
+    }
+}
+
+fn check_the_passed(way: (KernelChoice, Precision)) {
+    let (mut engine, cases, pixels) = Set::tiny("tied", way).engine();
     let places = engine.info().max_positions;
     let mut long = job(0, &cases[0], &pixels);
     long.params = GenerationParams { min_new_tokens: 90, max_new_tokens: 90, ..long.params };
@@ -398,7 +455,13 @@ fn the_position_table_is_never_passed() {
 
 #[test]
 fn jobs_can_be_cancelled_and_bad_ones_leave_the_others_alone() {
-    let (mut engine, cases, pixels) = Set::tiny("tied").engine();
+    for way in [CANDLE, best(Precision::F32), best(Precision::Int8)] {
+        check_jobs_alone(way);
+    }
+}
+
+fn check_jobs_alone(way: (KernelChoice, Precision)) {
+    let (mut engine, cases, pixels) = Set::tiny("tied", way).engine();
     engine.warm_up(24, 16).unwrap();
     let expected = run(&mut engine, vec![job(1, &cases[0], &pixels)], 1);
     engine.start(job(0, &cases[1], &pixels)).unwrap();
@@ -417,7 +480,13 @@ fn jobs_can_be_cancelled_and_bad_ones_leave_the_others_alone() {
 
 #[test]
 fn numbers_that_are_not_finite_fail_only_their_job() {
-    let (mut engine, cases, pixels) = Set::tiny("tied").engine();
+    for way in [CANDLE, best(Precision::F32), best(Precision::Int8)] {
+        check_numbers_job(way);
+    }
+}
+
+fn check_numbers_job(way: (KernelChoice, Precision)) {
+    let (mut engine, cases, pixels) = Set::tiny("tied", way).engine();
     let expected = run(&mut engine, vec![job(1, &cases[0], &pixels)], 1);
     let mut broken = (*pixels[0]).clone();
     broken.data[0] = f32::NAN;

@@ -52,8 +52,8 @@ fn defaults_are_those_of_the_contract() {
     assert_eq!(settings.captioner.max_image_pixels, 100_000_000);
     assert_eq!(settings.captioner.max_workers, 2);
     assert_eq!(settings.captioner.target_width, None);
-    assert_eq!(settings.captioner.device, DeviceChoice::Auto);
-    assert_eq!(settings.captioner.precision, Precision::Auto);
+    assert_eq!(settings.captioner.engine.device, DeviceChoice::Auto);
+    assert_eq!(settings.captioner.engine.precision, Precision::Auto);
     assert!(!settings.captioner.hub.offline);
     assert_eq!(settings.log, LogSettings { level: Level::Info, human: false });
 }
@@ -120,8 +120,8 @@ fn values_are_read_as_people_write_them() {
     assert_eq!((settings.host.as_str(), settings.port), ("0.0.0.0", 8000));
     assert_eq!(settings.http.max_image_bytes, 20_000_000);
     assert_eq!(settings.http.request_timeout, Duration::from_millis(2500));
-    assert_eq!(settings.captioner.device, DeviceChoice::Cpu);
-    assert_eq!(settings.captioner.precision, Precision::F32);
+    assert_eq!(settings.captioner.engine.device, DeviceChoice::Cpu);
+    assert_eq!(settings.captioner.engine.precision, Precision::F32);
     assert_eq!(settings.captioner.target_width, Some(256));
     assert_eq!(settings.captioner.hub.token.as_deref(), Some("hf_secret"));
     assert_eq!(settings.log, LogSettings { level: Level::Warn, human: true });

@@ -49,7 +49,7 @@ impl Gguf {
                 GgmlDType::F32 => Format::Float(DType::F32),
                 GgmlDType::F16 => Format::Float(DType::F16),
                 GgmlDType::BF16 => Format::Float(DType::BF16),
-                _ => Format::Quantized,
+                kind => Format::Quantized(kind),
             };
             let shape = info.shape.dims().to_vec();
             entries.insert(tensor.clone(), Entry { shape, format, storage: None });
@@ -95,6 +95,10 @@ fn place(
 impl Store for Gguf {
     fn name(&self) -> &str {
         self.file.name()
+    }
+
+    fn length(&self) -> u64 {
+        self.file.length()
     }
 
     fn entries(&self) -> &BTreeMap<String, Entry> {

@@ -7,8 +7,10 @@
 
 mod file;
 mod gguf;
+mod gguf_write;
 mod pickle;
 mod safetensors;
+mod tensor_type;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
@@ -16,7 +18,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use candle_core::quantized::QTensor;
+use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Device, Tensor};
 
 use self::gguf::Gguf;
@@ -25,6 +27,8 @@ use self::safetensors::SafeTensors;
 use crate::error::{Error, Result};
 
 pub(crate) use self::file::CheckedFile;
+pub use self::gguf_write::{GgufAbout, GgufTensor};
+pub use self::tensor_type::TensorType;
 
 /// The tensors of a checkpoint, by name.
 pub struct Weights {
@@ -37,6 +41,9 @@ pub struct Weights {
 trait Store: Send + Sync {
     /// What the file is called in messages.
     fn name(&self) -> &str;
+
+    /// Bytes of the file.
+    fn length(&self) -> u64;
 
     /// What the file holds.
     fn entries(&self) -> &BTreeMap<String, Entry>;
@@ -75,7 +82,7 @@ enum Format {
     /// Floating point that candle can convert.
     Float(DType),
     /// Blocks of GGML.
-    Quantized,
+    Quantized(GgmlDType),
     /// Anything else, such as the `position_ids` of old checkpoints; an error only when asked for.
     Other(String),
 }
@@ -143,13 +150,37 @@ impl Weights {
         self.find(name).map(|(_, entry)| entry.shape.as_slice())
     }
 
+    /// Whether the tensor can be read as weights: it is there, and holds no integers.
+    #[must_use]
+    pub fn is_float(&self, name: &str) -> bool {
+        self.find(name).is_some_and(|(_, entry)| !matches!(entry.format, Format::Other(_)))
+    }
+
+    /// Bytes of all files together.
+    #[must_use]
+    pub fn file_bytes(&self) -> u64 {
+        self.files.iter().map(|file| file.length()).sum()
+    }
+
     /// Whether any tensor lies in quantised blocks (GGUF).
     #[must_use]
     pub fn is_quantized(&self) -> bool {
         self.files
             .iter()
             .flat_map(|file| file.entries().values())
-            .any(|entry| matches!(entry.format, Format::Quantized))
+            .any(|entry| matches!(entry.format, Format::Quantized(_)))
+    }
+
+    /// Whether all quantised tensors are Q8_0; `None` if none is quantised.
+    #[must_use]
+    pub fn only_q8_0(&self) -> Option<bool> {
+        let kinds = self.files.iter().flat_map(|file| file.entries().values());
+        kinds
+            .filter_map(|entry| match entry.format {
+                Format::Quantized(kind) => Some(kind == GgmlDType::Q8_0),
+                _ => None,
+            })
+            .reduce(|all, one| all && one)
     }
 
     /// Numbers in all tensors of weights. Tensors that share memory in a PyTorch file count once;
@@ -203,7 +234,7 @@ impl Weights {
     ) -> Result<Option<Arc<QTensor>>> {
         let (file, entry) = self.checked(name, shape)?;
         match entry.format {
-            Format::Quantized if shape.len() == 2 => {
+            Format::Quantized(_) if shape.len() == 2 => {
                 file.read_quantized(name, device).map(|tensor| Some(Arc::new(tensor)))
             }
             _ => Ok(None),
@@ -249,7 +280,8 @@ impl Weights {
         Ok((file, entry))
     }
 
-    fn files_in_words(&self) -> String {
+    /// The files, for messages.
+    pub(crate) fn files_in_words(&self) -> String {
         match self.files.as_slice() {
             [] => "no file".into(),
             [file] => file.name().into(),

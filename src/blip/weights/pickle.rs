@@ -64,6 +64,10 @@ impl Store for Pickle {
         self.file.name()
     }
 
+    fn length(&self) -> u64 {
+        self.file.length()
+    }
+
     fn entries(&self) -> &BTreeMap<String, Entry> {
         &self.entries
     }

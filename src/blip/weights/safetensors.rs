@@ -163,6 +163,10 @@ impl Store for SafeTensors {
         self.source.name()
     }
 
+    fn length(&self) -> u64 {
+        self.source.length()
+    }
+
     fn entries(&self) -> &BTreeMap<String, Entry> {
         &self.entries
     }

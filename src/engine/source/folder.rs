@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::{ModelFiles, TokenizerFiles};
 use crate::blip::weights::{CheckedFile, Weights};
-use crate::engine::layout::{self, INDEXES, SINGLES};
+use crate::engine::layout::{self, GGUF, INDEXES, SINGLES};
 use crate::error::{Error, Result};
 
 /// More than any of the small files has; a larger one is something else under its name.
@@ -75,7 +75,7 @@ fn check_folder(folder: &Path) -> Result<()> {
 }
 
 /// The files of the weights: a single one before the shards of an index, safetensors before
-/// PyTorch's format.
+/// PyTorch's format, and GGUF where there is nothing else: it is made from one of the others.
 fn weights_of(folder: &Path) -> Result<Vec<PathBuf>> {
     for (single, index) in SINGLES.into_iter().zip(INDEXES) {
         let single = folder.join(single);
@@ -89,6 +89,11 @@ fn weights_of(folder: &Path) -> Result<Vec<PathBuf>> {
             .into_iter()
             .map(|shard| shard_of(folder, &shard, &index))
             .collect();
+    }
+    let gguf = folder.join(GGUF);
+    refuse_unfinished(&gguf)?;
+    if gguf.exists() {
+        return Ok(vec![gguf]);
     }
     Err(Error::model(format!(
         "{} holds no weights; put model.safetensors (or its shards and their index, or \

@@ -33,12 +33,12 @@ pub enum ModelSource {
 impl FromStr for ModelSource {
     type Err = Error;
 
-    /// Nothing is the embedded model. What exists, or looks like a path (starts with `.`, `/` or
+    /// Nothing, or `embedded`, is the embedded model. What exists, or looks like a path (starts with `.`, `/` or
     /// `~`, has a backslash or a colon, or more than one slash), is a path and never a hub id; the rest has to
     /// read `organisation/name` or `organisation/name@revision`.
     fn from_str(text: &str) -> Result<Self> {
         let text = text.trim();
-        if text.is_empty() {
+        if text.is_empty() || text == "embedded" {
             return Ok(Self::Embedded);
         }
         if text.to_ascii_lowercase().ends_with(".gguf") {
@@ -104,6 +104,24 @@ pub struct ModelFiles {
     pub weights: Weights,
     /// [`Weights::digest`]: a name for the exact weights.
     pub digest: String,
+}
+
+impl ModelFiles {
+    /// The files beside the weights that are there, under the names that they have in a folder.
+    #[must_use]
+    pub fn small_files(&self) -> Vec<(&'static str, &[u8])> {
+        [
+            ("config.json", Some(&self.config)),
+            ("tokenizer.json", self.tokenizer.json.as_ref()),
+            ("vocab.txt", self.tokenizer.vocab.as_ref()),
+            ("tokenizer_config.json", self.tokenizer.config.as_ref()),
+            ("preprocessor_config.json", self.preprocessor.as_ref()),
+            ("generation_config.json", self.generation.as_ref()),
+        ]
+        .into_iter()
+        .filter_map(|(name, bytes)| Some((name, bytes?.as_slice())))
+        .collect()
+    }
 }
 
 /// The files of a tokenizer. All may be missing: a model without one can still be benchmarked.
@@ -181,7 +199,10 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_the_embedded_model() {
+    fn nothing_or_its_name_is_the_embedded_model() {
+        assert_eq!("embedded".parse::<ModelSource>().unwrap(), ModelSource::Embedded);
+        let folder = ModelSource::Folder("./embedded".into());
+        assert_eq!("./embedded".parse::<ModelSource>().unwrap(), folder);
         assert_eq!("".parse::<ModelSource>().unwrap(), ModelSource::Embedded);
         assert_eq!("  ".parse::<ModelSource>().unwrap(), ModelSource::Embedded);
     }

@@ -1,10 +1,8 @@
-//! The engine over [`BlipModel`]: which jobs are in the batch, and what each does with its logits.
+//! The engine over a loaded BLIP: which jobs are in the batch, and what each does with its logits.
 
 use std::time::Instant;
 
-use candle_core::DeviceLocation;
-
-use crate::blip::{BatchState, BlipModel, ItemState};
+use crate::engine::backend::{Backend, Item};
 use crate::engine::timings::{Timings, timed};
 use crate::engine::{Engine, EngineInfo, Event, Job, JobId, PixelValues};
 use crate::error::{Error, Result};
@@ -12,12 +10,12 @@ use crate::generate::{Decoder, GenerationParams, Progress, Task};
 
 /// A BLIP captioner with the batch that it is working on.
 #[derive(Debug)]
-pub struct CandleEngine {
-    model: BlipModel,
+pub struct LocalEngine {
+    model: Backend,
     info: EngineInfo,
     /// Jobs and the batch's items correspond by index.
     jobs: Vec<Active>,
-    batch: BatchState,
+    items: Vec<Item>,
     timings: Timings,
 }
 
@@ -37,15 +35,12 @@ enum Next {
     Read(Vec<u32>),
 }
 
-impl CandleEngine {
+impl LocalEngine {
     /// An engine without work.
-    ///
-    /// # Errors
-    /// None today; a device that cannot run the model will be refused here.
-    pub fn new(model: BlipModel) -> Result<Self> {
-        let info = describe(&model);
-        let (jobs, batch) = (Vec::new(), BatchState::default());
-        Ok(Self { model, info, jobs, batch, timings: Timings::default() })
+    pub fn new(model: impl Into<Backend>) -> Self {
+        let model = model.into();
+        let info = model.describe();
+        Self { model, info, jobs: Vec::new(), items: Vec::new(), timings: Timings::default() }
     }
 
     /// Where the time went since the last call, or since the beginning.
@@ -82,10 +77,9 @@ impl CandleEngine {
 
     /// The logits of every job for its next choice, in the order of the jobs.
     fn forward(&mut self) -> Vec<Result<Vec<f32>>> {
-        let model = &self.model;
         let mut reading = Vec::new();
         let mut logits = Vec::with_capacity(self.jobs.len());
-        for (index, (job, item)) in self.jobs.iter_mut().zip(self.batch.items_mut()).enumerate() {
+        for (index, (job, item)) in self.jobs.iter_mut().zip(&mut self.items).enumerate() {
             match &mut job.next {
                 Next::Choose(ready) => logits.push(Ok(std::mem::take(ready))),
                 Next::Read(tokens) => {
@@ -95,7 +89,7 @@ impl CandleEngine {
                 }
             }
         }
-        for (index, result) in read(model, reading, self.info.vocab_size) {
+        for (index, result) in read(&mut self.model, reading, self.info.vocab_size) {
             logits[index] = result;
         }
         logits
@@ -120,8 +114,7 @@ impl CandleEngine {
                 Ok(false)
             }
             Progress::Continue { tokens, sources } => {
-                let item = &mut self.batch.items_mut()[index];
-                self.model.reorder(item, &sources)?;
+                self.model.reorder(&mut self.items[index], &sources)?;
                 *next = Next::Read(tokens);
                 Ok(true)
             }
@@ -130,7 +123,7 @@ impl CandleEngine {
 
     fn forget(&mut self, index: usize) {
         self.jobs.remove(index);
-        self.batch.remove(index);
+        self.items.remove(index);
     }
 
     /// Checks what only the model knows; how many tokens there may be, prompt included.
@@ -155,7 +148,7 @@ impl CandleEngine {
     }
 }
 
-impl Engine for CandleEngine {
+impl Engine for LocalEngine {
     fn info(&self) -> &EngineInfo {
         &self.info
     }
@@ -166,7 +159,7 @@ impl Engine for CandleEngine {
         let mut prompt = vec![text.bos_token_id];
         prompt.extend(&job.prompt);
         let (end, vocabulary) = (text.sep_token_id, text.vocab_size);
-        let (model, spent, pixels) = (&self.model, &mut self.timings, &job.pixels);
+        let (model, spent, pixels) = (&mut self.model, &mut self.timings, &job.pixels);
         let image =
             timed(&mut spent.vision, || model.encode(&pixels.data, pixels.width, pixels.height))?;
         spent.images += 1;
@@ -181,7 +174,7 @@ impl Engine for CandleEngine {
         };
         let decoder = Decoder::new(&job.params, Task { prompt, end, vocabulary, max_length });
         self.jobs.push(Active { id: job.id, decoder, next });
-        self.batch.push(item);
+        self.items.push(item);
         Ok(())
     }
 
@@ -220,46 +213,26 @@ impl Engine for CandleEngine {
 ///
 /// If the step fails, every item tries alone: only the one at fault fails.
 fn read(
-    model: &BlipModel,
-    mut reading: Vec<(usize, &mut ItemState, &[u32])>,
+    model: &mut Backend,
+    mut reading: Vec<(usize, &mut Item, &[u32])>,
     vocabulary: usize,
 ) -> Vec<(usize, Result<Vec<f32>>)> {
     if reading.is_empty() {
         return Vec::new();
     }
     let tokens: Vec<u32> = reading.iter().flat_map(|(_, _, tokens)| *tokens).copied().collect();
-    let mut items: Vec<&mut ItemState> =
-        reading.iter_mut().map(|(_, item, _)| &mut **item).collect();
+    let mut items: Vec<&mut Item> = reading.iter_mut().map(|(_, item, _)| &mut **item).collect();
     if let Ok(logits) = model.step(&mut items, &tokens) {
         let mut rest = logits.as_slice();
-        let mut share = |(index, item, _): (usize, &mut ItemState, &[u32])| {
+        let mut share = |(index, item, _): (usize, &mut Item, &[u32])| {
             let (own, behind) = rest.split_at(item.rows() * vocabulary);
             rest = behind;
             (index, Ok(own.to_vec()))
         };
         return reading.into_iter().map(&mut share).collect();
     }
-    let alone = |(index, item, tokens): (usize, &mut ItemState, &[u32])| {
+    let alone = |(index, item, tokens): (usize, &mut Item, &[u32])| {
         (index, model.step(&mut [item], tokens))
     };
     reading.into_iter().map(alone).collect()
-}
-
-fn describe(model: &BlipModel) -> EngineInfo {
-    let config = model.config();
-    EngineInfo {
-        parameters: model.parameters(),
-        precision: model.precision().to_owned(),
-        kernels: "candle".to_owned(),
-        device: match model.device().location() {
-            DeviceLocation::Cpu => "cpu".to_owned(),
-            DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
-            DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
-        },
-        image_size: config.vision.image_size,
-        patch_size: config.vision.patch_size,
-        vocab_size: config.text.vocab_size,
-        max_positions: config.text.max_position_embeddings,
-        threads: candle_core::utils::get_num_threads(),
-    }
 }

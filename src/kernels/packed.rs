@@ -1,0 +1,164 @@
+//! The right operand: a linear layer's weights, laid out once for the kernels.
+
+use rayon::prelude::*;
+
+use crate::kernels::Precision;
+use crate::kernels::buffer::{Buffer, Shared};
+use crate::kernels::math::{from_bf16, to_bf16};
+use crate::kernels::micro::{Format, Plan};
+use crate::kernels::tier::Tier;
+
+/// What the epilogue needs of every column; padded to whole panels.
+#[derive(Debug, Clone)]
+pub(crate) struct Columns {
+    /// What one unit of an 8-bit column is worth; 1 for the other formats.
+    pub(crate) scale: Vec<f32>,
+    /// Sum of an 8-bit column's numbers: what the left operand's zero point adds to the product.
+    pub(crate) sum: Vec<i32>,
+    pub(crate) bias: Vec<f32>,
+}
+
+/// The weights and bias of `y = x Wᵀ + b`, in panels of some columns (rows of `W`), step after step.
+///
+/// 8-bit weights are symmetric, with one scale a column.
+#[derive(Debug, Clone)]
+pub(crate) struct Packed {
+    pub(crate) plan: Plan,
+    /// Numbers of a row of `W`.
+    pub(crate) depth: usize,
+    /// Rows of `W`.
+    pub(crate) width: usize,
+    pub(crate) steps: usize,
+    pub(crate) panels: usize,
+    pub(crate) columns: Columns,
+    data: Buffer<u8>,
+}
+
+impl Packed {
+    /// From `weight`, `[width, depth]` row after row, and `bias`, `[width]`; in parallel.
+    ///
+    /// # Panics
+    /// The lengths do not fit.
+    pub(crate) fn new(
+        tier: Tier,
+        precision: Precision,
+        weight: &[f32],
+        bias: &[f32],
+        depth: usize,
+    ) -> Self {
+        let width = bias.len();
+        assert_eq!(weight.len(), width * depth, "{width} biases for rows of {depth} weights");
+        let plan = Plan::new(tier, precision);
+        let (steps, panels) = (plan.steps(depth), width.div_ceil(plan.columns));
+        let padded = panels * plan.columns;
+        let mut columns =
+            Columns { scale: vec![1.0; padded], sum: vec![0; padded], bias: bias.to_vec() };
+        columns.bias.resize(padded, 0.0);
+        let mut data = Buffer::zeroed(panels * plan.panel_bytes(steps));
+        data.as_mut_slice()
+            .par_chunks_mut(plan.panel_bytes(steps).max(1))
+            .zip(columns.scale.par_chunks_mut(plan.columns))
+            .zip(columns.sum.par_chunks_mut(plan.columns))
+            .zip(weight.par_chunks(depth.max(1) * plan.columns))
+            .for_each(|(((panel, scale), sum), rows)| {
+                for (column, row) in rows.chunks_exact(depth.max(1)).enumerate() {
+                    (scale[column], sum[column]) = put_column(&plan, row, column, panel);
+                }
+            });
+        Self { plan, depth, width, steps, panels, columns, data }
+    }
+
+    pub(crate) fn panel(&self, index: usize) -> &[u8] {
+        let bytes = self.plan.panel_bytes(self.steps);
+        &self.data.as_slice()[index * bytes..][..bytes]
+    }
+
+    /// Row `index` of `W`, as near as the format keeps it.
+    pub(crate) fn row(&self, index: usize, out: &mut [f32]) {
+        let Plan { format, columns, .. } = self.plan;
+        let (panel, column) = (self.panel(index / columns), index % columns);
+        let (group, bytes) = (format.group(), format.column_bytes());
+        let scale = self.columns.scale[index];
+        for (step, numbers) in out[..self.depth].chunks_mut(group).enumerate() {
+            let cell = &panel[(step * columns + column) * bytes..][..bytes];
+            for (number, value) in numbers.iter_mut().enumerate() {
+                *value = match format {
+                    Format::Bytes | Format::Words => f32::from(cell[number].cast_signed()) * scale,
+                    Format::Bf16 => {
+                        from_bf16(u16::from_le_bytes([cell[2 * number], cell[2 * number + 1]]))
+                    }
+                    Format::F32 | Format::RoundedF32 => {
+                        f32::from_le_bytes([cell[0], cell[1], cell[2], cell[3]])
+                    }
+                };
+            }
+        }
+    }
+}
+
+/// Writes one row of `W` as a column of a panel; its scale and the sum of its numbers.
+fn put_column(plan: &Plan, row: &[f32], column: usize, panel: &mut [u8]) -> (f32, i32) {
+    let (group, bytes) = (plan.format.group(), plan.format.column_bytes());
+    let cells = panel.chunks_exact_mut(bytes).skip(column).step_by(plan.columns);
+    match plan.format {
+        Format::Bytes | Format::Words => {
+            let most = row.iter().fold(0f32, |most, value| most.max(value.abs()));
+            let poisoned = row.iter().any(|value| !value.is_finite());
+            let scale = if poisoned { f32::NAN } else { most / 127.0 };
+            let inverse = if scale >= f32::MIN_POSITIVE { 1.0 / scale } else { 0.0 };
+            let mut sum = 0;
+            for (cell, numbers) in cells.zip(row.chunks(group)) {
+                for (byte, &value) in cell.iter_mut().zip(numbers) {
+                    let number = (value * inverse).round_ties_even() as i8;
+                    sum += i32::from(number);
+                    *byte = number.cast_unsigned();
+                }
+            }
+            (scale, sum)
+        }
+        Format::Bf16 => {
+            for (cell, numbers) in cells.zip(row.chunks(group)) {
+                for (bytes, &value) in cell.chunks_exact_mut(2).zip(numbers) {
+                    bytes.copy_from_slice(&(to_bf16(value) as u16).to_le_bytes());
+                }
+            }
+            (1.0, 0)
+        }
+        Format::F32 | Format::RoundedF32 => {
+            let rounded = plan.format == Format::RoundedF32;
+            for (cell, &value) in cells.zip(row) {
+                let value = if rounded { f32::from_bits(to_bf16(value) << 16) } else { value };
+                cell.copy_from_slice(&value.to_le_bytes());
+            }
+            (1.0, 0)
+        }
+    }
+}
+
+/// A matrix of activations as a right operand, remade for every image: the keys or the values of
+/// one attention head. Its format is f32 or bf16.
+#[derive(Debug)]
+pub(crate) struct Panels<'a> {
+    pub(crate) plan: Plan,
+    pub(crate) steps: usize,
+    pub(crate) count: usize,
+    data: Shared<'a, u8>,
+}
+
+impl<'a> Panels<'a> {
+    /// Bytes that `width` columns of `depth` numbers take.
+    pub(crate) fn bytes(plan: &Plan, depth: usize, width: usize) -> usize {
+        width.div_ceil(plan.columns) * plan.panel_bytes(plan.steps(depth))
+    }
+
+    pub(crate) fn new(plan: Plan, depth: usize, width: usize, data: &'a mut [u8]) -> Self {
+        let (steps, count) = (plan.steps(depth), width.div_ceil(plan.columns));
+        Self { plan, steps, count, data: Shared::new(data) }
+    }
+
+    pub(crate) fn panel(&self, index: usize) -> *const u8 {
+        let bytes = self.plan.panel_bytes(self.steps);
+        // SAFETY: a panel is only read between its writing and the end of this view.
+        unsafe { self.data.slice(index * bytes, bytes) }.as_ptr()
+    }
+}
