@@ -165,10 +165,15 @@ impl Engine for LocalEngine {
         spent.images += 1;
         // The last token is written, but never read.
         let mut item = timed(&mut spent.cross_kv, || model.begin(&image, max_length - 1))?;
-        let logits = timed(&mut spent.decode, || model.prefill(&mut item, &prompt))?;
-        spent.tokens += 1;
+        // A single token is read in the next step, together with those of the other jobs.
+        let next = if prompt.len() == 1 {
+            Next::Read(prompt.clone())
+        } else {
+            spent.tokens += 1;
+            Next::Choose(timed(&mut spent.decode, || model.prefill(&mut item, &prompt))?)
+        };
         let decoder = Decoder::new(&job.params, Task { prompt, end, vocabulary, max_length });
-        self.jobs.push(Active { id: job.id, decoder, next: Next::Choose(logits) });
+        self.jobs.push(Active { id: job.id, decoder, next });
         self.items.push(item);
         Ok(())
     }

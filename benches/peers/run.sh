@@ -1,0 +1,26 @@
+#!/bin/sh
+# Compares cutline with other programs that can run BLIP, on this machine's CPU:
+#
+#     PEERS_FOLDER=/somewhere/with/6/GB benches/peers/run.sh [options of compare.py]
+#
+# Makes seeded random weights of BLIP base, and what the peers need, once, in PEERS_FOLDER; then
+# runs all programs in turn and prints a table for each batch. PEERS_PYTHON names a Python that has
+# requirements.txt; without it, one is set up in PEERS_FOLDER.
+set -eu
+mkdir -p "${PEERS_FOLDER:?set PEERS_FOLDER to a folder for weights and graphs, 6 GB}"
+PEERS_FOLDER=$(cd "$PEERS_FOLDER" && pwd)
+cd "$(dirname "$0")/../.."
+
+if [ -z "${PEERS_PYTHON:-}" ]; then
+    PEERS_PYTHON=$PEERS_FOLDER/venv/bin/python
+    [ -x "$PEERS_PYTHON" ] || python3 -m venv "$PEERS_FOLDER/venv"
+    "$PEERS_PYTHON" -m pip install --quiet --requirement benches/peers/requirements.txt
+fi
+target=${CARGO_TARGET_DIR:-$PWD/target}
+cargo build --release --bin cutline
+# A peer that cannot be built is a failed row of the table, not the end.
+cargo build --release --manifest-path benches/peers/candle/Cargo.toml --target-dir "$target" || true
+
+"$PEERS_PYTHON" benches/peers/prepare.py "$PEERS_FOLDER"
+exec "$PEERS_PYTHON" benches/peers/compare.py "$PEERS_FOLDER" \
+    --cutline "$target/release/cutline" --candle "$target/release/cutline-peer-candle" "$@"
