@@ -107,8 +107,15 @@ fn bare_model() -> String {
 #[test]
 fn a_bench_needs_no_tokenizer_and_prints_one_line() {
     let model = bare_model();
-    let arguments = ["bench", "--model", &model, "--batch=3", "--new-tokens=4", "--iterations=2"];
-    let output = run(&arguments);
+    let output = run(&[
+        "bench",
+        "--model",
+        &model,
+        "--precision=f32",
+        "--batch=3",
+        "--new-tokens=4",
+        "--iterations=2",
+    ]);
     assert_status(&output, 0);
     assert!(output.stderr.is_empty(), "{output:?}");
     assert_eq!(text(&output.stdout).lines().count(), 1);
