@@ -16,6 +16,7 @@ import data
 from data import Features
 from decoder import Decoder
 from train_xe import beam_scores, validation_loss
+from vision import Tail
 
 
 def main() -> None:
@@ -33,14 +34,19 @@ def main() -> None:
     holdout = data.load(args.data, args.start, features)["holdout"]
     tokenizer = data.tokenizer_of(args.start)
     decoder = Decoder(BlipConfig.from_pretrained(args.start))
-    first, second = (torch.load(c, map_location="cpu", weights_only=False)["decoder"] for c in args.checkpoints)
+    tail = Tail.of(args.start)
+    first, second = (torch.load(c, map_location="cpu", weights_only=False) for c in args.checkpoints)
+
+    def mixed(part: str, share: float) -> dict[str, torch.Tensor]:
+        both = ((k, v, second[part][k]) for k, v in first[part].items())
+        return {k: torch.lerp(v.double(), w.double(), share).half().float() if v.is_floating_point() else v for k, v, w in both}
+
     for share in args.shares:
-        mixed = {k: torch.lerp(first[k].double(), second[k].double(), share).float() if first[k].is_floating_point()
-                 else first[k] for k in first}
-        decoder.model.load_state_dict({k: v.half().float() if v.is_floating_point() else v for k, v in mixed.items()})
-        scores = beam_scores(decoder, features, holdout, tokenizer)
+        decoder.model.load_state_dict(mixed("decoder", share))
+        tail.load_state_dict(mixed("tail", share))
+        scores = beam_scores(decoder, tail, features, holdout, tokenizer)
         text = " ".join(f"{k} {v:.4f}" for k, v in scores.items())
-        print(f"share {share}: validation {validation_loss(decoder, features, holdout):.4f} {text}", flush=True)
+        print(f"share {share}: validation {validation_loss(decoder, tail, features, holdout):.4f} {text}", flush=True)
 
 
 if __name__ == "__main__":

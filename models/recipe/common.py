@@ -16,6 +16,8 @@ from transformers import BlipConfig
 SEED = 20240611
 WIDTH, TOKENS, IMAGE_SIZE = 384, 257, 224
 MAX_POSITIONS = 128
+TRAINED = 4  # last layers of the vision tower that are trained; the others stay as they came
+VIEWS = 3  # of each photo: as it is, mirrored, cropped
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 DEC, ENC = "[DEC]", "[ENC]"  # BLIP's own two, behind the vocabulary
 

@@ -30,20 +30,21 @@ def encode(tokenizer: Tokenizer, captions: list[str], longest: int = 24) -> list
 
 
 class Features:
+    """What the tower's frozen layers made of each photo, in several views."""
+
     def __init__(self, folder: Path) -> None:
-        self.table = np.load(folder / "features.npy", mmap_mode="r")
+        self.views = [np.load(folder / f"view{v}.npy", mmap_mode="r") for v in range(common.VIEWS)]
+        self.classes = np.load(folder / "classes.npy")
         self.done = np.load(folder / "done.npy").astype(bool)
         self.row_of = {file: row for row, file in enumerate(json.loads((folder / "files.json").read_text()))}
 
-    def take(self, rows: list[int], patches: int | None = None) -> Tensor:
-        """[photos, tokens, width]; with `patches`, the class token and that many patches drawn at random."""
-        if patches is None:
-            return torch.from_numpy(np.stack([self.table[row] for row in rows])).float()
-        keep = [np.concatenate([[0], 1 + np.random.permutation(common.TOKENS - 1)[:patches]]) for _ in rows]
-        return torch.from_numpy(np.stack([self.table[row][k] for row, k in zip(rows, keep)])).float()
+    def take(self, rows: list[int], augment: bool = False) -> Tensor:
+        """[photos, tokens, width], each photo as it is or, with `augment`, in a view drawn at random."""
+        drawn = np.random.randint(len(self.views), size=len(rows)) if augment else np.zeros(len(rows), int)
+        return torch.from_numpy(np.stack([self.views[v][row] for v, row in zip(drawn, rows)])).float()
 
     def class_tokens(self, rows: list[int]) -> np.ndarray:
-        tokens = np.stack([self.table[row, 0] for row in rows]).astype(np.float32)
+        tokens = self.classes[rows]
         return tokens / np.linalg.norm(tokens, axis=1, keepdims=True)
 
 

@@ -66,7 +66,7 @@ def gather(x: Tensor, index: Tensor) -> Tensor:
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-    scores = torch.matmul(query * 0.125, key.transpose(-1, -2))
+    scores = torch.matmul(query * 0.125, key.transpose(-1, -2)).float()
     if mask is not None:
         scores = scores + mask
     return torch.matmul(torch.softmax(scores, dim=-1), value)
@@ -163,7 +163,7 @@ def sample(decoder: Decoder, vision: Tensor, each: int, temperature: float = 1.0
     ended = torch.zeros(rows, dtype=torch.bool)
     captions: list[list[int]] = [[] for _ in range(rows)]
     for _ in range(longest):
-        logits = cache.step(tokens) / temperature
+        logits = cache.step(tokens).float() / temperature
         noise = -torch.log(torch.empty_like(logits).exponential_())
         tokens = (logits + noise).argmax(-1)
         ended |= tokens == decoder.sep

@@ -13,13 +13,16 @@ from pathlib import Path
 import torch
 from transformers import BlipForConditionalGeneration, BlipProcessor
 
+import common
+from vision import Tail
+
 FILES = ["vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
          "preprocessor_config.json", "generation_config.json"]
 
 
-def average(checkpoints: list[Path], weights: list[float] | None) -> dict[str, torch.Tensor]:
+def average(checkpoints: list[Path], weights: list[float] | None, part: str) -> dict[str, torch.Tensor]:
     weights = weights or [1 / len(checkpoints)] * len(checkpoints)
-    states = [torch.load(c, map_location="cpu", weights_only=False)["decoder"] for c in checkpoints]
+    states = [torch.load(c, map_location="cpu", weights_only=False)[part] for c in checkpoints]
     return {k: sum(w * s[k].double() for w, s in zip(weights, states, strict=True)).float() for k in states[0]}
 
 
@@ -33,9 +36,12 @@ def main() -> None:
 
     model = BlipForConditionalGeneration.from_pretrained(args.start).eval()
     if args.checkpoints:
-        missing, unexpected = model.text_decoder.load_state_dict(average(args.checkpoints, args.weights), strict=False)
+        missing, unexpected = model.text_decoder.load_state_dict(average(args.checkpoints, args.weights, "decoder"), strict=False)
         tied = {"cls.predictions.decoder.weight", "cls.predictions.decoder.bias"}
         assert not unexpected and set(missing) <= tied, (missing, unexpected)
+        tail = Tail(model.vision_model, common.TRAINED)
+        tail.load_state_dict(average(args.checkpoints, args.weights, "tail"))
+        tail.install(model.vision_model)
     new = args.out.with_name(args.out.name + ".new")
     shutil.rmtree(new, ignore_errors=True)
     model.half().save_pretrained(new)

@@ -1,7 +1,8 @@
-"""Step 2: the vision tower's output for every photo, kept as float16 in a memory-mapped file.
+"""Step 2: what the vision tower's frozen layers make of every photo, as float16 in memory-mapped files.
 
-The tower is frozen, so it runs once. Each worker uses one thread and small batches, which keep the
-activations in the cache. A run that was interrupted takes up where it stopped.
+Three views of each: as it is, mirrored, and a random crop that is mirrored half of the time. The class
+token of the whole tower is kept too, to find near-duplicates. Each worker uses one thread and small
+batches, which keep the activations in the cache. A run that was interrupted takes up where it stopped.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import math
 import multiprocessing as mp
+import random
 import tarfile
 import time
 from pathlib import Path
@@ -21,8 +24,9 @@ from transformers import AutoImageProcessor, BlipForConditionalGeneration
 
 import build_start
 import common
+import vision
 
-BATCH = 4
+BATCH = 8
 
 
 def pixels(image: Image.Image) -> torch.Tensor:
@@ -32,38 +36,45 @@ def pixels(image: Image.Image) -> torch.Tensor:
     return (torch.from_numpy(np.array(resized)).permute(2, 0, 1).float() / 255 - mean) / std
 
 
-def tower_forward(tower: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """BlipVisionModel's forward pass without its bookkeeping."""
-    hidden = tower.embeddings(x)
-    batch, tokens, width = hidden.shape
-    for layer in tower.encoder.layers:
-        attention = layer.self_attn
-        qkv = attention.qkv(layer.layer_norm1(hidden)).view(batch, tokens, 3, attention.num_heads, -1)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        weights = torch.softmax(torch.matmul(query * attention.scale, key.transpose(-1, -2)), dim=-1)
-        mixed = torch.matmul(weights, value).transpose(1, 2).reshape(batch, tokens, width)
-        hidden = hidden + attention.projection(mixed)
-        hidden = hidden + layer.mlp(layer.layer_norm2(hidden))
-    return tower.post_layernorm(hidden)
+def view(image: Image.Image, index: int, seed: int) -> Image.Image:
+    """View 0: the photo; 1: mirrored; 2: 60 to 100 % of its area, sides within 3:4, mirrored or not."""
+    if index == 0:
+        return image
+    rng = random.Random(seed)
+    if index == 2:
+        area, aspect = rng.uniform(0.6, 1.0), math.exp(rng.uniform(-0.28, 0.28))
+        width = min(image.width, round(image.width * math.sqrt(area * aspect)))
+        height = min(image.height, round(image.height * math.sqrt(area / aspect)))
+        left, top = rng.randint(0, image.width - width), rng.randint(0, image.height - height)
+        image = image.crop((left, top, left + width, top + height))
+        if rng.random() < 0.5:
+            return image
+    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
 
 
 def check(start: Path, data: Path, file: str, source: str) -> None:
-    """Both short cuts above against transformers' own code."""
+    """The short cuts here and in vision.py against transformers' own code."""
     with tarfile.open(data / f"{source}.tar") as tar:
         image = Image.open(io.BytesIO(tar.extractfile(f"photos/{file}").read()))
     mine = pixels(image)[None]
     theirs = AutoImageProcessor.from_pretrained(start)(image, return_tensors="pt")["pixel_values"]
     tower = BlipForConditionalGeneration.from_pretrained(start).vision_model.eval()
     with torch.inference_mode():
-        hidden = (tower(theirs).last_hidden_state - tower_forward(tower, mine)).abs().max()
-    print(f"pixels differ by {(mine - theirs).abs().max():.1e}, features by {hidden:.1e}", flush=True)
+        truth = tower(theirs).last_hidden_state
+        exact = (truth - vision.Tail(tower, common.TRAINED)(vision.trunk(tower, mine))).abs().max()
+        vision.half(tower)
+        half = (truth - vision.Tail(tower, common.TRAINED)(vision.trunk(tower, mine))).abs().mean()
+    print(f"pixels differ by {(mine - theirs).abs().max():.1e}, features by {exact:.1e}, "
+          f"in bfloat16 by {half / truth.abs().mean():.1e} of their mean size", flush=True)
 
 
 def worker(index: int, count: int, start: Path, data: Path, out: Path, photos: list[tuple[str, str]]) -> None:
     torch.set_num_threads(1)
     common.seed_all()
-    tower = BlipForConditionalGeneration.from_pretrained(start).vision_model.eval()
-    features = np.load(out / "features.npy", mmap_mode="r+")
+    tower = vision.half(BlipForConditionalGeneration.from_pretrained(start).vision_model.eval())
+    tail = vision.Tail(tower, common.TRAINED)
+    views = [np.load(out / f"view{v}.npy", mmap_mode="r+") for v in range(common.VIEWS)]
+    classes = np.load(out / "classes.npy", mmap_mode="r+")
     done = np.load(out / "done.npy", mmap_mode="r+")
     tars = {source: tarfile.open(data / f"{source}.tar") for source in {s for _, s in photos}}
     todo = [i for i in range(len(photos)) if i // BATCH % count == index and not done[i]]
@@ -71,11 +82,14 @@ def worker(index: int, count: int, start: Path, data: Path, out: Path, photos: l
     with torch.inference_mode():
         for at in range(0, len(todo), BATCH):
             rows = todo[at:at + BATCH]
-            batch = []
-            for row in rows:
-                file, source = photos[row]
-                batch.append(pixels(Image.open(io.BytesIO(tars[source].extractfile(f"photos/{file}").read()))))
-            features[rows] = tower_forward(tower, torch.stack(batch)).half().numpy()
+            images = [Image.open(io.BytesIO(tars[photos[r][1]].extractfile(f"photos/{photos[r][0]}").read())).convert("RGB")
+                      for r in rows]
+            for v, table in enumerate(views):
+                batch = torch.stack([pixels(view(image, v, r)) for image, r in zip(images, rows)])
+                hidden = vision.trunk(tower, batch)
+                table[rows] = hidden.half().numpy()
+                if v == 0:
+                    classes[rows] = tail(hidden)[:, 0].numpy()
             done[rows] = 1
             if at // BATCH % 100 == 0:
                 rate = (at + BATCH) / (time.time() - began)
@@ -99,7 +113,9 @@ def main() -> None:
     (args.out / "files.json").write_text(json.dumps([f for f, _ in photos]))
     if not (args.out / "done.npy").exists():
         shape = (len(photos), common.TOKENS, common.WIDTH)
-        np.lib.format.open_memmap(args.out / "features.npy", "w+", np.float16, shape).flush()
+        for v in range(common.VIEWS):
+            np.lib.format.open_memmap(args.out / f"view{v}.npy", "w+", np.float16, shape).flush()
+        np.save(args.out / "classes.npy", np.zeros((len(photos), common.WIDTH), np.float32))
         np.save(args.out / "done.npy", np.zeros(len(photos), np.uint8))
     check(args.start, args.data, *photos[0])
     context = mp.get_context("spawn")

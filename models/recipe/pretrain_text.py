@@ -12,7 +12,7 @@ from transformers import BlipConfig, BlipForConditionalGeneration
 import common
 import data
 from decoder import Decoder, pack
-from training import Loop, label_smoothed
+from training import Loop, half_products, label_smoothed
 
 
 def main() -> None:
@@ -23,6 +23,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=700)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--dropout", type=float, default=0.05)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     common.seed_all(3)
@@ -40,7 +41,7 @@ def main() -> None:
     config = BlipConfig.from_pretrained(args.start)
     decoder = Decoder(config)
     decoder.model.load_state_dict(BlipForConditionalGeneration.from_pretrained(args.start).text_decoder.state_dict())
-    loop = Loop(decoder.model, args.out, args.steps, args.rate, warmup=60, average=0.98)
+    loop = Loop({"decoder": (decoder.model, 1.0)}, args.out, args.steps, args.rate, warmup=60, average=0.98)
     rng = random.Random(common.SEED + loop.step)
     order: list[list[int]] = []
     while loop.step < args.steps:
@@ -48,7 +49,9 @@ def main() -> None:
             order = rng.sample(train, len(train))
         groups = [[order.pop()] for _ in range(args.batch)]
         batch = pack(groups, decoder.dec, decoder.sep)
-        loss = label_smoothed(decoder(batch, None, dropout=0.05), batch.targets, 0.0).mean()
+        with half_products():
+            logits = decoder(batch, None, dropout=args.dropout)
+        loss = label_smoothed(logits.float(), batch.targets, 0.0).mean()
         loop.update(loss)
         if loop.step % 20 == 0:
             loop.report(loss=float(loss.detach()))

@@ -19,8 +19,9 @@ import data
 from cider import CiderD
 from data import Features
 from decoder import Decoder, pack, sample
-from train_xe import Sampler, beam_scores, validation_loss
-from training import Loop, label_smoothed
+from train_xe import Sampler, beam_scores, encode, thin, validation_loss
+from training import Loop, half_products, label_smoothed
+from vision import Tail
 
 
 def main() -> None:
@@ -49,16 +50,18 @@ def main() -> None:
     train = [e for e in examples["train"] if e.photo.source not in ("cc3m", "flowers102")]
     tokenizer = data.tokenizer_of(args.start)
     decoder = Decoder(BlipConfig.from_pretrained(args.start))
-    decoder.load(args.source)
-    loop = Loop(decoder.model, args.out, args.steps, args.rate, warmup=10, decay=0.0, average=0.98)
+    tail = Tail.of(args.start)
+    tail.load_state_dict(decoder.load(args.source)["tail"])
+    loop = Loop({"decoder": (decoder.model, 1.0), "tail": (tail, 0.0)}, args.out, args.steps, args.rate, warmup=10, decay=0.0, average=0.98)
     # The references as the tokenizer gives them back, so that a sample can match them exactly.
     rewards = CiderD({e.row: tokenizer.decode_batch(e.ids) for e in train}, end=True)
     sampler = Sampler(train, {"coco": 2, "coco-hf": 2}, common.SEED + 1000 + loop.step)
     mean = 0.0
     while loop.step < args.steps:
         part = sampler.draw(args.photos)
-        vision = features.take([e.row for e in part], args.patches)
-        drawn = sample(decoder, vision, args.samples, args.temperature)
+        vision = thin(encode(tail, features, part, augment=True), args.patches)
+        with half_products():
+            drawn = sample(decoder, vision, args.samples, args.temperature)
         texts = tokenizer.decode_batch(drawn)
         reward = torch.tensor([rewards.score(part[i // args.samples].row, t) for i, t in enumerate(texts)])
         reward = reward.view(args.photos, args.samples)
@@ -70,7 +73,8 @@ def main() -> None:
         advantage = [a for row, refs in zip((reward - baseline).tolist(), references) for a in row + [0.0] * len(refs)]
         is_reference = [r for refs in references for r in [False] * args.samples + [True] * len(refs)]
         batch = pack(groups, decoder.dec, decoder.sep)
-        logits = decoder(batch, vision)
+        with half_products():
+            logits = decoder(batch, vision).float()
         real = torch.tensor(is_reference)[batch.owner]
         weight = torch.tensor(advantage)[batch.owner][~real]
         log_loss = label_smoothed(logits[~real] / args.temperature, batch.targets[~real], 0.0)
@@ -84,8 +88,8 @@ def main() -> None:
         if loop.step % args.every == 0 or loop.step == args.steps:
             loop.save()
             loop.swap()
-            loop.report(validation=validation_loss(decoder, features, examples["holdout"]))
-            loop.report(**beam_scores(decoder, features, examples["holdout"], tokenizer))
+            loop.report(validation=validation_loss(decoder, tail, features, examples["holdout"]))
+            loop.report(**beam_scores(decoder, tail, features, examples["holdout"], tokenizer))
             loop.swap()
 
 

@@ -1,7 +1,8 @@
-"""Step 4: cross-entropy on the captioned photos, the vision tower frozen.
+"""Step 4: cross-entropy on the captioned photos, first with the tower as it came, then with its last layers.
 
-Each step takes a class token and a random half of the patch tokens, up to three captions a photo, and
-shows COCO photos twice as often as the others. The last part of training sees all the tokens.
+Each step takes the photos in random views, the class token and a random half of the patch tokens, up to
+three captions a photo, and shows COCO photos twice as often as the others. The last part of training
+sees all the tokens.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import data
 from cider import CiderD
 from data import Example, Features
 from decoder import Decoder, beam_search, pack
-from training import Loop, label_smoothed
+from training import Loop, half_products, label_smoothed
+from vision import Tail
 
 
 class Sampler:
@@ -40,23 +42,38 @@ class Sampler:
         return [self.rng.sample(e.ids, min(most, len(e.ids))) for e in examples]
 
 
+def thin(vision: torch.Tensor, patches: int) -> torch.Tensor:
+    """The class token and `patches` of the others, drawn for each photo."""
+    photos, tokens, width = vision.shape
+    drawn = 1 + torch.rand(photos, tokens - 1).argsort(1)[:, :patches]
+    kept = torch.cat([torch.zeros(photos, 1, dtype=torch.long), drawn], 1)
+    return vision.gather(1, kept[:, :, None].expand(-1, -1, width))
+
+
 @torch.no_grad()
-def validation_loss(decoder: Decoder, features: Features, examples: list[Example]) -> float:
+def encode(tail: Tail, features: Features, examples: list[Example], augment: bool = False) -> torch.Tensor:
+    """[photos, tokens, width]: the tower's output, without gradients."""
+    with half_products():
+        return tail(features.take([e.row for e in examples], augment)).float()
+
+
+@torch.no_grad()
+def validation_loss(decoder: Decoder, tail: Tail, features: Features, examples: list[Example]) -> float:
     losses = []
     for i in range(0, len(examples), 32):
         part = examples[i:i + 32]
         batch = pack([e.ids for e in part], decoder.dec, decoder.sep)
-        losses.append(label_smoothed(decoder(batch, features.take([e.row for e in part])), batch.targets, 0.0))
+        losses.append(label_smoothed(decoder(batch, encode(tail, features, part)), batch.targets, 0.0))
     return float(torch.cat(losses).mean())
 
 
-def beam_scores(decoder: Decoder, features: Features, examples: list[Example], tokenizer) -> dict[str, float]:
+def beam_scores(decoder: Decoder, tail: Tail, features: Features, examples: list[Example], tokenizer) -> dict[str, float]:
     """CIDEr-D (own implementation, cleaned references) by source, over the photos with five references."""
     examples = [e for e in examples if len(e.photo.raw) == 5 and len(e.photo.captions) >= 3]
     texts = {}
     for i in range(0, len(examples), 32):
         part = examples[i:i + 32]
-        ids = beam_search(decoder, features.take([e.row for e in part]))
+        ids = beam_search(decoder, encode(tail, features, part))
         texts |= {e.photo.file: t for e, t in zip(part, tokenizer.decode_batch(ids))}
     scores = {}
     for source in sorted({e.photo.source for e in examples}):
@@ -71,13 +88,15 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--start", type=Path, required=True)
     parser.add_argument("--features", type=Path, required=True)
-    parser.add_argument("--text", type=Path, required=True, help="checkpoint of pretrain_text.py")
+    parser.add_argument("--text", type=Path, required=True, help="checkpoint of pretrain_text.py, or of this step")
+    parser.add_argument("--tail", type=float, default=0.0, help="share of the rate for the tower's last layers")
     parser.add_argument("--out", type=Path, required=True, help="checkpoint file")
     parser.add_argument("--steps", type=int, default=1400)
     parser.add_argument("--photos", type=int, default=32)
     parser.add_argument("--captions", type=int, default=3)
     parser.add_argument("--rate", type=float, default=6e-4)
     parser.add_argument("--dropout", type=float, default=0.15)
+    parser.add_argument("--decay", type=float, default=0.05)
     parser.add_argument("--smoothing", type=float, default=0.1)
     parser.add_argument("--patches", type=int, default=128)
     parser.add_argument("--every", type=int, default=200, help="steps between checkpoints")
@@ -90,16 +109,26 @@ def main() -> None:
     examples = data.load(args.data, args.start, features)
     tokenizer = data.tokenizer_of(args.start)
     decoder = Decoder(BlipConfig.from_pretrained(args.start))
-    decoder.load(args.text)
-    loop = Loop(decoder.model, args.out, args.steps, args.rate, warmup=80)
+    tail = Tail.of(args.start)
+    state = decoder.load(args.text)
+    if "tail" in state:
+        tail.load_state_dict(state["tail"])
+    parts = {"decoder": (decoder.model, 1.0), "tail": (tail, args.tail)}
+    loop = Loop(parts, args.out, args.steps, args.rate, warmup=80, decay=args.decay, average=0.998)
     sampler = Sampler(examples["train"], {"coco": 2, "coco-hf": 2}, common.SEED + loop.step)
     total = 0.0
     while loop.step < args.steps:
         part = sampler.draw(args.photos)
         batch = pack(sampler.captions(part, args.captions), decoder.dec, decoder.sep)
         patches = args.patches if loop.step < 0.85 * args.steps else None
-        logits = decoder(batch, features.take([e.row for e in part], patches), args.dropout)
-        loss = label_smoothed(logits, batch.targets, args.smoothing).mean()
+        if args.tail:
+            with half_products():
+                vision = tail(features.take([e.row for e in part], augment=True))
+        else:
+            vision = encode(tail, features, part, augment=True)
+        with half_products():
+            logits = decoder(batch, thin(vision, patches) if patches else vision, args.dropout)
+        loss = label_smoothed(logits.float(), batch.targets, args.smoothing).mean()
         loop.update(loss)
         total += float(loss.detach())
         if loop.step % 20 == 0:
@@ -108,9 +137,9 @@ def main() -> None:
         if loop.step % args.every == 0 or loop.step == args.steps:
             loop.save()
             loop.swap()
-            loop.report(validation=validation_loss(decoder, features, examples["holdout"]))
+            loop.report(validation=validation_loss(decoder, tail, features, examples["holdout"]))
             if loop.step % (2 * args.every) == 0 or loop.step == args.steps:
-                loop.report(**beam_scores(decoder, features, examples["holdout"], tokenizer))
+                loop.report(**beam_scores(decoder, tail, features, examples["holdout"], tokenizer))
             loop.swap()
 
 

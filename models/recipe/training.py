@@ -19,18 +19,32 @@ def label_smoothed(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
     return nll if smoothing == 0 else (1 - smoothing) * nll - smoothing * logp.mean(-1)
 
 
-class Loop:
-    """Steps through training; `rate` is the peak of a linear warm-up and a cosine down to a twentieth."""
+def half_products() -> torch.autocast:
+    """Matrix products in bfloat16; parameters, sums, norms and losses stay in float32."""
+    return torch.autocast("cpu", torch.bfloat16)
 
-    def __init__(self, model: nn.Module, out: Path, steps: int, rate: float, warmup: int, decay: float = 0.05,
-                 average: float = 0.995, clip: float = 1.0) -> None:
-        self.model, self.out, self.steps, self.rate, self.warmup = model, out, steps, rate, warmup
+
+class Loop:
+    """Steps through training; `rate` is the peak of a linear warm-up and a cosine down to a twentieth.
+
+    `modules` are the parts by name, each with its share of the rate; a share of 0 keeps the part as it is.
+    """
+
+    def __init__(self, modules: dict[str, tuple[nn.Module, float]], out: Path, steps: int, rate: float, warmup: int,
+                 decay: float = 0.05, average: float = 0.995, clip: float = 1.0) -> None:
+        self.modules = {name: module for name, (module, _) in modules.items()}
+        self.out, self.steps, self.rate, self.warmup = out, steps, rate, warmup
         self.average, self.clip = average, clip
-        matrices = [p for p in model.parameters() if p.ndim > 1]
-        vectors = [p for p in model.parameters() if p.ndim <= 1]
-        groups = [dict(params=matrices, weight_decay=decay), dict(params=vectors, weight_decay=0.0)]
+        self.parameters: list[nn.Parameter] = []
+        groups = []
+        for module, share in modules.values():
+            own = [p for p in module.parameters() if p.requires_grad_(share > 0).requires_grad]
+            self.parameters += own
+            for params, weight_decay in (([p for p in own if p.ndim > 1], decay), ([p for p in own if p.ndim <= 1], 0.0)):
+                if params:
+                    groups.append(dict(params=params, weight_decay=weight_decay, share=share))
         self.optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), fused=True)
-        self.shadow = [p.detach().clone() for p in model.parameters()]
+        self.shadow = [p.detach().clone() for p in self.parameters]
         self.step, self.began, self.cpu = 0, time.time(), time.process_time()
         out.parent.mkdir(parents=True, exist_ok=True)
         if out.exists():
@@ -38,7 +52,8 @@ class Loop:
 
     def _resume(self) -> None:
         state = torch.load(self.out, map_location="cpu", weights_only=False)
-        self.model.load_state_dict(state["decoder_raw"])
+        for name, module in self.modules.items():
+            module.load_state_dict(state[f"{name}_raw"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.shadow, self.step = state["shadow"], state["step"]
         torch.manual_seed(self.step)
@@ -52,27 +67,29 @@ class Loop:
 
     def update(self, loss: Tensor) -> None:
         for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate()
+            group["lr"] = self.learning_rate() * group["share"]
         self.optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+        nn.utils.clip_grad_norm_(self.parameters, self.clip)
         self.optimizer.step()
         self.step += 1
         keep = min(self.average, self.step / (self.step + 10))
-        torch._foreach_lerp_(self.shadow, [p.detach() for p in self.model.parameters()], 1 - keep)
+        torch._foreach_lerp_(self.shadow, [p.detach() for p in self.parameters], 1 - keep)
 
     def swap(self) -> None:
         """Exchanges the weights with their running average."""
-        for p, s in zip(self.model.parameters(), self.shadow):
+        for p, s in zip(self.parameters, self.shadow):
             p.data, s.data = s.data, p.data
 
     def save(self) -> None:
-        """`decoder` holds the average, `decoder_raw` the weights themselves."""
-        raw = {k: v.clone() for k, v in self.model.state_dict().items()}
+        """Each module's average under its name, the weights themselves under `<name>_raw`."""
+        def copies() -> dict[str, dict]:
+            return {name: {k: v.clone() for k, v in m.state_dict().items()} for name, m in self.modules.items()}
+        raw = {f"{name}_raw": state for name, state in copies().items()}
         self.swap()
-        averaged = {k: v.clone() for k, v in self.model.state_dict().items()}
+        averaged = copies()
         self.swap()
-        state = dict(decoder=averaged, decoder_raw=raw, optimizer=self.optimizer.state_dict(), shadow=self.shadow, step=self.step)
+        state = dict(**averaged, **raw, optimizer=self.optimizer.state_dict(), shadow=self.shadow, step=self.step)
         temporary = self.out.with_suffix(".tmp")
         torch.save(state, temporary)
         os.replace(temporary, self.out)

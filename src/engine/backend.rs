@@ -183,6 +183,13 @@ impl Backend {
         }
     }
 
+    /// Takes an item that is done; what memory it has may serve the next one.
+    pub fn recycle(&mut self, item: Item) {
+        if let (Self::Packed(both), Item::Packed(item)) = (self, item) {
+            both.1.recycle(item);
+        }
+    }
+
     /// What is known of the model.
     #[must_use]
     pub fn describe(&self) -> EngineInfo {

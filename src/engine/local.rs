@@ -123,7 +123,8 @@ impl LocalEngine {
 
     fn forget(&mut self, index: usize) {
         self.jobs.remove(index);
-        self.items.remove(index);
+        let item = self.items.remove(index);
+        self.model.recycle(item);
     }
 
     /// Checks what only the model knows; how many tokens there may be, prompt included.

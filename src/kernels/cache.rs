@@ -20,21 +20,26 @@ pub(crate) struct Cache {
 }
 
 impl Cache {
-    /// Empty, of one row.
-    pub(crate) fn new(heads: Heads, layers: usize, capacity: usize) -> Self {
-        let mut cache = Self {
+    /// Without room, to be [`reset`](Self::reset).
+    pub(crate) fn new(heads: Heads, layers: usize) -> Self {
+        Self {
             heads,
             layers,
             rows: 1,
-            capacity,
+            capacity: 0,
             keys: Buffer::new(),
             values: Buffer::new(),
             spare: [Buffer::new(), Buffer::new()],
-        };
-        let len = cache.row_len();
-        cache.keys.resize(len);
-        cache.values.resize(len);
-        cache
+        }
+    }
+
+    /// Forgets everything: one row, room for `capacity` tokens. Memory is taken only if there was
+    /// never as much.
+    pub(crate) fn reset(&mut self, capacity: usize) {
+        (self.rows, self.capacity) = (1, capacity);
+        let len = self.row_len();
+        self.keys.resize(len);
+        self.values.resize(len);
     }
 
     pub(crate) fn rows(&self) -> usize {

@@ -30,8 +30,10 @@ impl Epilogue {
 /// Panels of a task should stay in the second-level cache while blocks of rows pass by.
 const CACHED: usize = 384 * 1024;
 
-/// Tasks a thread: more even out what disturbs one of them, fewer keep panels together.
+/// Tasks a thread: more even out what disturbs one of them, fewer keep panels together. The few rows
+/// of a decoding step only stream the weights, which goes best in long pieces.
 const TASKS: usize = 4;
+const TASKS_OF_FEW_ROWS: usize = 2;
 
 /// Multiplies the operand's rows with the weights into `out`, `[rows, width]`.
 ///
@@ -46,38 +48,45 @@ pub(crate) fn linear(
 ) {
     let Some(layout) = left.layout() else { return };
     let rows = layout.blocks.rows;
-    assert_eq!(layout.steps, right.steps, "operand and weights differ in depth");
+    assert_eq!(layout.depth, right.depth, "operand and weights differ in depth");
+    assert_eq!(layout.plan.format, right.plan.format, "operand and weights differ in format");
     assert_eq!(out.len(), rows * right.width, "{rows} rows of {} numbers", right.width);
     let out = Shared::new(out);
     let split = Split::new(team.threads(), right, layout.blocks.count);
     team.run(split.panel_groups * split.block_groups, |task| {
-        let _ready = Ready::new(&right.plan);
-        let mut tile = Tile([0; MOST_ROWS * MOST_COLUMNS]);
+        let _ready = Ready::new(&layout.plan);
+        let mut tiles = [const { Tile([0; MOST_ROWS * MOST_COLUMNS]) }; 2];
         let panels = part(right.panels, split.panel_groups, task % split.panel_groups);
         for block in part(layout.blocks.count, split.block_groups, task / split.panel_groups) {
             let (first, count) = layout.blocks.at(block);
             let (words, maps) = left.block(&layout, block);
-            for panel in panels.clone() {
+            let finish_panel = |panel: usize, tile: &Tile| {
                 let column = panel * right.plan.columns;
-                let steps = right.steps;
-                // SAFETY: `ready` lives, and both operands were made for this plan and these steps.
-                unsafe {
-                    micro::multiply(
-                        &right.plan,
-                        words.as_ptr(),
-                        count,
-                        right.panel(panel).as_ptr(),
-                        steps,
-                        &mut tile,
-                    );
-                }
                 let place = Place {
                     out,
                     start: first * right.width + column,
                     stride: right.width,
                     width: right.plan.columns.min(right.width - column),
                 };
-                finish(right, column, &tile, maps, &place, epilogue);
+                finish(right, column, tile, maps, &place, epilogue);
+            };
+            // One panel behind: a CPU works at the sums of the next while it finishes the last.
+            let mut behind = None;
+            let [even, odd] = &mut tiles;
+            let (mut next, mut last) = (even, odd);
+            for panel in panels.clone() {
+                // SAFETY: `ready` lives, and both operands were made for this plan and these steps.
+                unsafe {
+                    let (left, weights) = (words.as_ptr(), right.panel(panel).as_ptr());
+                    micro::multiply(&layout.plan, left, count, weights, layout.steps, next);
+                }
+                if let Some(panel) = behind.replace(panel) {
+                    finish_panel(panel, last);
+                }
+                std::mem::swap(&mut next, &mut last);
+            }
+            if let Some(panel) = behind {
+                finish_panel(panel, last);
             }
         }
     });
@@ -91,7 +100,8 @@ struct Split {
 
 impl Split {
     fn new(threads: usize, right: &Packed, blocks: usize) -> Self {
-        let wanted = if threads == 1 { 1 } else { threads * TASKS };
+        let each = if blocks <= 2 { TASKS_OF_FEW_ROWS } else { TASKS };
+        let wanted = if threads == 1 { 1 } else { threads * each };
         let panel = right.plan.panel_bytes(right.steps).max(1);
         let cached = right.panels.div_ceil((CACHED / panel).max(1)).max(1);
         let block_groups = wanted.div_ceil(cached).min(blocks.div_ceil(4)).max(1);
@@ -142,8 +152,12 @@ struct View {
 impl View {
     fn of(columns: &Columns, first: usize, count: usize) -> Self {
         fn part<T: Copy + Default>(all: &[T], first: usize, count: usize) -> [T; MOST_COLUMNS] {
+            let all = &all[first..][..count];
+            if let Ok(whole) = <[T; MOST_COLUMNS]>::try_from(all) {
+                return whole;
+            }
             let mut part = [T::default(); MOST_COLUMNS];
-            part[..count].copy_from_slice(&all[first..][..count]);
+            part[..count].copy_from_slice(all);
             part
         }
         Self {

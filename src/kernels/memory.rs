@@ -21,14 +21,6 @@ enum Numbers {
 }
 
 impl Numbers {
-    fn zeroed(precision: Precision, len: usize) -> Self {
-        match precision {
-            Precision::F32 => Self::F32(Buffer::zeroed(len)),
-            Precision::Bf16 => Self::Bf16(Buffer::zeroed(len)),
-            Precision::Int8 => Self::Int8(Buffer::zeroed(len)),
-        }
-    }
-
     fn bytes(&self) -> usize {
         match self {
             Self::F32(numbers) => numbers.as_slice().len() * 4,
@@ -75,7 +67,7 @@ impl Kept for i8 {
 /// Keys and values of one image in one layer, for all heads.
 ///
 /// Keys lie transposed in blocks of [`BLOCK`] keys, values row after row of [`BLOCK`] numbers; heads
-/// of other sizes are padded with zeros.
+/// of other sizes are padded.
 #[derive(Debug)]
 pub(crate) struct Memory {
     heads: Heads,
@@ -103,6 +95,18 @@ impl Shape {
     /// Numbers of one head's values.
     fn values(&self) -> usize {
         self.heads.size.div_ceil(BLOCK) * self.tokens * BLOCK
+    }
+
+    /// Room for the tables of all heads. What pads them may be of an earlier image: it takes part in
+    /// sums that nobody reads, of keys behind the last token and columns behind the head's size.
+    fn tables<'t, T: Kept>(
+        &self,
+        keys: &'t mut Buffer<T>,
+        values: &'t mut Buffer<T>,
+    ) -> (&'t mut [T], &'t mut [T]) {
+        keys.resize(self.heads.count * self.keys());
+        values.resize(self.heads.count * self.values());
+        (keys.as_mut_slice(), values.as_mut_slice())
     }
 
     /// Writes the tables of every head; `scales` as in [`Memory`].
@@ -177,47 +181,38 @@ fn scale_of(isa: Isa, row: &[f32]) -> (f32, f32) {
 }
 
 impl Memory {
-    /// From `[tokens, 2 · width]`, a token's keys before its values.
-    pub(crate) fn new(
-        team: &Team,
-        (tier, precision): (Tier, Precision),
-        heads: Heads,
-        key_values: &[f32],
-    ) -> Self {
-        let tokens = key_values.len() / (2 * heads.width());
-        let shape = Shape { isa: tier.isa(), heads, tokens };
-        let mut keys = Numbers::zeroed(precision, heads.count * shape.keys());
-        let mut values = Numbers::zeroed(precision, heads.count * shape.values());
-        let count = if precision == Precision::Int8 { 2 * heads.count * tokens } else { 0 };
-        let mut scales = vec![0.0; count];
-        match (&mut keys, &mut values) {
+    /// An empty table, to be [`fill`](Self::fill)ed.
+    pub(crate) fn new(precision: Precision, heads: Heads) -> Self {
+        let numbers = || match precision {
+            Precision::F32 => Numbers::F32(Buffer::new()),
+            Precision::Bf16 => Numbers::Bf16(Buffer::new()),
+            Precision::Int8 => Numbers::Int8(Buffer::new()),
+        };
+        Self { heads, tokens: 0, keys: numbers(), values: numbers(), scales: Vec::new() }
+    }
+
+    /// Takes `[tokens, 2 · width]`, a token's keys before its values, in place of what was there;
+    /// memory is taken only if there was never as much.
+    pub(crate) fn fill(&mut self, team: &Team, tier: Tier, key_values: &[f32]) {
+        self.tokens = key_values.len() / (2 * self.heads.width());
+        let shape = Shape { isa: tier.isa(), heads: self.heads, tokens: self.tokens };
+        match (&mut self.keys, &mut self.values) {
             (Numbers::F32(keys), Numbers::F32(values)) => {
-                shape.fill(
-                    team,
-                    key_values,
-                    (keys.as_mut_slice(), values.as_mut_slice()),
-                    &mut scales,
-                );
+                let tables = shape.tables(keys, values);
+                shape.fill(team, key_values, tables, &mut []);
             }
             (Numbers::Bf16(keys), Numbers::Bf16(values)) => {
-                shape.fill(
-                    team,
-                    key_values,
-                    (keys.as_mut_slice(), values.as_mut_slice()),
-                    &mut scales,
-                );
+                let tables = shape.tables(keys, values);
+                shape.fill(team, key_values, tables, &mut []);
             }
             (Numbers::Int8(keys), Numbers::Int8(values)) => {
-                shape.fill(
-                    team,
-                    key_values,
-                    (keys.as_mut_slice(), values.as_mut_slice()),
-                    &mut scales,
-                );
+                self.scales.resize(2 * self.heads.count * self.tokens, 0.0);
+                let tables = shape.tables(keys, values);
+                shape.fill(team, key_values, tables, &mut self.scales);
             }
+            // `new` makes both of one format.
             _ => {}
         }
-        Self { heads, tokens, keys, values, scales }
     }
 
     /// Bytes that it keeps.

@@ -32,12 +32,14 @@ impl Default for Buffer<f32> {
 pub(crate) struct LeftLayout {
     pub(crate) plan: Plan,
     pub(crate) blocks: Blocks,
+    /// Numbers of a row.
+    pub(crate) depth: usize,
     pub(crate) steps: usize,
 }
 
 impl LeftLayout {
     pub(crate) fn new(plan: Plan, rows: usize, depth: usize) -> Self {
-        Self { plan, blocks: plan.blocks(rows), steps: plan.steps(depth) }
+        Self { plan, blocks: plan.blocks(rows), depth, steps: plan.steps(depth) }
     }
 
     /// Words that all rows take, those that only fill up tiles included.
@@ -139,6 +141,34 @@ fn scatter(plan: Plan, values: &[f32], row: usize, rows: usize, block: &mut [u32
     map
 }
 
+/// Where rows come from.
+trait Source: Sync {
+    /// Row `row`, which may be made in `spare`.
+    fn row<'a>(&'a self, row: usize, spare: &'a mut [f32]) -> &'a [f32];
+}
+
+/// Rows that a function writes.
+struct Made<F>(F);
+
+impl<F: Fn(usize, &mut [f32]) + Sync> Source for Made<F> {
+    fn row<'a>(&'a self, row: usize, spare: &'a mut [f32]) -> &'a [f32] {
+        (self.0)(row, spare);
+        spare
+    }
+}
+
+/// Rows that are there.
+struct There<'x> {
+    x: &'x [f32],
+    depth: usize,
+}
+
+impl Source for There<'_> {
+    fn row<'a>(&'a self, row: usize, _: &'a mut [f32]) -> &'a [f32] {
+        &self.x[row * self.depth..][..self.depth]
+    }
+}
+
 impl Operand {
     /// Takes `rows` rows of `depth` numbers; `source` writes the row of a number into its second
     /// argument, on any thread.
@@ -150,7 +180,23 @@ impl Operand {
         depth: usize,
         source: impl Fn(usize, &mut [f32]) + Sync,
     ) {
-        let layout = LeftLayout::new(plan, rows, depth);
+        self.fill_from(team, plan, rows, depth, &Made(source));
+    }
+
+    /// Takes the rows of `x`, of `depth` numbers each.
+    pub(crate) fn copy(&mut self, team: &Team, plan: Plan, x: &[f32], depth: usize) {
+        self.fill_from(team, plan, x.len() / depth, depth, &There { x, depth });
+    }
+
+    fn fill_from(
+        &mut self,
+        team: &Team,
+        plan: Plan,
+        rows: usize,
+        depth: usize,
+        source: &impl Source,
+    ) {
+        let layout = LeftLayout::new(plan.for_rows(rows), rows, depth);
         self.layout = Some(layout);
         self.words.resize(layout.words());
         self.maps.resize(rows, WHOLE);
@@ -173,8 +219,7 @@ impl Operand {
                     )
                 };
                 for (row, map) in maps.iter_mut().enumerate() {
-                    source(first + row, values);
-                    *map = layout.put(values, row, count, words);
+                    *map = layout.put(source.row(first + row, values), row, count, words);
                 }
             }
         });

@@ -1,7 +1,7 @@
 //! Kernels over one row at a time: layer norm, conversion to the operand's formats, softmax, dot
 //! products. A row's result depends on nothing but the row.
 
-use crate::kernels::math::{LANES, exp, fma, from_bf16, round, sum_lanes, to_bf16};
+use crate::kernels::math::{LANES, exp, fma, from_bf16, max_lanes, round, sum_lanes, to_bf16};
 use crate::kernels::tier::for_each_isa;
 
 for_each_isa! {
@@ -40,10 +40,8 @@ fn reduce(x: &[f32], fold: impl Fn(f32, f32) -> f32) -> f32 {
             *lane = fold(*lane, value);
         }
     }
-    for (lane, &value) in lanes.iter_mut().zip(rest) {
-        *lane = fold(*lane, value);
-    }
-    sum_lanes(lanes)
+    // A lane chosen at run time would keep all of them in memory, so the rest has its own sum.
+    sum_lanes(lanes) + rest.iter().fold(0.0, |sum, &value| fold(sum, value))
 }
 
 /// How a row of 8-bit numbers is read: `value = scale · (number − zero)`.
@@ -65,22 +63,14 @@ for_each_isa! {
 fn affine_body<const FMA: bool>(x: &[f32]) -> Affine {
     let (mut low, mut high, mut poison) = ([0f32; LANES], [0f32; LANES], [0f32; LANES]);
     let (chunks, rest) = x.as_chunks::<LANES>();
-    let mut take = |lane: usize, value: f32| {
-        low[lane] = if value < low[lane] { value } else { low[lane] };
-        high[lane] = if value > high[lane] { value } else { high[lane] };
-        poison[lane] += value * 0.0;
-    };
     for chunk in chunks {
-        for (lane, &value) in chunk.iter().enumerate() {
-            take(lane, value);
-        }
+        widen(chunk, &mut low, &mut high, &mut poison);
     }
-    for (lane, &value) in rest.iter().enumerate() {
-        take(lane, value);
+    if !rest.is_empty() {
+        widen(&padded(rest), &mut low, &mut high, &mut poison);
     }
-    let low = low.iter().fold(0f32, |a, &b| a.min(b));
-    let high = high.iter().fold(0f32, |a, &b| a.max(b));
-    if poison.iter().any(|p| p.is_nan()) {
+    let (low, high) = (-max_lanes(low.map(|low| -low)), max_lanes(high));
+    if sum_lanes(poison).is_nan() {
         return Affine { scale: f32::NAN, zero: 0 };
     }
     // In halves, for the range of two huge numbers may be none.
@@ -89,6 +79,32 @@ fn affine_body<const FMA: bool>(x: &[f32]) -> Affine {
         return Affine { scale: 0.0, zero: 0 };
     }
     Affine { scale, zero: round(-low / scale).clamp(0, 255) }
+}
+
+/// Takes numbers into the range from `low` to `high`; `poison` becomes NaN if one is not finite.
+#[inline(always)]
+fn widen(
+    chunk: &[f32; LANES],
+    low: &mut [f32; LANES],
+    high: &mut [f32; LANES],
+    poison: &mut [f32; LANES],
+) {
+    for lane in 0..LANES {
+        let value = chunk[lane];
+        low[lane] = if value < low[lane] { value } else { low[lane] };
+        high[lane] = if value > high[lane] { value } else { high[lane] };
+        poison[lane] += value * 0.0;
+    }
+}
+
+/// The end of a row, filled up with zeros.
+#[inline(always)]
+fn padded(rest: &[f32]) -> [f32; LANES] {
+    let mut chunk = [0.0; LANES];
+    for (place, &value) in chunk.iter_mut().zip(rest) {
+        *place = value;
+    }
+    chunk
 }
 
 for_each_isa! {
@@ -119,20 +135,19 @@ for_each_isa! {
 
 #[inline(always)]
 fn largest_body<const FMA: bool>(x: &[f32]) -> f32 {
-    let (mut most, mut poison) = ([0f32; LANES], [0f32; LANES]);
+    let (mut low, mut high, mut poison) = ([0f32; LANES], [0f32; LANES], [0f32; LANES]);
     let (chunks, rest) = x.as_chunks::<LANES>();
     for chunk in chunks {
-        for lane in 0..LANES {
-            let size = chunk[lane].abs();
-            most[lane] = if size > most[lane] { size } else { most[lane] };
-            poison[lane] += chunk[lane] * 0.0;
-        }
+        widen(chunk, &mut low, &mut high, &mut poison);
     }
-    for (lane, value) in rest.iter().enumerate() {
-        most[lane] = most[lane].max(value.abs());
-        poison[lane] += value * 0.0;
+    if !rest.is_empty() {
+        widen(&padded(rest), &mut low, &mut high, &mut poison);
     }
-    most.iter().fold(0f32, |a, &b| a.max(b)) + sum_lanes(poison)
+    let mut most = [0f32; LANES];
+    for lane in 0..LANES {
+        most[lane] = if -low[lane] > high[lane] { -low[lane] } else { high[lane] };
+    }
+    max_lanes(most) + sum_lanes(poison)
 }
 
 for_each_isa! {
@@ -191,10 +206,7 @@ fn exp_row_body<const FMA: bool>(x: &mut [f32]) -> f32 {
             *lane = if value > *lane { value } else { *lane };
         }
     }
-    for (lane, &value) in lanes.iter_mut().zip(rest) {
-        *lane = if value > *lane { value } else { *lane };
-    }
-    let most = lanes.iter().fold(f32::MIN, |a, &b| a.max(b));
+    let most = rest.iter().fold(max_lanes(lanes), |a, &b| if b > a { b } else { a });
     let mut sums = [0.0; LANES];
     let (chunks, rest) = x.as_chunks_mut::<LANES>();
     for chunk in chunks {
@@ -203,11 +215,12 @@ fn exp_row_body<const FMA: bool>(x: &mut [f32]) -> f32 {
             *sum += *value;
         }
     }
-    for (sum, value) in sums.iter_mut().zip(rest) {
+    let mut sum = sum_lanes(sums);
+    for value in rest {
         *value = exp::<FMA>(*value - most);
-        *sum += *value;
+        sum += *value;
     }
-    sum_lanes(sums)
+    sum
 }
 
 for_each_isa! {
@@ -224,10 +237,7 @@ fn dot_body<const FMA: bool>(a: &[f32], b: &[f32]) -> f32 {
             lanes[lane] = fma::<FMA>(a[lane], b[lane], lanes[lane]);
         }
     }
-    for (lane, (&a, &b)) in a_rest.iter().zip(b_rest).enumerate() {
-        lanes[lane] = fma::<FMA>(a, b, lanes[lane]);
-    }
-    sum_lanes(lanes)
+    a_rest.iter().zip(b_rest).fold(sum_lanes(lanes), |sum, (&a, &b)| fma::<FMA>(a, b, sum))
 }
 
 /// A number of a key/value table.

@@ -301,10 +301,15 @@ fn attention_to_a_table_agrees_with_plain_loops_and_ignores_company() {
                 let width = heads.width();
                 let tables: Vec<Vec<f32>> =
                     (0..2).map(|n| noise(tokens * 2 * width, 30 + n)).collect();
-                let memories: Vec<Memory> = tables
-                    .iter()
-                    .map(|t| Memory::new(&Team::alone(), (tier, precision), heads, t))
-                    .collect();
+                let fill = |table: &Vec<f32>| {
+                    let mut memory = Memory::new(precision, heads);
+                    // What an earlier and larger image leaves behind must not show.
+                    let earlier = vec![7.0; 2 * table.len()];
+                    memory.fill(&Team::alone(), tier, &earlier);
+                    memory.fill(&Team::alone(), tier, table);
+                    memory
+                };
+                let memories: Vec<Memory> = tables.iter().map(fill).collect();
                 let queries = noise(3 * width, 40);
                 let mut out = vec![f32::NAN; 3 * width];
                 let items = [(&memories[0], 1), (&memories[1], 2)];

@@ -48,6 +48,20 @@ pub struct Workspace {
     attention: SelfAttention,
     scores: Buffer<f32>,
     logits: Buffer<f32>,
+    /// Items that are done, whose memory the next ones take over.
+    spare: Vec<PackedItem>,
+}
+
+/// Items that a workspace keeps for their memory.
+const SPARE_ITEMS: usize = 32;
+
+impl Workspace {
+    /// Takes an item that is done, for the memory in it.
+    pub fn recycle(&mut self, item: PackedItem) {
+        if self.spare.len() < SPARE_ITEMS {
+            self.spare.push(item);
+        }
+    }
 }
 
 /// The vision tower's states of an image, `[tokens, width]`, the class token first.
@@ -155,6 +169,7 @@ impl PackedModel {
             attention: SelfAttention::new(self.tier, self.precision, self.vision.heads()),
             scores: Buffer::new(),
             logits: Buffer::new(),
+            spare: Vec::new(),
         }
     }
 
@@ -261,10 +276,7 @@ fn product(
     out: &mut [f32],
     epilogue: Epilogue,
 ) {
-    let depth = weights.depth;
-    operand.fill(team, weights.plan, x.len() / depth, depth, |row, values| {
-        values.copy_from_slice(&x[row * depth..][..depth]);
-    });
+    operand.copy(team, weights.plan, x, weights.depth);
     linear(team, operand, weights, out, epilogue);
 }
 

@@ -5,7 +5,7 @@
 use super::{Norm, PackedImage, PackedItem, Workspace, product};
 use crate::kernels::attention::Heads;
 use crate::kernels::cache::{self, Cache};
-use crate::kernels::gemm::Epilogue;
+use crate::kernels::gemm::{Epilogue, linear};
 use crate::kernels::math::Function;
 use crate::kernels::memory::{self, Memory};
 use crate::kernels::packed::Packed;
@@ -67,24 +67,26 @@ impl Text {
         image: &PackedImage,
         capacity: usize,
     ) -> PackedItem {
-        let mut memories = Vec::with_capacity(self.layers.len());
-        for (number, layer) in self.layers.iter().enumerate() {
+        let mut item = work.spare.pop().unwrap_or_else(|| PackedItem {
+            memories: self.layers.iter().map(|_| Memory::new(precision, self.heads)).collect(),
+            cache: Cache::new(self.heads, self.layers.len()),
+            position: 0,
+        });
+        item.position = 0;
+        item.cache.reset(capacity);
+        for (number, (layer, memory)) in self.layers.iter().zip(&mut item.memories).enumerate() {
             let weights = &layer.key_value;
             let (states, depth) = (&image.states, weights.depth);
-            let tokens = states.len() / depth;
             // All layers read the same states in the same form: converting them once is enough.
             if number == 0 {
-                work.operand.fill(team, weights.plan, tokens, depth, |row, values| {
-                    values.copy_from_slice(&states[row * depth..][..depth]);
-                });
+                work.operand.copy(team, weights.plan, states, depth);
             }
-            work.wide.resize(tokens * weights.width);
+            work.wide.resize(states.len() / depth * weights.width);
             let wide = work.wide.as_mut_slice();
-            crate::kernels::gemm::linear(team, &work.operand, weights, wide, Epilogue::STORE);
-            memories.push(Memory::new(team, (self.tier, precision), self.heads, wide));
+            linear(team, &work.operand, weights, wide, Epilogue::STORE);
+            memory.fill(team, self.tier, wide);
         }
-        let cache = Cache::new(self.heads, self.layers.len(), capacity);
-        PackedItem { memories, cache, position: 0 }
+        item
     }
 
     /// Reads the next `per_row` tokens of every row of every item, at the items' own positions; the
@@ -204,7 +206,7 @@ impl Head {
         wide.resize(rows * hidden);
         let transformed = wide.as_mut_slice();
         let epilogue = Epilogue::of(self.activation);
-        crate::kernels::gemm::linear(team, operand, &self.transform, transformed, epilogue);
+        linear(team, operand, &self.transform, transformed, epilogue);
         context.resize(hidden);
         let pass = Pass { tier, tokens: rows, per_row: 1, hidden };
         normalise(&self.norm, transformed, context.as_mut_slice(), pass);

@@ -73,6 +73,9 @@ pub(crate) fn release() {
 }
 
 /// One product of up to 16 or up to 32 rows, with the given dot-product instruction.
+///
+/// The panels are fetched ahead of their use: sixteen lines at a time are too many for a processor
+/// to guess. Fetching behind the last panel's end does no harm, and no fault.
 macro_rules! product {
     ($name:ident, $dot:literal) => {
         /// # Safety
@@ -89,6 +92,8 @@ macro_rules! product {
                         "tileloadd tmm6, [{b} + {pitch}*1]",
                         "tileloadd tmm4, [{a} + {row}*1]",
                         concat!($dot, " tmm0, tmm4, tmm6"),
+                        ".set ahead, 4096", ".rept 32", "prefetcht0 [{b} + ahead]",
+                        ".set ahead, ahead + 64", ".endr",
                         "tileloadd tmm7, [{b} + {pitch}*1 + 64]",
                         concat!($dot, " tmm1, tmm4, tmm7"),
                         "tileloadd tmm5, [{c} + {row}*1]",
@@ -112,6 +117,8 @@ macro_rules! product {
                     asm!(
                         "tilezero tmm0", "tilezero tmm1",
                         "2:",
+                        ".set ahead, 8192", ".rept 32", "prefetcht0 [{b} + ahead]",
+                        ".set ahead, ahead + 64", ".endr",
                         "tileloadd tmm4, [{a} + {row}*1]",
                         "tileloadd tmm6, [{b} + {pitch}*1]",
                         concat!($dot, " tmm0, tmm4, tmm6"),

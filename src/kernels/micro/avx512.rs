@@ -8,6 +8,9 @@ use super::{Format, Kernel};
 
 pub(crate) const COLUMNS: usize = 32;
 
+/// Bytes ahead of their use at which the panel is fetched into the first-level cache.
+const AHEAD: usize = 2048;
+
 macro_rules! kernel {
     ($(#[$doc:meta])* $name:ident, $features:literal, $sum:ty, $zero:expr, $load:ident, $bytes:literal, $op:ident) => {
         $(#[$doc])*
@@ -21,6 +24,10 @@ macro_rules! kernel {
             for step in 0..steps {
                 // SAFETY: inside the panel and the block by the caller's word.
                 let (b, a) = unsafe { ($load(right.add(step * $bytes)), left.add(step * R)) };
+                let ahead = right.wrapping_add(step * $bytes + AHEAD).cast::<i8>();
+                // It may point anywhere.
+                _mm_prefetch::<_MM_HINT_T0>(ahead);
+                _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(64));
                 for (row, sums) in sums.iter_mut().enumerate() {
                     // SAFETY: as above.
                     let a = _mm512_set1_epi32(unsafe { *a.add(row) }.cast_signed());

@@ -123,6 +123,25 @@ impl Plan {
         (portable::COLUMNS, Micro::Blocks(portable::kernels(format)))
     }
 
+    /// The plan for so few rows as a token has: vectors stream the weights better than tiles, and
+    /// sums of integers are the same.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn for_rows(self, rows: usize) -> Self {
+        let vectors = avx512::kernels(Format::Bytes);
+        match self.micro {
+            Micro::Tiles { bytes: true } if rows <= vectors.len() => {
+                Self { micro: Micro::Blocks(vectors), ..self }
+            }
+            _ => self,
+        }
+    }
+
+    /// The plan for so few rows as a token has.
+    #[cfg(not(target_arch = "x86_64"))]
+    pub(crate) fn for_rows(self, _: usize) -> Self {
+        self
+    }
+
     /// Steps of rows of `depth` numbers; tiles read sixteen at a time.
     pub(crate) fn steps(&self, depth: usize) -> usize {
         let steps = depth.div_ceil(self.format.group());
