@@ -75,8 +75,11 @@ fn plan(options: EngineOptions, only_q8_0: Option<bool>) -> Result<Plan> {
     let precision = match options.precision {
         // Blocks of fewer bits are small because somebody wanted them small: they stay so.
         Precision::Auto if only_q8_0 == Some(false) => return Ok(Plan::Candle),
-        Precision::Auto if tier == Tier::Portable && only_q8_0.is_none() => kernels::Precision::F32,
-        Precision::Auto | Precision::Int8 => kernels::Precision::Int8,
+        Precision::Auto if only_q8_0 == Some(true) => kernels::Precision::Int8,
+        // 8 bits are faster, but change one caption in seven: see ARCHITECTURE.md.
+        Precision::Auto if tier.has_bf16() => kernels::Precision::Bf16,
+        Precision::Auto => kernels::Precision::F32,
+        Precision::Int8 => kernels::Precision::Int8,
         Precision::F32 => kernels::Precision::F32,
         Precision::Bf16 => kernels::Precision::Bf16,
         Precision::F16 => return Err(unavailable(options.precision)),

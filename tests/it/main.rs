@@ -6,6 +6,7 @@ mod architecture;
 mod command_line;
 mod image;
 mod parity;
+mod processors;
 mod quantize;
 mod readme;
 mod settings;

@@ -12,7 +12,6 @@ use cutline::engine::{
     Backend, DeviceChoice, Encoded, Engine, EngineOptions, Event, Job, JobId, KernelChoice,
     PixelValues, Precision, Sequence,
 };
-use cutline::generate::filters::{self, LogitsProcessor};
 use cutline::generate::{EarlyStopping, FinishReason, GenerationParams};
 use cutline::kernels::Tier;
 use safetensors::SafeTensors;
@@ -507,45 +506,4 @@ fn check_numbers_job(way: (KernelChoice, Precision)) {
     assert_eq!(done, [expected[&1].0.clone()]);
     assert_eq!(failed[0].0, JobId(2));
     assert!(failed[0].1.to_string().contains("not finite"));
-}
-
-#[derive(Deserialize)]
-struct Processors {
-    ids: Vec<u32>,
-    scores: Vec<f32>,
-    cases: Vec<ProcessorCase>,
-}
-
-#[derive(Deserialize)]
-struct ProcessorCase {
-    processor: String,
-    value: f64,
-    min_tokens_to_keep: usize,
-    expected: Vec<Option<f32>>,
-}
-
-#[test]
-fn logits_processors_do_what_those_of_transformers_do() {
-    let path = root().join("tests/goldens/processors.json");
-    let goldens: Processors = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
-    for case in &goldens.cases {
-        let (value, count, keep) =
-            (case.value as f32, case.value as usize, case.min_tokens_to_keep);
-        let processor: Box<dyn LogitsProcessor> = match case.processor.as_str() {
-            "temperature" => Box::new(filters::Temperature(value)),
-            "top_k" => Box::new(filters::TopK(count.max(keep))),
-            "top_p" => Box::new(filters::TopP { mass: value, keep }),
-            "repetition_penalty" => Box::new(filters::RepetitionPenalty(value)),
-            "no_repeat_ngram_size" => Box::new(filters::NoRepeatNgram(count)),
-            other => panic!("{other} is not translated"),
-        };
-        let mut scores = goldens.scores.clone();
-        processor.process(&goldens.ids, &mut scores);
-        for (ours, theirs) in scores.iter().zip(&case.expected) {
-            match theirs {
-                None => assert_eq!(*ours, f32::NEG_INFINITY, "{} {value}", case.processor),
-                Some(theirs) => assert!((ours - theirs).abs() < 1e-6, "{} {value}", case.processor),
-            }
-        }
-    }
 }
