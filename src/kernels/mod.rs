@@ -1,9 +1,9 @@
 //! The operations that a CPU spends its time on, in the instructions that it has.
 //!
-//! Everything here is plain slices of numbers: weights are packed once ([`packed`]), activations
-//! become left operands ([`operand`]), [`gemm`] multiplies them, [`attention`], [`memory`] and
-//! [`cache`] do what lies between the products. [`micro`] holds the innermost loops, [`rows`] what is done a row at a
-//! time, [`team`] splits work over threads. `unsafe` is allowed here and nowhere else.
+//! Everything here is plain slices of numbers: weights are packed once (`packed`), activations become
+//! left operands (`operand`), `gemm` multiplies them, `attention`, `memory` and `cache` do what lies
+//! between the products. `micro` holds the innermost loops, `rows` what is done a row at a time, `team`
+//! splits work over threads. `unsafe` is allowed here and nowhere else.
 #![allow(
     unsafe_code,
     reason = "vector instructions and shared output need it; see the SAFETY lines"
