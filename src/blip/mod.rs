@@ -1,5 +1,5 @@
 //! BLIP on candle: a vision tower, a text decoder with cross-attention, and the state between
-//! them. Weights are never written after loading; what changes lies in [`BatchState`].
+//! them. Weights are never written after loading; what changes lies in [`ItemState`].
 
 pub mod config;
 mod layers;
@@ -14,7 +14,7 @@ pub mod weights;
 use candle_core::{DType, Device, Tensor};
 
 pub use config::BlipConfig;
-pub use state::{BatchState, ItemState};
+pub use state::ItemState;
 pub use weights::Weights;
 
 use crate::error::{Error, Result};

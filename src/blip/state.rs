@@ -1,4 +1,4 @@
-//! Everything that changes while captions are decoded: one [`BatchState`] a batch, beside weights
+//! Everything that changes while captions are decoded: one [`ItemState`] an image, beside weights
 //! that never change.
 
 use candle_core::{DType, Device, Result, Tensor};
@@ -113,31 +113,5 @@ impl ItemState {
         }
         self.rows = sources.len();
         Ok(())
-    }
-}
-
-/// The images that are being captioned, in the order of their rows in a step.
-#[derive(Debug, Default)]
-pub struct BatchState {
-    items: Vec<ItemState>,
-}
-
-impl BatchState {
-    /// The images.
-    pub fn items_mut(&mut self) -> &mut [ItemState] {
-        &mut self.items
-    }
-
-    /// Adds an image at the end.
-    pub fn push(&mut self, item: ItemState) {
-        self.items.push(item);
-    }
-
-    /// Takes the image at `index` out; the ones behind it move up.
-    ///
-    /// # Panics
-    /// There is no image at `index`.
-    pub fn remove(&mut self, index: usize) -> ItemState {
-        self.items.remove(index)
     }
 }
