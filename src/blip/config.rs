@@ -113,6 +113,19 @@ impl VisionConfig {
     pub fn grid(&self) -> usize {
         self.image_size / self.patch_size
     }
+
+    /// Whether `pixels` are planes `3 × height × width` in whole patches.
+    pub(crate) fn check_image(&self, pixels: &[f32], width: usize, height: usize) -> Result<()> {
+        let patch = self.patch_size;
+        let fits = |side: usize| side > 0 && side.is_multiple_of(patch);
+        if !fits(width) || !fits(height) || pixels.len() != 3 * width * height {
+            return Err(Error::internal(format!(
+                "{} pixel values are no 3 × {height} × {width} image in patches of {patch}",
+                pixels.len()
+            )));
+        }
+        Ok(())
+    }
 }
 
 impl TextConfig {
@@ -120,6 +133,15 @@ impl TextConfig {
     #[must_use]
     pub fn head_dim(&self) -> usize {
         self.hidden_size / self.num_attention_heads
+    }
+
+    /// Whether all tokens are in the vocabulary.
+    pub(crate) fn check_tokens(&self, tokens: &[u32]) -> Result<()> {
+        let known = self.vocab_size;
+        match tokens.iter().find(|&&token| token as usize >= known) {
+            None => Ok(()),
+            Some(token) => Err(Error::internal(format!("token {token} is not in 0..{known}"))),
+        }
     }
 }
 

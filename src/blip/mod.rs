@@ -94,14 +94,7 @@ impl BlipModel {
     /// The number of values is not `3 · height · width`, a side is no multiple of the patch size,
     /// or the arithmetic failed.
     pub fn encode(&self, pixels: &[f32], width: usize, height: usize) -> Result<Tensor> {
-        let patch = self.config.vision.patch_size;
-        let fits = |side: usize| side > 0 && side.is_multiple_of(patch);
-        if !fits(width) || !fits(height) || pixels.len() != 3 * width * height {
-            return Err(Error::internal(format!(
-                "{} pixel values are no 3 × {height} × {width} image in patches of {patch}",
-                pixels.len()
-            )));
-        }
+        self.config.vision.check_image(pixels, width, height)?;
         let encode = || {
             let pixels = Tensor::from_slice(pixels, (3, height, width), &self.device)?;
             self.vision.forward(&pixels.to_dtype(self.dtype)?)
@@ -132,7 +125,7 @@ impl BlipModel {
             let count = tokens.len();
             return Err(Error::internal(format!("{count} first tokens for {places} places")));
         }
-        self.check_tokens(tokens)?;
+        self.config.text.check_tokens(tokens)?;
         let mut run = || {
             let logits = self.text.read(&mut [&mut *item], tokens, tokens.len())?;
             logits.squeeze(0)?.to_dtype(DType::F32)?.to_vec1()
@@ -152,7 +145,7 @@ impl BlipModel {
         if rows != tokens.len() || items.iter().any(|i| i.is_full() || i.position() >= last) {
             return Err(Error::internal("a decoding step does not fit the state of its items"));
         }
-        self.check_tokens(tokens)?;
+        self.config.text.check_tokens(tokens)?;
         let mut run = || {
             let logits = self.text.read(items, tokens, 1)?;
             logits.to_dtype(DType::F32)?.flatten_all()?.to_vec1()
@@ -166,14 +159,6 @@ impl BlipModel {
     /// A source is not a row, or the copy failed.
     pub fn reorder(&self, item: &mut ItemState, sources: &[usize]) -> Result<()> {
         item.reorder(sources).map_err(arithmetic)
-    }
-
-    fn check_tokens(&self, tokens: &[u32]) -> Result<()> {
-        let known = self.config.text.vocab_size;
-        match tokens.iter().find(|&&token| token as usize >= known) {
-            None => Ok(()),
-            Some(token) => Err(Error::internal(format!("token {token} is not in 0..{known}"))),
-        }
     }
 }
 

@@ -61,14 +61,7 @@ for_each_isa! {
 
 #[inline(always)]
 fn affine_body<const FMA: bool>(x: &[f32]) -> Affine {
-    let (mut low, mut high, mut poison) = ([0f32; LANES], [0f32; LANES], [0f32; LANES]);
-    let (chunks, rest) = x.as_chunks::<LANES>();
-    for chunk in chunks {
-        widen(chunk, &mut low, &mut high, &mut poison);
-    }
-    if !rest.is_empty() {
-        widen(&padded(rest), &mut low, &mut high, &mut poison);
-    }
+    let (low, high, poison) = range(x);
     let (low, high) = (-max_lanes(low.map(|low| -low)), max_lanes(high));
     if sum_lanes(poison).is_nan() {
         return Affine { scale: f32::NAN, zero: 0 };
@@ -79,6 +72,20 @@ fn affine_body<const FMA: bool>(x: &[f32]) -> Affine {
         return Affine { scale: 0.0, zero: 0 };
     }
     Affine { scale, zero: round(-low / scale).clamp(0, 255) }
+}
+
+/// The range of a row around zero, lane by lane: lowest, highest, and NaN where one is not finite.
+#[inline(always)]
+fn range(x: &[f32]) -> ([f32; LANES], [f32; LANES], [f32; LANES]) {
+    let (mut low, mut high, mut poison) = ([0f32; LANES], [0f32; LANES], [0f32; LANES]);
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    for chunk in chunks {
+        widen(chunk, &mut low, &mut high, &mut poison);
+    }
+    if !rest.is_empty() {
+        widen(&padded(rest), &mut low, &mut high, &mut poison);
+    }
+    (low, high, poison)
 }
 
 /// Takes numbers into the range from `low` to `high`; `poison` becomes NaN if one is not finite.
@@ -135,14 +142,7 @@ for_each_isa! {
 
 #[inline(always)]
 fn largest_body<const FMA: bool>(x: &[f32]) -> f32 {
-    let (mut low, mut high, mut poison) = ([0f32; LANES], [0f32; LANES], [0f32; LANES]);
-    let (chunks, rest) = x.as_chunks::<LANES>();
-    for chunk in chunks {
-        widen(chunk, &mut low, &mut high, &mut poison);
-    }
-    if !rest.is_empty() {
-        widen(&padded(rest), &mut low, &mut high, &mut poison);
-    }
+    let (low, high, poison) = range(x);
     let mut most = [0f32; LANES];
     for lane in 0..LANES {
         most[lane] = if -low[lane] > high[lane] { -low[lane] } else { high[lane] };

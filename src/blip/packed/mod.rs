@@ -184,14 +184,7 @@ impl PackedModel {
         width: usize,
         height: usize,
     ) -> Result<PackedImage> {
-        let patch = self.config.vision.patch_size;
-        let fits = |side: usize| side > 0 && side.is_multiple_of(patch);
-        if !fits(width) || !fits(height) || pixels.len() != 3 * width * height {
-            return Err(Error::internal(format!(
-                "{} pixel values are no 3 × {height} × {width} image in patches of {patch}",
-                pixels.len()
-            )));
-        }
+        self.config.vision.check_image(pixels, width, height)?;
         let states = session(|team| self.vision.forward(team, work, pixels, width, height));
         Ok(PackedImage { states })
     }
@@ -218,7 +211,7 @@ impl PackedModel {
             let count = tokens.len();
             return Err(Error::internal(format!("{count} first tokens for {places} places")));
         }
-        self.check_tokens(tokens)?;
+        self.config.text.check_tokens(tokens)?;
         session(|team| self.text.read(team, work, &mut [item], tokens, tokens.len()));
         Ok(work.logits.as_slice())
     }
@@ -239,17 +232,9 @@ impl PackedModel {
         if rows != tokens.len() || items.iter().any(|i| i.is_full() || i.position() >= last) {
             return Err(Error::internal("a decoding step does not fit the state of its items"));
         }
-        self.check_tokens(tokens)?;
+        self.config.text.check_tokens(tokens)?;
         session(|team| self.text.read(team, work, items, tokens, 1));
         Ok(work.logits.as_slice())
-    }
-
-    fn check_tokens(&self, tokens: &[u32]) -> Result<()> {
-        let known = self.config.text.vocab_size;
-        match tokens.iter().find(|&&token| token as usize >= known) {
-            None => Ok(()),
-            Some(token) => Err(Error::internal(format!("token {token} is not in 0..{known}"))),
-        }
     }
 }
 
