@@ -19,6 +19,7 @@ pub(crate) mod memory;
 pub(crate) mod micro;
 pub(crate) mod operand;
 pub(crate) mod packed;
+pub(crate) mod rotate;
 pub(crate) mod rows;
 pub(crate) mod team;
 #[cfg(test)]

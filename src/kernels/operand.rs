@@ -3,6 +3,7 @@
 use crate::kernels::buffer::{Buffer, Shared};
 use crate::kernels::math::to_bf16;
 use crate::kernels::micro::{Blocks, Format, Micro, Plan};
+use crate::kernels::rotate::rotate;
 use crate::kernels::rows::{self, Affine};
 use crate::kernels::team::Team;
 
@@ -145,6 +146,9 @@ fn scatter(plan: Plan, values: &[f32], row: usize, rows: usize, block: &mut [u32
 trait Source: Sync {
     /// Row `row`, which may be made in `spare`.
     fn row<'a>(&'a self, row: usize, spare: &'a mut [f32]) -> &'a [f32];
+
+    /// Writes row `row` to `out`.
+    fn write(&self, row: usize, out: &mut [f32]);
 }
 
 /// Rows that a function writes.
@@ -154,6 +158,10 @@ impl<F: Fn(usize, &mut [f32]) + Sync> Source for Made<F> {
     fn row<'a>(&'a self, row: usize, spare: &'a mut [f32]) -> &'a [f32] {
         (self.0)(row, spare);
         spare
+    }
+
+    fn write(&self, row: usize, out: &mut [f32]) {
+        (self.0)(row, out);
     }
 }
 
@@ -166,6 +174,10 @@ struct There<'x> {
 impl Source for There<'_> {
     fn row<'a>(&'a self, row: usize, _: &'a mut [f32]) -> &'a [f32] {
         &self.x[row * self.depth..][..self.depth]
+    }
+
+    fn write(&self, row: usize, out: &mut [f32]) {
+        out.copy_from_slice(&self.x[row * self.depth..][..self.depth]);
     }
 }
 
@@ -204,6 +216,7 @@ impl Operand {
         let words = Shared::new(self.words.as_mut_slice());
         let maps = Shared::new(&mut self.maps);
         let staging = Shared::new(self.staging.as_mut_slice());
+        let isa = plan.tier.isa();
         // A few blocks a task: one row of a token is not worth a thread.
         let each = if rows <= 4 { layout.blocks.count.max(1) } else { 1 };
         team.run(layout.blocks.count.div_ceil(each), |task| {
@@ -219,7 +232,14 @@ impl Operand {
                     )
                 };
                 for (row, map) in maps.iter_mut().enumerate() {
-                    *map = layout.put(source.row(first + row, values), row, count, words);
+                    let values = if layout.plan.rotated {
+                        source.write(first + row, values);
+                        rotate(isa, values);
+                        &*values
+                    } else {
+                        source.row(first + row, values)
+                    };
+                    *map = layout.put(values, row, count, words);
                 }
             }
         });

@@ -6,6 +6,7 @@ use crate::kernels::Precision;
 use crate::kernels::buffer::{Buffer, Shared};
 use crate::kernels::math::{from_bf16, to_bf16};
 use crate::kernels::micro::{Format, Plan};
+use crate::kernels::rotate::{gain, rotate, rotate_back};
 use crate::kernels::rows;
 use crate::kernels::tier::Tier;
 
@@ -50,7 +51,8 @@ impl Packed {
         assert!(tier.is_available(), "the kernels {tier} do not run on this CPU");
         let width = bias.len();
         assert_eq!(weight.len(), width * depth, "{width} biases for rows of {depth} weights");
-        let plan = Plan::new(tier, precision);
+        let rotated = precision == Precision::Int8;
+        let plan = Plan { rotated, ..Plan::new(tier, precision) };
         let (steps, panels) = (plan.steps(depth), width.div_ceil(plan.columns));
         let padded = panels * plan.columns;
         let mut columns =
@@ -95,6 +97,9 @@ impl Packed {
                 };
             }
         }
+        if self.plan.rotated {
+            rotate_back(self.plan.tier.isa(), &mut out[..self.depth]);
+        }
     }
 }
 
@@ -105,6 +110,16 @@ const CHUNK: usize = 256;
 fn put_column(plan: &Plan, row: &[f32], column: usize, panel: &mut [u8]) -> (f32, i32) {
     let (group, bytes) = (plan.format.group(), plan.format.column_bytes());
     let cells = panel.chunks_exact_mut(bytes).skip(column).step_by(plan.columns);
+    let mut turned = Vec::new();
+    let row = if plan.rotated {
+        turned.extend_from_slice(row);
+        rotate(plan.tier.isa(), &mut turned);
+        let share = 1.0 / gain(row.len());
+        turned.iter_mut().for_each(|value| *value *= share);
+        &turned
+    } else {
+        row
+    };
     match plan.format {
         Format::Bytes | Format::Words => {
             // NaN for a row with what is no number: so is everything that it yields.

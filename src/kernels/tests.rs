@@ -8,6 +8,7 @@ use super::memory::{self, Memory};
 use super::micro::Plan;
 use super::operand::Operand;
 use super::packed::Packed;
+use super::rotate::{gain, rotate};
 use super::rows;
 use super::team::{Team, session};
 use super::{Precision, Tier};
@@ -64,7 +65,13 @@ fn bf16(value: f32) -> f64 {
 
 /// `x Wᵀ + b` of numbers as the precision keeps them, and what may be lost in summing.
 fn plain(precision: Precision, x: &[f32], w: &[f32], b: &[f32], depth: usize) -> Vec<(f64, f64)> {
-    let mut out = Vec::new();
+    let isa = super::tier::Isa::Portable;
+    let (mut x, mut w, mut out) = (x.to_vec(), w.to_vec(), Vec::new());
+    if precision == Precision::Int8 {
+        x.chunks_exact_mut(depth).for_each(|row| rotate(isa, row));
+        w.chunks_exact_mut(depth).for_each(|row| rotate(isa, row));
+        w.iter_mut().for_each(|value| *value /= gain(depth));
+    }
     for x in x.chunks_exact(depth) {
         let map = rows::affine(super::tier::Isa::Portable, x);
         let mut numbers = vec![0u8; depth];

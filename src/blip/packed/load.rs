@@ -113,9 +113,9 @@ impl Packer<'_> {
             Some(name) => {
                 let weight = self.loader.values(name, &[vocabulary, hidden])?;
                 let own = self.pack(&words, &vec![0.0; vocabulary], hidden);
-                (Some(own), self.pack(&weight, &bias, hidden))
+                (Some(own), self.pack_head(&weight, &bias, hidden))
             }
-            None => (None, self.pack(&words, &bias, hidden)),
+            None => (None, self.pack_head(&words, &bias, hidden)),
         };
         let head = Head {
             transform: self.linear(&[&format!("{transform}.dense")], hidden, hidden)?,
@@ -166,6 +166,16 @@ impl Packer<'_> {
 
     fn pack(&self, weight: &[f32], bias: &[f32], depth: usize) -> Packed {
         Packed::new(self.tier, self.precision, weight, bias, depth)
+    }
+
+    /// The projection to the vocabulary. Beside 8 bits it is in bf16, where that is an instruction:
+    /// the logits of two words are often closer than what its rounding changes.
+    fn pack_head(&self, weight: &[f32], bias: &[f32], depth: usize) -> Packed {
+        let precision = match self.precision {
+            Precision::Int8 if self.tier.has_bf16() => Precision::Bf16,
+            precision => precision,
+        };
+        Packed::new(self.tier, precision, weight, bias, depth)
     }
 
     fn norm(&self, prefix: &str, width: usize, eps: f64) -> Result<Norm> {

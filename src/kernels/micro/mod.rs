@@ -87,6 +87,8 @@ pub(crate) struct Plan {
     /// Columns of a panel.
     pub(crate) columns: usize,
     pub(crate) micro: Micro,
+    /// Whether rows of both operands are [rotated](crate::kernels::rotate) before they are rounded.
+    pub(crate) rotated: bool,
 }
 
 impl Plan {
@@ -101,7 +103,7 @@ impl Plan {
             Precision::Int8 => Format::Bytes,
         };
         let (columns, micro) = Self::kernels(tier, format);
-        Self { tier, format, columns, micro }
+        Self { tier, format, columns, micro, rotated: false }
     }
 
     #[cfg(target_arch = "x86_64")]
