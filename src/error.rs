@@ -40,6 +40,8 @@ pub enum ErrorKind {
     Config,
     /// The model cannot be found, fetched, read or run.
     Model,
+    /// The device has no memory left for this work; with less beside it there may be.
+    OutOfMemory,
     /// A file cannot be read or written.
     Io,
     /// A defect of this program.
@@ -65,6 +67,7 @@ impl ErrorKind {
             Self::MethodNotAllowed => "method_not_allowed",
             Self::Config => "invalid_setting",
             Self::Model => "model_error",
+            Self::OutOfMemory => "out_of_memory",
             Self::Io => "io_error",
             Self::Internal => "internal",
         }

@@ -12,7 +12,7 @@ use criterion::Criterion;
 use cutline::captioner::CaptionerSettings;
 use cutline::config::{Values, captioner_settings};
 use cutline::engine::local::LocalEngine;
-use cutline::engine::{self, Engine, GenerationParams, Job, JobId, PixelValues, source};
+use cutline::engine::{self, GenerationParams, Job, JobId, PixelValues, source};
 use cutline::error::Result;
 
 /// The example photos, by name.
@@ -45,7 +45,7 @@ pub(crate) fn job(id: u64, pixels: &Arc<PixelValues>, new_tokens: usize) -> Job 
         max_new_tokens: new_tokens,
         ..GenerationParams::default()
     };
-    Job { id: JobId(id), pixels: Arc::clone(pixels), prompt: Vec::new(), params }
+    Job { id: JobId(id), image: Arc::clone(pixels).into(), prompt: Vec::new(), params }
 }
 
 /// An image of the model's own size.

@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::run::milliseconds;
 use super::{Captioner, GenerationDefaults, ModelInfo, Parts};
 use crate::engine::source::{self, ModelFiles, ModelSource};
-use crate::engine::{Engine, EngineInfo, EngineOptions, GenerationParams, HubOptions, MAX_BEAMS};
+use crate::engine::{EngineInfo, EngineOptions, GenerationParams, HubOptions, MAX_BEAMS};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{DecodeLimits, PreprocessConfig};
 use crate::text::{Tokenizer, TokenizerSource};

@@ -19,8 +19,8 @@ pub use self::info::{GenerationDefaults, ModelInfo};
 pub use self::load::CaptionerSettings;
 pub use self::params::{CachePolicy, CaptionParams};
 pub use self::run::{CaptionEvent, Run};
-use crate::batching::Handle;
 pub use crate::batching::Status;
+use crate::batching::{Handle, Options, Priority, VisionOrder, Work};
 use crate::engine::{Engine, PixelValues};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{DecodeLimits, PreprocessConfig, decode};
@@ -74,7 +74,12 @@ impl Captioner {
     /// # Errors
     /// [`Internal`](ErrorKind::Internal): the system has no thread to give.
     pub fn with_engine(engine: Box<dyn Engine>, parts: Parts) -> Result<Self> {
-        let handle = Handle::spawn(engine, parts.max_batch_size, parts.queue_capacity)?;
+        let options = Options {
+            max_batch_size: parts.max_batch_size,
+            queue_capacity: parts.queue_capacity,
+            vision_order: VisionOrder::default(),
+        };
+        let handle = Handle::spawn(engine, options)?;
         let inner = Inner {
             handle,
             tokenizer: parts.tokenizer,
@@ -103,8 +108,8 @@ impl Captioner {
         self.inner.handle.close();
     }
 
-    /// Hashes, decodes and resizes `image` beside the model, and queues it. Dropping the result
-    /// takes the work back.
+    /// Takes a place in the queue, hashes, decodes and resizes `image` beside the model, and puts it
+    /// there. Dropping the result takes the work back.
     ///
     /// # Errors
     /// Whatever is wrong with the parameters or the image, or no place in the queue.
@@ -112,10 +117,17 @@ impl Captioner {
         let begin = Instant::now();
         params.validate()?;
         let prompt = self.prompt(&params)?;
+        // Before any work on the image: what cannot be queued need not be decoded.
+        let place = self.inner.handle.reserve(1, Priority::Interactive)?.pop();
+        let place = place.ok_or_else(|| Error::internal("no place was reserved"))?;
         let prepared = self.prepare(image).await?;
         let decode = begin.elapsed();
-        let generation = params.generation.clone();
-        let submission = self.inner.handle.submit(prepared.pixels, prompt.clone(), generation)?;
+        let submission = place.submit(Work {
+            image: prepared.pixels.into(),
+            prompt: prompt.clone(),
+            params: params.generation,
+            deadline: None,
+        })?;
         Ok(Run::new(self.clone(), submission, prepared.image, prompt, begin, decode))
     }
 

@@ -60,7 +60,8 @@ impl Run {
                     self.ids.push(token);
                     return Ok(CaptionEvent::Text(self.captioner.decode(&self.ids)?));
                 }
-                Some(JobEvent::Done { sequences, inference }) => {
+                Some(JobEvent::Encoded(_)) => {}
+                Some(JobEvent::Done { sequences, inference, .. }) => {
                     return self.finish(&sequences, inference).map(CaptionEvent::Done);
                 }
                 Some(JobEvent::Failed(error)) => return Err(error),

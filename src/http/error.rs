@@ -80,9 +80,11 @@ pub(super) fn status(kind: ErrorKind) -> StatusCode {
         ErrorKind::QueueFull => StatusCode::TOO_MANY_REQUESTS,
         ErrorKind::NotReady | ErrorKind::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
         ErrorKind::InferenceTimeout => StatusCode::GATEWAY_TIMEOUT,
-        ErrorKind::Config | ErrorKind::Model | ErrorKind::Io | ErrorKind::Internal => {
-            StatusCode::INTERNAL_SERVER_ERROR
-        }
+        ErrorKind::Config
+        | ErrorKind::Model
+        | ErrorKind::OutOfMemory
+        | ErrorKind::Io
+        | ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
 
@@ -100,9 +102,11 @@ fn title(kind: ErrorKind) -> &'static str {
         ErrorKind::NotReady => "The server is not ready",
         ErrorKind::ShuttingDown => "The server is stopping",
         ErrorKind::InferenceTimeout => "The answer took too long",
-        ErrorKind::Config | ErrorKind::Model | ErrorKind::Io | ErrorKind::Internal => {
-            "The server failed"
-        }
+        ErrorKind::Config
+        | ErrorKind::Model
+        | ErrorKind::OutOfMemory
+        | ErrorKind::Io
+        | ErrorKind::Internal => "The server failed",
     }
 }
 

@@ -10,7 +10,9 @@ use axum::body::{Body, Bytes, to_bytes};
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use cutline::captioner::{Captioner, GenerationDefaults, ModelInfo, Parts};
 use cutline::config::HttpSettings;
-use cutline::engine::{Engine, EngineInfo, Event, FinishReason, Job, JobId, Sequence};
+use cutline::engine::{
+    EncodedImage, Engine, Event, FinishReason, Job, JobId, PixelValues, Sequence,
+};
 use cutline::error::{Error, Result};
 use cutline::http::{AppState, app};
 use cutline::image::{DecodeLimits, PreprocessConfig};
@@ -45,13 +47,12 @@ impl Script {
 
 struct ScriptedEngine {
     script: Arc<Script>,
-    info: EngineInfo,
     jobs: Vec<Job>,
 }
 
 impl Engine for ScriptedEngine {
-    fn info(&self) -> &EngineInfo {
-        &self.info
+    fn encode(&mut self, _: &PixelValues) -> Result<EncodedImage> {
+        Ok(EncodedImage::new((), 0))
     }
 
     fn start(&mut self, job: Job) -> Result<()> {
@@ -90,8 +91,8 @@ impl Engine for ScriptedEngine {
         self.jobs.retain(|other| other.id != job);
     }
 
-    fn active(&self) -> usize {
-        self.jobs.len()
+    fn reset(&mut self) {
+        self.jobs.clear();
     }
 }
 
@@ -117,21 +118,7 @@ impl Fixture {
     /// The captioner is there, but the state does not know it yet.
     pub(super) fn loading(settings: HttpSettings) -> Self {
         let script = Arc::new(Script::default());
-        let engine = ScriptedEngine {
-            script: Arc::clone(&script),
-            info: EngineInfo {
-                parameters: 1,
-                precision: "f32".into(),
-                kernels: "none".into(),
-                device: "cpu".into(),
-                image_size: 32,
-                patch_size: 16,
-                vocab_size: 10,
-                max_positions: 64,
-                threads: 1,
-            },
-            jobs: Vec::new(),
-        };
+        let engine = ScriptedEngine { script: Arc::clone(&script), jobs: Vec::new() };
         let vocab = TokenizerSource { vocab: Some(VOCAB.as_bytes()), ..TokenizerSource::default() };
         let max_bytes = settings.max_image_bytes;
         let parts = Parts {
