@@ -20,6 +20,8 @@ pub enum ErrorKind {
     InferenceTimeout,
     /// More bytes or pixels than the limits allow.
     ImageTooLarge,
+    /// More images, or more bytes of them, than one batch may have.
+    BatchTooLarge,
     /// The bytes are no image format that is read here.
     UnsupportedFormat,
     /// A known format, but the image is broken.
@@ -57,6 +59,7 @@ impl ErrorKind {
             Self::RequestTimeout => "request_timeout",
             Self::InferenceTimeout => "inference_timeout",
             Self::ImageTooLarge => "image_too_large",
+            Self::BatchTooLarge => "batch_too_large",
             Self::UnsupportedFormat => "unsupported_format",
             Self::UndecodableImage => "undecodable_image",
             Self::InvalidParameter => "invalid_parameter",

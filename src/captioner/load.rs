@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::run::milliseconds;
-use super::{Captioner, GenerationDefaults, ModelInfo, Parts};
+use super::{Captioner, GenerationDefaults, MemoryLimits, ModelInfo, Parts};
 use crate::engine::source::{self, ModelFiles, ModelSource};
 use crate::engine::{EngineInfo, EngineOptions, GenerationParams, HubOptions, MAX_BEAMS};
 use crate::error::{Error, ErrorKind, Result};
@@ -33,6 +33,8 @@ pub struct CaptionerSettings {
     pub max_batch_size: usize,
     /// Images that may wait.
     pub queue_capacity: usize,
+    /// What may be kept in memory.
+    pub memory: MemoryLimits,
 }
 
 impl Captioner {
@@ -51,6 +53,7 @@ impl Captioner {
         })?;
         let mut engine = crate::engine::load(&files, settings.engine)?;
         let preprocess = preprocessing(settings, &files, engine.info())?;
+        check_memory(settings, &preprocess)?;
         let load_ms = milliseconds(begin.elapsed());
 
         let begin = Instant::now();
@@ -72,6 +75,7 @@ impl Captioner {
                 max_workers: settings.max_workers,
                 max_batch_size: settings.max_batch_size,
                 queue_capacity: settings.queue_capacity,
+                memory: settings.memory,
             },
         )
     }
@@ -100,6 +104,22 @@ fn preprocessing(
         }
     }
     config.with_size(width, height)
+}
+
+/// An image that is allowed must find room in an empty server: its bytes, and the model's pixels.
+fn check_memory(settings: &CaptionerSettings, preprocess: &PreprocessConfig) -> Result<()> {
+    let needed = (settings.max_image_bytes + preprocess.input_bytes()) as u64;
+    let given = settings.memory.max_inflight_bytes;
+    if needed > given {
+        return Err(Error::new(
+            ErrorKind::Config,
+            format!(
+                "MAX_INFLIGHT_BYTES={given} cannot be used: the largest image and what the model \
+                 reads of it take {needed} bytes; give at least as many"
+            ),
+        ));
+    }
+    Ok(())
 }
 
 fn describe(

@@ -17,7 +17,7 @@ use std::time::Duration;
 use self::parse::Reader;
 pub use self::table::{Group, SETTINGS, Setting, env_example};
 pub use self::values::Values;
-use crate::captioner::CaptionerSettings;
+use crate::captioner::{CaptionerSettings, MemoryLimits};
 use crate::engine::source::ModelSource;
 use crate::engine::{DeviceChoice, EngineOptions, HubOptions, KernelChoice, Precision};
 use crate::error::Result;
@@ -52,6 +52,8 @@ impl Settings {
                 max_image_bytes: max_image_bytes(&read)?,
                 request_timeout: read.seconds("REQUEST_TIMEOUT", 0.001)?,
                 shutdown_grace: read.seconds("SHUTDOWN_GRACE", 0.0)?,
+                max_images_per_request: read.number("MAX_IMAGES_PER_REQUEST", 1, 1 << 16)?,
+                max_connections: read.number("MAX_CONNECTIONS", 1, 1 << 20)?,
                 ..HttpSettings::default()
             },
             captioner: captioner_settings(values)?,
@@ -69,7 +71,12 @@ pub struct HttpSettings {
     pub request_timeout: Duration,
     /// How long accepted requests may go on after the signal to stop.
     pub shutdown_grace: Duration,
-    /// How long a connection may be without a request, its headers included.
+    /// Images that one batch may bring.
+    pub max_images_per_request: usize,
+    /// Connections that are open at a time.
+    pub max_connections: usize,
+    /// How long a connection may be without a request, its headers included; and how long a client
+    /// may take none of an answer.
     pub idle_timeout: Duration,
 }
 
@@ -79,6 +86,8 @@ impl Default for HttpSettings {
             max_image_bytes: 10 << 20,
             request_timeout: Duration::from_secs(30),
             shutdown_grace: Duration::from_secs(30),
+            max_images_per_request: 32,
+            max_connections: 1024,
             idle_timeout: Duration::from_secs(60),
         }
     }
@@ -168,7 +177,30 @@ pub fn captioner_settings(values: &Values) -> Result<CaptionerSettings> {
         max_workers: read.number("MAX_WORKERS", 1, 1024)?,
         max_batch_size: read.number("MAX_BATCH_SIZE", 1, 1024)?,
         queue_capacity: read.number("QUEUE_CAPACITY", 1, 1 << 20)?,
+        memory: memory_limits(&read)?,
     })
+}
+
+/// More memory than this, a tebibyte, is a slip of the keyboard.
+const MAX_MEMORY: u64 = 1 << 40;
+
+fn memory_limits(read: &Reader<'_>) -> Result<MemoryLimits> {
+    let limits = MemoryLimits {
+        cache_max_bytes: read.number("CACHE_MAX_BYTES", 0, MAX_MEMORY)?,
+        cache_ttl: read.seconds("CACHE_TTL", 0.001)?,
+        vision_cache_bytes: read.number("VISION_CACHE_BYTES", 0, MAX_MEMORY)?,
+        max_inflight_bytes: read.number("MAX_INFLIGHT_BYTES", 1 << 20, MAX_MEMORY)?,
+    };
+    // Base64 in JSON counts twice, and is a third longer than the image.
+    let largest = max_image_bytes(read)? as u64 * 4;
+    if limits.max_inflight_bytes < largest {
+        let remedy = format!(
+            "give at least {largest}, four times MAX_IMAGE_SIZE, or the largest images would \
+             never be accepted"
+        );
+        return Err(read.unusable("MAX_INFLIGHT_BYTES", &remedy));
+    }
+    Ok(limits)
 }
 
 /// At most 1 GiB: an image is held in memory, several at a time.

@@ -20,4 +20,4 @@ mod rgb;
 
 pub use decode::{DecodeLimits, DecodedImage, decode};
 pub use format::ImageFormat;
-pub use preprocess::{PreprocessConfig, Resample};
+pub use preprocess::{PREPROCESSING_VERSION, PreprocessConfig, Resample};

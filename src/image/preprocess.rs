@@ -5,6 +5,10 @@ use super::resize::resize;
 use crate::engine::PixelValues;
 use crate::error::{Error, Result};
 
+/// Raised whenever the same bytes become other pixel values than before, so that nobody mistakes
+/// what was computed of the old ones for what would be computed now.
+pub const PREPROCESSING_VERSION: u32 = 1;
+
 /// How a pixel's value is found in the image before: Pillow's `Resampling`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Resample {
@@ -76,6 +80,12 @@ impl PreprocessConfig {
             ));
         }
         Ok(Self { width, height, ..self })
+    }
+
+    /// Bytes of what [`preprocess`](Self::preprocess) makes of any image.
+    #[must_use]
+    pub fn input_bytes(&self) -> usize {
+        3 * self.width * self.height * size_of::<f32>()
     }
 
     /// Stretches, rescales and normalises `image`: `3 × height × width` values.

@@ -6,7 +6,7 @@ use axum::body::{Body, Bytes};
 use axum::http::StatusCode;
 use cutline::config::HttpSettings;
 
-use super::fixture::{Fixture, eventually, png, raw};
+use super::fixture::{Fixture, distinct, eventually, png, raw};
 
 #[tokio::test]
 async fn while_the_model_loads_the_server_says_so() {
@@ -80,10 +80,10 @@ async fn what_has_no_place_in_the_queue_is_refused() {
     let fixture = Fixture::new();
     fixture.script.set_stuck(true);
     let (first, second, rest) = tokio::join!(
-        fixture.send(raw(png())),
+        fixture.send(raw(distinct(1))),
         async {
             eventually("one in the model", || fixture.captioner.status().in_flight == 1).await;
-            fixture.send(raw(png())).await
+            fixture.send(raw(distinct(2))).await
         },
         async {
             // The first passes through the queue, too; only the second waits in it.
@@ -92,7 +92,7 @@ async fn what_has_no_place_in_the_queue_is_refused() {
                 (status.in_flight, status.queue_depth) == (1, 1)
             })
             .await;
-            let third = fixture.send(raw(png())).await;
+            let third = fixture.send(raw(distinct(3))).await;
             let health = fixture.get("/health").await;
             let ready = fixture.get("/health/ready").await;
             fixture.script.set_stuck(false);
