@@ -3,6 +3,8 @@
 
 use serde::Serialize;
 
+use crate::captioner::Caption;
+
 /// `application/problem+json`, RFC 9457.
 #[derive(Debug, Serialize)]
 pub(super) struct Problem<'a> {
@@ -80,4 +82,47 @@ pub(super) enum HealthStatus {
 #[derive(Debug, Serialize)]
 pub(super) struct Probe {
     pub(super) status: &'static str,
+}
+
+/// The data of a `token` event.
+#[derive(Debug, Serialize)]
+pub(super) struct TextSoFar<'a> {
+    /// The caption so far, prompt included.
+    pub(super) text: &'a str,
+}
+
+/// `POST /caption/batch`.
+#[derive(Debug, Serialize)]
+pub(super) struct BatchAnswer<'a> {
+    /// In the order sent.
+    pub(super) results: Vec<BatchItem<'a>>,
+    pub(super) summary: BatchSummary,
+}
+
+/// What came of one image of a batch.
+#[derive(Debug, Serialize)]
+pub(super) struct BatchItem<'a> {
+    /// Its place among those sent, from 0.
+    pub(super) index: usize,
+    /// The file's name, where the client sent one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) name: Option<&'a str>,
+    #[serde(flatten)]
+    pub(super) result: ItemResult<'a>,
+}
+
+/// A caption, or what is wrong with the image.
+#[derive(Debug, Serialize)]
+#[serde(tag = "status", rename_all = "snake_case")]
+pub(super) enum ItemResult<'a> {
+    Ok(&'a Caption),
+    Error { error: Problem<'a> },
+}
+
+/// How many of a batch there are.
+#[derive(Debug, Serialize)]
+pub(super) struct BatchSummary {
+    pub(super) total: usize,
+    pub(super) ok: usize,
+    pub(super) failed: usize,
 }
