@@ -217,7 +217,7 @@ def main():
     parser.add_argument("--seconds", type=float, default=30)
     parser.add_argument("--crowd-seconds", type=float, default=60)
     parser.add_argument("--memory-requests", type=int, default=10_000)
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     for check in options.checks:
         if check not in CHECKS:
             parser.error(f"there is no check {check}")
