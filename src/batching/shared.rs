@@ -46,6 +46,14 @@ pub struct Status {
     pub last_error: Option<String>,
 }
 
+impl Status {
+    /// Whether the queue has no place left.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.queue_depth + self.reserved >= self.queue_capacity
+    }
+}
+
 /// What handle and worker share.
 #[derive(Debug)]
 pub(super) struct Shared {

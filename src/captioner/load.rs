@@ -29,8 +29,8 @@ pub struct CaptionerSettings {
     pub max_image_pixels: u64,
     /// Images that are decoded at a time.
     pub max_workers: usize,
-    /// Rows that are decoded together.
-    pub max_batch_size: usize,
+    /// Rows that are decoded together; `None` for what suits the device.
+    pub max_batch_size: Option<usize>,
     /// Images that may wait.
     pub queue_capacity: usize,
     /// What may be kept in memory.
@@ -73,7 +73,9 @@ impl Captioner {
                 },
                 info,
                 max_workers: settings.max_workers,
-                max_batch_size: settings.max_batch_size,
+                max_batch_size: settings
+                    .max_batch_size
+                    .unwrap_or_else(|| engine_info.default_batch_size()),
                 queue_capacity: settings.queue_capacity,
                 memory: settings.memory,
             },

@@ -175,7 +175,7 @@ pub fn captioner_settings(values: &Values) -> Result<CaptionerSettings> {
         max_image_bytes: max_image_bytes(&read)?,
         max_image_pixels: read.number("MAX_IMAGE_PIXELS", 1, u64::from(u32::MAX))?,
         max_workers: read.number("MAX_WORKERS", 1, 1024)?,
-        max_batch_size: read.number("MAX_BATCH_SIZE", 1, 1024)?,
+        max_batch_size: read.optional_number("MAX_BATCH_SIZE", 1, 1024)?,
         queue_capacity: read.number("QUEUE_CAPACITY", 1, 1 << 20)?,
         memory: memory_limits(&read)?,
     })

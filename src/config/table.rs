@@ -134,7 +134,12 @@ pub const SETTINGS: [Setting; 27] = [
         "auto",
         "Instructions on a CPU: auto, portable, avx2, avx2-vnni, avx512, avx512-vnni, amx, candle",
     ),
-    setting("MAX_BATCH_SIZE", Model, "8", "Captions or beams that the model writes together"),
+    unset(
+        "MAX_BATCH_SIZE",
+        Model,
+        "16 on a CPU, 32 on a GPU",
+        "Captions or beams that the model writes together",
+    ),
     setting("HF_ENDPOINT", Model, "https://huggingface.co", "Address of the hub"),
     Setting {
         secret: true,

@@ -93,6 +93,15 @@ pub struct EngineInfo {
     pub threads: usize,
 }
 
+impl EngineInfo {
+    /// Rows that are decoded together unless somebody chooses: as many as still make an image
+    /// cheaper. ARCHITECTURE.md has the measurements for a CPU.
+    #[must_use]
+    pub fn default_batch_size(&self) -> usize {
+        if self.device == "cpu" { 16 } else { 32 }
+    }
+}
+
 /// A captioning model with the state of the work it is doing.
 ///
 /// The owner calls [`start`](Engine::start) for new work at any time and [`step`](Engine::step)

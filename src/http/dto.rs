@@ -50,16 +50,41 @@ pub(super) struct Health {
     pub(super) queue: Option<QueueHealth>,
     /// Images in the model.
     pub(super) in_flight: usize,
+    /// Images captioned a second over the last minute.
+    pub(super) images_per_second: f64,
+    /// Until an image that came now would have its turn, at the present speed.
+    pub(super) estimated_wait_ms: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) batch: Option<BatchHealth>,
     pub(super) uptime_ms: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) last_error: Option<String>,
 }
 
-/// Images that wait, and how many may.
+/// Images that wait, those that are on their way into the queue, and how many there may be of both.
 #[derive(Debug, Serialize)]
 pub(super) struct QueueHealth {
     pub(super) depth: usize,
+    pub(super) reserved: usize,
     pub(super) capacity: usize,
+}
+
+/// What the model writes at once, and what became of it since the start.
+#[derive(Debug, Serialize)]
+pub(super) struct BatchHealth {
+    /// Captions or beams.
+    pub(super) max_size: usize,
+    /// Fewer than that, once the device had no memory for more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) memory_limit: Option<usize>,
+    /// Images that were captioned.
+    pub(super) finished: u64,
+    /// Images that the vision tower encoded.
+    pub(super) encoded: u64,
+    /// Times that the model failed.
+    pub(super) failures: u64,
+    /// Times that the device had no memory.
+    pub(super) out_of_memory: u64,
 }
 
 /// The first two come with 200, the others with 503.

@@ -9,6 +9,7 @@ mod parity;
 mod processors;
 mod quantize;
 mod readme;
+mod repetition;
 mod settings;
 mod text;
 mod weights;

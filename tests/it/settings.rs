@@ -52,6 +52,7 @@ fn defaults_are_those_of_the_contract() {
     assert_eq!(settings.captioner.max_image_bytes, 10_485_760);
     assert_eq!(settings.captioner.max_image_pixels, 100_000_000);
     assert_eq!(settings.captioner.max_workers, 2);
+    assert_eq!(settings.captioner.max_batch_size, None);
     assert_eq!(settings.captioner.target_width, None);
     assert_eq!(settings.captioner.engine.device, DeviceChoice::Auto);
     assert_eq!(settings.captioner.engine.precision, Precision::Auto);
