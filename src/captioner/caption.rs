@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::engine::FinishReason;
+use crate::image::{Appearance, DecodedImage};
 
 /// One caption among those returned.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -58,10 +59,23 @@ pub struct ImageInfo {
     pub size_bytes: usize,
 }
 
+impl ImageInfo {
+    /// What is told of the file `bytes`, which was decoded.
+    pub(super) fn of(bytes: &[u8], decoded: &DecodedImage) -> Self {
+        Self {
+            hash: format!("blake3:{}", blake3::hash(bytes).to_hex()),
+            format: decoded.format.to_string(),
+            width: decoded.width,
+            height: decoded.height,
+            size_bytes: bytes.len(),
+        }
+    }
+}
+
 /// Where the time went, in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
 pub struct Timings {
-    /// Decoding and resizing the image.
+    /// Decoding the image, its colours, and resizing.
     pub decode_ms: f64,
     /// Waiting for the model.
     pub queue_ms: f64,
@@ -84,6 +98,9 @@ pub struct Caption {
     pub cache: CacheState,
     /// The photo.
     pub image: ImageInfo,
+    /// Its colours and mood, if they were asked for.
+    #[serde(flatten)]
+    pub appearance: Option<Appearance>,
     /// Where the time went.
     pub timings: Timings,
 }

@@ -4,26 +4,28 @@
 //! the benches all come through here, and a whole answer is the fold of the stream of events.
 
 mod caption;
+mod decoders;
 mod info;
 mod load;
 mod params;
+mod process;
 mod run;
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::sync::Semaphore;
-
 pub use self::caption::{CacheState, Caption, Choice, ImageInfo, Timings};
+pub use self::decoders::Decoders;
 pub use self::info::{GenerationDefaults, ModelInfo};
 pub use self::load::CaptionerSettings;
 pub use self::params::{CachePolicy, CaptionParams};
+pub use self::process::{ProcessTimings, ProcessedImage, ProcessedInfo};
 pub use self::run::{CaptionEvent, Run};
 use crate::batching::Handle;
 pub use crate::batching::Status;
 use crate::engine::{Engine, PixelValues};
-use crate::error::{Error, ErrorKind, Result};
-use crate::image::{DecodeLimits, PreprocessConfig, decode};
+use crate::error::{Error, Result};
+use crate::image::{Appearance, DecodeLimits, PreprocessConfig, decode_for};
 use crate::text::Tokenizer;
 
 /// Makes captions. Cheap to clone; the model is closed when the last clone is dropped.
@@ -37,9 +39,7 @@ struct Inner {
     handle: Handle,
     tokenizer: Tokenizer,
     preprocess: PreprocessConfig,
-    limits: DecodeLimits,
-    /// One permit for each image that may be decoded at a time.
-    decoders: Arc<Semaphore>,
+    decoders: Decoders,
     info: ModelInfo,
 }
 
@@ -66,6 +66,7 @@ pub struct Parts {
 struct Prepared {
     pixels: Arc<PixelValues>,
     image: ImageInfo,
+    appearance: Option<Appearance>,
 }
 
 impl Captioner {
@@ -79,8 +80,7 @@ impl Captioner {
             handle,
             tokenizer: parts.tokenizer,
             preprocess: parts.preprocess,
-            limits: parts.limits,
-            decoders: Arc::new(Semaphore::new(parts.max_workers.max(1))),
+            decoders: Decoders::new(parts.limits, parts.max_workers),
             info: parts.info,
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -90,6 +90,12 @@ impl Captioner {
     #[must_use]
     pub fn info(&self) -> &ModelInfo {
         &self.inner.info
+    }
+
+    /// Where images are decoded, for work on them that needs no model.
+    #[must_use]
+    pub fn decoders(&self) -> &Decoders {
+        &self.inner.decoders
     }
 
     /// How queue and model are doing.
@@ -112,11 +118,12 @@ impl Captioner {
         let begin = Instant::now();
         params.validate()?;
         let prompt = self.prompt(&params)?;
-        let prepared = self.prepare(image).await?;
+        let prepared = self.prepare(image, params.colors).await?;
         let decode = begin.elapsed();
         let generation = params.generation.clone();
-        let submission = self.inner.handle.submit(prepared.pixels, prompt.clone(), generation)?;
-        Ok(Run::new(self.clone(), submission, prepared.image, prompt, begin, decode))
+        let Prepared { pixels, image, appearance } = prepared;
+        let submission = self.inner.handle.submit(pixels, prompt.clone(), generation)?;
+        Ok(Run::new(self.clone(), submission, image, appearance, prompt, begin, decode))
     }
 
     /// Captions `image`: [`start`](Self::start), and wait for the end.
@@ -165,40 +172,23 @@ impl Captioner {
         })
     }
 
-    async fn prepare(&self, bytes: Vec<u8>) -> Result<Prepared> {
-        let permit = Arc::clone(&self.inner.decoders)
-            .acquire_owned()
-            .await
-            .map_err(|e| Error::internal("image workers are closed").with_source(e))?;
+    async fn prepare(&self, bytes: Vec<u8>, colors: bool) -> Result<Prepared> {
         let inner = Arc::clone(&self.inner);
-        let work = tokio::task::spawn_blocking(move || {
-            // Held by the work, not by the caller: a caller that leaves does not free the core.
-            let _permit = permit;
-            inner.prepare(&bytes)
-        });
-        match work.await {
-            Ok(result) => result,
-            Err(join) if join.is_panic() => Err(Error::new(
-                ErrorKind::UndecodableImage,
-                "the image is damaged in a way that its decoder cannot handle; send it re-encoded",
-            )
-            .with_source(join)),
-            Err(join) => Err(Error::internal("the image was not decoded").with_source(join)),
-        }
+        self.inner
+            .decoders
+            .run(bytes, move |bytes, limits| prepare(bytes, limits, &inner.preprocess, colors))
+            .await
     }
 }
 
-impl Inner {
-    fn prepare(&self, bytes: &[u8]) -> Result<Prepared> {
-        let decoded = decode(bytes, &self.limits)?;
-        let pixels = self.preprocess.preprocess(&decoded)?;
-        let image = ImageInfo {
-            hash: format!("blake3:{}", blake3::hash(bytes).to_hex()),
-            format: decoded.format.to_string(),
-            width: decoded.width,
-            height: decoded.height,
-            size_bytes: bytes.len(),
-        };
-        Ok(Prepared { pixels: Arc::new(pixels), image })
-    }
+fn prepare(
+    bytes: &[u8],
+    limits: &DecodeLimits,
+    preprocess: &PreprocessConfig,
+    colors: bool,
+) -> Result<Prepared> {
+    let decoded = decode_for(bytes, limits, preprocess.width, preprocess.height)?;
+    let pixels = Arc::new(preprocess.preprocess(&decoded)?);
+    let appearance = colors.then(|| Appearance::of(&decoded));
+    Ok(Prepared { pixels, image: ImageInfo::of(bytes, &decoded), appearance })
 }

@@ -6,6 +6,7 @@ use super::{CacheState, Caption, Captioner, Choice, ImageInfo, Timings};
 use crate::batching::{JobEvent, Submission};
 use crate::engine::Sequence;
 use crate::error::{Error, Result};
+use crate::image::Appearance;
 
 /// What happens on the way to a caption.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,6 +23,7 @@ pub struct Run {
     captioner: Captioner,
     submission: Submission,
     image: ImageInfo,
+    appearance: Option<Appearance>,
     begin: Instant,
     decode: Duration,
     queued: Duration,
@@ -34,12 +36,13 @@ impl Run {
         captioner: Captioner,
         submission: Submission,
         image: ImageInfo,
+        appearance: Option<Appearance>,
         prompt: Vec<u32>,
         begin: Instant,
         decode: Duration,
     ) -> Self {
         let queued = Duration::ZERO;
-        Self { captioner, submission, image, begin, decode, queued, ids: prompt }
+        Self { captioner, submission, image, appearance, begin, decode, queued, ids: prompt }
     }
 
     /// The photo, known before its caption.
@@ -89,6 +92,7 @@ impl Run {
             model: self.captioner.info().id.clone(),
             cache: CacheState::Miss,
             image: self.image.clone(),
+            appearance: self.appearance.clone(),
             timings: Timings {
                 decode_ms: milliseconds(self.decode),
                 queue_ms: milliseconds(self.queued),

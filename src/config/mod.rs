@@ -50,6 +50,8 @@ impl Settings {
             port: read.number("PORT", 0, u16::MAX)?,
             http: HttpSettings {
                 max_image_bytes: max_image_bytes(&read)?,
+                max_image_pixels: max_image_pixels(&read)?,
+                max_workers: max_workers(&read)?,
                 request_timeout: read.seconds("REQUEST_TIMEOUT", 0.001)?,
                 shutdown_grace: read.seconds("SHUTDOWN_GRACE", 0.0)?,
                 ..HttpSettings::default()
@@ -65,6 +67,10 @@ impl Settings {
 pub struct HttpSettings {
     /// Largest image in bytes.
     pub max_image_bytes: usize,
+    /// Largest image in pixels.
+    pub max_image_pixels: u64,
+    /// Images that are worked on at a time before the model is there.
+    pub max_workers: usize,
     /// How long a body may take to arrive, and after that a caption to be made.
     pub request_timeout: Duration,
     /// How long accepted requests may go on after the signal to stop.
@@ -77,6 +83,8 @@ impl Default for HttpSettings {
     fn default() -> Self {
         Self {
             max_image_bytes: 10 << 20,
+            max_image_pixels: 100_000_000,
+            max_workers: 2,
             request_timeout: Duration::from_secs(30),
             shutdown_grace: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(60),
@@ -164,8 +172,8 @@ pub fn captioner_settings(values: &Values) -> Result<CaptionerSettings> {
         target_width: read.optional_number("TARGET_IMAGE_WIDTH", 1, 4096)?,
         target_height: read.optional_number("TARGET_IMAGE_HEIGHT", 1, 4096)?,
         max_image_bytes: max_image_bytes(&read)?,
-        max_image_pixels: read.number("MAX_IMAGE_PIXELS", 1, u64::from(u32::MAX))?,
-        max_workers: read.number("MAX_WORKERS", 1, 1024)?,
+        max_image_pixels: max_image_pixels(&read)?,
+        max_workers: max_workers(&read)?,
         max_batch_size: read.number("MAX_BATCH_SIZE", 1, 1024)?,
         queue_capacity: read.number("QUEUE_CAPACITY", 1, 1 << 20)?,
     })
@@ -174,6 +182,14 @@ pub fn captioner_settings(values: &Values) -> Result<CaptionerSettings> {
 /// At most 1 GiB: an image is held in memory, several at a time.
 fn max_image_bytes(read: &Reader<'_>) -> Result<usize> {
     read.number("MAX_IMAGE_SIZE", 1, 1 << 30)
+}
+
+fn max_image_pixels(read: &Reader<'_>) -> Result<u64> {
+    read.number("MAX_IMAGE_PIXELS", 1, u64::from(u32::MAX))
+}
+
+fn max_workers(read: &Reader<'_>) -> Result<usize> {
+    read.number("MAX_WORKERS", 1, 1024)
 }
 
 fn device(read: &Reader<'_>) -> Result<DeviceChoice> {

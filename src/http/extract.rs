@@ -50,12 +50,32 @@ pub(super) async fn upload(request: Request, settings: &HttpSettings) -> Result<
     let (parts, body) = request.into_parts();
     let mut form = Form::default();
     form.query(&parts.uri)?;
-    let image = match transport(&parts)? {
-        Transport::Raw => raw(&parts, body, settings).await?,
-        Transport::Multipart => multipart(parts, body, settings, &mut form).await?,
-        Transport::Json => json(&parts, body, settings, &mut form).await?,
-    };
+    let image = receive(parts, body, settings, &mut form).await?;
     Ok(Upload { image, params: form.finish()? })
+}
+
+/// Reads a request that has an image and no parameters.
+///
+/// # Errors
+/// As [`upload`]; every parameter is unknown.
+pub(super) async fn image(request: Request, settings: &HttpSettings) -> Result<Vec<u8>> {
+    let (parts, body) = request.into_parts();
+    let mut form = Form { image_only: true, ..Form::default() };
+    form.query(&parts.uri)?;
+    receive(parts, body, settings, &mut form).await
+}
+
+async fn receive(
+    parts: Parts,
+    body: Body,
+    settings: &HttpSettings,
+    form: &mut Form,
+) -> Result<Vec<u8>> {
+    match transport(&parts)? {
+        Transport::Raw => raw(&parts, body, settings).await,
+        Transport::Multipart => multipart(parts, body, settings, form).await,
+        Transport::Json => json(&parts, body, settings, form).await,
+    }
 }
 
 enum Transport {
@@ -190,6 +210,8 @@ fn decode_base64(mut text: String, max_bytes: usize) -> Result<Vec<u8>> {
 struct Form {
     params: CaptionParams,
     seen: Vec<String>,
+    /// There are no parameters at this address.
+    image_only: bool,
 }
 
 impl Form {
@@ -214,6 +236,11 @@ impl Form {
     /// Refuses what is given twice or too long. Names that do not exist are refused after this, at
     /// the first of them, so the list stays short.
     fn note(&mut self, name: &str, length: usize) -> Result<()> {
+        if self.image_only {
+            let shown: String = name.chars().take(64).collect();
+            let detail = format!("there is no parameter \"{shown}\" here; send the image alone");
+            return Err(Error::parameter(shown, detail));
+        }
         if self.seen.iter().any(|seen| seen == name) {
             return Err(twice(name));
         }
