@@ -181,7 +181,7 @@ fn no_bytes_take_more_memory_than_the_limits_allow() {
         check(name, bytes);
     }
     println!("whole files: {} bytes at most", WORST.get());
-    let config = ProptestConfig { cases: 4000, failure_persistence: None, ..Default::default() };
+    let config = ProptestConfig { cases: 20_000, failure_persistence: None, ..Default::default() };
     let changes = (any::<prop::sample::Index>(), prop::collection::vec(change(), 1..10));
     TestRunner::new(config)
         .run(&changes, |(file, changes)| {

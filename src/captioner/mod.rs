@@ -73,7 +73,7 @@ impl Captioner {
     /// Puts `engine` to work.
     ///
     /// # Errors
-    /// [`Internal`](ErrorKind::Internal): the system has no thread to give.
+    /// [`Internal`](crate::error::ErrorKind::Internal): the system has no thread to give.
     pub fn with_engine(engine: Box<dyn Engine>, parts: Parts) -> Result<Self> {
         let handle = Handle::spawn(engine, parts.max_batch_size, parts.queue_capacity)?;
         let inner = Inner {
