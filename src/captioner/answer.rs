@@ -7,6 +7,7 @@ use super::{Choice, ImageInfo, VisionCacheState};
 use crate::cache::Weigh;
 use crate::engine::EncodedImage;
 use crate::error::Result;
+use crate::image::{Appearance, DominantColor};
 
 /// The part of an answer that is the same for everybody who asks the same.
 #[derive(Debug)]
@@ -14,6 +15,8 @@ pub(super) struct Answer {
     /// Best first, one or more.
     pub(super) choices: Vec<Choice>,
     pub(super) image: ImageInfo,
+    /// Its colours and mood, if they were asked for.
+    pub(super) appearance: Option<Appearance>,
 }
 
 impl Weigh for Arc<Answer> {
@@ -22,7 +25,13 @@ impl Weigh for Arc<Answer> {
         let choices = self.choices.capacity() * size_of::<Choice>();
         // The counters of the Arc.
         let counters = 2 * size_of::<usize>();
-        size_of::<Self>() + counters + size_of::<Answer>() + choices + texts + self.image.heap()
+        size_of::<Self>()
+            + counters
+            + size_of::<Answer>()
+            + choices
+            + texts
+            + self.image.heap()
+            + heap(self.appearance.as_ref())
     }
 }
 
@@ -31,11 +40,17 @@ impl Weigh for Arc<Answer> {
 pub(super) struct Seen {
     pub(super) encoded: Arc<EncodedImage>,
     pub(super) image: ImageInfo,
+    /// Its colours and mood, if they were asked for.
+    pub(super) appearance: Option<Appearance>,
 }
 
 impl Weigh for Seen {
     fn bytes(&self) -> usize {
-        size_of::<Self>() + size_of::<EncodedImage>() + self.encoded.bytes() + self.image.heap()
+        size_of::<Self>()
+            + size_of::<EncodedImage>()
+            + self.encoded.bytes()
+            + self.image.heap()
+            + heap(self.appearance.as_ref())
     }
 }
 
@@ -43,6 +58,15 @@ impl ImageInfo {
     fn heap(&self) -> usize {
         self.hash.capacity() + self.format.capacity()
     }
+}
+
+/// What an appearance holds beside itself.
+fn heap(appearance: Option<&Appearance>) -> usize {
+    appearance.map_or(0, |appearance| {
+        let names =
+            appearance.colors.iter().map(|color| color.hex.capacity() + color.name.capacity());
+        names.sum::<usize>() + appearance.colors.capacity() * size_of::<DominantColor>()
+    })
 }
 
 /// How far a caption is that several callers may wait for.

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::engine::FinishReason;
+use crate::image::{Appearance, DecodedImage};
 
 /// One caption among those returned.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -74,11 +75,24 @@ pub struct ImageInfo {
     pub size_bytes: usize,
 }
 
+impl ImageInfo {
+    /// What is told of the file of this hash and size, which was decoded.
+    pub(super) fn of(hash: &blake3::Hash, size_bytes: usize, decoded: &DecodedImage) -> Self {
+        Self {
+            hash: format!("blake3:{}", hash.to_hex()),
+            format: decoded.format.to_string(),
+            width: decoded.width,
+            height: decoded.height,
+            size_bytes,
+        }
+    }
+}
+
 /// Where the time of this request went, in milliseconds. For an answer from the cache all but the
 /// total are 0; for one that another request had begun, waiting for it counts as `inference_ms`.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
 pub struct Timings {
-    /// Decoding and resizing the image.
+    /// Decoding the image, its colours, and resizing.
     pub decode_ms: f64,
     /// Waiting for the model.
     pub queue_ms: f64,
@@ -105,6 +119,9 @@ pub struct Caption {
     pub vision_cache: Option<VisionCacheState>,
     /// The photo.
     pub image: ImageInfo,
+    /// Its colours and mood, if they were asked for.
+    #[serde(flatten)]
+    pub appearance: Option<Appearance>,
     /// Where the time went.
     pub timings: Timings,
 }

@@ -11,9 +11,11 @@
 mod answer;
 mod budget;
 mod caption;
+mod decoders;
 mod info;
 mod load;
 mod params;
+mod process;
 mod run;
 mod start;
 mod work;
@@ -21,14 +23,14 @@ mod work;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
-
 use self::answer::{Answer, Progress, Seen};
 pub use self::budget::{Budget, Permit, Photo};
 pub use self::caption::{CacheState, Caption, Choice, ImageInfo, Timings, VisionCacheState};
+pub use self::decoders::Decoders;
 pub use self::info::{GenerationDefaults, ModelInfo};
 pub use self::load::CaptionerSettings;
 pub use self::params::{CachePolicy, CaptionParams};
+pub use self::process::{ProcessTimings, ProcessedImage, ProcessedInfo};
 pub use self::run::{CaptionEvent, Run};
 use crate::batching::{Handle, Options, VisionOrder};
 pub use crate::batching::{Priority, Status};
@@ -49,11 +51,8 @@ struct Inner {
     handle: Handle,
     tokenizer: Tokenizer,
     preprocess: PreprocessConfig,
-    limits: DecodeLimits,
-    /// One permit for each image that may be decoded at a time.
-    decoders: Arc<Semaphore>,
+    decoders: Decoders,
     info: ModelInfo,
-    budget: Budget,
     /// What is the same for all captions of this captioner.
     identity: Identity,
     answers: Store<Arc<Answer>>,
@@ -125,10 +124,12 @@ impl Captioner {
             handle,
             tokenizer: parts.tokenizer,
             preprocess: parts.preprocess,
-            limits: parts.limits,
-            decoders: Arc::new(Semaphore::new(parts.max_workers.max(1))),
+            decoders: Decoders::new(
+                parts.limits,
+                parts.max_workers,
+                Budget::new(memory.max_inflight_bytes),
+            ),
             info: parts.info,
-            budget: Budget::new(memory.max_inflight_bytes),
             identity,
             answers: Store::new(memory.cache_max_bytes, memory.cache_ttl),
             seen: Store::new(memory.vision_cache_bytes, memory.cache_ttl),
@@ -143,6 +144,12 @@ impl Captioner {
         &self.inner.info
     }
 
+    /// Where images are decoded, for work on them that needs no model.
+    #[must_use]
+    pub fn decoders(&self) -> &Decoders {
+        &self.inner.decoders
+    }
+
     /// How queue and model are doing.
     #[must_use]
     pub fn status(&self) -> Status {
@@ -152,7 +159,7 @@ impl Captioner {
     /// Bytes of images that may be in memory.
     #[must_use]
     pub fn budget(&self) -> &Budget {
-        &self.inner.budget
+        self.inner.decoders.budget()
     }
 
     /// Accepts no more work; what was accepted is finished.

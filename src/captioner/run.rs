@@ -168,6 +168,7 @@ impl Run {
             cache,
             vision_cache,
             image: answer.image.clone(),
+            appearance: answer.appearance.clone(),
             timings: Timings {
                 decode_ms: milliseconds(decode),
                 queue_ms: milliseconds(queued),

@@ -112,7 +112,7 @@ impl Captioner {
             let key = match params.cache {
                 CachePolicy::Bypass => None,
                 CachePolicy::Use | CachePolicy::Refresh => {
-                    self.inner.identity.answer(&hash, prompt, &params.generation)
+                    self.inner.identity.answer(&hash, prompt, &params.generation, params.colors)
                 }
             };
             Asked { photo, hash, key }
@@ -140,7 +140,7 @@ impl Captioner {
         let mut places = inner.handle.reserve(new, priority)?;
         // And the pixels that the model will read of each.
         let input = inner.preprocess.input_bytes() as u64;
-        let mut memory = inner.budget.take(input.saturating_mul(new as u64))?;
+        let mut memory = inner.decoders.budget().take(input.saturating_mul(new as u64))?;
         for (Asked { photo, hash, key }, found) in asked.into_iter().zip(found) {
             let run = match found {
                 Found::All(answer) => Run::known(self.clone(), answer, begin),
@@ -160,6 +160,7 @@ impl Captioner {
                         hash,
                         prompt: prompt.to_vec(),
                         params: params.generation.clone(),
+                        colors: params.colors,
                         place,
                         permit: memory.split(input),
                     };

@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use super::answer::{Answer, Finished, Progress, Seen};
 use super::budget::{Permit, Photo};
-use super::{Captioner, Choice, ImageInfo, Inner, VisionCacheState};
+use super::{Captioner, Choice, ImageInfo, VisionCacheState};
 use crate::batching::{JobEvent, Place, Work};
 use crate::cache::{Key, Lead};
-use crate::engine::{EncodedImage, GenerationParams, ImageInput, PixelValues, Sequence};
-use crate::error::{Error, ErrorKind, Result};
-use crate::image::decode;
+use crate::engine::{EncodedImage, GenerationParams, ImageInput, Sequence};
+use crate::error::{Error, Result};
+use crate::image::{Appearance, DecodeLimits, decode_for};
 
 /// What is to be computed, and for what it may be used.
 #[derive(Debug)]
@@ -19,6 +19,8 @@ pub(super) struct Task {
     pub(super) hash: blake3::Hash,
     pub(super) prompt: Vec<u32>,
     pub(super) params: GenerationParams,
+    /// Whether the answer tells the photo's colours.
+    pub(super) colors: bool,
     pub(super) place: Place,
     /// For the pixels that the model reads.
     pub(super) permit: Permit,
@@ -36,10 +38,10 @@ pub(super) enum VisionUse {
     None,
 }
 
-/// An image, ready for the model.
+/// What is known of an image that is ready for the model.
 struct Prepared {
-    input: ImageInput,
     image: ImageInfo,
+    appearance: Option<Appearance>,
     vision: Option<VisionCacheState>,
 }
 
@@ -64,24 +66,25 @@ pub(super) async fn drive(captioner: Captioner, lead: Lead<Progress>, task: Task
 
 async fn compute(captioner: &Captioner, lead: &Lead<Progress>, task: Task) -> Result<Finished> {
     let begin = Instant::now();
-    let Task { photo, hash, prompt, params, place, permit, vision } = task;
-    let prepared = prepare(captioner, photo, hash, vision).await?;
+    let Task { photo, hash, prompt, params, colors, place, permit, vision } = task;
+    let prepared = prepare(captioner, photo, hash, vision, colors).await?;
     let decode = begin.elapsed();
-    let mut submission =
-        place.submit(Work { image: prepared.input, prompt, params, deadline: None })?;
+    let (input, prepared) = prepared;
+    let mut submission = place.submit(Work { image: input, prompt, params, deadline: None })?;
     lead.update(|progress| progress.accepted = true);
     let mut queued = Duration::ZERO;
     loop {
         match submission.next().await {
             Some(JobEvent::Started { queued: time }) => queued = time,
             Some(JobEvent::Encoded(encoded)) => {
-                remember(captioner, vision, encoded, &prepared.image);
+                remember(captioner, vision, encoded, &prepared);
             }
             Some(JobEvent::Token(token)) => lead.update(|progress| progress.ids.push(token)),
             Some(JobEvent::Done { sequences, inference, .. }) => {
                 drop(permit);
                 let choices = choices(captioner, &sequences)?;
-                let answer = Arc::new(Answer { choices, image: prepared.image });
+                let Prepared { image, appearance, .. } = prepared;
+                let answer = Arc::new(Answer { choices, image, appearance });
                 return Ok(Finished { answer, vision: prepared.vision, decode, queued, inference });
             }
             Some(JobEvent::Failed(error)) => return Err(error),
@@ -94,10 +97,11 @@ fn remember(
     captioner: &Captioner,
     vision: VisionUse,
     encoded: Arc<EncodedImage>,
-    image: &ImageInfo,
+    prepared: &Prepared,
 ) {
     if let VisionUse::ReadWrite(key) | VisionUse::Write(key) = vision {
-        captioner.inner.seen.put(key, Seen { encoded, image: image.clone() });
+        let (image, appearance) = (prepared.image.clone(), prepared.appearance.clone());
+        captioner.inner.seen.put(key, Seen { encoded, image, appearance });
     }
 }
 
@@ -107,63 +111,34 @@ async fn prepare(
     photo: Photo,
     hash: blake3::Hash,
     vision: VisionUse,
-) -> Result<Prepared> {
+    colors: bool,
+) -> Result<(ImageInput, Prepared)> {
     if let VisionUse::ReadWrite(key) = vision
-        && let Some(Seen { encoded, image }) = captioner.inner.seen.get(&key)
+        && let Some(Seen { encoded, image, appearance }) = captioner.inner.seen.get(&key)
+        // Its colours are found while it is decoded; who asks for them first has it decoded again.
+        && (appearance.is_some() || !colors)
     {
+        let appearance = appearance.filter(|_| colors);
         let vision = Some(VisionCacheState::Hit);
-        return Ok(Prepared { input: encoded.into(), image, vision });
+        return Ok((encoded.into(), Prepared { image, appearance, vision }));
     }
-    let (pixels, image) = decode_beside(captioner, photo, hash).await?;
+    let inner = Arc::clone(&captioner.inner);
+    let size = photo.len();
+    let read = move |bytes: &[u8], limits: &DecodeLimits| -> Result<_> {
+        let preprocess = &inner.preprocess;
+        let decoded = decode_for(bytes, limits, preprocess.width, preprocess.height)?;
+        let pixels = preprocess.preprocess(&decoded)?;
+        let appearance = colors.then(|| Appearance::of(&decoded));
+        Ok((pixels, ImageInfo::of(&hash, size, &decoded), appearance))
+    };
+    let (pixels, image, appearance) = captioner.inner.decoders.run(photo, read).await?;
     let vision = match vision {
         VisionUse::ReadWrite(_) | VisionUse::Write(_) if captioner.inner.seen.keeps() => {
             Some(VisionCacheState::Miss)
         }
         _ => None,
     };
-    Ok(Prepared { input: pixels.into(), image, vision })
-}
-
-/// Decodes and resizes on a thread that may take its time.
-async fn decode_beside(
-    captioner: &Captioner,
-    photo: Photo,
-    hash: blake3::Hash,
-) -> Result<(PixelValues, ImageInfo)> {
-    let permit = Arc::clone(&captioner.inner.decoders)
-        .acquire_owned()
-        .await
-        .map_err(|e| Error::internal("image workers are closed").with_source(e))?;
-    let inner = Arc::clone(&captioner.inner);
-    let work = tokio::task::spawn_blocking(move || {
-        // Held by the work, not by the caller: a caller that leaves does not free the core.
-        let _permit = permit;
-        inner.read(&photo, hash)
-    });
-    match work.await {
-        Ok(result) => result,
-        Err(join) if join.is_panic() => Err(Error::new(
-            ErrorKind::UndecodableImage,
-            "the image is damaged in a way that its decoder cannot handle; send it re-encoded",
-        )
-        .with_source(join)),
-        Err(join) => Err(Error::internal("the image was not decoded").with_source(join)),
-    }
-}
-
-impl Inner {
-    fn read(&self, photo: &Photo, hash: blake3::Hash) -> Result<(PixelValues, ImageInfo)> {
-        let decoded = decode(&photo.bytes, &self.limits)?;
-        let pixels = self.preprocess.preprocess(&decoded)?;
-        let image = ImageInfo {
-            hash: format!("blake3:{}", hash.to_hex()),
-            format: decoded.format.to_string(),
-            width: decoded.width,
-            height: decoded.height,
-            size_bytes: photo.len(),
-        };
-        Ok((pixels, image))
-    }
+    Ok((pixels.into(), Prepared { image, appearance, vision }))
 }
 
 fn choices(captioner: &Captioner, sequences: &[Sequence]) -> Result<Vec<Choice>> {

@@ -2,7 +2,7 @@
 //!
 //! - [`app`] is the whole service as a router, without a socket;
 //! - [`run`] binds it to a listener, loads the model beside it, and stops it in an orderly way;
-//! - one file a resource: `index`, `health`, `model`, `generate` with `stream`, `batch`;
+//! - one file a resource: `index`, `health`, `model`, `generate` with `stream`, `batch`, `process`;
 //! - `extract` reads the three ways of sending images, `error` is the only place where an
 //!   [`ErrorKind`] becomes a status, `observe` gives every request its id,
 //!   its log line and its `server-timing`.
@@ -19,6 +19,7 @@ mod health;
 mod index;
 mod model;
 mod observe;
+mod process;
 mod server;
 mod state;
 mod stream;
@@ -34,7 +35,7 @@ pub use self::state::AppState;
 use crate::error::{Error, ErrorKind};
 
 /// Method, path and purpose of everything that [`app`] answers.
-pub const ENDPOINTS: [(&str, &str, &str); 7] = [
+pub const ENDPOINTS: [(&str, &str, &str); 8] = [
     ("GET", "/", "this list"),
     ("GET", "/health", "state of model and queue"),
     ("GET", "/health/live", "200 while the process answers"),
@@ -42,6 +43,11 @@ pub const ENDPOINTS: [(&str, &str, &str); 7] = [
     ("GET", "/model/info", "the loaded model"),
     ("POST", "/caption/generate", "an image to its caption"),
     ("POST", "/caption/batch", "many images to a caption each"),
+    (
+        "POST",
+        "/image/process",
+        "an image to its size, colours, mood and measures, without the model",
+    ),
 ];
 
 /// The whole service.
@@ -54,6 +60,7 @@ pub fn app(state: AppState) -> Router {
         .route("/model/info", get(model::info))
         .route("/caption/generate", post(generate::generate))
         .route("/caption/batch", post(batch::batch))
+        .route("/image/process", post(process::process))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(CatchPanicLayer::custom(error::from_panic))

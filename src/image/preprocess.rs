@@ -97,12 +97,12 @@ impl PreprocessConfig {
     }
 
     /// Stretches `image` to `width × height`, without keeping its aspect: `3 · width · height`
-    /// bytes, red, green, blue, row after row.
+    /// bytes of sRGB, red, green, blue, row after row.
     ///
     /// # Errors
     /// None for an image that [`decode`](super::decode()) made; a defect is internal.
     pub fn resize(&self, image: &DecodedImage) -> Result<Vec<u8>> {
-        resize(image, self.width, self.height, self.resample)
+        Ok(image.space.convert(resize(image, self.width, self.height, self.resample)?))
     }
 
     /// Levels to values: a table of 256 for each plane says all that can come out.

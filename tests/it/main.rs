@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod api;
+mod appearance;
 mod architecture;
 mod command_line;
 mod image;

@@ -16,9 +16,16 @@ const VALUE_BYTES: usize = 16 * 1024;
 pub(super) struct Form {
     params: CaptionParams,
     seen: Vec<String>,
+    /// There are no parameters at this address.
+    image_only: bool,
 }
 
 impl Form {
+    /// For an address that takes an image and no parameters.
+    pub(super) fn image_only() -> Self {
+        Self { image_only: true, ..Self::default() }
+    }
+
     pub(super) fn query(&mut self, uri: &Uri) -> Result<()> {
         let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(uri).map_err(|error| {
             malformed("the query string cannot be read; write it as name=value&name=value")
@@ -40,6 +47,11 @@ impl Form {
     /// Refuses what is given twice or too long. Names that do not exist are refused after this, at
     /// the first of them, so the list stays short.
     fn note(&mut self, name: &str, length: usize) -> Result<()> {
+        if self.image_only {
+            let shown: String = name.chars().take(64).collect();
+            let detail = format!("there is no parameter \"{shown}\" here; send the image alone");
+            return Err(Error::parameter(shown, detail));
+        }
         if self.seen.iter().any(|seen| seen == name) {
             return Err(twice(name));
         }

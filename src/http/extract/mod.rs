@@ -55,9 +55,25 @@ pub(super) async fn upload(
     captioner: &Captioner,
 ) -> Result<Upload> {
     let reader = Reader { settings, budget: captioner.budget(), count: Count::One };
-    let Uploads { mut items, params } = reader.read(request).await?;
-    let item = items.pop().ok_or_else(|| Error::internal("an image was lost"))?;
-    Ok(Upload { photo: item.photo?, params })
+    let Uploads { items, params } = reader.read(request, Form::default()).await?;
+    Ok(Upload { photo: only(items)?, params })
+}
+
+/// Reads a request that has an image and no parameters.
+///
+/// # Errors
+/// As [`upload`]; every parameter is unknown.
+pub(super) async fn image(
+    request: Request,
+    settings: &HttpSettings,
+    budget: &Budget,
+) -> Result<Photo> {
+    let reader = Reader { settings, budget, count: Count::One };
+    only(reader.read(request, Form::image_only()).await?.items)
+}
+
+fn only(mut items: Vec<Item>) -> Result<Photo> {
+    items.pop().ok_or_else(|| Error::internal("an image was lost"))?.photo
 }
 
 /// Reads the request for many captions, whichever way it was sent.
@@ -72,7 +88,7 @@ pub(super) async fn uploads(
     // A batch takes its places in the queue at once, so more than all of them never fit.
     let limit = settings.max_images_per_request.min(captioner.status().queue_capacity);
     let reader = Reader { settings, budget: captioner.budget(), count: Count::Many(limit) };
-    reader.read(request).await
+    reader.read(request, Form::default()).await
 }
 
 /// How many images a request brings.
@@ -124,9 +140,8 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    async fn read(self, request: Request) -> Result<Uploads> {
+    async fn read(self, request: Request, mut form: Form) -> Result<Uploads> {
         let (parts, body) = request.into_parts();
-        let mut form = Form::default();
         form.query(&parts.uri)?;
         let mut images = Images { reader: self, items: Vec::new() };
         match self.transport(&parts)? {
