@@ -39,7 +39,7 @@ impl BlipModel {
     /// stay as they are in the file.
     ///
     /// # Errors
-    /// [`ErrorKind::Model`](crate::error::ErrorKind::Model): a tensor is missing or has another
+    /// [`ErrorKind::Model`]: a tensor is missing or has another
     /// shape than the configuration asks for.
     pub fn load(
         config: &BlipConfig,
