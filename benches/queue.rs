@@ -28,6 +28,8 @@ fn main() -> std::result::Result<(), Box<dyn Error>> {
     let runtime = Runtime::new()?;
     let side = common::engine()?.info().image_size;
     let images: Vec<_> = (0..16).map(|seed| Arc::new(bench::image(seed, side))).collect();
+    // The same arrivals for both orders and all sizes, or nothing could be compared.
+    let rate = 0.7 * full_speed(&runtime, &images)?;
     let mut criterion = common::criterion();
     for size in SIZES {
         for (name, order) in ORDERS {
@@ -35,31 +37,37 @@ fn main() -> std::result::Result<(), Box<dyn Error>> {
             let mut group = criterion.benchmark_group("queue");
             group.sampling_mode(SamplingMode::Flat).throughput(Throughput::Elements(CROWD as u64));
             let of = |what: &str| BenchmarkId::new(format!("{what}, {name}"), size);
-            let mut rate = 0.0;
             group.bench_function(of("32 at once"), |bencher| {
-                bencher.iter_custom(|times| {
-                    let time = must(repeat(times, || runtime.block_on(queue.crowd())));
-                    rate = CROWD as f64 * times as f64 / time.as_secs_f64();
-                    time
-                });
+                bencher
+                    .iter_custom(|times| must(repeat(times, || runtime.block_on(queue.crowd()))));
             });
             group.throughput(Throughput::Elements(1));
             group.bench_function(of("one, joined by 7"), |bencher| {
                 bencher
                     .iter_custom(|times| must(repeat(times, || runtime.block_on(queue.joined()))));
             });
-            if rate > 0.0 {
-                group.bench_function(of("p95 at 70 %"), |bencher| {
-                    bencher.iter_custom(|times| {
-                        must(repeat(times, || runtime.block_on(queue.arrivals(0.7 * rate))))
-                    });
+            group.bench_function(of("p95 at 70 %"), |bencher| {
+                bencher.iter_custom(|times| {
+                    must(repeat(times, || runtime.block_on(queue.arrivals(rate))))
                 });
-            }
+            });
             group.finish();
         }
     }
     criterion.final_summary();
     Ok(())
+}
+
+/// Images per second when there are always some that wait; the best of three, because a machine
+/// that does other things is slower than it is, never faster.
+fn full_speed(runtime: &Runtime, images: &[Arc<PixelValues>]) -> Result<f64> {
+    let handle = spawn(VisionOrder::default(), 8)?;
+    let queue = Queue { handle, images: images.to_vec() };
+    let mut best = Duration::MAX;
+    for _ in 0..3 {
+        best = best.min(runtime.block_on(queue.crowd())?);
+    }
+    Ok(CROWD as f64 / best.as_secs_f64())
 }
 
 /// A time of nothing would look like a success.

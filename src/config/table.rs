@@ -137,7 +137,7 @@ pub const SETTINGS: [Setting; 27] = [
     unset(
         "MAX_BATCH_SIZE",
         Model,
-        "16 on a CPU, 32 on a GPU",
+        "8 on a CPU, 32 on a GPU",
         "Captions or beams that the model writes together",
     ),
     setting("HF_ENDPOINT", Model, "https://huggingface.co", "Address of the hub"),

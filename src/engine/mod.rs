@@ -95,10 +95,11 @@ pub struct EngineInfo {
 
 impl EngineInfo {
     /// Rows that are decoded together unless somebody chooses: as many as still make an image
-    /// cheaper. ARCHITECTURE.md has the measurements for a CPU.
+    /// noticeably cheaper. ARCHITECTURE.md has the measurements for a CPU; that of a GPU is a guess
+    /// until there is one to measure.
     #[must_use]
     pub fn default_batch_size(&self) -> usize {
-        if self.device == "cpu" { 16 } else { 32 }
+        if self.device == "cpu" { 8 } else { 32 }
     }
 }
 

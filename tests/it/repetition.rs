@@ -159,8 +159,7 @@ async fn check(name: &str, kernels: KernelChoice, precision: Precision) {
     assert_eq!(outcomes(&handle, kept.clone()).await, alone, "from kept images: {way}");
     assert_eq!(handle.status().encoded, 2 * encoded, "the vision tower rested: {way}");
 
-    // In company, and then the first suspect anew when it is alone would make it guilty: so a step
-    // in company fails, later one that belongs to jobs that came afterwards.
+    // The third step, when all of them have written two tokens.
     for mishap in [Mishap::Error, Mishap::Panic] {
         let failures = handle.status().failures;
         *plan.lock().unwrap() = Plan { step: 0, mishaps: HashMap::from([(3, mishap)]) };
