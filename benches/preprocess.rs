@@ -1,12 +1,12 @@
-//! Bytes of a JPEG to the pixels that the model reads.
+//! Bytes of a JPEG to the pixels that the model reads, and to its colours.
 
 mod common;
 
 use std::error::Error;
 use std::hint::black_box;
 
-use criterion::{BenchmarkId, Throughput};
-use cutline::image::{DecodeLimits, PreprocessConfig, decode};
+use criterion::{BenchmarkId, Criterion, Throughput};
+use cutline::image::{Appearance, DecodeLimits, Measures, PreprocessConfig, decode, decode_for};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut criterion = common::criterion();
@@ -24,6 +24,37 @@ fn main() -> Result<(), Box<dyn Error>> {
         });
     }
     group.finish();
+    large(&mut criterion)?;
     criterion.final_summary();
+    Ok(())
+}
+
+/// A photo of 12 megapixels: Pillow's very samples (`decode`), what is done for the model
+/// (`decode for 384`), and the whole way to its input.
+fn large(criterion: &mut Criterion) -> Result<(), Box<dyn Error>> {
+    let bytes = common::large_photo()?;
+    println!("the large photo has {} bytes", bytes.len());
+    let (limits, config) = (DecodeLimits::default(), PreprocessConfig::default());
+    let (width, height) = (config.width, config.height);
+    let decoded = decode_for(&bytes, &limits, width, height)?;
+    let mut group = criterion.benchmark_group("12 megapixels");
+    group.throughput(Throughput::Elements((decoded.width * decoded.height) as u64));
+    group.bench_function("decode", |bencher| bencher.iter(|| decode(black_box(&bytes), &limits)));
+    group.bench_function("decode for 384", |bencher| {
+        bencher.iter(|| decode_for(black_box(&bytes), &limits, width, height));
+    });
+    group.bench_function("decode for 384, resize and normalise", |bencher| {
+        bencher.iter(|| {
+            decode_for(black_box(&bytes), &limits, width, height)
+                .and_then(|image| config.preprocess(&image))
+        });
+    });
+    group.bench_function("colours and mood", |bencher| {
+        bencher.iter(|| Appearance::of(black_box(&decoded)));
+    });
+    group.bench_function("brightness, contrast, sharpness, colourfulness", |bencher| {
+        bencher.iter(|| Measures::of(black_box(&decoded)));
+    });
+    group.finish();
     Ok(())
 }

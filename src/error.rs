@@ -20,6 +20,8 @@ pub enum ErrorKind {
     InferenceTimeout,
     /// More bytes or pixels than the limits allow.
     ImageTooLarge,
+    /// More images, or more bytes of them, than one batch may have.
+    BatchTooLarge,
     /// The bytes are no image format that is read here.
     UnsupportedFormat,
     /// A known format, but the image is broken.
@@ -40,6 +42,8 @@ pub enum ErrorKind {
     Config,
     /// The model cannot be found, fetched, read or run.
     Model,
+    /// The device has no memory left for this work; with less beside it there may be.
+    OutOfMemory,
     /// A file cannot be read or written.
     Io,
     /// A defect of this program.
@@ -55,6 +59,7 @@ impl ErrorKind {
             Self::RequestTimeout => "request_timeout",
             Self::InferenceTimeout => "inference_timeout",
             Self::ImageTooLarge => "image_too_large",
+            Self::BatchTooLarge => "batch_too_large",
             Self::UnsupportedFormat => "unsupported_format",
             Self::UndecodableImage => "undecodable_image",
             Self::InvalidParameter => "invalid_parameter",
@@ -65,6 +70,7 @@ impl ErrorKind {
             Self::MethodNotAllowed => "method_not_allowed",
             Self::Config => "invalid_setting",
             Self::Model => "model_error",
+            Self::OutOfMemory => "out_of_memory",
             Self::Io => "io_error",
             Self::Internal => "internal",
         }

@@ -5,11 +5,12 @@
 //! Imports go downwards only:
 //!
 //! ```text
-//! main → {http, cli} → captioner → {batching, image, text} → engine → {generate, blip} → candle
+//! main → {http, cli} → captioner → {cache, batching, image, text} → engine → {generate, blip} → candle
 //! ```
 
 pub mod batching;
 pub mod blip;
+pub mod cache;
 pub mod captioner;
 pub mod cli;
 pub mod config;

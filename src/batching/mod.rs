@@ -1,10 +1,22 @@
-//! From many callers to one model: a pure queue, the one thread that owns the engine, and the
-//! handle that async code holds.
+//! From many callers to one model.
+//!
+//! - `queue`: who is next; a plain data structure;
+//! - `meter`: how fast it goes;
+//! - `job`: one image on its way through queue and model, and what its caller hears;
+//! - `worker`: the one thread that owns the engine; `faults`: what it does when the engine fails;
+//! - `handle`: what async code holds.
 
+mod faults;
 mod handle;
+mod job;
+mod meter;
 mod queue;
+mod shared;
 #[cfg(test)]
 mod tests;
 mod worker;
 
-pub use handle::{Handle, JobEvent, Status, Submission};
+pub use handle::{Handle, Options, Place, VisionOrder};
+pub use job::{JobEvent, Submission, Work};
+pub use queue::{MAX_OVERTAKERS, Priority};
+pub use shared::Status;

@@ -2,11 +2,32 @@
 
 use std::collections::VecDeque;
 
-/// A bounded first-in, first-out queue of work, each item counted in rows of the decoding batch.
+/// Which of two lanes an item waits in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Priority {
+    /// Somebody waits for this one image.
+    Interactive,
+    /// One of many; taken when no interactive item waits, and after every
+    /// [`MAX_OVERTAKERS`]th one that overtook it.
+    Bulk,
+}
+
+/// Interactive items that are taken in a row while a bulk item waits.
+pub const MAX_OVERTAKERS: usize = 4;
+
+/// A bounded queue of two lanes, each first in, first out; items are counted in rows of the
+/// decoding batch.
+///
+/// A place is reserved before there is anything to put into it, so that whoever brings several
+/// items knows beforehand that all of them have room. Reserved places and items that wait are
+/// together never more than the capacity.
 #[derive(Debug)]
 pub(super) struct Queue<T> {
-    items: VecDeque<Item<T>>,
+    interactive: VecDeque<Item<T>>,
+    bulk: VecDeque<Item<T>>,
+    reserved: usize,
     capacity: usize,
+    overtakers: usize,
 }
 
 #[derive(Debug)]
@@ -16,70 +37,152 @@ struct Item<T> {
 }
 
 impl<T> Queue<T> {
-    /// A queue that holds at most `capacity` items.
+    /// A queue of `capacity` places.
     pub(super) fn new(capacity: usize) -> Self {
-        Self { items: VecDeque::new(), capacity }
+        Self {
+            interactive: VecDeque::new(),
+            bulk: VecDeque::new(),
+            reserved: 0,
+            capacity,
+            overtakers: 0,
+        }
     }
 
-    /// Adds an item that needs `rows` rows, or gives it back when the queue is full.
-    pub(super) fn push(&mut self, rows: usize, value: T) -> Result<(), T> {
-        if self.items.len() >= self.capacity {
-            return Err(value);
+    /// Takes `count` places at once, or none and says how many are missing.
+    pub(super) fn reserve(&mut self, count: usize) -> Result<(), usize> {
+        let wanted = self.occupied().saturating_add(count);
+        if wanted > self.capacity {
+            return Err(wanted - self.capacity);
         }
-        self.items.push_back(Item { rows, value });
+        self.reserved += count;
         Ok(())
     }
 
-    /// The oldest item if it fits into `free` rows, or if the batch is empty: an item that is
-    /// larger than a whole batch runs alone rather than never. Later items do not overtake it.
+    /// Gives a reserved place back.
+    pub(super) fn release(&mut self) {
+        debug_assert!(self.reserved > 0, "a place is given back that nobody has");
+        self.reserved = self.reserved.saturating_sub(1);
+    }
+
+    /// Puts an item that needs `rows` rows into a reserved place.
+    pub(super) fn push(&mut self, priority: Priority, rows: usize, value: T) {
+        self.release();
+        self.lane(priority).push_back(Item { rows, value });
+    }
+
+    /// The next item if it fits into `free` rows, or if the batch is empty: an item that is larger
+    /// than a whole batch runs alone rather than never. While it waits for room, nobody overtakes.
     pub(super) fn next(&mut self, free: usize, batch_is_empty: bool) -> Option<T> {
-        let first = self.items.front()?;
-        if first.rows <= free || batch_is_empty {
-            self.items.pop_front().map(|item| item.value)
-        } else {
-            None
+        let priority = self.turn()?;
+        let lane = self.lane(priority);
+        if lane.front()?.rows > free && !batch_is_empty {
+            return None;
+        }
+        let item = lane.pop_front()?;
+        let overtook = priority == Priority::Interactive && !self.bulk.is_empty();
+        self.overtakers = if overtook { self.overtakers + 1 } else { 0 };
+        Some(item.value)
+    }
+
+    /// The lane whose turn it is.
+    fn turn(&self) -> Option<Priority> {
+        match (self.interactive.is_empty(), self.bulk.is_empty()) {
+            (true, true) => None,
+            (false, true) => Some(Priority::Interactive),
+            (true, false) => Some(Priority::Bulk),
+            (false, false) if self.overtakers >= MAX_OVERTAKERS => Some(Priority::Bulk),
+            (false, false) => Some(Priority::Interactive),
         }
     }
 
     /// Drops the items for which `gone` says so, before they cost anything.
     pub(super) fn prune(&mut self, mut gone: impl FnMut(&T) -> bool) {
-        self.items.retain(|item| !gone(&item.value));
+        self.interactive.retain(|item| !gone(&item.value));
+        self.bulk.retain(|item| !gone(&item.value));
     }
 
     /// Items that wait.
     pub(super) fn len(&self) -> usize {
-        self.items.len()
+        self.interactive.len() + self.bulk.len()
+    }
+
+    /// Places that are reserved and have no item yet.
+    pub(super) fn reserved(&self) -> usize {
+        self.reserved
+    }
+
+    /// Places that are not free.
+    pub(super) fn occupied(&self) -> usize {
+        self.len() + self.reserved
+    }
+
+    /// All places.
+    pub(super) fn capacity(&self) -> usize {
+        self.capacity
     }
 
     /// Takes everything out.
     pub(super) fn drain(&mut self) -> impl Iterator<Item = T> + '_ {
-        self.items.drain(..).map(|item| item.value)
+        self.interactive.drain(..).chain(self.bulk.drain(..)).map(|item| item.value)
+    }
+
+    fn lane(&mut self, priority: Priority) -> &mut VecDeque<Item<T>> {
+        match priority {
+            Priority::Interactive => &mut self.interactive,
+            Priority::Bulk => &mut self.bulk,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
+    use super::Priority::{Bulk, Interactive};
     use super::*;
+
+    fn put<T>(queue: &mut Queue<T>, priority: Priority, rows: usize, value: T) {
+        queue.reserve(1).unwrap();
+        queue.push(priority, rows, value);
+    }
+
+    fn take_all<T>(queue: &mut Queue<T>) -> Vec<T> {
+        std::iter::from_fn(|| queue.next(usize::MAX, true)).collect()
+    }
 
     #[test]
     fn first_in_first_out_up_to_the_capacity() {
         let mut queue = Queue::new(2);
-        assert_eq!(queue.push(1, 'a'), Ok(()));
-        assert_eq!(queue.push(1, 'b'), Ok(()));
-        assert_eq!(queue.push(1, 'c'), Err('c'));
+        put(&mut queue, Interactive, 1, 'a');
+        put(&mut queue, Interactive, 1, 'b');
+        assert_eq!(queue.reserve(1), Err(1));
         assert_eq!(queue.next(8, true), Some('a'));
-        assert_eq!(queue.push(1, 'c'), Ok(()));
+        put(&mut queue, Interactive, 1, 'c');
         assert_eq!((queue.next(8, false), queue.next(8, false)), (Some('b'), Some('c')));
         assert_eq!(queue.next(8, true), None);
     }
 
     #[test]
+    fn places_are_taken_all_at_once_or_not_at_all() {
+        let mut queue = Queue::new(4);
+        queue.reserve(3).unwrap();
+        assert_eq!(queue.reserve(2), Err(1));
+        assert_eq!((queue.reserved(), queue.occupied()), (3, 3), "nothing is half reserved");
+        queue.push(Bulk, 1, ());
+        assert_eq!((queue.reserved(), queue.len(), queue.occupied()), (2, 1, 3));
+        queue.release();
+        queue.reserve(2).unwrap();
+        assert_eq!(queue.reserve(usize::MAX), Err(usize::MAX - 4), "no overflow");
+    }
+
+    #[test]
     fn a_wide_item_waits_for_room_and_is_not_overtaken() {
         let mut queue = Queue::new(4);
-        queue.push(5, "wide").unwrap();
-        queue.push(1, "narrow").unwrap();
+        put(&mut queue, Interactive, 5, "wide");
+        put(&mut queue, Interactive, 1, "narrow");
+        put(&mut queue, Bulk, 1, "bulk");
         assert_eq!(queue.next(3, false), None);
-        assert_eq!(queue.len(), 2);
+        assert_eq!(queue.len(), 3);
         assert_eq!(queue.next(5, false), Some("wide"));
         assert_eq!(queue.next(3, false), Some("narrow"));
     }
@@ -87,16 +190,109 @@ mod tests {
     #[test]
     fn an_item_wider_than_a_batch_runs_alone() {
         let mut queue = Queue::new(4);
-        queue.push(10, "huge").unwrap();
+        put(&mut queue, Interactive, 10, "huge");
         assert_eq!(queue.next(4, true), Some("huge"));
     }
 
     #[test]
     fn those_whose_caller_left_are_dropped() {
         let mut queue = Queue::new(4);
-        (0..4).for_each(|i| queue.push(1, i).unwrap());
+        (0..4).for_each(|i| put(&mut queue, if i < 2 { Bulk } else { Interactive }, 1, i));
         queue.prune(|i| i % 2 == 0);
-        assert_eq!(queue.drain().collect::<Vec<_>>(), [1, 3]);
-        assert_eq!(queue.len(), 0);
+        assert_eq!(queue.drain().collect::<Vec<_>>(), [3, 1]);
+        assert_eq!(queue.occupied(), 0);
+    }
+
+    #[test]
+    fn a_bulk_item_is_overtaken_by_no_more_than_the_bound() {
+        let mut queue = Queue::new(64);
+        (0..3).for_each(|i| put(&mut queue, Bulk, 1, format!("b{i}")));
+        (0..10).for_each(|i| put(&mut queue, Interactive, 1, format!("i{i}")));
+        let order = take_all(&mut queue).join(" ");
+        assert_eq!(order, "i0 i1 i2 i3 b0 i4 i5 i6 i7 b1 i8 i9 b2");
+    }
+
+    #[test]
+    fn those_who_came_before_a_bulk_item_did_not_overtake_it() {
+        let mut queue = Queue::new(64);
+        for i in 0..10 {
+            put(&mut queue, Interactive, 1, i);
+            assert_eq!(queue.next(8, false), Some(i));
+        }
+        put(&mut queue, Bulk, 1, 100);
+        (0..5).for_each(|i| put(&mut queue, Interactive, 1, i));
+        assert_eq!(take_all(&mut queue), [0, 1, 2, 3, 100, 4]);
+    }
+
+    /// What is done to a queue.
+    #[derive(Debug, Clone, Copy)]
+    enum Action {
+        Reserve(usize),
+        Release,
+        Push(bool, usize),
+        Next(usize),
+        Prune(usize),
+    }
+
+    fn action() -> impl Strategy<Value = Action> {
+        prop_oneof![
+            (1_usize..5).prop_map(Action::Reserve),
+            Just(Action::Release),
+            (any::<bool>(), 1_usize..6).prop_map(|(bulk, rows)| Action::Push(bulk, rows)),
+            (any::<bool>(), 1_usize..6).prop_map(|(bulk, rows)| Action::Push(bulk, rows)),
+            (0_usize..7).prop_map(Action::Next),
+            (2_usize..9).prop_map(Action::Prune),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_done_the_capacity_the_order_and_the_bound_hold(
+            capacity in 1_usize..12,
+            actions in prop::collection::vec(action(), 0..200),
+        ) {
+            let mut queue = Queue::new(capacity);
+            let (mut reserved, mut number) = (0, 0);
+            let (mut last, mut overtakers) = ([None; 2], 0);
+            let mut waiting: Vec<(bool, usize)> = Vec::new();
+            for action in actions {
+                match action {
+                    Action::Reserve(count) => {
+                        let fits = reserved + waiting.len() + count <= capacity;
+                        prop_assert_eq!(queue.reserve(count).is_ok(), fits);
+                        reserved += if fits { count } else { 0 };
+                    }
+                    Action::Release if reserved > 0 => {
+                        queue.release();
+                        reserved -= 1;
+                    }
+                    Action::Push(bulk, rows) if reserved > 0 => {
+                        let priority = if bulk { Bulk } else { Interactive };
+                        queue.push(priority, rows, (bulk, number, rows));
+                        waiting.push((bulk, number));
+                        (reserved, number) = (reserved - 1, number + 1);
+                    }
+                    Action::Next(free) => {
+                        let Some((bulk, taken, rows)) = queue.next(free, false) else { continue };
+                        prop_assert!(rows <= free);
+                        prop_assert!(last[usize::from(bulk)] < Some(taken), "in order");
+                        last[usize::from(bulk)] = Some(taken);
+                        waiting.retain(|item| *item != (bulk, taken));
+                        let overtook = !bulk && waiting.iter().any(|(bulk, _)| *bulk);
+                        overtakers = if overtook { overtakers + 1 } else { 0 };
+                        prop_assert!(overtakers <= MAX_OVERTAKERS);
+                    }
+                    Action::Prune(divisor) => {
+                        queue.prune(|(_, number, _)| number % divisor == 0);
+                        waiting.retain(|(_, number)| number % divisor != 0);
+                        overtakers *= usize::from(waiting.iter().any(|(bulk, _)| *bulk));
+                    }
+                    Action::Release | Action::Push(..) => {}
+                }
+                prop_assert_eq!(queue.len(), waiting.len());
+                prop_assert_eq!(queue.reserved(), reserved);
+                prop_assert!(queue.occupied() <= capacity);
+            }
+        }
     }
 }

@@ -1,56 +1,52 @@
-//! The one thread that owns the model. Between two decoding steps it lets go of jobs whose caller
-//! has left and takes new ones in, so a batch forms by itself while the model is busy, and a job
+//! The one thread that owns the model. Between two decoding steps it lets go of jobs that nobody
+//! waits for and takes new ones in, so a batch forms by itself while the model is busy, and a job
 //! that comes alone never waits for company.
 
-use std::collections::HashMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::PoisonError;
-use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
+use super::faults::{Backoff, guarded};
+use super::handle::{Options, VisionOrder};
+use super::job::Entry;
+use super::shared::Shared;
+use crate::engine::{Engine, Event, ImageInput, JobId, Sequence};
+use crate::error::Error;
 
-use super::handle::{JobEvent, Shared};
-use crate::engine::{Engine, Event, Job, JobId};
-use crate::error::{Error, Result};
-
-/// A job in the queue.
-#[derive(Debug)]
-pub(super) struct Entry {
-    pub(super) job: Job,
-    pub(super) events: mpsc::Sender<JobEvent>,
-    pub(super) queued_at: Instant,
-}
-
-impl Entry {
-    pub(super) fn caller_is_gone(&self) -> bool {
-        self.events.is_closed()
-    }
-}
-
-/// A job in the model.
-struct Running {
-    events: mpsc::Sender<JobEvent>,
-    started_at: Instant,
-    rows: usize,
-}
-
-struct Worker<'a> {
-    engine: Box<dyn Engine>,
-    shared: &'a Shared,
-    running: HashMap<JobId, Running>,
+pub(super) struct Worker<'a> {
+    pub(super) engine: Box<dyn Engine>,
+    pub(super) shared: &'a Shared,
+    /// The jobs in the engine.
+    pub(super) running: Vec<Entry>,
+    /// Jobs that a failure threw out of the engine; they come before those in the queue.
+    pub(super) resuming: VecDeque<Entry>,
+    pub(super) backoff: Backoff,
     max_rows: usize,
+    /// Fewer rows than those, once the device had no memory for more.
+    pub(super) memory_limit: Option<usize>,
+    vision_order: VisionOrder,
 }
 
-/// Runs until the queue is closed and empty.
-pub(super) fn run(engine: Box<dyn Engine>, shared: &Shared, max_rows: usize) {
-    let mut worker = Worker { engine, shared, running: HashMap::new(), max_rows };
+/// Runs until no work is accepted any more and all that was accepted is done.
+pub(super) fn run(engine: Box<dyn Engine>, shared: &Shared, options: Options) {
+    let mut worker = Worker {
+        engine,
+        shared,
+        running: Vec::new(),
+        resuming: VecDeque::new(),
+        backoff: Backoff::default(),
+        max_rows: options.max_batch_size.max(1),
+        memory_limit: None,
+        vision_order: options.vision_order,
+    };
     let _guard = OnExit(shared);
     let mut events = Vec::new();
     while worker.wait_for_work() {
-        worker.drop_the_departed();
+        let begin = Instant::now();
+        worker.drop_the_departed(begin);
         worker.admit();
         worker.step(&mut events);
+        shared.lock().meter.worked(begin, Instant::now());
     }
 }
 
@@ -59,166 +55,196 @@ struct OnExit<'a>(&'a Shared);
 
 impl Drop for OnExit<'_> {
     fn drop(&mut self) {
-        let mut waiting = self.0.waiting();
-        if !waiting.closed {
-            self.0.failed.store(true, Ordering::Relaxed);
+        let mut state = self.0.lock();
+        if !state.closed || std::thread::panicking() {
+            state.failed = true;
         }
+        state.in_flight = 0;
         // Dropping the entries closes their channels.
-        waiting.queue.drain().for_each(drop);
+        state.queue.drain().for_each(drop);
     }
 }
 
 impl Worker<'_> {
     /// Blocks until there is something to do; false when there never will be.
     fn wait_for_work(&self) -> bool {
-        if !self.running.is_empty() {
+        let mut state = self.shared.lock();
+        if let Some(pause) = self.backoff.pause() {
+            let end = Instant::now() + pause;
+            // A server that stops has no time for this, and a bounded number of jobs left.
+            while !state.closed
+                && let Some(left) = time_until(end)
+            {
+                state = self.shared.wait(state, Some(left));
+            }
+        }
+        if !self.running.is_empty() || !self.resuming.is_empty() {
             return true;
         }
-        let mut waiting = self.shared.waiting();
-        while waiting.queue.len() == 0 {
-            if waiting.closed {
+        while state.queue.len() == 0 {
+            // Who has a place was promised that it will be served.
+            if state.closed && state.queue.reserved() == 0 {
                 return false;
             }
-            waiting = self.shared.wake.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+            state = self.shared.wait(state, None);
         }
         true
     }
 
-    fn drop_the_departed(&mut self) {
-        self.shared.waiting().queue.prune(Entry::caller_is_gone);
-        let gone: Vec<JobId> = self
-            .running
-            .iter()
-            .filter(|(_, running)| running.events.is_closed())
-            .map(|(id, _)| *id)
-            .collect();
-        for id in gone {
-            self.engine.cancel(id);
-            self.forget(id);
+    fn drop_the_departed(&mut self, now: Instant) {
+        self.shared.lock().queue.prune(|entry| entry.is_over(now));
+        let in_flight = self.running.len() + self.resuming.len();
+        self.resuming.retain(|entry| !entry.is_over(now));
+        let engine = &mut self.engine;
+        self.running.retain(|entry| {
+            let over = entry.is_over(now);
+            if over {
+                engine.cancel(entry.id);
+            }
+            !over
+        });
+        let left = in_flight - self.running.len() - self.resuming.len();
+        if left > 0 {
+            self.shared.lock().in_flight -= left;
         }
     }
 
     /// Takes in what fits beside the running jobs.
     fn admit(&mut self) {
-        loop {
-            let rows: usize = self.running.values().map(|r| r.rows).sum();
-            let free = self.max_rows.saturating_sub(rows);
-            let next = self.shared.waiting().queue.next(free, self.running.is_empty());
-            let Some(entry) = next else { break };
+        while let Some(entry) = self.next() {
+            let vision = matches!(entry.image, ImageInput::Pixels(_));
+            let failures = self.backoff.failures();
             self.start(entry);
+            let rest_later = vision && self.vision_order == VisionOrder::OneBetweenSteps;
+            if rest_later || self.backoff.failures() > failures {
+                break;
+            }
         }
     }
 
-    fn start(&mut self, entry: Entry) {
-        let Entry { job, events, queued_at } = entry;
-        if events.is_closed() {
+    /// The next job that fits beside the running ones.
+    fn next(&mut self) -> Option<Entry> {
+        if self.running.iter().any(|entry| entry.alone) {
+            return None;
+        }
+        let empty = self.running.is_empty();
+        let free = self.limit().saturating_sub(self.rows());
+        if let Some(first) = self.resuming.front() {
+            let fits = empty || (!first.alone && first.rows() <= free);
+            return if fits { self.resuming.pop_front() } else { None };
+        }
+        let mut state = self.shared.lock();
+        let entry = state.queue.next(free, empty)?;
+        state.in_flight += 1;
+        Some(entry)
+    }
+
+    fn start(&mut self, mut entry: Entry) {
+        if self.is_over(&entry) {
             return;
         }
-        let (id, rows) = (job.id, job.params.rows());
-        let started_at = Instant::now();
-        send(&events, JobEvent::Started { queued: started_at - queued_at });
-        self.running.insert(id, Running { events, started_at, rows });
-        self.count();
-        let engine = &mut self.engine;
-        match guarded(|| engine.start(job)) {
-            Ok(()) => {}
-            Err(Failure::Error(error)) => self.fail(id, error),
-            Err(Failure::Panic(error)) => {
-                // The engine's state is unknown now: everything in it is given up.
-                self.fail_all(&error);
-            }
+        entry.announce(Instant::now());
+        let image = match &entry.image {
+            ImageInput::Encoded(image) => Arc::clone(image),
+            ImageInput::Pixels(pixels) => match guarded(|| self.engine.encode(pixels)) {
+                Ok(image) => {
+                    let image = Arc::new(image);
+                    self.shared.lock().encoded += 1;
+                    entry.encoded(&image);
+                    image
+                }
+                Err(failure) => return self.failed_to_start(entry, failure),
+            },
+        };
+        // The vision tower takes long enough to become tired of waiting.
+        if self.is_over(&entry) {
+            return;
         }
+        let job = entry.start(image.into());
+        match guarded(|| self.engine.start(job)) {
+            Ok(()) => self.running.push(entry),
+            Err(failure) => self.failed_to_start(entry, failure),
+        }
+    }
+
+    /// Whether nobody waits for it any more, in which case it is let go.
+    fn is_over(&self, entry: &Entry) -> bool {
+        let over = entry.is_over(Instant::now());
+        if over {
+            self.shared.lock().in_flight -= 1;
+        }
+        over
     }
 
     fn step(&mut self, events: &mut Vec<Event>) {
         if self.running.is_empty() {
             return;
         }
+        let jobs = self.running.len();
+        self.running.iter_mut().for_each(|entry| entry.in_batch_of(jobs));
         events.clear();
-        let engine = &mut self.engine;
-        let result = guarded(|| engine.step(events));
+        let result = guarded(|| self.engine.step(events));
+        let failures = self.backoff.failures();
         for event in events.drain(..) {
             self.deliver(event);
         }
         match result {
+            Ok(()) if self.backoff.failures() == failures => self.healthy(),
             Ok(()) => {}
-            Err(Failure::Error(error) | Failure::Panic(error)) => self.fail_all(&error),
+            Err(failure) => self.failed_step(failure),
         }
     }
 
     fn deliver(&mut self, event: Event) {
         match event {
             Event::Token { job, token } => {
-                if let Some(running) = self.running.get(&job) {
-                    send(&running.events, JobEvent::Token(token));
+                let Some(entry) = self.running.iter_mut().find(|entry| entry.id == job) else {
+                    return;
+                };
+                if let Err(error) = entry.token(token) {
+                    self.engine.cancel(job);
+                    self.fail(job, error);
                 }
             }
-            Event::Done { job, sequences } => {
-                if let Some(running) = self.forget(job) {
-                    let inference = running.started_at.elapsed();
-                    self.shared.degraded.store(false, Ordering::Relaxed);
-                    send(&running.events, JobEvent::Done { sequences, inference });
-                }
-            }
+            Event::Done { job, sequences } => self.done(job, sequences),
             Event::Failed { job, error } => self.fail(job, error),
         }
     }
 
-    fn fail(&mut self, id: JobId, error: Error) {
-        if is_defect(&error) {
-            self.shared.record(&error);
+    fn done(&mut self, job: JobId, sequences: Vec<Sequence>) {
+        let Some(entry) = self.take(job) else { return };
+        let now = Instant::now();
+        {
+            let mut state = self.shared.lock();
+            state.in_flight -= 1;
+            state.finished += 1;
+            state.meter.finished(now);
         }
-        if let Some(running) = self.forget(id) {
-            send(&running.events, JobEvent::Failed(error));
+        entry.done(sequences, now);
+    }
+
+    fn fail(&mut self, job: JobId, error: Error) {
+        if let Some(entry) = self.take(job) {
+            self.give_up(entry, error);
         }
     }
 
-    fn fail_all(&mut self, error: &Error) {
-        self.shared.record(error);
-        let ids: Vec<JobId> = self.running.keys().copied().collect();
-        for id in ids {
-            self.engine.cancel(id);
-            self.fail(id, error.clone());
-        }
+    fn take(&mut self, job: JobId) -> Option<Entry> {
+        let place = self.running.iter().position(|entry| entry.id == job)?;
+        Some(self.running.remove(place))
     }
 
-    fn forget(&mut self, id: JobId) -> Option<Running> {
-        let running = self.running.remove(&id);
-        self.count();
-        running
+    /// Rows in the engine.
+    pub(super) fn rows(&self) -> usize {
+        self.running.iter().map(Entry::rows).sum()
     }
 
-    fn count(&self) {
-        self.shared.in_flight.store(self.running.len(), Ordering::Relaxed);
+    /// Rows that may be in the engine.
+    pub(super) fn limit(&self) -> usize {
+        self.memory_limit.map_or(self.max_rows, |limit| limit.min(self.max_rows))
     }
 }
 
-fn is_defect(error: &Error) -> bool {
-    !matches!(error.kind(), crate::error::ErrorKind::InvalidParameter)
-}
-
-/// The channel has room for all events of a job, so the only way to fail is that the caller left.
-fn send(events: &mpsc::Sender<JobEvent>, event: JobEvent) {
-    let _ = events.try_send(event);
-}
-
-enum Failure {
-    Error(Error),
-    Panic(Error),
-}
-
-/// A panic in the arithmetic is an error of the jobs in it, not the end of the server.
-fn guarded(work: impl FnOnce() -> Result<()>) -> Result<(), Failure> {
-    match catch_unwind(AssertUnwindSafe(work)) {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(Failure::Error(error)),
-        Err(payload) => {
-            let said = payload
-                .downcast_ref::<&str>()
-                .map(|s| (*s).to_owned())
-                .or_else(|| payload.downcast_ref::<String>().cloned())
-                .unwrap_or_default();
-            Err(Failure::Panic(Error::internal(format!("the model panicked: {said}"))))
-        }
-    }
+fn time_until(end: Instant) -> Option<Duration> {
+    end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
 }

@@ -17,7 +17,7 @@ pub use config::BlipConfig;
 pub use state::ItemState;
 pub use weights::Weights;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use layers::Loader;
 use text::TextDecoder;
 use vision::VisionTower;
@@ -39,7 +39,7 @@ impl BlipModel {
     /// stay as they are in the file.
     ///
     /// # Errors
-    /// [`ErrorKind::Model`](crate::error::ErrorKind::Model): a tensor is missing or has another
+    /// [`ErrorKind::Model`]: a tensor is missing or has another
     /// shape than the configuration asks for.
     pub fn load(
         config: &BlipConfig,
@@ -162,7 +162,13 @@ impl BlipModel {
     }
 }
 
-/// candle's errors are about shapes and devices: a defect here, nothing a user can mend.
+/// candle's errors are about shapes and devices: a defect here, nothing a user can mend. Only want
+/// of memory is told apart, by the words of the device's driver: candle passes on no more than that.
 fn arithmetic(error: candle_core::Error) -> Error {
+    let words = error.to_string().to_lowercase().replace('_', " ");
+    if words.contains("out of memory") {
+        let detail = "the device has no memory left; set MAX_BATCH_SIZE to a smaller number";
+        return Error::new(ErrorKind::OutOfMemory, detail).with_source(error);
+    }
     Error::internal(format!("the model's arithmetic failed: {error}")).with_source(error)
 }

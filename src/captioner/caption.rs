@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::engine::FinishReason;
+use crate::image::{Appearance, DecodedImage};
 
 /// One caption among those returned.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -31,6 +32,10 @@ fn finish_reason<S: serde::Serializer>(
 pub enum CacheState {
     /// Computed for this request.
     Miss,
+    /// Computed before.
+    Hit,
+    /// Computed for another request that asked the same and came first.
+    Coalesced,
 }
 
 impl CacheState {
@@ -39,8 +44,20 @@ impl CacheState {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Miss => "miss",
+            Self::Hit => "hit",
+            Self::Coalesced => "coalesced",
         }
     }
+}
+
+/// Whether the vision tower had to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VisionCacheState {
+    /// It ran.
+    Miss,
+    /// What it makes of this photo was known; the photo was not even decoded.
+    Hit,
 }
 
 /// The photo that was captioned.
@@ -58,10 +75,24 @@ pub struct ImageInfo {
     pub size_bytes: usize,
 }
 
-/// Where the time went, in milliseconds.
+impl ImageInfo {
+    /// What is told of the file of this hash and size, which was decoded.
+    pub(super) fn of(hash: &blake3::Hash, size_bytes: usize, decoded: &DecodedImage) -> Self {
+        Self {
+            hash: format!("blake3:{}", hash.to_hex()),
+            format: decoded.format.to_string(),
+            width: decoded.width,
+            height: decoded.height,
+            size_bytes,
+        }
+    }
+}
+
+/// Where the time of this request went, in milliseconds. For an answer from the cache all but the
+/// total are 0; for one that another request had begun, waiting for it counts as `inference_ms`.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
 pub struct Timings {
-    /// Decoding and resizing the image.
+    /// Decoding the image, its colours, and resizing.
     pub decode_ms: f64,
     /// Waiting for the model.
     pub queue_ms: f64,
@@ -82,8 +113,15 @@ pub struct Caption {
     pub model: String,
     /// Where the answer came from.
     pub cache: CacheState,
+    /// Whether the photo was encoded before; only where something was computed for this request
+    /// and the cache was not bypassed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vision_cache: Option<VisionCacheState>,
     /// The photo.
     pub image: ImageInfo,
+    /// Its colours and mood, if they were asked for.
+    #[serde(flatten)]
+    pub appearance: Option<Appearance>,
     /// Where the time went.
     pub timings: Timings,
 }

@@ -3,9 +3,9 @@
 use std::time::Instant;
 
 use super::run::milliseconds;
-use super::{Captioner, GenerationDefaults, ModelInfo, Parts};
+use super::{Captioner, GenerationDefaults, MemoryLimits, ModelInfo, Parts};
 use crate::engine::source::{self, ModelFiles, ModelSource};
-use crate::engine::{Engine, EngineInfo, EngineOptions, GenerationParams, HubOptions, MAX_BEAMS};
+use crate::engine::{EngineInfo, EngineOptions, GenerationParams, HubOptions, MAX_BEAMS};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{DecodeLimits, PreprocessConfig};
 use crate::text::{Tokenizer, TokenizerSource};
@@ -29,10 +29,12 @@ pub struct CaptionerSettings {
     pub max_image_pixels: u64,
     /// Images that are decoded at a time.
     pub max_workers: usize,
-    /// Rows that are decoded together.
-    pub max_batch_size: usize,
+    /// Rows that are decoded together; `None` for what suits the device.
+    pub max_batch_size: Option<usize>,
     /// Images that may wait.
     pub queue_capacity: usize,
+    /// What may be kept in memory.
+    pub memory: MemoryLimits,
 }
 
 impl Captioner {
@@ -51,6 +53,7 @@ impl Captioner {
         })?;
         let mut engine = crate::engine::load(&files, settings.engine)?;
         let preprocess = preprocessing(settings, &files, engine.info())?;
+        check_memory(settings, &preprocess)?;
         let load_ms = milliseconds(begin.elapsed());
 
         let begin = Instant::now();
@@ -70,8 +73,11 @@ impl Captioner {
                 },
                 info,
                 max_workers: settings.max_workers,
-                max_batch_size: settings.max_batch_size,
+                max_batch_size: settings
+                    .max_batch_size
+                    .unwrap_or_else(|| engine_info.default_batch_size()),
                 queue_capacity: settings.queue_capacity,
+                memory: settings.memory,
             },
         )
     }
@@ -100,6 +106,22 @@ fn preprocessing(
         }
     }
     config.with_size(width, height)
+}
+
+/// An image that is allowed must find room in an empty server: its bytes, and the model's pixels.
+fn check_memory(settings: &CaptionerSettings, preprocess: &PreprocessConfig) -> Result<()> {
+    let needed = (settings.max_image_bytes + preprocess.input_bytes()) as u64;
+    let given = settings.memory.max_inflight_bytes;
+    if needed > given {
+        return Err(Error::new(
+            ErrorKind::Config,
+            format!(
+                "MAX_INFLIGHT_BYTES={given} cannot be used: the largest image and what the model \
+                 reads of it take {needed} bytes; give at least as many"
+            ),
+        ));
+    }
+    Ok(())
 }
 
 fn describe(

@@ -1,29 +1,43 @@
 //! The use case: an image and parameters in, a caption out.
 //!
-//! There is one way to make a caption, and it is [`Captioner::start`]: HTTP, the command line and
-//! the benches all come through here, and a whole answer is the fold of the stream of events.
+//! There is one way to make a caption, and it is [`Captioner::start_all`]: HTTP, the command line
+//! and the benches all come through here, and a whole answer is the fold of the stream of events.
+//!
+//! - `start`: what is asked for, and whether it is known, under way, or new;
+//! - `work`: computing what is new, for everybody who waits for it;
+//! - `run`: what one caller sees of it;
+//! - `answer`: what they share; `budget`: bytes of images in memory.
 
+mod answer;
+mod budget;
 mod caption;
+mod decoders;
 mod info;
 mod load;
 mod params;
+mod process;
 mod run;
+mod start;
+mod work;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::Duration;
 
-use tokio::sync::Semaphore;
-
-pub use self::caption::{CacheState, Caption, Choice, ImageInfo, Timings};
+use self::answer::{Answer, Progress, Seen};
+pub use self::budget::{Budget, Permit, Photo};
+pub use self::caption::{CacheState, Caption, Choice, ImageInfo, Timings, VisionCacheState};
+pub use self::decoders::Decoders;
 pub use self::info::{GenerationDefaults, ModelInfo};
 pub use self::load::CaptionerSettings;
 pub use self::params::{CachePolicy, CaptionParams};
+pub use self::process::{ProcessTimings, ProcessedImage, ProcessedInfo};
 pub use self::run::{CaptionEvent, Run};
-use crate::batching::Handle;
-pub use crate::batching::Status;
-use crate::engine::{Engine, PixelValues};
-use crate::error::{Error, ErrorKind, Result};
-use crate::image::{DecodeLimits, PreprocessConfig, decode};
+use crate::batching::{Handle, Options, VisionOrder};
+pub use crate::batching::{Priority, Status};
+use crate::cache::{Flights, Identity, Store};
+use crate::engine::Engine;
+use crate::error::Result;
+use crate::image::{DecodeLimits, PREPROCESSING_VERSION, PreprocessConfig};
 use crate::text::Tokenizer;
 
 /// Makes captions. Cheap to clone; the model is closed when the last clone is dropped.
@@ -37,10 +51,14 @@ struct Inner {
     handle: Handle,
     tokenizer: Tokenizer,
     preprocess: PreprocessConfig,
-    limits: DecodeLimits,
-    /// One permit for each image that may be decoded at a time.
-    decoders: Arc<Semaphore>,
+    decoders: Decoders,
     info: ModelInfo,
+    /// What is the same for all captions of this captioner.
+    identity: Identity,
+    answers: Store<Arc<Answer>>,
+    /// Images that were encoded before.
+    seen: Store<Seen>,
+    flights: Flights<Progress>,
 }
 
 /// The parts of a [`Captioner`] beside the engine.
@@ -60,28 +78,62 @@ pub struct Parts {
     pub max_batch_size: usize,
     /// Images that may wait.
     pub queue_capacity: usize,
+    /// What may be kept in memory.
+    pub memory: MemoryLimits,
 }
 
-/// An image, ready for the model.
-struct Prepared {
-    pixels: Arc<PixelValues>,
-    image: ImageInfo,
+/// How much is kept in memory, and how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryLimits {
+    /// Bytes of answers that are remembered; 0 for none.
+    pub cache_max_bytes: u64,
+    /// How long an answer or an encoded image is remembered.
+    pub cache_ttl: Duration,
+    /// Bytes of encoded images that are remembered; 0 for none.
+    pub vision_cache_bytes: u64,
+    /// Bytes of images that are being received or wait.
+    pub max_inflight_bytes: u64,
+}
+
+impl Default for MemoryLimits {
+    fn default() -> Self {
+        Self {
+            cache_max_bytes: 64 << 20,
+            cache_ttl: Duration::from_secs(3600),
+            vision_cache_bytes: 128 << 20,
+            max_inflight_bytes: 256 << 20,
+        }
+    }
 }
 
 impl Captioner {
     /// Puts `engine` to work.
     ///
     /// # Errors
-    /// [`Internal`](ErrorKind::Internal): the system has no thread to give.
+    /// [`Internal`](crate::error::ErrorKind::Internal): the system has no thread to give.
     pub fn with_engine(engine: Box<dyn Engine>, parts: Parts) -> Result<Self> {
-        let handle = Handle::spawn(engine, parts.max_batch_size, parts.queue_capacity)?;
+        let options = Options {
+            max_batch_size: parts.max_batch_size,
+            queue_capacity: parts.queue_capacity,
+            vision_order: VisionOrder::default(),
+        };
+        let handle = Handle::spawn(engine, options)?;
+        let identity = identity(&parts.info, &parts.preprocess);
+        let memory = parts.memory;
         let inner = Inner {
             handle,
             tokenizer: parts.tokenizer,
             preprocess: parts.preprocess,
-            limits: parts.limits,
-            decoders: Arc::new(Semaphore::new(parts.max_workers.max(1))),
+            decoders: Decoders::new(
+                parts.limits,
+                parts.max_workers,
+                Budget::new(memory.max_inflight_bytes),
+            ),
             info: parts.info,
+            identity,
+            answers: Store::new(memory.cache_max_bytes, memory.cache_ttl),
+            seen: Store::new(memory.vision_cache_bytes, memory.cache_ttl),
+            flights: Flights::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -92,10 +144,22 @@ impl Captioner {
         &self.inner.info
     }
 
+    /// Where images are decoded, for work on them that needs no model.
+    #[must_use]
+    pub fn decoders(&self) -> &Decoders {
+        &self.inner.decoders
+    }
+
     /// How queue and model are doing.
     #[must_use]
     pub fn status(&self) -> Status {
         self.inner.handle.status()
+    }
+
+    /// Bytes of images that may be in memory.
+    #[must_use]
+    pub fn budget(&self) -> &Budget {
+        self.inner.decoders.budget()
     }
 
     /// Accepts no more work; what was accepted is finished.
@@ -103,102 +167,29 @@ impl Captioner {
         self.inner.handle.close();
     }
 
-    /// Hashes, decodes and resizes `image` beside the model, and queues it. Dropping the result
-    /// takes the work back.
+    /// Captions `photo` for somebody who waits for it.
     ///
     /// # Errors
-    /// Whatever is wrong with the parameters or the image, or no place in the queue.
-    pub async fn start(&self, image: Vec<u8>, params: CaptionParams) -> Result<Run> {
-        let begin = Instant::now();
-        params.validate()?;
-        let prompt = self.prompt(&params)?;
-        let prepared = self.prepare(image).await?;
-        let decode = begin.elapsed();
-        let generation = params.generation.clone();
-        let submission = self.inner.handle.submit(prepared.pixels, prompt.clone(), generation)?;
-        Ok(Run::new(self.clone(), submission, prepared.image, prompt, begin, decode))
-    }
-
-    /// Captions `image`: [`start`](Self::start), and wait for the end.
-    ///
-    /// # Errors
-    /// Those of [`start`](Self::start), or the model failed.
-    pub async fn caption(&self, image: Vec<u8>, params: CaptionParams) -> Result<Caption> {
-        let mut run = self.start(image, params).await?;
-        loop {
-            match run.next().await? {
-                CaptionEvent::Text(_) => {}
-                CaptionEvent::Done(caption) => return Ok(*caption),
-            }
-        }
+    /// Those of [`start`](Self::start), or the image is bad, or the model failed.
+    pub async fn caption(&self, photo: impl Into<Photo>, params: CaptionParams) -> Result<Caption> {
+        self.start(photo, params).await?.end().await
     }
 
     fn decode(&self, ids: &[u32]) -> Result<String> {
         self.inner.tokenizer.decode(ids)
     }
-
-    /// The prompt's ids, checked with the length asked for against the model's position table.
-    fn prompt(&self, params: &CaptionParams) -> Result<Vec<u32>> {
-        let limit = self.inner.info.generation.max_new_tokens_limit;
-        if params.generation.max_new_tokens > limit {
-            return Err(Error::parameter(
-                "max_new_tokens",
-                format!("max_new_tokens must be between 1 and {limit} for this model"),
-            ));
-        }
-        let Some(text) = &params.prompt else { return Ok(Vec::new()) };
-        // No word piece is shorter than a byte, so this bounds the work on absurd prompts.
-        let positions = self.inner.info.max_positions;
-        let ids = if text.len() > positions.saturating_mul(64) {
-            None
-        } else {
-            Some(self.inner.tokenizer.encode(text)?).filter(|ids| ids.len() + 1 < positions)
-        };
-        ids.ok_or_else(|| {
-            Error::parameter(
-                "prompt",
-                format!(
-                    "the prompt must be shorter than {positions} word pieces, which this model \
-                     reads with the answer; shorten it"
-                ),
-            )
-        })
-    }
-
-    async fn prepare(&self, bytes: Vec<u8>) -> Result<Prepared> {
-        let permit = Arc::clone(&self.inner.decoders)
-            .acquire_owned()
-            .await
-            .map_err(|e| Error::internal("image workers are closed").with_source(e))?;
-        let inner = Arc::clone(&self.inner);
-        let work = tokio::task::spawn_blocking(move || {
-            // Held by the work, not by the caller: a caller that leaves does not free the core.
-            let _permit = permit;
-            inner.prepare(&bytes)
-        });
-        match work.await {
-            Ok(result) => result,
-            Err(join) if join.is_panic() => Err(Error::new(
-                ErrorKind::UndecodableImage,
-                "the image is damaged in a way that its decoder cannot handle; send it re-encoded",
-            )
-            .with_source(join)),
-            Err(join) => Err(Error::internal("the image was not decoded").with_source(join)),
-        }
-    }
 }
 
-impl Inner {
-    fn prepare(&self, bytes: &[u8]) -> Result<Prepared> {
-        let decoded = decode(bytes, &self.limits)?;
-        let pixels = self.preprocess.preprocess(&decoded)?;
-        let image = ImageInfo {
-            hash: format!("blake3:{}", blake3::hash(bytes).to_hex()),
-            format: decoded.format.to_string(),
-            width: decoded.width,
-            height: decoded.height,
-            size_bytes: bytes.len(),
-        };
-        Ok(Prepared { pixels: Arc::new(pixels), image })
-    }
+/// The weights, how they are multiplied, and what they are shown.
+fn identity(info: &ModelInfo, preprocess: &PreprocessConfig) -> Identity {
+    Identity::new(&[
+        &info.digest,
+        &info.precision,
+        // Kernels and devices round differently.
+        &info.kernels,
+        &info.device,
+        &PREPROCESSING_VERSION.to_string(),
+        // Size, resampling and the numbers of the normalisation.
+        &format!("{preprocess:?}"),
+    ])
 }

@@ -1,103 +1,187 @@
-//! One caption in the making.
+//! One caption in the making, as the caller sees it.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{CacheState, Caption, Captioner, Choice, ImageInfo, Timings};
-use crate::batching::{JobEvent, Submission};
-use crate::engine::Sequence;
+use tokio::sync::watch;
+
+use super::answer::{Answer, Finished, Progress};
+use super::{CacheState, Caption, Captioner, Timings, VisionCacheState};
 use crate::error::{Error, Result};
 
 /// What happens on the way to a caption.
 #[derive(Debug, Clone, PartialEq)]
 pub enum CaptionEvent {
-    /// The text so far, prompt included. Not sent by beam search, which knows only the end.
+    /// The text so far, prompt included. Not sent by beam search, which knows only the end, nor by
+    /// an answer from the cache.
     Text(String),
     /// The whole answer; nothing follows.
     Done(Box<Caption>),
 }
 
-/// An accepted image. Dropping it stops the work.
+/// An accepted image. Dropping it stops the work, unless others wait for the same.
 #[derive(Debug)]
 pub struct Run {
     captioner: Captioner,
-    submission: Submission,
-    image: ImageInfo,
+    source: Source,
     begin: Instant,
-    decode: Duration,
-    queued: Duration,
-    /// The prompt and what was written so far.
-    ids: Vec<u32>,
+}
+
+#[derive(Debug)]
+enum Source {
+    /// It was in the cache.
+    Known(Arc<Answer>),
+    /// It is computed.
+    Flight {
+        progress: watch::Receiver<Progress>,
+        /// Tokens that the caller has.
+        seen: usize,
+        /// Whether it was under way when the caller came.
+        joined: bool,
+    },
+}
+
+/// What there is for the caller.
+enum News {
+    Tokens(Vec<u32>),
+    End(Result<Arc<Finished>>),
+    None,
 }
 
 impl Run {
-    pub(super) fn new(
-        captioner: Captioner,
-        submission: Submission,
-        image: ImageInfo,
-        prompt: Vec<u32>,
-        begin: Instant,
-        decode: Duration,
-    ) -> Self {
-        let queued = Duration::ZERO;
-        Self { captioner, submission, image, begin, decode, queued, ids: prompt }
+    pub(super) fn known(captioner: Captioner, answer: Arc<Answer>, begin: Instant) -> Self {
+        Self { captioner, source: Source::Known(answer), begin }
     }
 
-    /// The photo, known before its caption.
-    #[must_use]
-    pub fn image(&self) -> &ImageInfo {
-        &self.image
+    /// Waits for work that was begun for this caller.
+    pub(super) fn first(
+        captioner: Captioner,
+        progress: watch::Receiver<Progress>,
+        begin: Instant,
+    ) -> Self {
+        let seen = progress.borrow().ids.len();
+        Self { captioner, source: Source::Flight { progress, seen, joined: false }, begin }
+    }
+
+    /// Waits for work that was begun for somebody else; what was written so far is the first news.
+    pub(super) fn joined(
+        captioner: Captioner,
+        progress: watch::Receiver<Progress>,
+        prompt: usize,
+        begin: Instant,
+    ) -> Self {
+        let written = progress.borrow().ids.len();
+        let seen = written.saturating_sub(1).max(prompt);
+        Self { captioner, source: Source::Flight { progress, seen, joined: true }, begin }
+    }
+
+    /// Waits until the image is decoded and in the queue, or the answer is there: afterwards nothing
+    /// that is wrong with the request can come to light.
+    ///
+    /// # Errors
+    /// The image is bad.
+    pub async fn accepted(&mut self) -> Result<()> {
+        let Source::Flight { progress, .. } = &mut self.source else { return Ok(()) };
+        let news = progress.wait_for(|now| now.accepted || now.end.is_some()).await;
+        match &news.map_err(|_| lost())?.end {
+            Some(Err(error)) => Err(error.clone()),
+            _ => Ok(()),
+        }
     }
 
     /// The next event.
     ///
     /// # Errors
-    /// The model failed, or its thread ended; nothing follows.
+    /// The image is bad or the model failed; nothing follows.
     pub async fn next(&mut self) -> Result<CaptionEvent> {
         loop {
-            match self.submission.next().await {
-                Some(JobEvent::Started { queued }) => self.queued = queued,
-                Some(JobEvent::Token(token)) => {
-                    self.ids.push(token);
-                    return Ok(CaptionEvent::Text(self.captioner.decode(&self.ids)?));
+            let (progress, seen) = match &mut self.source {
+                Source::Known(answer) => {
+                    let answer = Arc::clone(answer);
+                    return Ok(CaptionEvent::Done(self.remembered(&answer)));
                 }
-                Some(JobEvent::Done { sequences, inference }) => {
-                    return self.finish(&sequences, inference).map(CaptionEvent::Done);
+                Source::Flight { progress, seen, .. } => (progress, seen),
+            };
+            // Nothing is held across the await below.
+            let news = {
+                let now = progress.borrow_and_update();
+                if now.ids.len() > *seen {
+                    *seen += 1;
+                    News::Tokens(now.ids[..*seen].to_vec())
+                } else {
+                    now.end.clone().map_or(News::None, News::End)
                 }
-                Some(JobEvent::Failed(error)) => return Err(error),
-                None => return Err(Error::internal("the model's thread ended before the caption")),
+            };
+            match news {
+                News::Tokens(ids) => return self.captioner.decode(&ids).map(CaptionEvent::Text),
+                News::End(end) => return Ok(CaptionEvent::Done(self.finish(&*end?))),
+                News::None => progress.changed().await.map_err(|_| lost())?,
             }
         }
     }
 
-    fn finish(&self, sequences: &[Sequence], inference: Duration) -> Result<Box<Caption>> {
-        let captions = sequences
-            .iter()
-            .map(|sequence| {
-                Ok(Choice {
-                    text: self.captioner.decode(&sequence.ids)?,
-                    confidence: sequence.confidence,
-                    tokens: sequence.generated,
-                    finish_reason: sequence.finish_reason,
-                })
-            })
-            .collect::<Result<Vec<_>>>()?;
-        let best = captions
-            .first()
-            .ok_or_else(|| Error::internal("the model finished without a sequence"))?;
-        Ok(Box::new(Caption {
-            caption: best.text.clone(),
+    /// The answer: the fold of the events that are left.
+    ///
+    /// # Errors
+    /// Those of [`next`](Self::next).
+    pub async fn end(&mut self) -> Result<Caption> {
+        if let Source::Flight { progress, seen, .. } = &mut self.source {
+            let now = progress.wait_for(|now| now.end.is_some()).await.map_err(|_| lost())?;
+            // Texts on the way are not asked for, so none is made.
+            *seen = now.ids.len();
+        }
+        loop {
+            if let CaptionEvent::Done(caption) = self.next().await? {
+                return Ok(*caption);
+            }
+        }
+    }
+
+    /// Nothing was decoded or computed, so nothing took time but finding it.
+    fn remembered(&self, answer: &Answer) -> Box<Caption> {
+        self.assemble(answer, CacheState::Hit, None, [Duration::ZERO; 3])
+    }
+
+    fn finish(&self, work: &Finished) -> Box<Caption> {
+        let joined = matches!(self.source, Source::Flight { joined: true, .. });
+        if joined {
+            // The times of the work are the first caller's; this one waited for it, and no more.
+            let times = [Duration::ZERO, Duration::ZERO, self.begin.elapsed()];
+            return self.assemble(&work.answer, CacheState::Coalesced, None, times);
+        }
+        let times = [work.decode, work.queued, work.inference];
+        self.assemble(&work.answer, CacheState::Miss, work.vision, times)
+    }
+
+    fn assemble(
+        &self,
+        answer: &Answer,
+        cache: CacheState,
+        vision_cache: Option<VisionCacheState>,
+        [decode, queued, inference]: [Duration; 3],
+    ) -> Box<Caption> {
+        Box::new(Caption {
+            // The worker makes no answer without a choice.
+            caption: answer.choices.first().map(|best| best.text.clone()).unwrap_or_default(),
+            captions: answer.choices.clone(),
             model: self.captioner.info().id.clone(),
-            cache: CacheState::Miss,
-            image: self.image.clone(),
+            cache,
+            vision_cache,
+            image: answer.image.clone(),
+            appearance: answer.appearance.clone(),
             timings: Timings {
-                decode_ms: milliseconds(self.decode),
-                queue_ms: milliseconds(self.queued),
+                decode_ms: milliseconds(decode),
+                queue_ms: milliseconds(queued),
                 inference_ms: milliseconds(inference),
                 total_ms: milliseconds(self.begin.elapsed()),
             },
-            captions,
-        }))
+        })
     }
+}
+
+/// The task that computed it was stopped, which happens only when the program ends.
+fn lost() -> Error {
+    Error::internal("the work on the caption ended before the caption")
 }
 
 /// Milliseconds with a resolution of a microsecond.

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::{options, print};
 use crate::config::{Group, LogSettings, captioner_settings};
 use crate::engine::bench::{Measured, Workload, measure};
-use crate::engine::{self, Engine, EngineInfo, source};
+use crate::engine::{self, EngineInfo, source};
 use crate::error::{Error, Result};
 use crate::telemetry::{self, Output};
 

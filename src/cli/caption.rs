@@ -66,7 +66,8 @@ pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode> {
     let captioner = Captioner::load(&settings)?;
     let work = Work {
         // Enough to keep model and decoders busy, and no more: their bytes are in memory.
-        at_once: (settings.max_batch_size + settings.max_workers).min(settings.queue_capacity),
+        at_once: (captioner.status().max_batch_size + settings.max_workers)
+            .min(settings.queue_capacity),
         max_bytes: settings.max_image_bytes,
         captioner,
         params,

@@ -17,7 +17,7 @@ use std::time::Duration;
 use self::parse::Reader;
 pub use self::table::{Group, SETTINGS, Setting, env_example};
 pub use self::values::Values;
-use crate::captioner::CaptionerSettings;
+use crate::captioner::{CaptionerSettings, MemoryLimits};
 use crate::engine::source::ModelSource;
 use crate::engine::{DeviceChoice, EngineOptions, HubOptions, KernelChoice, Precision};
 use crate::error::Result;
@@ -50,8 +50,13 @@ impl Settings {
             port: read.number("PORT", 0, u16::MAX)?,
             http: HttpSettings {
                 max_image_bytes: max_image_bytes(&read)?,
+                max_image_pixels: max_image_pixels(&read)?,
+                max_workers: max_workers(&read)?,
+                max_inflight_bytes: max_inflight_bytes(&read)?,
                 request_timeout: read.seconds("REQUEST_TIMEOUT", 0.001)?,
                 shutdown_grace: read.seconds("SHUTDOWN_GRACE", 0.0)?,
+                max_images_per_request: read.number("MAX_IMAGES_PER_REQUEST", 1, 1 << 16)?,
+                max_connections: read.number("MAX_CONNECTIONS", 1, 1 << 20)?,
                 ..HttpSettings::default()
             },
             captioner: captioner_settings(values)?,
@@ -65,11 +70,22 @@ impl Settings {
 pub struct HttpSettings {
     /// Largest image in bytes.
     pub max_image_bytes: usize,
+    /// Largest image in pixels.
+    pub max_image_pixels: u64,
+    /// Images that are worked on at a time before the model is there.
+    pub max_workers: usize,
+    /// Bytes of images that are held before the model is there.
+    pub max_inflight_bytes: u64,
     /// How long a body may take to arrive, and after that a caption to be made.
     pub request_timeout: Duration,
     /// How long accepted requests may go on after the signal to stop.
     pub shutdown_grace: Duration,
-    /// How long a connection may be without a request, its headers included.
+    /// Images that one batch may bring.
+    pub max_images_per_request: usize,
+    /// Connections that are open at a time.
+    pub max_connections: usize,
+    /// How long a connection may be without a request, its headers included; and how long a client
+    /// may take none of an answer.
     pub idle_timeout: Duration,
 }
 
@@ -77,8 +93,13 @@ impl Default for HttpSettings {
     fn default() -> Self {
         Self {
             max_image_bytes: 10 << 20,
+            max_image_pixels: 100_000_000,
+            max_workers: 2,
+            max_inflight_bytes: MemoryLimits::default().max_inflight_bytes,
             request_timeout: Duration::from_secs(30),
             shutdown_grace: Duration::from_secs(30),
+            max_images_per_request: 32,
+            max_connections: 1024,
             idle_timeout: Duration::from_secs(60),
         }
     }
@@ -164,16 +185,51 @@ pub fn captioner_settings(values: &Values) -> Result<CaptionerSettings> {
         target_width: read.optional_number("TARGET_IMAGE_WIDTH", 1, 4096)?,
         target_height: read.optional_number("TARGET_IMAGE_HEIGHT", 1, 4096)?,
         max_image_bytes: max_image_bytes(&read)?,
-        max_image_pixels: read.number("MAX_IMAGE_PIXELS", 1, u64::from(u32::MAX))?,
-        max_workers: read.number("MAX_WORKERS", 1, 1024)?,
-        max_batch_size: read.number("MAX_BATCH_SIZE", 1, 1024)?,
+        max_image_pixels: max_image_pixels(&read)?,
+        max_workers: max_workers(&read)?,
+        max_batch_size: read.optional_number("MAX_BATCH_SIZE", 1, 1024)?,
         queue_capacity: read.number("QUEUE_CAPACITY", 1, 1 << 20)?,
+        memory: memory_limits(&read)?,
     })
+}
+
+/// More memory than this, a tebibyte, is a slip of the keyboard.
+const MAX_MEMORY: u64 = 1 << 40;
+
+fn memory_limits(read: &Reader<'_>) -> Result<MemoryLimits> {
+    let limits = MemoryLimits {
+        cache_max_bytes: read.number("CACHE_MAX_BYTES", 0, MAX_MEMORY)?,
+        cache_ttl: read.seconds("CACHE_TTL", 0.001)?,
+        vision_cache_bytes: read.number("VISION_CACHE_BYTES", 0, MAX_MEMORY)?,
+        max_inflight_bytes: max_inflight_bytes(read)?,
+    };
+    // Base64 in JSON counts twice, and is a third longer than the image.
+    let largest = max_image_bytes(read)? as u64 * 4;
+    if limits.max_inflight_bytes < largest {
+        let remedy = format!(
+            "give at least {largest}, four times MAX_IMAGE_SIZE, or the largest images would \
+             never be accepted"
+        );
+        return Err(read.unusable("MAX_INFLIGHT_BYTES", &remedy));
+    }
+    Ok(limits)
+}
+
+fn max_inflight_bytes(read: &Reader<'_>) -> Result<u64> {
+    read.number("MAX_INFLIGHT_BYTES", 1 << 20, MAX_MEMORY)
 }
 
 /// At most 1 GiB: an image is held in memory, several at a time.
 fn max_image_bytes(read: &Reader<'_>) -> Result<usize> {
     read.number("MAX_IMAGE_SIZE", 1, 1 << 30)
+}
+
+fn max_image_pixels(read: &Reader<'_>) -> Result<u64> {
+    read.number("MAX_IMAGE_PIXELS", 1, u64::from(u32::MAX))
+}
+
+fn max_workers(read: &Reader<'_>) -> Result<usize> {
+    read.number("MAX_WORKERS", 1, 1024)
 }
 
 fn device(read: &Reader<'_>) -> Result<DeviceChoice> {

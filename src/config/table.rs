@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use self::Group::{Images, Logs, Model, Server};
+use self::Group::{Cache, Images, Logs, Model, Server};
 
 /// What a setting is about, and so which commands have it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,13 +13,15 @@ pub enum Group {
     Model,
     /// Images and the work on them.
     Images,
+    /// What is remembered.
+    Cache,
     /// Logs.
     Logs,
 }
 
 impl Group {
     /// The groups in the order in which they are listed.
-    pub const ALL: [Self; 4] = [Self::Server, Self::Model, Self::Images, Self::Logs];
+    pub const ALL: [Self; 5] = [Self::Server, Self::Model, Self::Images, Self::Cache, Self::Logs];
 
     /// The heading in `--help` and in `.env.example`.
     #[must_use]
@@ -28,6 +30,7 @@ impl Group {
             Self::Server => "Server",
             Self::Model => "Model",
             Self::Images => "Images",
+            Self::Cache => "Cache",
             Self::Logs => "Logs",
         }
     }
@@ -77,7 +80,7 @@ const fn unset(
 }
 
 /// Every setting, group after group.
-pub const SETTINGS: [Setting; 21] = [
+pub const SETTINGS: [Setting; 27] = [
     setting("HOST", Server, "127.0.0.1", "Address to listen on; 0.0.0.0 for every one"),
     setting("PORT", Server, "8000", "Port to listen on; 0 for any that is free"),
     setting(
@@ -93,6 +96,24 @@ pub const SETTINGS: [Setting; 21] = [
         "Seconds that accepted requests get after the signal to stop",
     ),
     setting("QUEUE_CAPACITY", Server, "64", "Images that may wait for the model before 429"),
+    setting(
+        "MAX_IMAGES_PER_REQUEST",
+        Server,
+        "32",
+        "Images of one batch; never more than QUEUE_CAPACITY",
+    ),
+    setting(
+        "MAX_INFLIGHT_BYTES",
+        Server,
+        "268435456",
+        "Bytes of images that are being received or wait, before 429",
+    ),
+    setting(
+        "MAX_CONNECTIONS",
+        Server,
+        "1024",
+        "Connections at a time; beyond it the one that is idle longest is closed for a new one",
+    ),
     unset(
         "MODEL",
         Model,
@@ -113,7 +134,12 @@ pub const SETTINGS: [Setting; 21] = [
         "auto",
         "Instructions on a CPU: auto, portable, avx2, avx2-vnni, avx512, avx512-vnni, amx, candle",
     ),
-    setting("MAX_BATCH_SIZE", Model, "8", "Captions or beams that the model writes together"),
+    unset(
+        "MAX_BATCH_SIZE",
+        Model,
+        "8 on a CPU, 32 on a GPU",
+        "Captions or beams that the model writes together",
+    ),
     setting("HF_ENDPOINT", Model, "https://huggingface.co", "Address of the hub"),
     Setting {
         secret: true,
@@ -135,6 +161,19 @@ pub const SETTINGS: [Setting; 21] = [
         "Height in pixels to which images are resized for the model",
     ),
     setting("MAX_WORKERS", Images, "2", "Images that are decoded at the same time"),
+    setting(
+        "CACHE_MAX_BYTES",
+        Cache,
+        "67108864",
+        "Bytes of answers that are remembered; 0 for none",
+    ),
+    setting("CACHE_TTL", Cache, "3600", "Seconds that an answer or an encoded image is remembered"),
+    setting(
+        "VISION_CACHE_BYTES",
+        Cache,
+        "134217728",
+        "Bytes of encoded images that are remembered for other prompts and samples; 0 for none",
+    ),
     setting("LOG_LEVEL", Logs, "info", "error, warn, info, debug or trace"),
     setting("DEBUG", Logs, "false", "true for log lines to be read by people instead of JSON"),
 ];

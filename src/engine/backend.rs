@@ -27,6 +27,15 @@ pub enum Encoded {
 }
 
 impl Encoded {
+    /// Bytes of the states.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Candle(states) => states.elem_count() * states.dtype().size_in_bytes(),
+            Self::Packed(image) => size_of_val(image.states()),
+        }
+    }
+
     /// The vision tower's states, token after token.
     ///
     /// # Errors
@@ -187,6 +196,13 @@ impl Backend {
     pub fn recycle(&mut self, item: Item) {
         if let (Self::Packed(both), Item::Packed(item)) = (self, item) {
             both.1.recycle(item);
+        }
+    }
+
+    /// Replaces all memory that a pass which was broken off may have left half written.
+    pub fn renew(&mut self) {
+        if let Self::Packed(both) = self {
+            both.1 = both.0.workspace();
         }
     }
 

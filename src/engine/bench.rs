@@ -106,15 +106,15 @@ fn check(engine: &LocalEngine, workload: Workload) -> Result<()> {
 }
 
 /// Captions all images together, greedily, with exactly `new_tokens` tokens each.
-fn pass(engine: &mut dyn Engine, images: &[Arc<PixelValues>], new_tokens: usize) -> Result<()> {
+fn pass(engine: &mut LocalEngine, images: &[Arc<PixelValues>], new_tokens: usize) -> Result<()> {
     let params = GenerationParams {
         min_new_tokens: new_tokens,
         max_new_tokens: new_tokens,
         ..GenerationParams::default()
     };
     for (id, pixels) in (0..).map(JobId).zip(images) {
-        let (pixels, params) = (Arc::clone(pixels), params.clone());
-        engine.start(Job { id, pixels, prompt: Vec::new(), params })?;
+        let (image, params) = (Arc::clone(pixels).into(), params.clone());
+        engine.start(Job { id, image, prompt: Vec::new(), params })?;
     }
     let mut events = Vec::new();
     while engine.active() > 0 {

@@ -4,24 +4,44 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex};
 
-use super::{Engine, EngineInfo, Event, FinishReason, Job, JobId, Sequence};
-use crate::error::{Error, Result};
+use super::{
+    EncodedImage, Engine, Event, FinishReason, ImageInput, Job, JobId, PixelValues, Sequence,
+};
+use crate::error::{Error, ErrorKind, Result};
 
 /// Something that the engine was asked to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Call {
+    /// An image of this width.
+    Encode(usize),
     Start(JobId),
     /// With the jobs that were in the batch.
     Step(Vec<JobId>),
     Cancel(JobId),
+    Reset,
 }
 
-/// What the next step does; without an entry, every job writes a token.
-#[derive(Debug, Clone, Copy)]
+/// What the next call does; without an entry, it succeeds, and in a step every job writes a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mishap {
     Fail,
     Panic,
+    OutOfMemory,
+    /// Of a step: only this job fails.
     FailOne(JobId),
+}
+
+/// What is wrong with the engine until it is mended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Defect {
+    /// Every step with this job in it fails.
+    Poison(JobId),
+    /// Every step with this job in it panics.
+    Bomb(JobId),
+    /// There is memory for so many jobs.
+    Memory(usize),
+    /// Every step fails.
+    Broken,
 }
 
 /// The test's end.
@@ -35,7 +55,9 @@ pub(crate) struct Script {
 struct State {
     /// Steps that may still be taken; `None` for as many as it likes.
     permits: Option<usize>,
-    mishaps: VecDeque<Mishap>,
+    steps: VecDeque<Mishap>,
+    encodings: VecDeque<Mishap>,
+    defect: Option<Defect>,
     calls: Vec<Call>,
 }
 
@@ -65,17 +87,36 @@ impl Script {
 
     /// The next step that has no mishap yet has this one.
     pub(crate) fn plan(&self, mishap: Mishap) {
-        self.state.lock().unwrap().mishaps.push_back(mishap);
+        self.state.lock().unwrap().steps.push_back(mishap);
+    }
+
+    /// The next image that has no mishap yet has this one.
+    pub(crate) fn plan_encoding(&self, mishap: Mishap) {
+        self.state.lock().unwrap().encodings.push_back(mishap);
+    }
+
+    pub(crate) fn set_defect(&self, defect: Option<Defect>) {
+        self.state.lock().unwrap().defect = defect;
     }
 
     pub(crate) fn calls(&self) -> Vec<Call> {
         self.state.lock().unwrap().calls.clone()
     }
 
+    /// How often it was asked `wanted`.
+    pub(crate) fn count(&self, wanted: &Call) -> usize {
+        self.state.lock().unwrap().calls.iter().filter(|call| *call == wanted).count()
+    }
+
     /// Blocks until the engine was asked `wanted`.
     pub(crate) fn wait_for(&self, wanted: &Call) {
+        self.wait_until(|calls| calls.contains(wanted));
+    }
+
+    /// Blocks until the engine was asked what `holds` wants.
+    pub(crate) fn wait_until(&self, holds: impl Fn(&[Call]) -> bool) {
         let mut state = self.state.lock().unwrap();
-        while !state.calls.contains(wanted) {
+        while !holds(&state.calls) {
             state = self.changed.wait(state).unwrap();
         }
     }
@@ -85,63 +126,77 @@ impl Script {
         self.changed.notify_all();
     }
 
-    fn enter_step(&self) -> Option<Mishap> {
+    fn enter_step(&self, jobs: &[JobId]) -> Option<Mishap> {
         let mut state = self.state.lock().unwrap();
         while state.permits == Some(0) {
             state = self.changed.wait(state).unwrap();
         }
         state.permits = state.permits.map(|permits| permits - 1);
-        state.mishaps.pop_front()
+        state.steps.pop_front().or(match state.defect {
+            Some(Defect::Poison(job)) if jobs.contains(&job) => Some(Mishap::Fail),
+            Some(Defect::Bomb(job)) if jobs.contains(&job) => Some(Mishap::Panic),
+            Some(Defect::Memory(most)) if jobs.len() > most => Some(Mishap::OutOfMemory),
+            Some(Defect::Broken) => Some(Mishap::Fail),
+            _ => None,
+        })
     }
 }
 
 /// Writes the tokens 0, 1, 2, … up to the job's `max_new_tokens`.
 pub(crate) struct FakeEngine {
     script: Arc<Script>,
-    info: EngineInfo,
     jobs: Vec<(Job, u32)>,
+    /// Whether a panic has left it in a state in which nothing works.
+    poisoned: bool,
 }
 
 impl FakeEngine {
     pub(crate) fn boxed(script: &Arc<Script>) -> Box<dyn Engine> {
-        let info = EngineInfo {
-            parameters: 0,
-            precision: "f32".to_owned(),
-            kernels: "none".to_owned(),
-            device: "cpu".to_owned(),
-            image_size: 32,
-            patch_size: 16,
-            vocab_size: 100,
-            max_positions: 64,
-            threads: 1,
-        };
-        Box::new(Self { script: Arc::clone(script), info, jobs: Vec::new() })
+        Box::new(Self { script: Arc::clone(script), jobs: Vec::new(), poisoned: false })
+    }
+
+    fn suffer(&mut self, mishap: Mishap) -> Result<()> {
+        match mishap {
+            Mishap::Fail => Err(Error::internal("it failed as planned")),
+            Mishap::OutOfMemory => Err(Error::new(ErrorKind::OutOfMemory, "no memory as planned")),
+            Mishap::Panic => {
+                self.poisoned = true;
+                panic!("it panics as planned")
+            }
+            Mishap::FailOne(_) => Ok(()),
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.poisoned { Err(Error::internal("it was not reset after a panic")) } else { Ok(()) }
     }
 }
 
 impl Engine for FakeEngine {
-    fn info(&self) -> &EngineInfo {
-        &self.info
+    fn encode(&mut self, pixels: &PixelValues) -> Result<EncodedImage> {
+        self.script.record(Call::Encode(pixels.width));
+        self.check()?;
+        let mishap = self.script.state.lock().unwrap().encodings.pop_front();
+        mishap.map_or(Ok(()), |mishap| self.suffer(mishap))?;
+        Ok(EncodedImage::new(pixels.width, 8))
     }
 
     fn start(&mut self, job: Job) -> Result<()> {
         self.script.record(Call::Start(job.id));
+        self.check()?;
+        assert!(matches!(job.image, ImageInput::Encoded(_)), "encoding is asked for by itself");
         self.jobs.push((job, 0));
         Ok(())
     }
 
     fn step(&mut self, events: &mut Vec<Event>) -> Result<()> {
-        let ids = self.jobs.iter().map(|(job, _)| job.id).collect();
-        self.script.record(Call::Step(ids));
-        let mut spared = None;
-        match self.script.enter_step() {
-            Some(Mishap::Fail) => return Err(Error::internal("the step failed as planned")),
-            Some(Mishap::Panic) => panic!("the step panics as planned"),
-            Some(Mishap::FailOne(id)) => spared = Some(id),
-            None => {}
-        }
+        let ids: Vec<JobId> = self.jobs.iter().map(|(job, _)| job.id).collect();
+        self.script.record(Call::Step(ids.clone()));
+        self.check()?;
+        let mishap = self.script.enter_step(&ids);
+        mishap.map_or(Ok(()), |mishap| self.suffer(mishap))?;
         self.jobs.retain_mut(|(job, written)| {
-            if spared == Some(job.id) {
+            if mishap == Some(Mishap::FailOne(job.id)) {
                 let error = Error::internal("this job fails as planned");
                 events.push(Event::Failed { job: job.id, error });
                 return false;
@@ -169,7 +224,9 @@ impl Engine for FakeEngine {
         self.jobs.retain(|(other, _)| other.id != job);
     }
 
-    fn active(&self) -> usize {
-        self.jobs.len()
+    fn reset(&mut self) {
+        self.script.record(Call::Reset);
+        self.jobs.clear();
+        self.poisoned = false;
     }
 }

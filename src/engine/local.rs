@@ -2,9 +2,9 @@
 
 use std::time::Instant;
 
-use crate::engine::backend::{Backend, Item};
+use crate::engine::backend::{Backend, Encoded, Item};
 use crate::engine::timings::{Timings, timed};
-use crate::engine::{Engine, EngineInfo, Event, Job, JobId, PixelValues};
+use crate::engine::{EncodedImage, Engine, EngineInfo, Event, ImageInput, Job, JobId, PixelValues};
 use crate::error::{Error, Result};
 use crate::generate::{Decoder, GenerationParams, Progress, Task};
 
@@ -43,6 +43,18 @@ impl LocalEngine {
         Self { model, info, jobs: Vec::new(), items: Vec::new(), timings: Timings::default() }
     }
 
+    /// The loaded model.
+    #[must_use]
+    pub fn info(&self) -> &EngineInfo {
+        &self.info
+    }
+
+    /// How many jobs are in the batch.
+    #[must_use]
+    pub fn active(&self) -> usize {
+        self.jobs.len()
+    }
+
     /// Where the time went since the last call, or since the beginning.
     pub fn take_timings(&mut self) -> Timings {
         std::mem::take(&mut self.timings)
@@ -61,7 +73,7 @@ impl LocalEngine {
         let params =
             GenerationParams { max_new_tokens: 3, num_beams: 2, ..GenerationParams::default() };
         let id = JobId(u64::MAX);
-        self.start(Job { id, pixels: pixels.into(), prompt: Vec::new(), params })?;
+        self.start(Job { id, image: pixels.into(), prompt: Vec::new(), params })?;
         let mut events = Vec::new();
         while self.active() > 0 {
             self.step(&mut events)?;
@@ -76,23 +88,27 @@ impl LocalEngine {
     }
 
     /// The logits of every job for its next choice, in the order of the jobs.
-    fn forward(&mut self) -> Vec<Result<Vec<f32>>> {
-        let mut reading = Vec::new();
-        let mut logits = Vec::with_capacity(self.jobs.len());
-        for (index, (job, item)) in self.jobs.iter_mut().zip(&mut self.items).enumerate() {
-            match &mut job.next {
-                Next::Choose(ready) => logits.push(Ok(std::mem::take(ready))),
-                Next::Read(tokens) => {
-                    logits.push(Ok(Vec::new()));
-                    self.timings.tokens += tokens.len() as u64;
-                    reading.push((index, item, tokens.as_slice()));
-                }
+    fn forward(&mut self) -> Result<Vec<Vec<f32>>> {
+        let (mut items, mut tokens) = (Vec::new(), Vec::new());
+        for (job, item) in self.jobs.iter().zip(&mut self.items) {
+            if let Next::Read(next) = &job.next {
+                tokens.extend_from_slice(next);
+                items.push(item);
             }
         }
-        for (index, result) in read(&mut self.model, reading, self.info.vocab_size) {
-            logits[index] = result;
-        }
-        logits
+        self.timings.tokens += tokens.len() as u64;
+        let read =
+            if items.is_empty() { Vec::new() } else { self.model.step(&mut items, &tokens)? };
+        let mut rest = read.as_slice();
+        let share = |job: &mut Active| match &mut job.next {
+            Next::Choose(ready) => std::mem::take(ready),
+            Next::Read(tokens) => {
+                let (own, behind) = rest.split_at(tokens.len() * self.info.vocab_size);
+                rest = behind;
+                own.to_vec()
+            }
+        };
+        Ok(self.jobs.iter_mut().map(share).collect())
     }
 
     /// One job's share of a step; the events that come of it, and whether the job goes on.
@@ -150,8 +166,13 @@ impl LocalEngine {
 }
 
 impl Engine for LocalEngine {
-    fn info(&self) -> &EngineInfo {
-        &self.info
+    fn encode(&mut self, pixels: &PixelValues) -> Result<EncodedImage> {
+        let PixelValues { data, width, height } = pixels;
+        let (model, spent) = (&mut self.model, &mut self.timings);
+        let image = timed(&mut spent.vision, || model.encode(data, *width, *height))?;
+        spent.images += 1;
+        let bytes = image.bytes();
+        Ok(EncodedImage::new(image, bytes))
     }
 
     fn start(&mut self, job: Job) -> Result<()> {
@@ -160,12 +181,16 @@ impl Engine for LocalEngine {
         let mut prompt = vec![text.bos_token_id];
         prompt.extend(&job.prompt);
         let (end, vocabulary) = (text.sep_token_id, text.vocab_size);
-        let (model, spent, pixels) = (&mut self.model, &mut self.timings, &job.pixels);
-        let image =
-            timed(&mut spent.vision, || model.encode(&pixels.data, pixels.width, pixels.height))?;
-        spent.images += 1;
+        let image = match job.image {
+            ImageInput::Encoded(image) => image,
+            ImageInput::Pixels(pixels) => self.encode(&pixels)?.into(),
+        };
+        let states = image
+            .content::<Encoded>()
+            .ok_or_else(|| Error::internal("the image was encoded by another kind of engine"))?;
+        let (model, spent) = (&mut self.model, &mut self.timings);
         // The last token is written, but never read.
-        let mut item = timed(&mut spent.cross_kv, || model.begin(&image, max_length - 1))?;
+        let mut item = timed(&mut spent.cross_kv, || model.begin(states, max_length - 1))?;
         // A single token is read in the next step, together with those of the other jobs.
         let next = if prompt.len() == 1 {
             Next::Read(prompt.clone())
@@ -182,8 +207,8 @@ impl Engine for LocalEngine {
     fn step(&mut self, events: &mut Vec<Event>) -> Result<()> {
         let begin = Instant::now();
         let mut ended = Vec::new();
-        for (index, logits) in self.forward().into_iter().enumerate() {
-            match logits.and_then(|logits| self.choose(index, &logits, events)) {
+        for (index, logits) in self.forward()?.into_iter().enumerate() {
+            match self.choose(index, &logits, events) {
                 Ok(true) => {}
                 Ok(false) => ended.push(index),
                 Err(error) => {
@@ -205,35 +230,9 @@ impl Engine for LocalEngine {
         }
     }
 
-    fn active(&self) -> usize {
-        self.jobs.len()
+    fn reset(&mut self) {
+        self.jobs.clear();
+        self.items.clear();
+        self.model.renew();
     }
-}
-
-/// One step of the model for the items that read tokens; the logits by the items' indices.
-///
-/// If the step fails, every item tries alone: only the one at fault fails.
-fn read(
-    model: &mut Backend,
-    mut reading: Vec<(usize, &mut Item, &[u32])>,
-    vocabulary: usize,
-) -> Vec<(usize, Result<Vec<f32>>)> {
-    if reading.is_empty() {
-        return Vec::new();
-    }
-    let tokens: Vec<u32> = reading.iter().flat_map(|(_, _, tokens)| *tokens).copied().collect();
-    let mut items: Vec<&mut Item> = reading.iter_mut().map(|(_, item, _)| &mut **item).collect();
-    if let Ok(logits) = model.step(&mut items, &tokens) {
-        let mut rest = logits.as_slice();
-        let mut share = |(index, item, _): (usize, &mut Item, &[u32])| {
-            let (own, behind) = rest.split_at(item.rows() * vocabulary);
-            rest = behind;
-            (index, Ok(own.to_vec()))
-        };
-        return reading.into_iter().map(&mut share).collect();
-    }
-    let alone = |(index, item, tokens): (usize, &mut Item, &[u32])| {
-        (index, model.step(&mut [item], tokens))
-    };
-    reading.into_iter().map(alone).collect()
 }

@@ -6,6 +6,7 @@ pub mod bench;
 #[cfg(test)]
 pub(crate) mod fake;
 pub mod hub;
+mod input;
 mod layout;
 mod load;
 pub mod local;
@@ -14,14 +15,14 @@ pub mod quantize;
 pub mod source;
 mod timings;
 
-use std::sync::Arc;
-
 pub use self::backend::{Backend, Encoded, Item};
 pub use self::hub::HubOptions;
+pub use self::input::{EncodedImage, ImageInput, PixelValues};
 pub use self::load::{EngineOptions, load};
 pub use self::options::{DeviceChoice, KernelChoice, Precision};
 pub use self::timings::Timings;
 use crate::error::{Error, Result};
+pub use crate::generate::fresh_seed;
 pub use crate::generate::params::{
     EarlyStopping, FinishReason, GenerationParams, MAX_BEAMS, Sequence,
 };
@@ -30,24 +31,13 @@ pub use crate::generate::params::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct JobId(pub u64);
 
-/// A preprocessed image: normalised RGB planes, channel-first, `3 × height × width`.
-#[derive(Debug, Clone, PartialEq)]
-pub struct PixelValues {
-    /// `3 · height · width` values, plane after plane, row after row.
-    pub data: Vec<f32>,
-    /// Pixels a row.
-    pub width: usize,
-    /// Rows.
-    pub height: usize,
-}
-
 /// One image to caption.
 #[derive(Debug, Clone)]
 pub struct Job {
     /// Its name in the events.
     pub id: JobId,
-    /// The image.
-    pub pixels: Arc<PixelValues>,
+    /// The image; pixels are encoded when the job starts.
+    pub image: ImageInput,
     /// Token ids to continue, without the first (decoder-start) token; empty for none.
     pub prompt: Vec<u32>,
     /// How to decode.
@@ -103,30 +93,48 @@ pub struct EngineInfo {
     pub threads: usize,
 }
 
+impl EngineInfo {
+    /// Rows that are decoded together unless somebody chooses: as many as still make an image
+    /// noticeably cheaper. ARCHITECTURE.md has the measurements for a CPU; that of a GPU is a guess
+    /// until there is one to measure.
+    #[must_use]
+    pub fn default_batch_size(&self) -> usize {
+        if self.device == "cpu" { 8 } else { 32 }
+    }
+}
+
 /// A captioning model with the state of the work it is doing.
 ///
 /// The owner calls [`start`](Engine::start) for new work at any time and [`step`](Engine::step)
-/// while [`active`](Engine::active) is not zero; every call blocks for as long as the arithmetic
-/// takes. A job's result does not depend on the jobs beside it.
+/// while there are jobs; every call blocks for as long as the arithmetic takes. What comes of a job
+/// does not depend on the jobs beside it, and is the same, token by token, each time that the job is
+/// started anew; a job that samples repeats if its seed is given.
+///
+/// An error of kind [`OutOfMemory`](crate::error::ErrorKind::OutOfMemory) says that the device had
+/// no room: the same work may succeed with fewer jobs beside it.
 pub trait Engine: Send {
-    /// The loaded model.
-    fn info(&self) -> &EngineInfo;
+    /// Runs the vision tower. The jobs in the batch are not touched.
+    ///
+    /// # Errors
+    /// The pixels are no image for this model, or the arithmetic failed.
+    fn encode(&mut self, pixels: &PixelValues) -> Result<EncodedImage>;
 
-    /// Encodes the image, reads the prompt and makes the job part of the batch.
+    /// Encodes the image if need be, reads the prompt and makes the job part of the batch.
     ///
     /// # Errors
     /// The job cannot be started, and is forgotten; the others are not touched.
     fn start(&mut self, job: Job) -> Result<()>;
 
-    /// Every active job writes one token; what happened is appended to `events`.
+    /// Every job in the batch writes one token; what happened is appended to `events`.
     ///
     /// # Errors
-    /// The whole step failed; all active jobs are lost.
+    /// The whole step failed; all jobs in the batch are lost, and [`reset`](Engine::reset) is due.
     fn step(&mut self, events: &mut Vec<Event>) -> Result<()>;
 
     /// Drops a job before it has finished; unknown names are ignored.
     fn cancel(&mut self, job: JobId);
 
-    /// How many jobs are in the batch.
-    fn active(&self) -> usize;
+    /// Drops all jobs and whatever a failure, or a panic, may have left half done; only the loaded
+    /// weights stay. Images that were encoded before are as good as they were.
+    fn reset(&mut self);
 }

@@ -15,6 +15,7 @@ mod sample;
 mod script;
 
 pub use params::{EarlyStopping, FinishReason, GenerationParams, MAX_BEAMS, Sequence};
+pub use random::fresh_seed;
 
 use beam::BeamSearch;
 use sample::Sampler;

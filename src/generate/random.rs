@@ -7,7 +7,8 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 /// A seed that nobody chose. The standard library's hasher has its keys from the operating system.
-pub(super) fn fresh_seed() -> u64 {
+#[must_use]
+pub fn fresh_seed() -> u64 {
     RandomState::new().hash_one(std::time::Instant::now())
 }
 

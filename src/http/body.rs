@@ -1,13 +1,18 @@
-//! Reading a request's body within a size and a time.
+//! Reading a request's body within a size, a time, and the memory that there is.
 
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use axum::body::{Body, Bytes};
+use axum::body::{Body, BodyDataStream, Bytes};
 use axum::http::HeaderMap;
 use axum::http::header::CONTENT_LENGTH;
-use tokio::time::timeout;
+use futures_core::Stream;
+use tokio::time::{Sleep, sleep};
 use tokio_stream::StreamExt;
 
+use crate::captioner::{Budget, Permit, Photo};
 use crate::error::{Error, ErrorKind, Result};
 
 /// How much a body may hold and how long it may take.
@@ -15,67 +20,170 @@ use crate::error::{Error, ErrorKind, Result};
 pub(super) struct BodyLimits {
     /// Bytes of the whole body.
     pub(super) bytes: usize,
-    /// Bytes of the image in it, for the error's sentence.
-    pub(super) image_bytes: usize,
+    /// How often each byte of it is in memory at a time.
+    pub(super) copies: u64,
     /// From the end of the headers to the end of the body.
     pub(super) time: Duration,
+    /// What to say when there are more bytes.
+    pub(super) too_large: TooLarge,
 }
 
-/// The whole body.
-///
-/// # Errors
-/// [`ImageTooLarge`](ErrorKind::ImageTooLarge) as soon as that is known,
-/// [`RequestTimeout`](ErrorKind::RequestTimeout), or
-/// [`MalformedRequest`](ErrorKind::MalformedRequest) when the connection broke off.
-pub(super) async fn read(headers: &HeaderMap, body: Body, limits: BodyLimits) -> Result<Vec<u8>> {
-    let announced = announced_length(headers);
-    if announced.is_some_and(|length| length > limits.bytes) {
-        return Err(too_large(limits.image_bytes));
-    }
-    let collecting = collect(body, announced.unwrap_or(0), limits);
-    timeout(limits.time, collecting).await.map_err(|_| {
-        Error::new(
-            ErrorKind::RequestTimeout,
-            format!(
-                "the body did not arrive within {} s; send a smaller image or use a faster \
-                 connection",
-                limits.time.as_secs_f64()
+/// What is too large when a body is.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum TooLarge {
+    /// Its image, which may have so many bytes.
+    Image(usize),
+    /// A batch, which may have so many bytes.
+    Batch(usize),
+}
+
+impl TooLarge {
+    pub(super) fn error(self) -> Error {
+        match self {
+            Self::Image(limit) => Error::new(
+                ErrorKind::ImageTooLarge,
+                format!(
+                    "the image has more than the {limit} bytes that are accepted; scale it down \
+                     or compress it more"
+                ),
             ),
-        )
-    })?
+            Self::Batch(limit) => Error::new(
+                ErrorKind::BatchTooLarge,
+                format!(
+                    "the batch has more than the {limit} bytes that are accepted at a time; send \
+                     fewer images, or scale them down"
+                ),
+            ),
+        }
+    }
 }
 
-async fn collect(body: Body, announced: usize, limits: BodyLimits) -> Result<Vec<u8>> {
-    // Only so much on the word of a client that may never send it.
-    let mut bytes = Vec::with_capacity(announced.min(1 << 20));
-    let mut stream = body.into_data_stream();
-    while let Some(chunk) = stream.next().await {
-        let chunk: Bytes = chunk.map_err(|error| {
-            Error::new(
+/// A body on its way. What is read of it counts in the budget until the [`Claim`] is given up; a
+/// length that was announced counts from the beginning, so that a body for which there is no memory
+/// is refused before it is sent.
+pub(super) struct Incoming {
+    stream: BodyDataStream,
+    limits: BodyLimits,
+    deadline: Pin<Box<Sleep>>,
+    announced: Option<usize>,
+    read: usize,
+    claim: Claim,
+}
+
+/// The bytes of a body in the budget.
+#[derive(Clone)]
+pub(super) struct Claim(Arc<Mutex<Permit>>);
+
+impl Claim {
+    /// An image out of the body, with its part of the claim.
+    pub(super) fn photo(&self, bytes: Vec<u8>) -> Photo {
+        let permit = self.permit().split(bytes.len() as u64);
+        Photo::new(bytes, permit)
+    }
+
+    /// Two numbers are behind the lock, and are right whoever panicked.
+    fn permit(&self) -> MutexGuard<'_, Permit> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Incoming {
+    /// Begins to read.
+    ///
+    /// # Errors
+    /// The kind of [`TooLarge`] if the body says that it is, or
+    /// [`QueueFull`](ErrorKind::QueueFull) if there is no memory for it now.
+    pub(super) fn new(
+        headers: &HeaderMap,
+        body: Body,
+        limits: BodyLimits,
+        budget: &Budget,
+    ) -> Result<Self> {
+        let announced = announced_length(headers);
+        if announced.is_some_and(|length| length > limits.bytes) {
+            return Err(limits.too_large.error());
+        }
+        let permit = budget.take(limits.claimed(announced.unwrap_or(0)))?;
+        Ok(Self {
+            stream: body.into_data_stream(),
+            limits,
+            deadline: Box::pin(sleep(limits.time)),
+            announced,
+            read: 0,
+            claim: Claim(Arc::new(Mutex::new(permit))),
+        })
+    }
+
+    /// Its bytes in the budget.
+    pub(super) fn claim(&self) -> Claim {
+        self.claim.clone()
+    }
+
+    /// The whole body.
+    ///
+    /// # Errors
+    /// Those of the stream.
+    pub(super) async fn collect(mut self) -> Result<Vec<u8>> {
+        // Only so much on the word of a client that may never send it.
+        let mut bytes = Vec::with_capacity(self.announced.unwrap_or(0).min(1 << 20));
+        while let Some(chunk) = self.next().await {
+            bytes.extend_from_slice(&chunk?);
+        }
+        Ok(bytes)
+    }
+
+    fn count(&mut self, chunk: &Bytes) -> Result<()> {
+        self.read += chunk.len();
+        if self.read > self.limits.bytes {
+            return Err(self.limits.too_large.error());
+        }
+        let claimed = self.limits.claimed(self.read);
+        let before = self.limits.claimed(self.announced.unwrap_or(0).max(self.read - chunk.len()));
+        self.claim.permit().grow(claimed.saturating_sub(before))
+    }
+}
+
+impl BodyLimits {
+    fn claimed(&self, bytes: usize) -> u64 {
+        self.copies.saturating_mul(bytes as u64)
+    }
+}
+
+impl Stream for Incoming {
+    /// [`ImageTooLarge`](ErrorKind::ImageTooLarge) or [`BatchTooLarge`](ErrorKind::BatchTooLarge)
+    /// as soon as that is known, [`RequestTimeout`](ErrorKind::RequestTimeout),
+    /// [`QueueFull`](ErrorKind::QueueFull) when memory for the next chunk is short, or
+    /// [`MalformedRequest`](ErrorKind::MalformedRequest) when the connection broke off.
+    type Item = Result<Bytes>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes>>> {
+        // Asked first: a client that keeps dripping must not put it off.
+        if self.deadline.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Some(Err(too_slow(self.limits.time))));
+        }
+        let chunk = match ready!(Pin::new(&mut self.stream).poll_next(cx)) {
+            None => return Poll::Ready(None),
+            Some(Err(error)) => Err(Error::new(
                 ErrorKind::MalformedRequest,
                 "the body broke off before its end; send the request again",
             )
-            .with_source(error)
-        })?;
-        if bytes.len() + chunk.len() > limits.bytes {
-            return Err(too_large(limits.image_bytes));
-        }
-        bytes.extend_from_slice(&chunk);
+            .with_source(error)),
+            Some(Ok(chunk)) => self.count(&chunk).map(|()| chunk),
+        };
+        Poll::Ready(Some(chunk))
     }
-    Ok(bytes)
 }
 
 fn announced_length(headers: &HeaderMap) -> Option<usize> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// [`ErrorKind::ImageTooLarge`] for more than `limit` bytes.
-pub(super) fn too_large(limit: usize) -> Error {
+fn too_slow(limit: Duration) -> Error {
     Error::new(
-        ErrorKind::ImageTooLarge,
+        ErrorKind::RequestTimeout,
         format!(
-            "the image has more than the {limit} bytes that are accepted; scale it down or \
-             compress it more"
+            "the body did not arrive within {} s; send a smaller image or use a faster connection",
+            limit.as_secs_f64()
         ),
     )
 }

@@ -3,12 +3,12 @@
 //! `axum::serve` waits forever for the headers of a request, so a client that sends one byte a
 //! minute, or nothing, would hold a socket for as long as it likes. And a refused upload must be
 //! read to its end, or the kernel resets the connection and the client never sees the refusal.
+//! How many connections there are is bounded by `crowd`.
 
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -17,6 +17,8 @@ use axum::serve::{IncomingStream, Listener};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, Sleep};
+
+use super::crowd::{Crowd, Member};
 
 /// How long the rest of a refused upload is read and thrown away.
 const LINGER: Duration = Duration::from_secs(10);
@@ -29,13 +31,14 @@ const LINGER_BYTES: usize = 256 << 20;
 pub(super) struct PatientListener {
     listener: TcpListener,
     idle: Duration,
+    crowd: Crowd,
 }
 
 impl PatientListener {
-    /// A connection may take `idle` from its start, or from the last answer, to the end of the
-    /// next request's headers.
-    pub(super) fn new(listener: TcpListener, idle: Duration) -> Self {
-        Self { listener, idle }
+    /// At most `most` connections at a time. Each may take `idle` from its start, or from the last
+    /// answer, to the end of the next request's headers, and for taking the next bytes of an answer.
+    pub(super) fn new(listener: TcpListener, idle: Duration, most: usize) -> Self {
+        Self { listener, idle, crowd: Crowd::new(most) }
     }
 }
 
@@ -45,9 +48,11 @@ impl Listener for PatientListener {
 
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
         let (stream, address) = Listener::accept(&mut self.listener).await;
+        // The next ones wait in the kernel meanwhile.
+        let member = self.crowd.admit().await;
         // Answers are small and written at once; waiting for more only delays them.
         let _ = stream.set_nodelay(true);
-        (PatientStream::new(stream, self.idle), address)
+        (PatientStream::new(stream, member, self.idle), address)
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -56,43 +61,35 @@ impl Listener for PatientListener {
 }
 
 /// What the requests of a connection tell its stream.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Connection {
-    shared: Arc<Signals>,
-}
-
-#[derive(Debug, Default)]
-struct Signals {
-    requests: AtomicUsize,
-    linger: AtomicBool,
-}
+#[derive(Debug, Clone)]
+pub(super) struct Connection(Member);
 
 impl Connection {
     /// While the result lives, a request is being answered and silence is no fault.
     pub(super) fn busy(&self) -> Busy {
-        self.shared.requests.fetch_add(1, Ordering::Relaxed);
-        Busy(self.clone())
+        self.0.begin();
+        Busy(self.0.clone())
     }
 
     /// The last request was refused and its body may be on the way still.
     pub(super) fn linger(&self) {
-        self.shared.linger.store(true, Ordering::Relaxed);
+        self.0.linger.store(true, Ordering::Relaxed);
     }
 }
 
 impl Connected<IncomingStream<'_, PatientListener>> for Connection {
     fn connect_info(stream: IncomingStream<'_, PatientListener>) -> Self {
-        stream.io().connection.clone()
+        Self(stream.io().member.clone())
     }
 }
 
 /// See [`Connection::busy`].
 #[derive(Debug)]
-pub(super) struct Busy(Connection);
+pub(super) struct Busy(Member);
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.shared.requests.fetch_sub(1, Ordering::Relaxed);
+        self.0.end();
     }
 }
 
@@ -100,21 +97,24 @@ impl Drop for Busy {
 #[derive(Debug)]
 pub(super) struct PatientStream {
     stream: TcpStream,
-    connection: Connection,
+    member: Member,
     idle: Duration,
     deadline: Pin<Box<Sleep>>,
+    /// Runs while the client takes nothing of what is written.
+    stalled: Option<Pin<Box<Sleep>>>,
     was_busy: bool,
     /// Bytes thrown away after the end; `None` before it.
     discarded: Option<usize>,
 }
 
 impl PatientStream {
-    fn new(stream: TcpStream, idle: Duration) -> Self {
+    fn new(stream: TcpStream, member: Member, idle: Duration) -> Self {
         Self {
             stream,
-            connection: Connection::default(),
+            member,
             idle,
             deadline: Box::pin(tokio::time::sleep(idle)),
+            stalled: None,
             was_busy: false,
             discarded: None,
         }
@@ -128,10 +128,28 @@ impl PatientStream {
         self.deadline.as_mut().poll(cx)
     }
 
+    /// Gives up on a client that takes nothing for too long: it may be gone without a word.
+    fn poll_patience<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        if !self.member.is_busy() && self.member.must_go(cx) {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        let idle = self.idle;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(idle)));
+        stalled.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
+
     /// Ready when there is nothing more to wait for.
     fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut scratch = [0; 16 * 1024];
-        while self.poll_deadline(cx).is_pending() {
+        while self.poll_deadline(cx).is_pending() && !self.member.must_go(cx) {
             let mut buffer = ReadBuf::new(&mut scratch);
             let read = ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer));
             let length = buffer.filled().len();
@@ -151,7 +169,7 @@ impl AsyncRead for PatientStream {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.connection.shared.requests.load(Ordering::Relaxed) > 0 {
+        if self.member.is_busy() {
             self.was_busy = true;
         } else {
             if self.was_busy {
@@ -162,6 +180,9 @@ impl AsyncRead for PatientStream {
             // Asked first: a client that keeps dripping must not put it off.
             if self.poll_deadline(cx).is_ready() {
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+            if self.member.must_go(cx) {
+                return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
             }
         }
         Pin::new(&mut self.stream).poll_read(cx, buffer)
@@ -174,11 +195,13 @@ impl AsyncWrite for PatientStream {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.poll_patience(cx, written)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        self.poll_patience(cx, flushed)
     }
 
     /// Says that nothing more is sent, and after a refusal reads what is still arriving.
@@ -188,7 +211,7 @@ impl AsyncWrite for PatientStream {
             self.discarded = Some(0);
             self.restart(LINGER);
         }
-        if self.connection.shared.linger.load(Ordering::Relaxed) {
+        if self.member.linger.load(Ordering::Relaxed) {
             ready!(self.poll_discard(cx));
         }
         Poll::Ready(Ok(()))
@@ -199,7 +222,8 @@ impl AsyncWrite for PatientStream {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.poll_patience(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {

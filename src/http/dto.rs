@@ -3,6 +3,8 @@
 
 use serde::Serialize;
 
+use crate::captioner::Caption;
+
 /// `application/problem+json`, RFC 9457.
 #[derive(Debug, Serialize)]
 pub(super) struct Problem<'a> {
@@ -48,16 +50,41 @@ pub(super) struct Health {
     pub(super) queue: Option<QueueHealth>,
     /// Images in the model.
     pub(super) in_flight: usize,
+    /// Images captioned a second over the last minute.
+    pub(super) images_per_second: f64,
+    /// Until an image that came now would have its turn, at the present speed.
+    pub(super) estimated_wait_ms: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) batch: Option<BatchHealth>,
     pub(super) uptime_ms: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) last_error: Option<String>,
 }
 
-/// Images that wait, and how many may.
+/// Images that wait, those that are on their way into the queue, and how many there may be of both.
 #[derive(Debug, Serialize)]
 pub(super) struct QueueHealth {
     pub(super) depth: usize,
+    pub(super) reserved: usize,
     pub(super) capacity: usize,
+}
+
+/// What the model writes at once, and what became of it since the start.
+#[derive(Debug, Serialize)]
+pub(super) struct BatchHealth {
+    /// Captions or beams.
+    pub(super) max_size: usize,
+    /// Fewer than that, once the device had no memory for more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) memory_limit: Option<usize>,
+    /// Images that were captioned.
+    pub(super) finished: u64,
+    /// Images that the vision tower encoded.
+    pub(super) encoded: u64,
+    /// Times that the model failed.
+    pub(super) failures: u64,
+    /// Times that the device had no memory.
+    pub(super) out_of_memory: u64,
 }
 
 /// The first two come with 200, the others with 503.
@@ -80,4 +107,47 @@ pub(super) enum HealthStatus {
 #[derive(Debug, Serialize)]
 pub(super) struct Probe {
     pub(super) status: &'static str,
+}
+
+/// The data of a `token` event.
+#[derive(Debug, Serialize)]
+pub(super) struct TextSoFar<'a> {
+    /// The caption so far, prompt included.
+    pub(super) text: &'a str,
+}
+
+/// `POST /caption/batch`.
+#[derive(Debug, Serialize)]
+pub(super) struct BatchAnswer<'a> {
+    /// In the order sent.
+    pub(super) results: Vec<BatchItem<'a>>,
+    pub(super) summary: BatchSummary,
+}
+
+/// What came of one image of a batch.
+#[derive(Debug, Serialize)]
+pub(super) struct BatchItem<'a> {
+    /// Its place among those sent, from 0.
+    pub(super) index: usize,
+    /// The file's name, where the client sent one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) name: Option<&'a str>,
+    #[serde(flatten)]
+    pub(super) result: ItemResult<'a>,
+}
+
+/// A caption, or what is wrong with the image.
+#[derive(Debug, Serialize)]
+#[serde(tag = "status", rename_all = "snake_case")]
+pub(super) enum ItemResult<'a> {
+    Ok(&'a Caption),
+    Error { error: Problem<'a> },
+}
+
+/// How many of a batch there are.
+#[derive(Debug, Serialize)]
+pub(super) struct BatchSummary {
+    pub(super) total: usize,
+    pub(super) ok: usize,
+    pub(super) failed: usize,
 }

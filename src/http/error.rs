@@ -36,13 +36,19 @@ impl IntoResponse for Error {
     }
 }
 
-/// The problem document.
+/// The problem document as a body.
 pub(super) fn problem_body(error: &Error, request_id: Option<&str>) -> Body {
+    // Strings and numbers always serialise.
+    serde_json::to_vec(&problem(error, request_id)).map_or_else(|_| Body::empty(), Body::from)
+}
+
+/// The problem document.
+pub(super) fn problem<'a>(error: &'a Error, request_id: Option<&'a str>) -> Problem<'a> {
     let kind = error.kind();
     let status = status(kind);
     let hidden = status == StatusCode::INTERNAL_SERVER_ERROR;
     let code = if hidden { ErrorKind::Internal.code() } else { kind.code() };
-    let problem = Problem {
+    Problem {
         r#type: format!("urn:cutline:problem:{code}"),
         title: title(kind),
         status: status.as_u16(),
@@ -50,9 +56,7 @@ pub(super) fn problem_body(error: &Error, request_id: Option<&str>) -> Body {
         code,
         field: error.field().filter(|_| !hidden),
         request_id,
-    };
-    // Strings and numbers always serialise.
-    serde_json::to_vec(&problem).map_or_else(|_| Body::empty(), Body::from)
+    }
 }
 
 /// The answer to a request whose handler panicked.
@@ -72,7 +76,7 @@ pub(super) fn status(kind: ErrorKind) -> StatusCode {
         ErrorKind::NotFound => StatusCode::NOT_FOUND,
         ErrorKind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
         ErrorKind::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
-        ErrorKind::ImageTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        ErrorKind::ImageTooLarge | ErrorKind::BatchTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         ErrorKind::UnsupportedFormat => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         ErrorKind::UndecodableImage | ErrorKind::InvalidParameter => {
             StatusCode::UNPROCESSABLE_ENTITY
@@ -80,9 +84,11 @@ pub(super) fn status(kind: ErrorKind) -> StatusCode {
         ErrorKind::QueueFull => StatusCode::TOO_MANY_REQUESTS,
         ErrorKind::NotReady | ErrorKind::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
         ErrorKind::InferenceTimeout => StatusCode::GATEWAY_TIMEOUT,
-        ErrorKind::Config | ErrorKind::Model | ErrorKind::Io | ErrorKind::Internal => {
-            StatusCode::INTERNAL_SERVER_ERROR
-        }
+        ErrorKind::Config
+        | ErrorKind::Model
+        | ErrorKind::OutOfMemory
+        | ErrorKind::Io
+        | ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
 
@@ -93,6 +99,7 @@ fn title(kind: ErrorKind) -> &'static str {
         ErrorKind::MethodNotAllowed => "The method is not for this address",
         ErrorKind::RequestTimeout => "The request came too slowly",
         ErrorKind::ImageTooLarge => "The image is too large",
+        ErrorKind::BatchTooLarge => "The batch is too large",
         ErrorKind::UnsupportedFormat => "The format is not supported",
         ErrorKind::UndecodableImage => "The image cannot be decoded",
         ErrorKind::InvalidParameter => "A parameter is invalid",
@@ -100,9 +107,11 @@ fn title(kind: ErrorKind) -> &'static str {
         ErrorKind::NotReady => "The server is not ready",
         ErrorKind::ShuttingDown => "The server is stopping",
         ErrorKind::InferenceTimeout => "The answer took too long",
-        ErrorKind::Config | ErrorKind::Model | ErrorKind::Io | ErrorKind::Internal => {
-            "The server failed"
-        }
+        ErrorKind::Config
+        | ErrorKind::Model
+        | ErrorKind::OutOfMemory
+        | ErrorKind::Io
+        | ErrorKind::Internal => "The server failed",
     }
 }
 

@@ -6,7 +6,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 
-use super::dto::{Health, HealthStatus, Probe, QueueHealth};
+use super::dto::{BatchHealth, Health, HealthStatus, Probe, QueueHealth};
 use super::state::AppState;
 use crate::captioner::Status;
 use crate::error::{Error, ErrorKind, Result};
@@ -25,14 +25,41 @@ pub(super) async fn show(State(state): State<AppState>) -> (StatusCode, Json<Hea
         status: health,
         model: info.map(|info| info.id.clone()),
         device: info.map(|info| info.device.clone()),
-        queue: status
-            .as_ref()
-            .map(|s| QueueHealth { depth: s.queue_depth, capacity: s.queue_capacity }),
+        queue: status.as_ref().map(queue),
         in_flight: status.as_ref().map_or(0, |s| s.in_flight),
+        images_per_second: status.as_ref().map_or(0.0, |s| thousandths(s.images_per_second)),
+        estimated_wait_ms: status
+            .as_ref()
+            .map_or(0.0, |s| thousandths(s.estimated_wait.as_secs_f64() * 1e3)),
+        batch: status.as_ref().map(batch),
         uptime_ms: u64::try_from(state.uptime().as_millis()).unwrap_or(u64::MAX),
         last_error: status.and_then(|s| s.last_error),
     };
     (code, Json(body))
+}
+
+fn queue(status: &Status) -> QueueHealth {
+    QueueHealth {
+        depth: status.queue_depth,
+        reserved: status.reserved,
+        capacity: status.queue_capacity,
+    }
+}
+
+fn batch(status: &Status) -> BatchHealth {
+    BatchHealth {
+        max_size: status.max_batch_size,
+        memory_limit: status.memory_limit,
+        finished: status.finished,
+        encoded: status.encoded,
+        failures: status.failures,
+        out_of_memory: status.out_of_memory,
+    }
+}
+
+/// What lies behind the third place is noise.
+fn thousandths(number: f64) -> f64 {
+    (number * 1e3).round() / 1e3
 }
 
 /// Whether the process answers; it does.
@@ -61,7 +88,7 @@ fn judge(state: &AppState, status: Option<&Status>) -> HealthStatus {
         _ if state.stopping() => HealthStatus::ShuttingDown,
         None => HealthStatus::Loading,
         Some(status) if status.failed => HealthStatus::Failed,
-        Some(status) if status.queue_depth >= status.queue_capacity => HealthStatus::Overloaded,
+        Some(status) if status.is_full() => HealthStatus::Overloaded,
         Some(status) if status.degraded => HealthStatus::Degraded,
         Some(_) => HealthStatus::Ok,
     }

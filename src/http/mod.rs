@@ -2,24 +2,27 @@
 //!
 //! - [`app`] is the whole service as a router, without a socket;
 //! - [`run`] binds it to a listener, loads the model beside it, and stops it in an orderly way;
-//! - one file a resource: `index`, `health`, `model`, `generate`;
-//! - `extract` reads the three ways of sending an image, `error` is the only place where an
+//! - one file a resource: `index`, `health`, `model`, `generate` with `stream`, `batch`, `process`;
+//! - `extract` reads the three ways of sending images, `error` is the only place where an
 //!   [`ErrorKind`] becomes a status, `observe` gives every request its id,
 //!   its log line and its `server-timing`.
 
+mod batch;
 mod body;
 mod connection;
+mod crowd;
 mod dto;
 mod error;
 mod extract;
 mod generate;
 mod health;
 mod index;
-mod json;
 mod model;
 mod observe;
+mod process;
 mod server;
 mod state;
+mod stream;
 
 use axum::Router;
 use axum::http::{Method, Uri};
@@ -32,13 +35,19 @@ pub use self::state::AppState;
 use crate::error::{Error, ErrorKind};
 
 /// Method, path and purpose of everything that [`app`] answers.
-pub const ENDPOINTS: [(&str, &str, &str); 6] = [
+pub const ENDPOINTS: [(&str, &str, &str); 8] = [
     ("GET", "/", "this list"),
     ("GET", "/health", "state of model and queue"),
     ("GET", "/health/live", "200 while the process answers"),
     ("GET", "/health/ready", "200 while captions are made"),
     ("GET", "/model/info", "the loaded model"),
     ("POST", "/caption/generate", "an image to its caption"),
+    ("POST", "/caption/batch", "many images to a caption each"),
+    (
+        "POST",
+        "/image/process",
+        "an image to its size, colours, mood and measures, without the model",
+    ),
 ];
 
 /// The whole service.
@@ -50,6 +59,8 @@ pub fn app(state: AppState) -> Router {
         .route("/health/ready", get(health::ready))
         .route("/model/info", get(model::info))
         .route("/caption/generate", post(generate::generate))
+        .route("/caption/batch", post(batch::batch))
+        .route("/image/process", post(process::process))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(CatchPanicLayer::custom(error::from_panic))

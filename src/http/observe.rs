@@ -3,18 +3,23 @@
 
 use std::error::Error as _;
 use std::fmt::Write as _;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use axum::body::{Body, BodyDataStream, Bytes};
 use axum::extract::{ConnectInfo, MatchedPath, Request, State};
 use axum::http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::Response;
+use futures_core::Stream;
 use uuid::Uuid;
 
-use super::connection::Connection;
+use super::connection::{Busy, Connection};
 use super::error::{Failure, problem_body};
-use super::state::AppState;
+use super::state::{Active, AppState};
 use crate::captioner::{CacheState, Caption, Timings};
 use crate::error::Error;
 
@@ -45,17 +50,39 @@ impl Outcome {
     }
 }
 
+/// The request's id. Rides in the request's extensions, for answers that quote it in their middle.
+#[derive(Debug, Clone)]
+pub(super) struct RequestId(pub(super) String);
+
+/// How an answer of many parts ended. Rides in the answer's extensions; whoever writes the parts
+/// keeps a clone and says how it ended before the last one.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Ending(Arc<OnceLock<(Option<Outcome>, Option<Failure>)>>);
+
+impl Ending {
+    /// All of it is written.
+    pub(super) fn answered(&self, outcome: Option<Outcome>) {
+        let _ = self.0.set((outcome, None));
+    }
+
+    /// The last part says that it failed.
+    pub(super) fn failed(&self, error: Error) {
+        let _ = self.0.set((None, Some(Failure(error))));
+    }
+}
+
 /// The outermost layer.
 pub(super) async fn observe(
     State(state): State<AppState>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
-    let _active = state.enter();
+    let active = state.enter();
     let connection = request.extensions().get::<ConnectInfo<Connection>>().map(|c| c.0.clone());
-    let _busy = connection.as_ref().map(Connection::busy);
+    let busy = connection.as_ref().map(Connection::busy);
     let has_body = has_body(request.headers());
     let line = Line::begin(&request);
+    request.extensions_mut().insert(RequestId(line.request_id.clone()));
 
     let mut response = next.run(request).await;
 
@@ -63,8 +90,53 @@ pub(super) async fn observe(
     if let Some(connection) = connection.filter(|_| failed && has_body) {
         connection.linger();
     }
-    line.finish(&mut response);
-    response
+    match response.extensions_mut().remove::<Ending>() {
+        Some(ending) => line.follow(response, ending, active, busy),
+        None => {
+            line.finish(&mut response);
+            response
+        }
+    }
+}
+
+/// A body of many parts: the request lasts until the last one, or until the client has gone.
+struct Followed {
+    body: BodyDataStream,
+    ending: Ending,
+    status: u16,
+    line: Line,
+    _active: Active,
+    _busy: Option<Busy>,
+}
+
+impl Stream for Followed {
+    type Item = Result<Bytes, axum::Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let part = ready!(Pin::new(&mut self.body).poll_next(cx));
+        if part.is_none() {
+            self.write();
+        }
+        Poll::Ready(part)
+    }
+}
+
+impl Followed {
+    /// The log line, unless it is written, or there is no end yet.
+    fn write(&mut self) {
+        let ending = self.ending.clone();
+        if let Some((outcome, failure)) = ending.0.get().filter(|_| !self.line.written) {
+            let elapsed = self.line.begin.elapsed();
+            self.line.write(self.status, elapsed, outcome.as_ref(), failure.as_ref());
+        }
+    }
+}
+
+impl Drop for Followed {
+    fn drop(&mut self) {
+        // The connection may drop a body whose last part it has without asking for another.
+        self.write();
+    }
 }
 
 fn has_body(headers: &HeaderMap) -> bool {
@@ -104,14 +176,36 @@ impl Line {
             // Of the body without the id.
             response.headers_mut().remove(CONTENT_LENGTH);
         }
-        let timing = server_timing(outcome.as_ref(), elapsed);
+        self.head(response, outcome.as_ref(), elapsed);
+        self.write(response.status().as_u16(), elapsed, outcome.as_ref(), failure.as_ref());
+    }
+
+    /// The headers at once, the line when the body has ended.
+    fn follow(
+        self,
+        mut response: Response,
+        ending: Ending,
+        active: Active,
+        busy: Option<Busy>,
+    ) -> Response {
+        self.head(&mut response, None, self.begin.elapsed());
+        let status = response.status().as_u16();
+        response.map(|body| {
+            let body = body.into_data_stream();
+            let line = self;
+            let followed = Followed { body, ending, status, line, _active: active, _busy: busy };
+            Body::from_stream(followed)
+        })
+    }
+
+    fn head(&self, response: &mut Response, outcome: Option<&Outcome>, elapsed: Duration) {
+        let timing = server_timing(outcome, elapsed);
         for (name, value) in [(REQUEST_ID, &self.request_id), (SERVER_TIMING, &timing)] {
             // Both are visible ASCII.
             if let Ok(value) = HeaderValue::from_str(value) {
                 response.headers_mut().insert(name, value);
             }
         }
-        self.write(response.status().as_u16(), elapsed, outcome.as_ref(), failure.as_ref());
     }
 
     fn write(

@@ -67,7 +67,7 @@ pub async fn serve(
         Ok(address) => tracing::info!("listening on http://{address}"),
         Err(error) => return Err(broken_listener(error)),
     }
-    let listener = PatientListener::new(listener, settings.idle_timeout);
+    let listener = PatientListener::new(listener, settings.idle_timeout, settings.max_connections);
     let service = app(state.clone()).into_make_service_with_connect_info::<Connection>();
     let (close, closed) = oneshot::channel::<()>();
     let mut server = Box::pin(

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use crate::captioner::Captioner;
+use crate::captioner::{Budget, Captioner, Decoders};
 use crate::config::HttpSettings;
 use crate::error::{Error, ErrorKind, Result};
+use crate::image::DecodeLimits;
 
 /// What the handlers share: the captioner once it is loaded, the limits, and who is being served.
 /// Cheap to clone.
@@ -22,6 +23,8 @@ struct Inner {
     settings: HttpSettings,
     started: Instant,
     captioner: OnceLock<Captioner>,
+    /// For images that come before the captioner is there.
+    decoders: Decoders,
     stopping: AtomicBool,
     /// Requests that are being answered.
     active: watch::Sender<usize>,
@@ -31,8 +34,17 @@ impl AppState {
     /// A state in which the model is still loading.
     #[must_use]
     pub fn new(settings: HttpSettings) -> Self {
+        let limits = DecodeLimits {
+            max_bytes: settings.max_image_bytes,
+            max_pixels: settings.max_image_pixels,
+        };
         Self {
             inner: Arc::new(Inner {
+                decoders: Decoders::new(
+                    limits,
+                    settings.max_workers,
+                    Budget::new(settings.max_inflight_bytes),
+                ),
                 settings,
                 started: Instant::now(),
                 captioner: OnceLock::new(),
@@ -81,6 +93,15 @@ impl AppState {
             return Err(shutting_down());
         }
         self.loaded().ok_or_else(loading)
+    }
+
+    /// Where a new request's image is worked on: beside those that are captioned, as soon as there is
+    /// a captioner.
+    pub(super) fn decoders(&self) -> Result<&Decoders> {
+        if self.stopping() {
+            return Err(shutting_down());
+        }
+        Ok(self.loaded().map_or(&self.inner.decoders, Captioner::decoders))
     }
 
     /// Counts a request until the result is dropped.

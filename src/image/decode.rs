@@ -7,7 +7,8 @@ use image::metadata::Orientation;
 use image::{ImageDecoder, ImageReader, Limits};
 
 use super::format::ImageFormat;
-use super::{jpeg, orient, rgb};
+use super::profile::SampleSpace;
+use super::{jpeg, orient, rgb, tiff};
 use crate::error::{Error, ErrorKind, Result};
 
 /// No side may be longer, whatever the number of pixels: the most that JPEG can express.
@@ -36,7 +37,7 @@ impl Default for DecodeLimits {
 /// An image as it is meant to be seen: upright, without transparency.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DecodedImage {
-    /// `3 · width · height` samples: red, green, blue, row after row.
+    /// `3 · width · height` samples: red, green, blue, row after row, in `space`.
     pub rgb: Vec<u8>,
     /// Pixels a row, at least 1, after the orientation was applied.
     pub width: usize,
@@ -44,11 +45,16 @@ pub struct DecodedImage {
     pub height: usize,
     /// What the bytes were.
     pub format: ImageFormat,
+    /// How it was turned to become upright: EXIF's number, 1 (not at all) to 8.
+    pub orientation: u8,
+    /// What the samples mean. Scaling comes before the conversion to sRGB, which is done by
+    /// [`PreprocessConfig::resize`](super::PreprocessConfig::resize): fewer pixels are left then.
+    pub space: SampleSpace,
 }
 
 /// Decodes `bytes`: the format is told from them, the EXIF orientation applied, transparency
 /// composited over white, every colour type brought to 8-bit RGB as Pillow's `convert("RGB")` does.
-/// Of several frames or pages the first is taken; colour profiles are ignored, as in the reference.
+/// Of several frames or pages the first is taken, and the others are not looked at.
 ///
 /// JPEG has the very samples that Pillow decodes. One that is whole but damaged inside is shown with
 /// the damage, as Pillow and browsers do.
@@ -60,10 +66,29 @@ pub struct DecodedImage {
 /// - [`ErrorKind::UnsupportedFormat`]: no image, or of a kind that is not read;
 /// - [`ErrorKind::UndecodableImage`]: a known format, but cut off or damaged.
 pub fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<DecodedImage> {
+    decode_with(bytes, limits, None)
+}
+
+/// Decodes `bytes` that will be scaled to `width × height`: [`decode`], but a JPEG of which that
+/// averages many pixels into one goes through a decoder that takes half the time and rounds
+/// subsampled chroma otherwise. After the scaling no sample is more than 3 of 255 levels away.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_for(
+    bytes: &[u8],
+    limits: &DecodeLimits,
+    width: usize,
+    height: usize,
+) -> Result<DecodedImage> {
+    decode_with(bytes, limits, Some(width.max(height)))
+}
+
+fn decode_with(bytes: &[u8], limits: &DecodeLimits, side: Option<usize>) -> Result<DecodedImage> {
     check_bytes(bytes.len(), limits.max_bytes)?;
     let format = ImageFormat::of(bytes)?;
     let (image, orientation) = match format {
-        ImageFormat::Jpeg => jpeg::decode(bytes, limits.max_pixels)?,
+        ImageFormat::Jpeg => jpeg::decode(bytes, limits.max_pixels, side)?,
         _ => read(bytes, format, limits.max_pixels)?,
     };
     Ok(orient::upright(image, orientation))
@@ -79,6 +104,7 @@ fn read(bytes: &[u8], format: ImageFormat, max_pixels: u64) -> Result<(DecodedIm
     decoder.set_limits(decoder_limits(length)).map_err(|error| explain(error, format))?;
     // Damaged metadata must not cost the image: without an orientation it is shown as stored.
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    let space = space(&mut decoder);
     let color = decoder.color_type();
     let mut pixels = vec![0; to_usize(length)?];
     decoder.read_image(&mut pixels).map_err(|error| explain(error, format))?;
@@ -88,8 +114,19 @@ fn read(bytes: &[u8], format: ImageFormat, max_pixels: u64) -> Result<(DecodedIm
         width: to_usize(u64::from(width))?,
         height: to_usize(u64::from(height))?,
         format,
+        orientation: orientation.to_exif(),
+        space,
     };
     Ok((image, orientation))
+}
+
+/// What the image's profile says; of damaged metadata nothing. Profiles of grey and CMYK images are
+/// not for the RGB that their pixels have become, and count as none.
+fn space(decoder: &mut impl ImageDecoder) -> SampleSpace {
+    match decoder.icc_profile() {
+        Ok(Some(profile)) => SampleSpace::of_icc(&profile),
+        _ => SampleSpace::srgb(),
+    }
 }
 
 /// Reads the header.
@@ -149,8 +186,11 @@ pub(super) fn check_pixels(width: u64, height: u64, max: u64) -> Result<()> {
     Err(Error::new(ErrorKind::ImageTooLarge, detail))
 }
 
-/// Finds the cut that the decoder would paint over in grey.
+/// Finds the cut that the decoder would paint over in grey, or take much memory for.
 fn check_complete(bytes: &[u8], format: ImageFormat) -> Result<()> {
+    if format == ImageFormat::Tiff {
+        return tiff::check_fields(bytes);
+    }
     if format != ImageFormat::WebP || riff_is_whole(bytes) {
         return Ok(());
     }

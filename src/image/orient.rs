@@ -73,7 +73,7 @@ fn transpose(image: &mut DecodedImage, mirror: bool, reverse: bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::ImageFormat;
+    use crate::image::{ImageFormat, SampleSpace};
 
     /// Each EXIF value, and where the pixels of `0 1 2 / 3 4 5` end up.
     const CASES: [(u8, usize, [u8; 6]); 8] = [
@@ -95,6 +95,8 @@ mod tests {
                 width: 3,
                 height: 2,
                 format: ImageFormat::Jpeg,
+                orientation: exif,
+                space: SampleSpace::srgb(),
             };
             let turned = upright(image, Orientation::from_exif(exif).unwrap());
             let pixels: Vec<u8> = turned.rgb.chunks(3).map(|pixel| pixel[0]).collect();
@@ -107,7 +109,14 @@ mod tests {
     fn a_turn_and_its_inverse_leave_a_large_image_as_it_was() {
         let (width, height) = (71, 45);
         let rgb: Vec<u8> = (0..width * height * 3).map(|index| (index % 251) as u8).collect();
-        let image = DecodedImage { rgb: rgb.clone(), width, height, format: ImageFormat::Png };
+        let image = DecodedImage {
+            rgb: rgb.clone(),
+            width,
+            height,
+            format: ImageFormat::Png,
+            orientation: 1,
+            space: SampleSpace::srgb(),
+        };
         let back = upright(upright(image, Orientation::Rotate90), Orientation::Rotate270);
         assert_eq!(back.rgb, rgb);
     }

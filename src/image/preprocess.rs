@@ -5,6 +5,10 @@ use super::resize::resize;
 use crate::engine::PixelValues;
 use crate::error::{Error, Result};
 
+/// Raised whenever the same bytes become other pixel values than before, so that nobody mistakes
+/// what was computed of the old ones for what would be computed now.
+pub const PREPROCESSING_VERSION: u32 = 1;
+
 /// How a pixel's value is found in the image before: Pillow's `Resampling`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Resample {
@@ -78,6 +82,12 @@ impl PreprocessConfig {
         Ok(Self { width, height, ..self })
     }
 
+    /// Bytes of what [`preprocess`](Self::preprocess) makes of any image.
+    #[must_use]
+    pub fn input_bytes(&self) -> usize {
+        3 * self.width * self.height * size_of::<f32>()
+    }
+
     /// Stretches, rescales and normalises `image`: `3 × height × width` values.
     ///
     /// # Errors
@@ -87,12 +97,12 @@ impl PreprocessConfig {
     }
 
     /// Stretches `image` to `width × height`, without keeping its aspect: `3 · width · height`
-    /// bytes, red, green, blue, row after row.
+    /// bytes of sRGB, red, green, blue, row after row.
     ///
     /// # Errors
     /// None for an image that [`decode`](super::decode()) made; a defect is internal.
     pub fn resize(&self, image: &DecodedImage) -> Result<Vec<u8>> {
-        resize(image, self.width, self.height, self.resample)
+        Ok(image.space.convert(resize(image, self.width, self.height, self.resample)?))
     }
 
     /// Levels to values: a table of 256 for each plane says all that can come out.

@@ -1,7 +1,12 @@
 //! The HTTP contract, against a captioner whose engine is scripted.
 
+mod batch;
+mod cache;
 mod fixture;
+mod floods;
+mod process;
 mod protocol;
 mod states;
+mod stream;
 mod tcp;
 mod uploads;

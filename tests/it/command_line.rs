@@ -1,6 +1,8 @@
 //! The built program, as a user runs it.
 
 mod quantize;
+#[cfg(all(unix, feature = "embedded-model"))]
+mod server;
 #[cfg(feature = "embedded-model")]
 mod with_model;
 

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod api;
+mod appearance;
 mod architecture;
 mod command_line;
 mod image;
@@ -9,6 +10,7 @@ mod parity;
 mod processors;
 mod quantize;
 mod readme;
+mod repetition;
 mod settings;
 mod text;
 mod weights;

@@ -207,7 +207,7 @@ fn params(case: &Case) -> GenerationParams {
 fn job(id: usize, case: &Case, pixels: &[Arc<PixelValues>]) -> Job {
     Job {
         id: JobId(id as u64),
-        pixels: pixels[case.image].clone(),
+        image: pixels[case.image].clone().into(),
         prompt: case.prompt.clone(),
         params: params(case),
     }
@@ -471,7 +471,7 @@ fn check_jobs_alone(way: (KernelChoice, Precision)) {
     engine.cancel(JobId(77));
     assert!(engine.start(Job { prompt: vec![u32::MAX], ..job(5, &cases[0], &pixels) }).is_err());
     let cut = PixelValues { width: 7, ..(*pixels[0]).clone() };
-    assert!(engine.start(Job { pixels: cut.into(), ..job(6, &cases[0], &pixels) }).is_err());
+    assert!(engine.start(Job { image: cut.into(), ..job(6, &cases[0], &pixels) }).is_err());
     let outcomes = run(&mut engine, vec![job(1, &cases[0], &pixels)], 1);
     assert_eq!(outcomes[&1], expected[&1]);
     assert!(!outcomes.contains_key(&2));
@@ -490,7 +490,7 @@ fn check_numbers_job(way: (KernelChoice, Precision)) {
     let mut broken = (*pixels[0]).clone();
     broken.data[0] = f32::NAN;
     engine.start(job(1, &cases[0], &pixels)).unwrap();
-    engine.start(Job { pixels: broken.into(), ..job(2, &cases[0], &pixels) }).unwrap();
+    engine.start(Job { image: broken.into(), ..job(2, &cases[0], &pixels) }).unwrap();
     let (mut failed, mut done) = (Vec::new(), Vec::new());
     while engine.active() > 0 {
         let mut events = Vec::new();

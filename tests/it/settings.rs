@@ -4,7 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use cutline::config::{Level, LogSettings, SETTINGS, Settings, Values, env_example};
+use cutline::captioner::MemoryLimits;
+use cutline::config::{HttpSettings, Level, LogSettings, SETTINGS, Settings, Values, env_example};
 use cutline::engine::{DeviceChoice, Precision};
 use cutline::error::ErrorKind;
 
@@ -51,10 +52,13 @@ fn defaults_are_those_of_the_contract() {
     assert_eq!(settings.captioner.max_image_bytes, 10_485_760);
     assert_eq!(settings.captioner.max_image_pixels, 100_000_000);
     assert_eq!(settings.captioner.max_workers, 2);
+    assert_eq!(settings.captioner.max_batch_size, None);
     assert_eq!(settings.captioner.target_width, None);
     assert_eq!(settings.captioner.engine.device, DeviceChoice::Auto);
     assert_eq!(settings.captioner.engine.precision, Precision::Auto);
     assert!(!settings.captioner.hub.offline);
+    assert_eq!(settings.captioner.memory, MemoryLimits::default());
+    assert_eq!(settings.http, HttpSettings::default());
     assert_eq!(settings.log, LogSettings { level: Level::Info, human: false });
 }
 
@@ -77,6 +81,14 @@ fn every_value_that_cannot_be_used_is_named_with_a_remedy() {
         ("REQUEST_TIMEOUT", "NaN"),
         ("REQUEST_TIMEOUT", "inf"),
         ("SHUTDOWN_GRACE", "-1"),
+        ("MAX_IMAGES_PER_REQUEST", "0"),
+        ("MAX_CONNECTIONS", "0"),
+        ("CACHE_MAX_BYTES", "64M"),
+        ("CACHE_TTL", "0"),
+        ("VISION_CACHE_BYTES", "-1"),
+        ("MAX_INFLIGHT_BYTES", "0"),
+        // Less than the largest image takes.
+        ("MAX_INFLIGHT_BYTES", "20971520"),
         ("TARGET_IMAGE_WIDTH", "wide"),
         ("TARGET_IMAGE_HEIGHT", "0"),
         ("USE_GPU", "maybe"),

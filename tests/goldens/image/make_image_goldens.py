@@ -8,6 +8,12 @@ make of them.
 `open`, `ImageOps.exif_transpose`, transformers' `convert_to_rgb` (which lays transparency on white),
 and Pillow's bicubic `resize` to SIZE × SIZE. `photos/NAME.png` is the same for the photos in
 `examples/`. `pixel_values.bin` is one photo through `BlipImageProcessorPil`, little-endian float32.
+`refused/CODE/NAME.EXT` are files that must be refused with the error of that code: a damage of each
+kind, one for each limit, and formats that are not read.
+
+An image with a profile of a wide gamut (`*_icc_*`) is converted to sRGB by Little CMS after it is
+resized, which BlipImageProcessor would not do. `photos/rocket.png` is the photo without its Adobe
+RGB, `photos/rocket_icc.png` with it.
 Everything is deterministic: running it again changes nothing.
 """
 
@@ -18,7 +24,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 from transformers.image_transforms import convert_to_rgb
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
@@ -92,6 +98,12 @@ def jpegs(rgb: Image.Image) -> dict[str, bytes]:
         "jpeg_rgb.jpg": encode(rgb, "JPEG", quality=90, keep_rgb=True),
         "jpeg_tiny.jpg": encode(rgb.crop((40, 20, 41, 21)), "JPEG", quality=90),
     }
+    zoo["jpeg_ycck.jpg"] = ycck(rgb)
+    zoo["jpeg_440.jpg"] = sampled_440(rgb)
+    zoo["jpeg_progressive_grey.jpg"] = encode(rgb.convert("L"), "JPEG", quality=85, progressive=True)
+    zoo["jpeg_icc_p3.jpg"] = encode(rgb, "JPEG", quality=95, subsampling="4:4:4", icc_profile=P3)
+    zoo["jpeg_icc_adobe.jpg"] = encode(rgb, "JPEG", quality=95, subsampling="4:4:4", icc_profile=ADOBE_RGB)
+    zoo["jpeg_icc_srgb.jpg"] = encode(rgb, "JPEG", quality=90, icc_profile=SRGB)
     for orientation in range(1, 9):
         exif = Image.Exif()
         exif[0x0112] = orientation
@@ -100,18 +112,102 @@ def jpegs(rgb: Image.Image) -> dict[str, bytes]:
     return zoo
 
 
+def ycck(rgb: Image.Image) -> bytes:
+    """CMYK stored as YCbCr and black, as Photoshop writes it and Pillow does not: the samples are
+    transformed beforehand, and the Adobe marker then says so."""
+    inks = np.array(rgb.convert("CMYK"))
+    stored = np.array(Image.fromarray(inks[..., :3]).convert("YCbCr"))
+    stored = np.dstack([stored, 255 - inks[..., 3]])
+    # Pillow inverts what it writes.
+    data = bytearray(encode(Image.fromarray(255 - stored, "CMYK"), "JPEG", quality=92))
+    transform = data.index(b"Adobe") + 11
+    assert data[transform] == 0
+    data[transform] = 2
+    return bytes(data)
+
+
+def sampled_440(rgb: Image.Image) -> bytes:
+    """Chroma halved in height alone: 4:2:2 of the turned photo, whose factors are then exchanged.
+    What it shows is not the photo, but every decoder must show the same."""
+    data = bytearray(encode(rgb, "JPEG", quality=90, subsampling="4:2:2"))
+    frame = data.index(b"\xff\xc0")
+    assert data[frame + 11] == 0x21
+    data[frame + 11] = 0x12
+    # The same number of blocks, arranged for an image of exchanged sides.
+    data[frame + 5 : frame + 9] = struct.pack(">HH", WIDTH, HEIGHT)
+    return bytes(data)
+
+
+def profile(primaries: list[tuple[float, float]], curve: bytes) -> bytes:
+    """An ICC profile of version 4 for a screen with these primaries (x, y) and the white D65."""
+
+    def xyz(x: float, y: float) -> np.ndarray:
+        return np.array([x / y, 1.0, (1 - x - y) / y])
+
+    # To the white D50 of the profile connection space, by Bradford's matrix.
+    bradford = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
+    d65, d50 = xyz(0.3127, 0.3290), np.array([0.9642, 1.0, 0.8249])
+    adapt = np.linalg.inv(bradford) @ np.diag((bradford @ d50) / (bradford @ d65)) @ bradford
+    columns = np.stack([xyz(x, y) for x, y in primaries], 1)
+    columns = adapt @ (columns * np.linalg.solve(columns, d65))
+
+    def fixed(values) -> bytes:
+        return b"".join(struct.pack(">i", round(float(v) * 65536)) for v in values)
+
+    def text(words: str) -> bytes:
+        body = words.encode("utf-16-be")
+        return b"mluc\0\0\0\0" + struct.pack(">II2s2sII", 1, 12, b"en", b"US", len(body), 28) + body
+
+    tags = {
+        b"desc": text("made for tests"),
+        b"cprt": text("none"),
+        b"wtpt": b"XYZ \0\0\0\0" + fixed(d50),
+        b"chad": b"sf32\0\0\0\0" + fixed(adapt.flatten()),
+        **{name: b"XYZ \0\0\0\0" + fixed(columns[:, i]) for i, name in enumerate([b"rXYZ", b"gXYZ", b"bXYZ"])},
+        **{name: curve for name in [b"rTRC", b"gTRC", b"bTRC"]},
+    }
+    table, body = struct.pack(">I", len(tags)), b""
+    for name, data in tags.items():
+        table += struct.pack(">4sII", name, 132 + 12 * len(tags) + len(body), len(data))
+        body += data + b"\0" * (-len(data) % 4)
+    size = 128 + len(table) + len(body)
+    header = struct.pack(">I4sI4s4s4s", size, b"\0\0\0\0", 0x04300000, b"mntr", b"RGB ", b"XYZ ")
+    header += struct.pack(">6H4s", 2026, 1, 1, 0, 0, 0, b"acsp") + bytes(28) + fixed(d50)
+    return header.ljust(128, b"\0") + table + body
+
+
+def parametric(kind: int, *numbers: float) -> bytes:
+    return b"para\0\0\0\0" + struct.pack(">HH", kind, 0) + b"".join(struct.pack(">i", round(n * 65536)) for n in numbers)
+
+
+SRGB_CURVE = parametric(3, 2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
+SRGB = profile([(0.64, 0.33), (0.30, 0.60), (0.15, 0.06)], SRGB_CURVE)
+P3 = profile([(0.680, 0.320), (0.265, 0.690), (0.150, 0.060)], SRGB_CURVE)
+ADOBE_RGB = profile([(0.64, 0.33), (0.21, 0.71), (0.15, 0.06)], parametric(0, 2.19921875))
+
+
 def pngs(rgb: Image.Image) -> dict[str, bytes]:
     rgba = rgb.copy()
     rgba.putalpha(Image.fromarray(alpha()))
     grey = rgb.convert("L")
     palette = rgb.quantize(24, dither=Image.Dither.NONE)
-    exif = Image.Exif()
-    exif[0x0112] = 6
     small = rgb.resize((36, 24), BICUBIC)
     y, x = np.mgrid[0:HEIGHT, 0:WIDTH]
     text = Image.fromarray(((x // 2 + y // 3) % 2 * 255).astype(np.uint8))  # clips a filter that overshoots
     red, green, blue = (np.array(band) for band in rgb.split())
+    inverted = ImageOps.invert(small)
+    exifs = {}
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        exifs[f"png_exif_{orientation}.png"] = encode(small, "PNG", exif=exif, optimize=True)
     return {
+        **exifs,
+        "png_animated.png": encode(small, "PNG", save_all=True, append_images=[inverted], duration=50),
+        "png_animated_default.png": encode(small, "PNG", save_all=True, append_images=[inverted], default_image=True),
+        "png_icc_p3.png": encode(small, "PNG", icc_profile=P3, optimize=True),
+        "png_icc_srgb.png": encode(small, "PNG", icc_profile=SRGB, optimize=True),
+        "png_palette_4.png": encode(rgb.quantize(13, dither=Image.Dither.NONE), "PNG", bits=4, optimize=True),
         "png_rgb.png": encode(small, "PNG", optimize=True),
         "png_alpha.png": encode(rgba, "PNG", optimize=True),
         "png_grey.png": encode(grey, "PNG", optimize=True),
@@ -125,7 +221,6 @@ def pngs(rgb: Image.Image) -> dict[str, bytes]:
         "png_grey16.png": encode(Image.fromarray(grey16()), "PNG", optimize=True),
         "png_rgb16.png": png16([red, green, blue], 2),
         "png_rgba16.png": png16([red, green, blue, alpha()], 6),
-        "png_exif_6.png": encode(small, "PNG", exif=exif, optimize=True),
         "png_tiny.png": encode(Image.new("RGB", (1, 1), (200, 100, 50)), "PNG"),
         "png_wide.png": encode(Image.fromarray((np.arange(20000) // 40 % 256).astype(np.uint8)[None, :]), "PNG", optimize=True),
     }
@@ -153,7 +248,21 @@ def others(rgb: Image.Image) -> dict[str, bytes]:
     palette = rgb.quantize(32, dither=Image.Dither.NONE)
     small = rgb.resize((36, 24), BICUBIC)
     second = ImageOps.invert(rgb).quantize(32)
+    exifs = {}
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        exifs[f"webp_exif_{orientation}.webp"] = encode(small, "WEBP", lossless=True, exif=exif)
+        exifs[f"tiff_exif_{orientation}.tiff"] = encode(small, "TIFF", compression="raw", tiffinfo={274: orientation})
     return {
+        **exifs,
+        "webp_icc_p3.webp": encode(small, "WEBP", lossless=True, icc_profile=P3),
+        "webp_grey.webp": encode(rgb.convert("L"), "WEBP", quality=80),
+        "tiff_adobe_rgb.tiff": encode(small, "TIFF", compression="tiff_lzw", icc_profile=ADOBE_RGB),
+        "tiff_pages.tiff": encode(small, "TIFF", compression="tiff_lzw", save_all=True, append_images=[ImageOps.invert(rgb)]),
+        "tiff_big.tiff": encode(small, "TIFF", compression="tiff_lzw", big_tiff=True),
+        "tiff_bilevel.tiff": encode(rgb.convert("1"), "TIFF", compression="raw"),
+        "gif_plain.gif": encode(palette, "GIF", interlace=0),
         "gif.gif": encode(palette, "GIF"),
         "gif_transparent.gif": encode(palette, "GIF", transparency=3),
         "gif_animated.gif": encode(palette, "GIF", save_all=True, append_images=[second], duration=50),
@@ -168,12 +277,82 @@ def others(rgb: Image.Image) -> dict[str, bytes]:
         "tiff_grey16.tiff": encode(Image.fromarray(grey16()), "TIFF", compression="tiff_lzw"),
         "tiff_cmyk.tiff": encode(small.convert("CMYK"), "TIFF", compression="tiff_lzw"),
         "tiff_alpha.tiff": encode(rgba.crop((20, 0, 50, 30)), "TIFF", compression="tiff_lzw"),
-        "tiff_exif_8.tiff": encode(small, "TIFF", compression="raw", tiffinfo={274: 8}),
         "webp_lossy.webp": encode(rgb, "WEBP", quality=80),
         "webp_lossless.webp": encode(rgb, "WEBP", lossless=True),
         "webp_alpha.webp": encode(rgba, "WEBP", quality=80),
         "webp_animated.webp": encode(rgb, "WEBP", save_all=True, append_images=[ImageOps.invert(rgb)], quality=60),
     }
+
+
+def refused(zoo: dict[str, bytes]) -> dict[str, bytes]:
+    """Files that are refused, by code and name."""
+
+    def patched(name: str, *patches: tuple[int, bytes]) -> bytes:
+        data = bytearray(zoo[name])
+        for offset, new in patches:
+            data[offset : offset + len(new)] = new
+        return bytes(data)
+
+    side = 20_000
+    big, little = struct.pack(">I", side), struct.pack("<I", side)
+    png = zoo["png_rgb.png"]
+    ihdr = b"IHDR" + big + big + png[24:29]
+    jpeg = zoo["jpeg_420.jpg"]
+    frame = jpeg.index(b"\xff\xc0")
+    scan = jpeg.index(b"\xff\xda")
+    tables = jpeg.index(b"\xff\xdb")
+    webp = zoo["webp_lossless.webp"]
+    # 14 bits each of width and height less one, behind the signature of the lossless bitstream.
+    sizes = struct.pack("<I", 15_999 | 15_999 << 14)
+    tiff = zoo["tiff.tiff"]
+    entries = struct.unpack("<I", tiff[4:8])[0]
+    fields = {struct.unpack("<H", tiff[at : at + 2])[0]: at for at in range(entries + 2, entries + 2 + 12 * struct.unpack("<H", tiff[entries : entries + 2])[0], 12)}
+    wide = struct.pack("<HII", 4, 1, side)
+    brand = b"\0\0\0\x18ftyp%s\0\0\0\0mif1miaf"
+    float_tiff = encode(Image.fromarray(np.linspace(0, 1, 36 * 24, dtype=np.float32).reshape(24, 36)), "TIFF")
+    middle = len(png) // 2
+    too_large, broken, unknown = "image_too_large/", "undecodable_image/", "unsupported_format/"
+    return {
+        too_large + "pixels.png": png[:12] + ihdr + struct.pack(">I", zlib.crc32(ihdr)) + png[33:],
+        too_large + "pixels.jpg": patched("jpeg_420.jpg", (frame + 5, struct.pack(">HH", side, side))),
+        too_large + "pixels.bmp": patched("bmp.bmp", (18, little + little)),
+        too_large + "pixels.gif": patched("gif.gif", (6, struct.pack("<HH", side, side))),
+        too_large + "pixels.webp": patched("webp_lossless.webp", (webp.index(b"VP8L") + 9, sizes)),
+        too_large + "pixels.tiff": patched("tiff.tiff", (fields[256] + 2, wide), (fields[257] + 2, wide), (fields[278] + 2, wide)),
+        too_large + "side.png": sized(70_000, 1),
+        broken + "half.jpg": jpeg[: len(jpeg) // 2],
+        broken + "half.png": png[:middle],
+        broken + "half.webp": webp[: len(webp) // 2],
+        broken + "half.gif": zoo["gif.gif"][: len(zoo["gif.gif"]) // 2],
+        broken + "half.bmp": zoo["bmp.bmp"][: len(zoo["bmp.bmp"]) // 2],
+        broken + "half.tiff": tiff[: len(tiff) // 2],
+        broken + "checksum.png": png[:middle] + bytes([png[middle] ^ 0xFF]) + png[middle + 1 :],
+        broken + "no_components.jpg": patched("jpeg_420.jpg", (frame + 9, b"\0")),
+        broken + "no_tables.jpg": jpeg[:tables] + jpeg[frame:],
+        broken + "no_scan.jpg": jpeg[:scan] + b"\xff\xd9",
+        broken + "no_pixels.png": sized(0, 5),
+        broken + "many_scans.jpg": jpeg[:-2] + jpeg[scan : scan + 14] * 200 + b"\xff\xd9",
+        broken + "bomb.png": sized(5_000, 5_000),
+        broken + "header_only.png": png[:33],
+        broken + "header_only.gif": zoo["gif.gif"][:13],
+        broken + "directory_outside.tiff": patched("tiff.tiff", (4, b"\xff\xff\xff\x7f")),
+        unknown + "avif.avif": brand % b"avif" + bytes(64),
+        unknown + "heic.heic": brand % b"heic" + bytes(64),
+        unknown + "svg.svg": b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>',
+        unknown + "text.jpg": b"this is a text, whatever its name says",
+        unknown + "empty.jpg": b"",
+        unknown + "float.tiff": float_tiff,
+        unknown + "palette.tiff": encode(photo().quantize(32), "TIFF", compression="tiff_lzw"),
+        unknown + "lossless.jpg": patched("jpeg_420.jpg", (frame, b"\xff\xc3")),
+        unknown + "twelve_bits.jpg": patched("jpeg_420.jpg", (frame + 4, b"\x0c")),
+    }
+
+
+def sized(width: int, height: int) -> bytes:
+    """A PNG of which only the size is true: its one row is far too short."""
+    whole = png(max(width, 1), max(height, 1), 8, 2, b"\0" * max(height, 1))
+    ihdr = b"IHDR" + struct.pack(">II", width, height) + whole[24:29]
+    return whole[:12] + ihdr + struct.pack(">I", zlib.crc32(ihdr)) + whole[33:]
 
 
 def reference(data: bytes, name: str) -> Image.Image:
@@ -185,17 +364,34 @@ def reference(data: bytes, name: str) -> Image.Image:
     return Image.fromarray(convert_to_rgb(image, return_numpy=True))
 
 
+def resize(data: bytes, name: str, size: int) -> Image.Image:
+    """The reference at `size` × `size`, and in sRGB if its name says that it has a wide gamut."""
+    resized = reference(data, name).resize((size, size), BICUBIC)
+    if "_icc_" not in name or "srgb" in name:
+        return resized
+    source = ImageCms.ImageCmsProfile(io.BytesIO(Image.open(io.BytesIO(data)).info["icc_profile"]))
+    intent = ImageCms.Intent.RELATIVE_COLORIMETRIC
+    return ImageCms.profileToProfile(resized, source, ImageCms.createProfile("sRGB"), intent)
+
+
 def main() -> None:
     for folder in ("zoo", "resized", "photos"):
         (HERE / folder).mkdir(exist_ok=True)
     rgb = photo()
-    for name, data in {**jpegs(rgb), **pngs(rgb), **others(rgb)}.items():
+    zoo = {**jpegs(rgb), **pngs(rgb), **others(rgb)}
+    for name, data in refused(zoo).items():
+        path = HERE / "refused" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    for name, data in zoo.items():
         (HERE / "zoo" / name).write_bytes(data)
-        resized = reference(data, name).resize((SIZE, SIZE), BICUBIC)
+        resized = resize(data, name, SIZE)
         resized.save(HERE / "resized" / f"{name.split('.')[0]}.png", optimize=True)
     for path in sorted(EXAMPLES.glob("*.jpg")):
         resized = reference(path.read_bytes(), path.name).resize((PHOTO_SIZE, PHOTO_SIZE), BICUBIC)
         resized.save(HERE / "photos" / f"{path.stem}.png", optimize=True)
+    resized = resize((EXAMPLES / "rocket.jpg").read_bytes(), "rocket_icc_adobe", PHOTO_SIZE)
+    resized.save(HERE / "photos" / "rocket_icc.png", optimize=True)
     for resample in list(Image.Resampling)[:6]:
         resized = Image.open(EXAMPLES / "coffee.jpg").resize((SIZE, SIZE), resample)
         resized.save(HERE / "photos" / f"coffee_resample_{resample.value}.png", optimize=True)

@@ -2,15 +2,17 @@
 
 use std::io::Cursor;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes, to_bytes};
 use axum::http::{HeaderMap, Method, Request, StatusCode};
-use cutline::captioner::{Captioner, GenerationDefaults, ModelInfo, Parts};
+use cutline::captioner::{Captioner, GenerationDefaults, MemoryLimits, ModelInfo, Parts};
 use cutline::config::HttpSettings;
-use cutline::engine::{Engine, EngineInfo, Event, FinishReason, Job, JobId, Sequence};
+use cutline::engine::{
+    EncodedImage, Engine, Event, FinishReason, Job, JobId, PixelValues, Sequence,
+};
 use cutline::error::{Error, Result};
 use cutline::http::{AppState, app};
 use cutline::image::{DecodeLimits, PreprocessConfig};
@@ -24,16 +26,55 @@ const CLS: u32 = 2;
 /// "a red square" and the end.
 const WRITES: [u32; 4] = [5, 6, 7, 3];
 
-/// What the engine does, to be changed while it runs.
-#[derive(Debug, Default)]
+/// What the engine does, to be changed while it runs, and what it was asked.
+#[derive(Debug)]
 pub(super) struct Script {
     /// It thinks for as long as this is true.
     pub(super) stuck: AtomicBool,
     /// Its steps fail.
     pub(super) broken: AtomicBool,
+    /// Steps in which it writes; less than none for as many as it likes.
+    steps: AtomicIsize,
+    starts: AtomicUsize,
+    encodes: AtomicUsize,
+}
+
+impl Default for Script {
+    fn default() -> Self {
+        Self {
+            stuck: AtomicBool::default(),
+            broken: AtomicBool::default(),
+            steps: AtomicIsize::new(-1),
+            starts: AtomicUsize::default(),
+            encodes: AtomicUsize::default(),
+        }
+    }
 }
 
 impl Script {
+    /// From now on it writes a token in each of so many steps, and then thinks.
+    pub(super) fn let_step(&self, steps: isize) {
+        self.steps.store(steps, Ordering::SeqCst);
+    }
+
+    /// Jobs that were begun.
+    pub(super) fn starts(&self) -> usize {
+        self.starts.load(Ordering::SeqCst)
+    }
+
+    /// Images that went through the vision tower.
+    pub(super) fn encodes(&self) -> usize {
+        self.encodes.load(Ordering::SeqCst)
+    }
+
+    fn may_step(&self) -> bool {
+        let take = |left: isize| if left > 0 { Some(left - 1) } else { None };
+        match self.steps.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take) {
+            Ok(_) => true,
+            Err(left) => left < 0,
+        }
+    }
+
     pub(super) fn set_stuck(&self, stuck: bool) {
         self.stuck.store(stuck, Ordering::SeqCst);
     }
@@ -45,17 +86,19 @@ impl Script {
 
 struct ScriptedEngine {
     script: Arc<Script>,
-    info: EngineInfo,
-    jobs: Vec<Job>,
+    /// With the number of tokens that each has written.
+    jobs: Vec<(Job, usize)>,
 }
 
 impl Engine for ScriptedEngine {
-    fn info(&self) -> &EngineInfo {
-        &self.info
+    fn encode(&mut self, _: &PixelValues) -> Result<EncodedImage> {
+        self.script.encodes.fetch_add(1, Ordering::SeqCst);
+        Ok(EncodedImage::new((), 1000))
     }
 
     fn start(&mut self, job: Job) -> Result<()> {
-        self.jobs.push(job);
+        self.script.starts.fetch_add(1, Ordering::SeqCst);
+        self.jobs.push((job, 0));
         Ok(())
     }
 
@@ -64,14 +107,20 @@ impl Engine for ScriptedEngine {
             self.jobs.clear();
             return Err(Error::model("the secret matrix is singular"));
         }
-        if self.script.stuck.load(Ordering::SeqCst) {
+        if self.script.stuck.load(Ordering::SeqCst) || !self.script.may_step() {
             std::thread::sleep(Duration::from_millis(1));
             return Ok(());
         }
-        for job in self.jobs.drain(..) {
+        self.jobs.retain_mut(|(job, written)| {
+            if job.params.num_beams == 1 {
+                events.push(Event::Token { job: job.id, token: WRITES[*written] });
+            }
+            *written += 1;
             let length = job.params.max_new_tokens.min(WRITES.len());
+            if *written < length {
+                return true;
+            }
             let written = &WRITES[..length];
-            events.extend(written.iter().map(|&token| Event::Token { job: job.id, token }));
             let whole = length == WRITES.len();
             let sequence = Sequence {
                 ids: [&[CLS], job.prompt.as_slice(), written].concat(),
@@ -82,16 +131,17 @@ impl Engine for ScriptedEngine {
             };
             let sequences = vec![sequence; job.params.num_return_sequences];
             events.push(Event::Done { job: job.id, sequences });
-        }
+            false
+        });
         Ok(())
     }
 
     fn cancel(&mut self, job: JobId) {
-        self.jobs.retain(|other| other.id != job);
+        self.jobs.retain(|(other, _)| other.id != job);
     }
 
-    fn active(&self) -> usize {
-        self.jobs.len()
+    fn reset(&mut self) {
+        self.jobs.clear();
     }
 }
 
@@ -116,22 +166,19 @@ impl Fixture {
 
     /// The captioner is there, but the state does not know it yet.
     pub(super) fn loading(settings: HttpSettings) -> Self {
+        Self::build(settings, 1, MemoryLimits::default())
+    }
+
+    /// A queue of `capacity` places, as many rows at a time, and this much memory.
+    pub(super) fn roomy(capacity: usize, memory: MemoryLimits) -> Self {
+        let fixture = Self::build(HttpSettings::default(), capacity, memory);
+        fixture.state.ready(fixture.captioner.clone());
+        fixture
+    }
+
+    pub(super) fn build(settings: HttpSettings, capacity: usize, memory: MemoryLimits) -> Self {
         let script = Arc::new(Script::default());
-        let engine = ScriptedEngine {
-            script: Arc::clone(&script),
-            info: EngineInfo {
-                parameters: 1,
-                precision: "f32".into(),
-                kernels: "none".into(),
-                device: "cpu".into(),
-                image_size: 32,
-                patch_size: 16,
-                vocab_size: 10,
-                max_positions: 64,
-                threads: 1,
-            },
-            jobs: Vec::new(),
-        };
+        let engine = ScriptedEngine { script: Arc::clone(&script), jobs: Vec::new() };
         let vocab = TokenizerSource { vocab: Some(VOCAB.as_bytes()), ..TokenizerSource::default() };
         let max_bytes = settings.max_image_bytes;
         let parts = Parts {
@@ -140,8 +187,9 @@ impl Fixture {
             limits: DecodeLimits { max_bytes, max_pixels: 100_000_000 },
             info: model_info(),
             max_workers: 2,
-            max_batch_size: 1,
-            queue_capacity: 1,
+            max_batch_size: capacity,
+            queue_capacity: capacity,
+            memory,
         };
         let captioner = Captioner::with_engine(Box::new(engine), parts).unwrap();
         Self { script, state: AppState::new(settings), captioner }
@@ -163,7 +211,8 @@ impl Fixture {
 
     /// The proof that whatever happened before did no harm.
     pub(super) async fn still_answers(&self) {
-        let answer = self.send(raw(png())).await;
+        // By the model, and not from memory.
+        let answer = self.send(post("?cache=bypass", "image/png", png())).await;
         assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
         assert_eq!(answer.json()["caption"], "a red square");
     }
@@ -257,12 +306,21 @@ fn jpeg(image: &RgbImage) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
+/// A small image that no other number has.
+pub(super) fn distinct(number: u32) -> Vec<u8> {
+    picture(ImageFormat::Png, 20 + number % 100, 20 + number / 100)
+}
+
 pub(super) fn png() -> Vec<u8> {
     picture(ImageFormat::Png, 40, 30)
 }
 
 pub(super) fn post(query: &str, content_type: &str, body: impl Into<Body>) -> Request<Body> {
-    let request = Request::builder().method(Method::POST).uri(format!("/caption/generate{query}"));
+    post_to(&format!("/caption/generate{query}"), content_type, body)
+}
+
+pub(super) fn post_to(uri: &str, content_type: &str, body: impl Into<Body>) -> Request<Body> {
+    let request = Request::builder().method(Method::POST).uri(uri);
     let request = if content_type.is_empty() {
         request
     } else {

@@ -6,7 +6,7 @@ use axum::body::{Body, Bytes};
 use axum::http::StatusCode;
 use cutline::config::HttpSettings;
 
-use super::fixture::{Fixture, eventually, png, raw};
+use super::fixture::{Fixture, distinct, eventually, png, raw};
 
 #[tokio::test]
 async fn while_the_model_loads_the_server_says_so() {
@@ -34,9 +34,20 @@ async fn while_the_model_loads_the_server_says_so() {
     assert_eq!((&health["model"], &health["device"]), (&"scripted".into(), &"cpu".into()));
     assert_eq!((&health["queue"]["depth"], &health["queue"]["capacity"]), (&0.into(), &1.into()));
     assert_eq!(health["in_flight"], 0);
+    assert_eq!(health["images_per_second"], 0.0);
+    assert_eq!(health["estimated_wait_ms"], 0.0);
+    assert_eq!(
+        (&health["queue"]["reserved"], &health["batch"]["max_size"]),
+        (&0.into(), &1.into())
+    );
     assert!(health["uptime_ms"].is_u64());
-    assert!(health.get("last_error").is_none());
+    assert!(health.get("last_error").is_none() && health["batch"].get("memory_limit").is_none());
     fixture.still_answers().await;
+    let health = fixture.get("/health").await.json();
+    assert!(health["images_per_second"].as_f64().unwrap() > 0.0, "{health}");
+    let batch = &health["batch"];
+    assert_eq!((&batch["finished"], &batch["encoded"]), (&1.into(), &1.into()));
+    assert_eq!((&batch["failures"], &batch["out_of_memory"]), (&0.into(), &0.into()));
 }
 
 #[tokio::test(start_paused = true)]
@@ -80,10 +91,10 @@ async fn what_has_no_place_in_the_queue_is_refused() {
     let fixture = Fixture::new();
     fixture.script.set_stuck(true);
     let (first, second, rest) = tokio::join!(
-        fixture.send(raw(png())),
+        fixture.send(raw(distinct(1))),
         async {
             eventually("one in the model", || fixture.captioner.status().in_flight == 1).await;
-            fixture.send(raw(png())).await
+            fixture.send(raw(distinct(2))).await
         },
         async {
             // The first passes through the queue, too; only the second waits in it.
@@ -92,7 +103,7 @@ async fn what_has_no_place_in_the_queue_is_refused() {
                 (status.in_flight, status.queue_depth) == (1, 1)
             })
             .await;
-            let third = fixture.send(raw(png())).await;
+            let third = fixture.send(raw(distinct(3))).await;
             let health = fixture.get("/health").await;
             let ready = fixture.get("/health/ready").await;
             fixture.script.set_stuck(false);
@@ -105,6 +116,7 @@ async fn what_has_no_place_in_the_queue_is_refused() {
     assert_eq!(health.status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(health.json()["status"], "overloaded");
     assert_eq!(health.json()["in_flight"], 1);
+    assert!(health.json()["estimated_wait_ms"].as_f64().unwrap() > 0.0, "{health:?}");
     ready.problem(503, "not_ready");
     assert_eq!((first.status, second.status), (StatusCode::OK, StatusCode::OK));
     fixture.still_answers().await;

@@ -1,13 +1,8 @@
 //! What needs a model: the embedded one.
 
-use std::io::{BufRead, BufReader, Read};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::thread::{JoinHandle, spawn};
-use std::time::{Duration, Instant};
+use std::process::Stdio;
 
 use serde_json::Value;
-use tempfile::TempDir;
 
 use super::{assert_sentence, assert_status, cutline, photo, run, text};
 
@@ -109,110 +104,4 @@ fn the_model_is_described_as_json() {
     assert!(info["digest"].as_str().unwrap().starts_with("blake3:"));
     let output = run(&["model", "info", "./no-such-folder"]);
     assert_sentence(&output, 1, &["no-such-folder"]);
-}
-
-/// A running server, which ends with the test.
-struct Server {
-    child: Child,
-    /// What it prints, read as it comes: a full pipe would stop it.
-    stdout: JoinHandle<String>,
-    address: String,
-    _folder: TempDir,
-}
-
-impl Server {
-    fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let mut child = cutline(&folder, &["serve", "--port", "0"])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut stdout = BufReader::new(child.stdout.take().unwrap());
-        let mut line = String::new();
-        stdout.read_line(&mut line).unwrap();
-        let line: Value = serde_json::from_str(&line).unwrap();
-        let message = line["message"].as_str().unwrap();
-        let address = message.strip_prefix("listening on ").unwrap().to_owned();
-        let stdout = spawn(move || {
-            let mut rest = String::new();
-            stdout.read_to_string(&mut rest).unwrap();
-            rest
-        });
-        Self { child, stdout, address, _folder: folder }
-    }
-
-    fn get(&self, path: &str) -> (u16, Value) {
-        let agent: ureq::Agent =
-            ureq::Agent::config_builder().http_status_as_error(false).build().into();
-        let mut answer = agent.get(format!("{}{path}", self.address)).call().unwrap();
-        let body = answer.body_mut().read_to_vec().unwrap();
-        (answer.status().as_u16(), serde_json::from_slice(&body).unwrap())
-    }
-
-    fn wait_until_ready(&self) {
-        let begin = Instant::now();
-        while self.get("/health/ready").0 != 200 {
-            assert!(begin.elapsed() < Duration::from_secs(120), "{:?}", self.get("/health"));
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    fn signal(&self, name: &str) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
-    }
-
-    /// The exit status, the rest of standard output, and standard error.
-    fn end(mut self) -> (Option<i32>, String, String) {
-        let status = self.child.wait().unwrap().code();
-        let mut errors = String::new();
-        self.child.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
-        let stdout = std::mem::replace(&mut self.stdout, spawn(String::new));
-        (status, stdout.join().unwrap(), errors)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-#[cfg(unix)]
-#[test]
-fn a_server_serves_until_it_is_told_to_stop() {
-    let server = Server::start();
-    assert_eq!(server.get("/health/live").0, 200);
-    server.wait_until_ready();
-    assert_eq!(server.get("/health").1["status"], "ok");
-    let photo = std::fs::read(Path::new(&photo("cat"))).unwrap();
-    let mut answer = ureq::post(format!("{}/caption/generate", server.address))
-        .header("content-type", "image/jpeg")
-        .header("x-request-id", "from-the-test")
-        .send(photo.as_slice())
-        .unwrap();
-    let caption: Value = serde_json::from_slice(&answer.body_mut().read_to_vec().unwrap()).unwrap();
-    assert!(caption["caption"].is_string(), "{caption}");
-
-    server.signal("-TERM");
-    let (status, output, errors) = server.end();
-    assert_eq!(status, Some(0), "{output}{errors}");
-    assert_eq!(errors, "");
-    let lines: Vec<Value> =
-        output.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert!(lines.iter().any(|l| l["message"].as_str().unwrap().starts_with("model ready in ")));
-    let line = lines.iter().find(|line| line["request_id"] == "from-the-test").unwrap();
-    assert_eq!(line["status"], 200);
-    assert_eq!(line["image_hash"], caption["image"]["hash"]);
-}
-
-#[cfg(unix)]
-#[test]
-fn a_server_can_be_stopped_while_its_model_loads() {
-    let server = Server::start();
-    server.signal("-INT");
-    let (status, output, errors) = server.end();
-    assert_eq!(status, Some(0), "{output}{errors}");
 }

@@ -1,0 +1,184 @@
+//! Many images through one model: how batch size and the order of encoding and decoding change what
+//! a crowd gets and what a single caller waits. Images are pixels already; nothing is decoded.
+
+mod common;
+
+use std::error::Error;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use criterion::{BenchmarkId, SamplingMode, Throughput};
+use cutline::batching::{Handle, JobEvent, Options, Place, Priority, VisionOrder, Work};
+use cutline::engine::{GenerationParams, PixelValues, bench};
+use cutline::error::{Error as CutlineError, Result};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use tokio::runtime::Runtime;
+use tokio::task::JoinSet;
+
+/// Images that come at once.
+const CROWD: usize = 32;
+/// Images that come one by one, at random times.
+const ARRIVALS: usize = 60;
+const ORDERS: [(&str, VisionOrder); 2] =
+    [("all first", VisionOrder::AllFirst), ("one between", VisionOrder::OneBetweenSteps)];
+const SIZES: [usize; 3] = [1, 8, 16];
+
+fn main() -> std::result::Result<(), Box<dyn Error>> {
+    let runtime = Runtime::new()?;
+    let side = common::engine()?.info().image_size;
+    let images: Vec<_> = (0..16).map(|seed| Arc::new(bench::image(seed, side))).collect();
+    // The same arrivals for both orders and all sizes, or nothing could be compared.
+    let rate = 0.7 * full_speed(&runtime, &images)?;
+    let mut criterion = common::criterion();
+    for size in SIZES {
+        for (name, order) in ORDERS {
+            let queue = Queue { handle: spawn(order, size)?, images: images.clone() };
+            let mut group = criterion.benchmark_group("queue");
+            group.sampling_mode(SamplingMode::Flat).throughput(Throughput::Elements(CROWD as u64));
+            let of = |what: &str| BenchmarkId::new(format!("{what}, {name}"), size);
+            group.bench_function(of("32 at once"), |bencher| {
+                bencher
+                    .iter_custom(|times| must(repeat(times, || runtime.block_on(queue.crowd()))));
+            });
+            group.throughput(Throughput::Elements(1));
+            group.bench_function(of("one, joined by 7"), |bencher| {
+                bencher
+                    .iter_custom(|times| must(repeat(times, || runtime.block_on(queue.joined()))));
+            });
+            group.bench_function(of("p95 at 70 %"), |bencher| {
+                bencher.iter_custom(|times| {
+                    must(repeat(times, || runtime.block_on(queue.arrivals(rate))))
+                });
+            });
+            group.finish();
+        }
+    }
+    criterion.final_summary();
+    Ok(())
+}
+
+/// Images per second when there are always some that wait; the best of three, because a machine
+/// that does other things is slower than it is, never faster.
+fn full_speed(runtime: &Runtime, images: &[Arc<PixelValues>]) -> Result<f64> {
+    let handle = spawn(VisionOrder::default(), 8)?;
+    let queue = Queue { handle, images: images.to_vec() };
+    let mut best = Duration::MAX;
+    for _ in 0..3 {
+        best = best.min(runtime.block_on(queue.crowd())?);
+    }
+    Ok(CROWD as f64 / best.as_secs_f64())
+}
+
+/// A time of nothing would look like a success.
+fn must(result: Result<Duration>) -> Duration {
+    result.unwrap_or_else(|error| {
+        eprintln!("{error}");
+        std::process::exit(1)
+    })
+}
+
+fn repeat(times: u64, mut work: impl FnMut() -> Result<Duration>) -> Result<Duration> {
+    (0..times).map(|_| work()).sum()
+}
+
+fn spawn(vision_order: VisionOrder, max_batch_size: usize) -> Result<Handle> {
+    let options = Options { max_batch_size, queue_capacity: CROWD, vision_order };
+    Handle::spawn(Box::new(common::engine()?), options)
+}
+
+struct Queue {
+    handle: Handle,
+    images: Vec<Arc<PixelValues>>,
+}
+
+impl Queue {
+    /// Image `number`, with a caption of 7 to 13 tokens.
+    fn work(&self, number: usize) -> Work {
+        let tokens = 7 + number * 5 % 7;
+        let params = GenerationParams {
+            min_new_tokens: tokens,
+            max_new_tokens: tokens,
+            ..GenerationParams::default()
+        };
+        let image = Arc::clone(&self.images[number % self.images.len()]).into();
+        Work { image, prompt: Vec::new(), params, deadline: None }
+    }
+
+    fn place(&self) -> Result<Place> {
+        let mut places = self.handle.reserve(1, Priority::Interactive)?;
+        places.pop().ok_or_else(|| CutlineError::internal("no place"))
+    }
+
+    /// The time until all that came at once are captioned.
+    async fn crowd(&self) -> Result<Duration> {
+        let begin = Instant::now();
+        let mut jobs = JoinSet::new();
+        for number in 0..CROWD {
+            jobs.spawn(captioned(self.place()?, self.work(number)));
+        }
+        latencies(jobs).await?;
+        Ok(begin.elapsed())
+    }
+
+    /// What an image takes that is being decoded when seven others come.
+    async fn joined(&self) -> Result<Duration> {
+        let begin = Instant::now();
+        let mut first = self.place()?.submit(self.work(3))?;
+        let mut others = JoinSet::new();
+        let mut time = Duration::ZERO;
+        while let Some(event) = first.next().await {
+            match event {
+                JobEvent::Token(_) if others.is_empty() => {
+                    for number in 0..7 {
+                        others.spawn(captioned(self.place()?, self.work(number)));
+                    }
+                }
+                JobEvent::Done { .. } => time = begin.elapsed(),
+                JobEvent::Failed(error) => return Err(error),
+                _ => {}
+            }
+        }
+        latencies(others).await?;
+        Ok(time)
+    }
+
+    /// The 95th percentile of what images take that come at random times, so many a second.
+    async fn arrivals(&self, per_second: f64) -> Result<Duration> {
+        let mut random = ChaCha8Rng::seed_from_u64(7);
+        let mut jobs = JoinSet::new();
+        let mut next = Instant::now();
+        for number in 0..ARRIVALS {
+            tokio::time::sleep_until(next.into()).await;
+            jobs.spawn(captioned(self.place()?, self.work(number)));
+            let wait = -(1.0 - random.random::<f64>()).ln() / per_second;
+            next += Duration::from_secs_f64(wait);
+        }
+        let mut times = latencies(jobs).await?;
+        times.sort_unstable();
+        Ok(times[ARRIVALS * 95 / 100])
+    }
+}
+
+/// What one image takes.
+async fn captioned(place: Place, work: Work) -> Result<Duration> {
+    let begin = Instant::now();
+    let mut submission = place.submit(work)?;
+    while let Some(event) = submission.next().await {
+        match event {
+            JobEvent::Done { .. } => return Ok(begin.elapsed()),
+            JobEvent::Failed(error) => return Err(error),
+            _ => {}
+        }
+    }
+    Err(CutlineError::internal("a job ended without an end"))
+}
+
+async fn latencies(mut jobs: JoinSet<Result<Duration>>) -> Result<Vec<Duration>> {
+    let mut times = Vec::new();
+    while let Some(joined) = jobs.join_next().await {
+        let crashed = |error| CutlineError::internal("a caller crashed").with_source(error);
+        times.push(joined.map_err(crashed)??);
+    }
+    Ok(times)
+}

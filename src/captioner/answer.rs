@@ -1,0 +1,90 @@
+//! What the caches keep of captions, and what the callers of one caption share.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Choice, ImageInfo, VisionCacheState};
+use crate::cache::Weigh;
+use crate::engine::EncodedImage;
+use crate::error::Result;
+use crate::image::{Appearance, DominantColor};
+
+/// The part of an answer that is the same for everybody who asks the same.
+#[derive(Debug)]
+pub(super) struct Answer {
+    /// Best first, one or more.
+    pub(super) choices: Vec<Choice>,
+    pub(super) image: ImageInfo,
+    /// Its colours and mood, if they were asked for.
+    pub(super) appearance: Option<Appearance>,
+}
+
+impl Weigh for Arc<Answer> {
+    fn bytes(&self) -> usize {
+        let texts: usize = self.choices.iter().map(|choice| choice.text.capacity()).sum();
+        let choices = self.choices.capacity() * size_of::<Choice>();
+        // The counters of the Arc.
+        let counters = 2 * size_of::<usize>();
+        size_of::<Self>()
+            + counters
+            + size_of::<Answer>()
+            + choices
+            + texts
+            + self.image.heap()
+            + heap(self.appearance.as_ref())
+    }
+}
+
+/// What the vision tower made of an image, and what is known of the image from decoding it.
+#[derive(Debug, Clone)]
+pub(super) struct Seen {
+    pub(super) encoded: Arc<EncodedImage>,
+    pub(super) image: ImageInfo,
+    /// Its colours and mood, if they were asked for.
+    pub(super) appearance: Option<Appearance>,
+}
+
+impl Weigh for Seen {
+    fn bytes(&self) -> usize {
+        size_of::<Self>()
+            + size_of::<EncodedImage>()
+            + self.encoded.bytes()
+            + self.image.heap()
+            + heap(self.appearance.as_ref())
+    }
+}
+
+impl ImageInfo {
+    fn heap(&self) -> usize {
+        self.hash.capacity() + self.format.capacity()
+    }
+}
+
+/// What an appearance holds beside itself.
+fn heap(appearance: Option<&Appearance>) -> usize {
+    appearance.map_or(0, |appearance| {
+        let names =
+            appearance.colors.iter().map(|color| color.hex.capacity() + color.name.capacity());
+        names.sum::<usize>() + appearance.colors.capacity() * size_of::<DominantColor>()
+    })
+}
+
+/// How far a caption is that several callers may wait for.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    /// The image is decoded and the work is in the queue: from here on only the model can fail.
+    pub(super) accepted: bool,
+    /// The prompt and what was written so far; nothing of beams.
+    pub(super) ids: Vec<u32>,
+    pub(super) end: Option<Result<Arc<Finished>>>,
+}
+
+/// A caption that was computed, and where the time went.
+#[derive(Debug)]
+pub(super) struct Finished {
+    pub(super) answer: Arc<Answer>,
+    pub(super) vision: Option<VisionCacheState>,
+    pub(super) decode: Duration,
+    pub(super) queued: Duration,
+    pub(super) inference: Duration,
+}

@@ -1,0 +1,159 @@
+//! How many bytes of images the program holds at a time: bodies that are being read, photos that
+//! wait to be decoded, and pixels that wait for the model.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// A number of bytes that may be held at a time. Cheap to clone; clones share the bytes.
+#[derive(Debug, Clone)]
+pub struct Budget {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    capacity: u64,
+    held: AtomicU64,
+}
+
+impl Budget {
+    /// A budget of `capacity` bytes.
+    #[must_use]
+    pub fn new(capacity: u64) -> Self {
+        Self { inner: Arc::new(Inner { capacity, held: AtomicU64::new(0) }) }
+    }
+
+    /// Bytes that may be held.
+    #[must_use]
+    pub fn capacity(&self) -> u64 {
+        self.inner.capacity
+    }
+
+    /// Bytes that are held.
+    #[must_use]
+    pub fn held(&self) -> u64 {
+        self.inner.held.load(Ordering::Relaxed)
+    }
+
+    /// Takes `bytes`, at once or not at all.
+    ///
+    /// # Errors
+    /// [`QueueFull`](ErrorKind::QueueFull): there are not so many left.
+    pub fn take(&self, bytes: u64) -> Result<Permit> {
+        let mut permit = Permit { budget: self.clone(), bytes: 0 };
+        permit.grow(bytes)?;
+        Ok(permit)
+    }
+}
+
+/// Bytes that were taken. Dropping it gives them back.
+#[derive(Debug)]
+pub struct Permit {
+    budget: Budget,
+    bytes: u64,
+}
+
+impl Permit {
+    /// Bytes that it stands for.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Takes `more` bytes, at once or not at all.
+    ///
+    /// # Errors
+    /// As [`Budget::take`].
+    pub fn grow(&mut self, more: u64) -> Result<()> {
+        let Inner { capacity, held } = &*self.budget.inner;
+        let within = |held: u64| held.checked_add(more).filter(|held| held <= capacity);
+        held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, within).map_err(|_| full())?;
+        self.bytes += more;
+        Ok(())
+    }
+
+    /// Hands `bytes` of it over to a permit of their own; fewer if it has fewer.
+    #[must_use]
+    pub fn split(&mut self, bytes: u64) -> Self {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        Self { budget: self.budget.clone(), bytes }
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.budget.inner.held.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+fn full() -> Error {
+    Error::new(
+        ErrorKind::QueueFull,
+        "the images that are being received and waiting fill the server's memory for them \
+         (MAX_INFLIGHT_BYTES); nothing was queued, try again a little later",
+    )
+    .with_retry_after(Duration::from_secs(1))
+}
+
+/// The bytes of an image file, with what they take of the budget.
+#[derive(Debug)]
+pub struct Photo {
+    pub(super) bytes: Vec<u8>,
+    /// Given back with the bytes.
+    _permit: Option<Permit>,
+}
+
+impl Photo {
+    /// Bytes for which `permit` was taken; it is given back with them.
+    #[must_use]
+    pub fn new(bytes: Vec<u8>, permit: Permit) -> Self {
+        Self { bytes, _permit: Some(permit) }
+    }
+
+    /// How many bytes there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Whether there are none, which is no image.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+}
+
+impl From<Vec<u8>> for Photo {
+    /// Bytes that the caller bounds in another way.
+    fn from(bytes: Vec<u8>) -> Self {
+        Self { bytes, _permit: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_taken_comes_back() {
+        let budget = Budget::new(100);
+        let mut permit = budget.take(60).unwrap();
+        assert!(budget.take(41).is_err());
+        let other = permit.split(50);
+        assert_eq!((permit.bytes(), other.bytes(), budget.held()), (10, 50, 60));
+        let error = permit.grow(41).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::QueueFull);
+        assert!(error.retry_after().is_some());
+        assert_eq!((permit.bytes(), budget.held()), (10, 60), "nothing was taken in vain");
+        drop(permit);
+        assert_eq!(budget.held(), 50);
+        drop(other);
+        assert_eq!(budget.held(), 0);
+        assert!(budget.take(u64::MAX).is_err());
+        assert!(budget.take(100).is_ok());
+    }
+}

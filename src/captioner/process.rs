@@ -1,0 +1,80 @@
+//! What is told of an image without the model.
+
+use std::time::Instant;
+
+use serde::Serialize;
+
+use super::ImageInfo;
+use super::budget::Photo;
+use super::decoders::Decoders;
+use super::run::milliseconds;
+use crate::error::Result;
+use crate::image::{Appearance, DecodeLimits, Measures, PreprocessConfig, decode_for};
+
+/// The answer of `POST /image/process`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ProcessedImage {
+    /// The file.
+    pub image: ProcessedInfo,
+    /// Dominant colours and mood.
+    #[serde(flatten)]
+    pub appearance: Appearance,
+    /// Brightness, contrast, sharpness, colourfulness.
+    #[serde(flatten)]
+    pub measures: Measures,
+    /// Where the time went.
+    pub timings: ProcessTimings,
+}
+
+/// An image file and how it was turned.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ProcessedInfo {
+    /// Hash, format and sizes, as with a caption.
+    #[serde(flatten)]
+    pub info: ImageInfo,
+    /// The orientation that EXIF asked for, 1 to 8; 1 where it asked for nothing. Width and height
+    /// are those of the upright image.
+    pub orientation: u8,
+}
+
+/// Where the time went, in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+pub struct ProcessTimings {
+    /// Decoding.
+    pub decode_ms: f64,
+    /// Colours, mood and measures.
+    pub analysis_ms: f64,
+    /// All of it, waiting for a free worker included.
+    pub total_ms: f64,
+}
+
+impl Decoders {
+    /// Decodes `photo`, an image file, and tells what can be told of it without a model.
+    ///
+    /// # Errors
+    /// As [`decode`](crate::image::decode()).
+    pub async fn process(&self, photo: impl Into<Photo>) -> Result<ProcessedImage> {
+        let begin = Instant::now();
+        let mut processed = self.run(photo.into(), process).await?;
+        processed.timings.total_ms = milliseconds(begin.elapsed());
+        Ok(processed)
+    }
+}
+
+fn process(bytes: &[u8], limits: &DecodeLimits) -> Result<ProcessedImage> {
+    let begin = Instant::now();
+    // As for the default model, so that its captions come with the same colours.
+    let PreprocessConfig { width, height, .. } = PreprocessConfig::default();
+    let decoded = decode_for(bytes, limits, width, height)?;
+    let decode = begin.elapsed();
+    let appearance = Appearance::of(&decoded);
+    let measures = Measures::of(&decoded)?;
+    let info = ImageInfo::of(&blake3::hash(bytes), bytes.len(), &decoded);
+    let timings = ProcessTimings {
+        decode_ms: milliseconds(decode),
+        analysis_ms: milliseconds(begin.elapsed().saturating_sub(decode)),
+        total_ms: 0.0,
+    };
+    let image = ProcessedInfo { info, orientation: decoded.orientation };
+    Ok(ProcessedImage { image, appearance, measures, timings })
+}

@@ -1,0 +1,214 @@
+//! From what is asked for to a [`Run`]: whether it is known, under way, or new.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::answer::{Answer, Progress};
+use super::run::Run;
+use super::work::{self, Task, VisionUse};
+use super::{CachePolicy, CaptionParams, Captioner, Photo, Priority};
+use crate::cache::{Board, Key};
+use crate::error::{Error, Result};
+
+/// More bytes than this are hashed on a thread that may take its time; blake3 reads them within a
+/// millisecond.
+const HASHED_AT_ONCE: usize = 1 << 20;
+
+/// A photo and its place in the caches.
+struct Asked {
+    photo: Photo,
+    hash: blake3::Hash,
+    /// `None` where the answer is neither looked for nor kept.
+    key: Option<Key>,
+}
+
+/// What there is of an answer already.
+enum Found {
+    All(Arc<Answer>),
+    UnderWay(Key),
+    Nothing,
+}
+
+impl Captioner {
+    /// Begins the caption of `photo` for somebody who waits for it: [`start_all`](Self::start_all)
+    /// of one.
+    ///
+    /// # Errors
+    /// Those of [`start_all`](Self::start_all).
+    pub async fn start(&self, photo: impl Into<Photo>, params: CaptionParams) -> Result<Run> {
+        let photos = vec![photo.into()];
+        let mut runs = self.start_all(photos, params, Priority::Interactive).await?;
+        runs.pop().ok_or_else(|| Error::internal("an image was lost"))
+    }
+
+    /// Begins the captions of `photos`, one run for each, in their order. Those that the cache
+    /// knows are there at once; those that are under way already are joined; for the others places
+    /// in the queue are taken, all of them at once or none.
+    ///
+    /// What is wrong with a single image is said by its run.
+    ///
+    /// # Errors
+    /// [`InvalidParameter`](crate::error::ErrorKind::InvalidParameter), or
+    /// [`QueueFull`](crate::error::ErrorKind::QueueFull) when there are not enough places, or not
+    /// enough memory for what the model would read.
+    pub async fn start_all(
+        &self,
+        photos: Vec<Photo>,
+        params: CaptionParams,
+        priority: Priority,
+    ) -> Result<Vec<Run>> {
+        let begin = Instant::now();
+        params.validate()?;
+        let prompt = self.prompt(&params)?;
+        let asked = self.identify(photos, &prompt, &params).await?;
+        self.begin(asked, &prompt, &params, priority, begin)
+    }
+
+    /// The prompt's ids, checked with the length asked for against the model's position table.
+    fn prompt(&self, params: &CaptionParams) -> Result<Vec<u32>> {
+        let limit = self.inner.info.generation.max_new_tokens_limit;
+        if params.generation.max_new_tokens > limit {
+            return Err(Error::parameter(
+                "max_new_tokens",
+                format!("max_new_tokens must be between 1 and {limit} for this model"),
+            ));
+        }
+        let Some(text) = &params.prompt else { return Ok(Vec::new()) };
+        // No word piece is shorter than a byte, so this bounds the work on absurd prompts.
+        let positions = self.inner.info.max_positions;
+        let ids = if text.len() > positions.saturating_mul(64) {
+            None
+        } else {
+            Some(self.inner.tokenizer.encode(text)?).filter(|ids| ids.len() + 1 < positions)
+        };
+        ids.ok_or_else(|| {
+            Error::parameter(
+                "prompt",
+                format!(
+                    "the prompt must be shorter than {positions} word pieces, which this model \
+                     reads with the answer; shorten it"
+                ),
+            )
+        })
+    }
+
+    async fn identify(
+        &self,
+        photos: Vec<Photo>,
+        prompt: &[u32],
+        params: &CaptionParams,
+    ) -> Result<Vec<Asked>> {
+        let hash_all = |photos: Vec<Photo>| -> Vec<(blake3::Hash, Photo)> {
+            photos.into_iter().map(|photo| (blake3::hash(&photo.bytes), photo)).collect()
+        };
+        let hashed = if photos.iter().map(Photo::len).sum::<usize>() <= HASHED_AT_ONCE {
+            hash_all(photos)
+        } else {
+            let hashing = tokio::task::spawn_blocking(move || hash_all(photos));
+            hashing.await.map_err(|e| Error::internal("the hashing ended early").with_source(e))?
+        };
+        let asked = |(hash, photo)| {
+            let key = match params.cache {
+                CachePolicy::Bypass => None,
+                CachePolicy::Use | CachePolicy::Refresh => {
+                    self.inner.identity.answer(&hash, prompt, &params.generation, params.colors)
+                }
+            };
+            Asked { photo, hash, key }
+        };
+        Ok(hashed.into_iter().map(asked).collect())
+    }
+
+    /// Decides for all photos at one moment, so that equal ones among them are computed once.
+    fn begin(
+        &self,
+        asked: Vec<Asked>,
+        prompt: &[u32],
+        params: &CaptionParams,
+        priority: Priority,
+        begin: Instant,
+    ) -> Result<Vec<Run>> {
+        let inner = &self.inner;
+        // Before the board, so that they are dropped after it if something fails: a flight that is
+        // closed asks for the board itself.
+        let (mut runs, mut tasks) = (Vec::with_capacity(asked.len()), Vec::new());
+        let mut board = inner.flights.board();
+        let found = self.find(&asked, params.cache, &board);
+        let new = found.iter().filter(|found| matches!(found, Found::Nothing)).count();
+        // Before any work on the images: what cannot be queued need not be decoded.
+        let mut places = inner.handle.reserve(new, priority)?;
+        // And the pixels that the model will read of each.
+        let input = inner.preprocess.input_bytes() as u64;
+        let mut memory = inner.decoders.budget().take(input.saturating_mul(new as u64))?;
+        for (Asked { photo, hash, key }, found) in asked.into_iter().zip(found) {
+            let run = match found {
+                Found::All(answer) => Run::known(self.clone(), answer, begin),
+                Found::UnderWay(key) => {
+                    let progress = board.join(&key);
+                    let progress = progress.ok_or_else(|| Error::internal("a flight was lost"))?;
+                    Run::joined(self.clone(), progress, prompt.len(), begin)
+                }
+                Found::Nothing => {
+                    let place = places.pop();
+                    let place = place.ok_or_else(|| Error::internal("a place was lost"))?;
+                    let state = Progress { ids: prompt.to_vec(), ..Progress::default() };
+                    let (lead, progress) = board.open(key, state);
+                    let task = Task {
+                        photo,
+                        vision: self.vision_use(&hash, params.cache),
+                        hash,
+                        prompt: prompt.to_vec(),
+                        params: params.generation.clone(),
+                        colors: params.colors,
+                        place,
+                        permit: memory.split(input),
+                    };
+                    tasks.push((lead, task));
+                    Run::first(self.clone(), progress, begin)
+                }
+            };
+            runs.push(run);
+        }
+        drop(board);
+        for (lead, task) in tasks {
+            tokio::spawn(work::drive(self.clone(), lead, task));
+        }
+        Ok(runs)
+    }
+
+    fn find(
+        &self,
+        asked: &[Asked],
+        policy: CachePolicy,
+        board: &Board<'_, Progress>,
+    ) -> Vec<Found> {
+        let mut new = HashSet::new();
+        let find = |asked: &Asked| {
+            let Some(key) = asked.key.filter(|_| policy == CachePolicy::Use) else {
+                return Found::Nothing;
+            };
+            if new.contains(&key) || board.has(&key) {
+                return Found::UnderWay(key);
+            }
+            // After the flights: one that lands leaves its answer here before it is gone.
+            self.inner.answers.get(&key).map_or_else(
+                || {
+                    new.insert(key);
+                    Found::Nothing
+                },
+                Found::All,
+            )
+        };
+        asked.iter().map(find).collect()
+    }
+
+    fn vision_use(&self, image: &blake3::Hash, policy: CachePolicy) -> VisionUse {
+        let key = self.inner.identity.vision(image);
+        match policy {
+            CachePolicy::Use => VisionUse::ReadWrite(key),
+            CachePolicy::Refresh => VisionUse::Write(key),
+            CachePolicy::Bypass => VisionUse::None,
+        }
+    }
+}

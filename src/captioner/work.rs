@@ -1,0 +1,157 @@
+//! One caption in the making, as it is made: decode, wait for the model, keep what comes of it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::answer::{Answer, Finished, Progress, Seen};
+use super::budget::{Permit, Photo};
+use super::{Captioner, Choice, ImageInfo, VisionCacheState};
+use crate::batching::{JobEvent, Place, Work};
+use crate::cache::{Key, Lead};
+use crate::engine::{EncodedImage, GenerationParams, ImageInput, Sequence};
+use crate::error::{Error, Result};
+use crate::image::{Appearance, DecodeLimits, decode_for};
+
+/// What is to be computed, and for what it may be used.
+#[derive(Debug)]
+pub(super) struct Task {
+    pub(super) photo: Photo,
+    pub(super) hash: blake3::Hash,
+    pub(super) prompt: Vec<u32>,
+    pub(super) params: GenerationParams,
+    /// Whether the answer tells the photo's colours.
+    pub(super) colors: bool,
+    pub(super) place: Place,
+    /// For the pixels that the model reads.
+    pub(super) permit: Permit,
+    pub(super) vision: VisionUse,
+}
+
+/// What the cache of encoded images may do for a task.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum VisionUse {
+    /// Read it, and write what is new.
+    ReadWrite(Key),
+    /// Only write.
+    Write(Key),
+    /// Neither.
+    None,
+}
+
+/// What is known of an image that is ready for the model.
+struct Prepared {
+    image: ImageInfo,
+    appearance: Option<Appearance>,
+    vision: Option<VisionCacheState>,
+}
+
+/// Computes `task` until it is done or nobody waits for it any more.
+pub(super) async fn drive(captioner: Captioner, lead: Lead<Progress>, task: Task) {
+    let result = tokio::select! {
+        result = compute(&captioner, &lead, task) => result,
+        // Dropping the work takes it back from queue and model.
+        () = lead.abandoned() => return,
+    };
+    let kept = result.as_ref().ok().map(|finished| Arc::clone(&finished.answer));
+    lead.land(
+        |key| {
+            // Failures are not kept: the next one who asks may have more luck.
+            if let Some(answer) = kept {
+                captioner.inner.answers.put(key, answer);
+            }
+        },
+        |progress| progress.end = Some(result.map(Arc::new)),
+    );
+}
+
+async fn compute(captioner: &Captioner, lead: &Lead<Progress>, task: Task) -> Result<Finished> {
+    let begin = Instant::now();
+    let Task { photo, hash, prompt, params, colors, place, permit, vision } = task;
+    let prepared = prepare(captioner, photo, hash, vision, colors).await?;
+    let decode = begin.elapsed();
+    let (input, prepared) = prepared;
+    let mut submission = place.submit(Work { image: input, prompt, params, deadline: None })?;
+    lead.update(|progress| progress.accepted = true);
+    let mut queued = Duration::ZERO;
+    loop {
+        match submission.next().await {
+            Some(JobEvent::Started { queued: time }) => queued = time,
+            Some(JobEvent::Encoded(encoded)) => {
+                remember(captioner, vision, encoded, &prepared);
+            }
+            Some(JobEvent::Token(token)) => lead.update(|progress| progress.ids.push(token)),
+            Some(JobEvent::Done { sequences, inference, .. }) => {
+                drop(permit);
+                let choices = choices(captioner, &sequences)?;
+                let Prepared { image, appearance, .. } = prepared;
+                let answer = Arc::new(Answer { choices, image, appearance });
+                return Ok(Finished { answer, vision: prepared.vision, decode, queued, inference });
+            }
+            Some(JobEvent::Failed(error)) => return Err(error),
+            None => return Err(Error::internal("the model's thread ended before the caption")),
+        }
+    }
+}
+
+fn remember(
+    captioner: &Captioner,
+    vision: VisionUse,
+    encoded: Arc<EncodedImage>,
+    prepared: &Prepared,
+) {
+    if let VisionUse::ReadWrite(key) | VisionUse::Write(key) = vision {
+        let (image, appearance) = (prepared.image.clone(), prepared.appearance.clone());
+        captioner.inner.seen.put(key, Seen { encoded, image, appearance });
+    }
+}
+
+/// What the model is to look at: encoded, if it looked at it before, else decoded now.
+async fn prepare(
+    captioner: &Captioner,
+    photo: Photo,
+    hash: blake3::Hash,
+    vision: VisionUse,
+    colors: bool,
+) -> Result<(ImageInput, Prepared)> {
+    if let VisionUse::ReadWrite(key) = vision
+        && let Some(Seen { encoded, image, appearance }) = captioner.inner.seen.get(&key)
+        // Its colours are found while it is decoded; who asks for them first has it decoded again.
+        && (appearance.is_some() || !colors)
+    {
+        let appearance = appearance.filter(|_| colors);
+        let vision = Some(VisionCacheState::Hit);
+        return Ok((encoded.into(), Prepared { image, appearance, vision }));
+    }
+    let inner = Arc::clone(&captioner.inner);
+    let size = photo.len();
+    let read = move |bytes: &[u8], limits: &DecodeLimits| -> Result<_> {
+        let preprocess = &inner.preprocess;
+        let decoded = decode_for(bytes, limits, preprocess.width, preprocess.height)?;
+        let pixels = preprocess.preprocess(&decoded)?;
+        let appearance = colors.then(|| Appearance::of(&decoded));
+        Ok((pixels, ImageInfo::of(&hash, size, &decoded), appearance))
+    };
+    let (pixels, image, appearance) = captioner.inner.decoders.run(photo, read).await?;
+    let vision = match vision {
+        VisionUse::ReadWrite(_) | VisionUse::Write(_) if captioner.inner.seen.keeps() => {
+            Some(VisionCacheState::Miss)
+        }
+        _ => None,
+    };
+    Ok((pixels.into(), Prepared { image, appearance, vision }))
+}
+
+fn choices(captioner: &Captioner, sequences: &[Sequence]) -> Result<Vec<Choice>> {
+    if sequences.is_empty() {
+        return Err(Error::internal("the model finished without a sequence"));
+    }
+    let choice = |sequence: &Sequence| {
+        Ok(Choice {
+            text: captioner.decode(&sequence.ids)?,
+            confidence: sequence.confidence,
+            tokens: sequence.generated,
+            finish_reason: sequence.finish_reason,
+        })
+    };
+    sequences.iter().map(choice).collect()
+}

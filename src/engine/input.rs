@@ -1,0 +1,78 @@
+//! What goes into an engine: pixels, and what its vision tower made of them.
+
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+
+/// A preprocessed image: normalised RGB planes, channel-first, `3 × height × width`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PixelValues {
+    /// `3 · height · width` values, plane after plane, row after row.
+    pub data: Vec<f32>,
+    /// Pixels a row.
+    pub width: usize,
+    /// Rows.
+    pub height: usize,
+}
+
+/// What an engine's vision tower made of an image. Only the engine that made it can look inside;
+/// everybody else keeps it, counts its bytes, and gives it back for another caption of the image.
+///
+/// It never changes, so any number of jobs may share one.
+pub struct EncodedImage {
+    content: Box<dyn Any + Send + Sync>,
+    bytes: usize,
+}
+
+impl EncodedImage {
+    /// For engines: `content` in their own form, which takes `bytes` of memory.
+    #[must_use]
+    pub fn new(content: impl Any + Send + Sync, bytes: usize) -> Self {
+        Self { content: Box::new(content), bytes }
+    }
+
+    /// Bytes of memory, on whatever device they are.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// For the engine that made it: the content, if it has this form.
+    #[must_use]
+    pub fn content<T: Any>(&self) -> Option<&T> {
+        self.content.downcast_ref()
+    }
+}
+
+impl fmt::Debug for EncodedImage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EncodedImage").field("bytes", &self.bytes).finish_non_exhaustive()
+    }
+}
+
+/// An image to caption, before or after the vision tower.
+#[derive(Debug, Clone)]
+pub enum ImageInput {
+    /// To be encoded first.
+    Pixels(Arc<PixelValues>),
+    /// Encoded by this engine before: the vision tower is skipped.
+    Encoded(Arc<EncodedImage>),
+}
+
+impl From<PixelValues> for ImageInput {
+    fn from(pixels: PixelValues) -> Self {
+        Self::Pixels(Arc::new(pixels))
+    }
+}
+
+impl From<Arc<PixelValues>> for ImageInput {
+    fn from(pixels: Arc<PixelValues>) -> Self {
+        Self::Pixels(pixels)
+    }
+}
+
+impl From<Arc<EncodedImage>> for ImageInput {
+    fn from(image: Arc<EncodedImage>) -> Self {
+        Self::Encoded(image)
+    }
+}

@@ -1,0 +1,182 @@
+//! `POST /caption/batch`
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::{Body, Bytes};
+use axum::extract::{Extension, Request, State};
+use axum::http::header::{ACCEPT, CONTENT_TYPE};
+use axum::http::{HeaderMap, HeaderValue};
+use axum::response::{IntoResponse, Response};
+use futures_core::Stream;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
+use tokio_stream::StreamExt;
+
+use super::dto::{BatchAnswer, BatchItem, BatchSummary, ItemResult};
+use super::error::problem;
+use super::extract::{self, Item, Uploads};
+use super::generate::too_late;
+use super::observe::{Ending, RequestId};
+use super::state::AppState;
+use crate::captioner::{Caption, Captioner, Priority, Run};
+use crate::error::{Error, Result};
+
+const LINES: &str = "application/x-ndjson";
+
+/// Many images to one result each: together and in the order sent, or each as soon as it is ready.
+pub(super) async fn batch(
+    State(state): State<AppState>,
+    Extension(id): Extension<RequestId>,
+    request: Request,
+) -> Result<Response> {
+    // Asked before the body is read: a client that waits for `100 Continue` sends nothing in vain.
+    let captioner = state.captioner()?;
+    let settings = state.settings();
+    let lines = wants_lines(request.headers());
+    let uploads = extract::uploads(request, settings, captioner).await?;
+    if uploads.params.stream {
+        return Err(Error::parameter(
+            "stream",
+            "a batch does not stream words; leave stream out, and ask with Accept: \
+             application/x-ndjson for each result as soon as it is ready",
+        ));
+    }
+    let results = Results::start(captioner, uploads, settings.request_timeout).await?;
+    if lines { Ok(by_line(results, id)) } else { Ok(together(results, &id).await) }
+}
+
+fn wants_lines(headers: &HeaderMap) -> bool {
+    let accepted = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    accepted
+        .flat_map(|value| value.split(','))
+        .filter_map(|kind| kind.split(';').next())
+        .any(|kind| kind.trim().eq_ignore_ascii_case(LINES))
+}
+
+/// The results as they come. Dropping it stops the work on those that are missing.
+struct Results {
+    /// What was wrong before there was work on it.
+    refused: Vec<(usize, Error)>,
+    tasks: JoinSet<(usize, Result<Caption>)>,
+    /// Those that are missing, with their names.
+    missing: BTreeMap<usize, Option<String>>,
+    total: usize,
+}
+
+/// One result.
+struct Finished {
+    index: usize,
+    name: Option<String>,
+    result: Result<Caption>,
+}
+
+impl Results {
+    async fn start(captioner: &Captioner, uploads: Uploads, limit: Duration) -> Result<Self> {
+        let deadline = Instant::now() + limit;
+        let total = uploads.items.len();
+        let mut missing = BTreeMap::new();
+        let mut refused = Vec::new();
+        let (mut photos, mut places) = (Vec::new(), Vec::new());
+        for (index, Item { name, photo }) in uploads.items.into_iter().enumerate() {
+            missing.insert(index, name);
+            match photo {
+                Ok(photo) => {
+                    photos.push(photo);
+                    places.push(index);
+                }
+                Err(error) => refused.push((index, error)),
+            }
+        }
+        let runs = Box::pin(captioner.start_all(photos, uploads.params, Priority::Bulk));
+        let runs = timeout_at(deadline, runs).await.map_err(|_| too_late(limit))??;
+        let mut tasks = JoinSet::new();
+        for (index, mut run) in places.into_iter().zip(runs) {
+            tasks.spawn(async move {
+                let result = end(&mut run, deadline, limit).await;
+                (index, result)
+            });
+        }
+        Ok(Self { refused, tasks, missing, total })
+    }
+
+    fn finished(&mut self, index: usize, result: Result<Caption>) -> Finished {
+        Finished { index, name: self.missing.remove(&index).flatten(), result }
+    }
+}
+
+async fn end(run: &mut Run, deadline: Instant, limit: Duration) -> Result<Caption> {
+    timeout_at(deadline, run.end()).await.unwrap_or_else(|_| Err(too_late(limit)))
+}
+
+impl Stream for Results {
+    type Item = Finished;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Finished>> {
+        if let Some((index, error)) = self.refused.pop() {
+            return Poll::Ready(Some(self.finished(index, Err(error))));
+        }
+        loop {
+            return match ready!(self.tasks.poll_join_next(cx)) {
+                Some(Ok((index, result))) => Poll::Ready(Some(self.finished(index, result))),
+                // Which one it was is found out at the end.
+                Some(Err(_)) => continue,
+                None => {
+                    let lost = self.missing.keys().next().copied();
+                    let error = || Error::internal("the work on an image of a batch crashed");
+                    Poll::Ready(lost.map(|index| self.finished(index, Err(error()))))
+                }
+            };
+        }
+    }
+}
+
+impl Finished {
+    fn dto<'a>(&'a self, id: &'a RequestId) -> BatchItem<'a> {
+        let result = match &self.result {
+            Ok(caption) => ItemResult::Ok(caption),
+            Err(error) => ItemResult::Error { error: problem(error, Some(&id.0)) },
+        };
+        BatchItem { index: self.index, name: self.name.as_deref(), result }
+    }
+}
+
+/// The fold of the results: all of them, in order.
+async fn together(mut results: Results, id: &RequestId) -> Response {
+    let total = results.total;
+    let mut all = Vec::with_capacity(total);
+    while let Some(finished) = results.next().await {
+        all.push(finished);
+    }
+    all.sort_unstable_by_key(|finished| finished.index);
+    let ok = all.iter().filter(|finished| finished.result.is_ok()).count();
+    Json(BatchAnswer {
+        results: all.iter().map(|finished| finished.dto(id)).collect(),
+        summary: BatchSummary { total, ok, failed: total - ok },
+    })
+    .into_response()
+}
+
+fn by_line(results: Results, id: RequestId) -> Response {
+    let ending = Ending::default();
+    let mut missing = results.total;
+    let of_lines = ending.clone();
+    let lines = results.map(move |finished| {
+        missing = missing.saturating_sub(1);
+        if missing == 0 {
+            of_lines.answered(None);
+        }
+        // Strings and numbers always serialise.
+        let mut line = serde_json::to_vec(&finished.dto(&id)).unwrap_or_default();
+        line.push(b'\n');
+        Ok::<_, Infallible>(Bytes::from(line))
+    });
+    let mut response = Response::new(Body::from_stream(lines));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(LINES));
+    response.extensions_mut().insert(ending);
+    response
+}

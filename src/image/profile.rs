@@ -1,0 +1,135 @@
+//! Colour profiles: what the samples of an image mean, where that is not sRGB.
+//!
+//! The reference ignores profiles, and so gives the model paler photos than people see when a camera
+//! writes Display P3 or Adobe RGB. Here they are converted. A profile that means sRGB, as nearly all
+//! do, changes nothing, so that those images stay sample for sample what the reference makes of them.
+
+use std::fmt;
+use std::panic;
+use std::sync::Arc;
+
+use moxcms::{ColorProfile, DataColorSpace, Layout, Transform8BitExecutor, TransformOptions};
+
+/// A longer profile is a table for a printer; the profiles of cameras and screens have a few
+/// kilobytes.
+const MAX_BYTES: usize = 4 << 20;
+
+/// A profile that moves no colour by more levels than this is one of the many ways to write sRGB.
+const SRGB_TOLERANCE: u8 = 2;
+
+/// What the samples of an image mean.
+#[derive(Clone, Default)]
+pub struct SampleSpace {
+    /// `None` for sRGB.
+    to_srgb: Option<Arc<Transform8BitExecutor>>,
+}
+
+impl SampleSpace {
+    /// The samples are sRGB.
+    #[must_use]
+    pub fn srgb() -> Self {
+        Self::default()
+    }
+
+    /// The meaning that an ICC profile gives to RGB samples. One that is damaged, that is not for RGB
+    /// or that is longer than 4 MiB counts as none: the image must not be lost for its sake.
+    pub(super) fn of_icc(profile: &[u8]) -> Self {
+        if profile.is_empty() || profile.len() > MAX_BYTES {
+            return Self::srgb();
+        }
+        let to_srgb = panic::catch_unwind(|| transform(profile)).ok().flatten();
+        Self { to_srgb: to_srgb.filter(|transform| !changes_nothing(&**transform)) }
+    }
+
+    /// Whether samples can be taken as they are.
+    #[must_use]
+    pub fn is_srgb(&self) -> bool {
+        self.to_srgb.is_none()
+    }
+
+    /// `rgb`, pixels of three samples, to sRGB. What lies outside of its gamut is clipped.
+    pub(super) fn convert(&self, rgb: Vec<u8>) -> Vec<u8> {
+        let Some(transform) = &self.to_srgb else { return rgb };
+        let mut converted = vec![0; rgb.len()];
+        match transform.transform(&rgb, &mut converted) {
+            Ok(()) => converted,
+            // Lengths that do not fit each other; pixels have three samples.
+            Err(_) => rgb,
+        }
+    }
+}
+
+impl fmt::Debug for SampleSpace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.is_srgb() { "sRGB" } else { "by profile" })
+    }
+}
+
+/// Two spaces are the same if both are sRGB or come of one decoding.
+impl PartialEq for SampleSpace {
+    fn eq(&self, other: &Self) -> bool {
+        match (&self.to_srgb, &other.to_srgb) {
+            (None, None) => true,
+            (Some(one), Some(two)) => Arc::ptr_eq(one, two),
+            _ => false,
+        }
+    }
+}
+
+impl Eq for SampleSpace {}
+
+fn transform(profile: &[u8]) -> Option<Arc<Transform8BitExecutor>> {
+    let profile = ColorProfile::new_from_slice(profile).ok()?;
+    if profile.color_space != DataColorSpace::Rgb {
+        return None;
+    }
+    let srgb = ColorProfile::new_srgb();
+    profile.create_transform_8bit(Layout::Rgb, &srgb, Layout::Rgb, TransformOptions::default()).ok()
+}
+
+/// Tries a grid of colours.
+fn changes_nothing(transform: &Transform8BitExecutor) -> bool {
+    let steps = || (0..=255_u8).step_by(51);
+    let probe: Vec<u8> = steps()
+        .flat_map(|r| steps().flat_map(move |g| steps().flat_map(move |b| [r, g, b])))
+        .collect();
+    let mut converted = vec![0; probe.len()];
+    transform.transform(&probe, &mut converted).is_err()
+        || probe.iter().zip(&converted).all(|(from, to)| from.abs_diff(*to) <= SRGB_TOLERANCE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn icc(profile: &ColorProfile) -> SampleSpace {
+        SampleSpace::of_icc(&profile.encode().unwrap())
+    }
+
+    #[test]
+    fn srgb_in_any_wording_changes_nothing() {
+        assert!(icc(&ColorProfile::new_srgb()).is_srgb());
+        let grey = vec![1, 2, 3];
+        assert_eq!(SampleSpace::srgb().convert(grey.clone()), grey);
+    }
+
+    #[test]
+    fn a_wide_gamut_is_converted_and_its_greys_stay() {
+        let space = icc(&ColorProfile::new_display_p3());
+        assert!(!space.is_srgb());
+        let converted = space.convert(vec![255, 0, 0, 128, 128, 128, 200, 100, 100]);
+        assert_eq!(converted[..3], [255, 0, 0], "outside of sRGB, clipped");
+        assert!(converted[3..6].iter().all(|grey| grey.abs_diff(128) <= 1), "{converted:?}");
+        assert!(converted[6] > 205 && converted[7] < 100, "more colourful: {converted:?}");
+        assert!(!icc(&ColorProfile::new_adobe_rgb()).is_srgb());
+    }
+
+    #[test]
+    fn what_is_no_profile_for_rgb_counts_as_none() {
+        assert!(SampleSpace::of_icc(b"").is_srgb());
+        assert!(SampleSpace::of_icc(&[0xAB; 500]).is_srgb());
+        let whole = ColorProfile::new_display_p3().encode().unwrap();
+        assert!(SampleSpace::of_icc(&whole[..whole.len() / 2]).is_srgb());
+        assert!(icc(&ColorProfile::new_gray_with_gamma(2.2)).is_srgb());
+    }
+}

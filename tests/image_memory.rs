@@ -1,0 +1,197 @@
+//! What decoding an image takes from the allocator, whatever its bytes are. A process of its own, in
+//! which nothing else runs: it counts everybody's.
+#![allow(unsafe_code, reason = "an allocator that counts is unsafe to write")]
+#![allow(missing_docs, reason = "a test")]
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use cutline::error::ErrorKind;
+use cutline::image::{Appearance, DecodeLimits, Measures, decode, decode_for};
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
+
+struct Counting;
+
+static LIVE: AtomicUsize = AtomicUsize::new(0);
+static PEAK: AtomicUsize = AtomicUsize::new(0);
+
+fn grow(bytes: usize) {
+    let live = LIVE.fetch_add(bytes, Ordering::Relaxed) + bytes;
+    PEAK.fetch_max(live, Ordering::Relaxed);
+}
+
+// SAFETY: everything is the system's allocator; only numbers are added.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        grow(layout.size());
+        // SAFETY: the caller's word.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        grow(layout.size());
+        // SAFETY: the caller's word.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
+        // SAFETY: the caller's word.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// The most that was held at once while `work` ran, beyond what was held before.
+fn peak<T>(work: impl FnOnce() -> T) -> (usize, T) {
+    let before = LIVE.load(Ordering::SeqCst);
+    PEAK.store(before, Ordering::SeqCst);
+    let result = work();
+    (PEAK.load(Ordering::SeqCst).saturating_sub(before), result)
+}
+
+/// The largest image that is let through: small, so that what is taken beyond it shows.
+const MAX_PIXELS: u64 = 40_000;
+
+/// A pixel has up to 8 bytes, of which a decoder may hold three copies, and there are 64 MiB for
+/// tables, metadata and rows. What libjpeg takes in C is not counted; it depends on the size alone,
+/// which is checked before.
+const MAX_MEMORY: usize = MAX_PIXELS as usize * 24 + (64 << 20);
+
+fn files(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { files(&path, found) } else { found.push(path) }
+    }
+}
+
+/// Every file of the zoo, those included that are refused.
+fn zoo() -> Vec<(String, Vec<u8>)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/image");
+    let mut found = Vec::new();
+    files(&root.join("zoo"), &mut found);
+    files(&root.join("refused"), &mut found);
+    found.sort();
+    let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();
+    found.iter().map(|path| (name(path), fs::read(path).unwrap())).collect()
+}
+
+/// What is done to a file's bytes.
+#[derive(Debug, Clone)]
+enum Change {
+    /// One bit is turned.
+    Flip(prop::sample::Index, u8),
+    /// One byte of the first two hundred, where the structure is, becomes another.
+    Head(prop::sample::Index, u8),
+    /// Four bytes become a large number: a length, a size or an offset.
+    Length(prop::sample::Index, u32),
+    /// The end is missing.
+    Cut(prop::sample::Index),
+    /// A piece comes twice.
+    Repeat(prop::sample::Index, prop::sample::Index),
+    /// Another file's end.
+    Graft(prop::sample::Index, prop::sample::Index, prop::sample::Index),
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    let index = any::<prop::sample::Index>;
+    prop_oneof![
+        4 => (index(), 0..8_u8).prop_map(|(at, bit)| Change::Flip(at, bit)),
+        4 => (index(), any::<u8>()).prop_map(|(at, value)| Change::Head(at, value)),
+        2 => (index(), any::<u32>()).prop_map(|(at, value)| Change::Length(at, value)),
+        1 => index().prop_map(Change::Cut),
+        1 => (index(), index()).prop_map(|(from, to)| Change::Repeat(from, to)),
+        1 => (index(), index(), index()).prop_map(|(file, from, at)| Change::Graft(file, from, at)),
+    ]
+}
+
+fn apply(bytes: &mut Vec<u8>, change: &Change, zoo: &[(String, Vec<u8>)]) {
+    let length = bytes.len();
+    if length < 8 {
+        return;
+    }
+    match change {
+        Change::Flip(at, bit) => bytes[at.index(length)] ^= 1 << bit,
+        Change::Head(at, value) => bytes[at.index(length.min(200))] = *value,
+        Change::Length(at, value) => {
+            let at = at.index(length - 3);
+            bytes[at..at + 4].copy_from_slice(&value.to_be_bytes());
+        }
+        Change::Cut(at) => bytes.truncate(at.index(length)),
+        Change::Repeat(from, to) => {
+            let (from, to) = (from.index(length), to.index(length));
+            let piece = bytes[from.min(to)..from.max(to)].to_vec();
+            bytes.splice(from..from, piece);
+        }
+        Change::Graft(file, from, at) => {
+            let (_, other) = &zoo[file.index(zoo.len())];
+            bytes.truncate(at.index(length));
+            bytes.extend_from_slice(&other[from.index(other.len().max(1)).min(other.len())..]);
+        }
+    }
+}
+
+thread_local! {
+    static WORST: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Decodes as the server does, with a panic taken for the image's fault only where it is one.
+fn check(name: &str, bytes: &[u8]) {
+    let limits = DecodeLimits { max_pixels: MAX_PIXELS, ..DecodeLimits::default() };
+    let (most, result) = peak(|| decode(bytes, &limits));
+    WORST.set(WORST.get().max(most));
+    // A field of a TIFF becomes up to 32 bytes a byte.
+    let allowed = MAX_MEMORY + 32 * bytes.len();
+    assert!(most <= allowed, "{name}: {most} bytes, at most {allowed} are allowed");
+    match result {
+        Ok(image) => {
+            assert!(image.width > 0 && image.height > 0, "{name}");
+            assert_eq!(image.rgb.len(), 3 * image.width * image.height, "{name}");
+            assert!((1..=8).contains(&image.orientation), "{name}");
+            assert!(!Appearance::of(&image).colors.is_empty(), "{name}");
+            Measures::of(&image).unwrap();
+        }
+        Err(error) => assert!(
+            matches!(
+                error.kind(),
+                ErrorKind::ImageTooLarge
+                    | ErrorKind::UnsupportedFormat
+                    | ErrorKind::UndecodableImage
+            ),
+            "{name}: {error:?}"
+        ),
+    }
+    // The faster decoder, which is taken for what is scaled down much.
+    let (most, _) = peak(|| decode_for(bytes, &limits, 4, 4));
+    assert!(most <= allowed, "{name}, faster: {most} bytes, at most {allowed} are allowed");
+}
+
+#[test]
+fn no_bytes_take_more_memory_than_the_limits_allow() {
+    let zoo = zoo();
+    assert!(zoo.len() > 110, "files are missing: {}", zoo.len());
+    for (name, bytes) in &zoo {
+        check(name, bytes);
+    }
+    println!("whole files: {} bytes at most", WORST.get());
+    let config = ProptestConfig { cases: 20_000, failure_persistence: None, ..Default::default() };
+    let changes = (any::<prop::sample::Index>(), prop::collection::vec(change(), 1..10));
+    TestRunner::new(config)
+        .run(&changes, |(file, changes)| {
+            let (name, mut bytes) = zoo[file.index(zoo.len())].clone();
+            for change in &changes {
+                apply(&mut bytes, change, &zoo);
+            }
+            check(&name, &bytes);
+            Ok(())
+        })
+        .unwrap();
+    println!("changed files: {} bytes at most", WORST.get());
+}

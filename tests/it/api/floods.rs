@@ -1,0 +1,200 @@
+//! Clients that mean no good, or have bad lines: each is answered or closed in bounded time, and the
+//! server goes on.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use cutline::captioner::MemoryLimits;
+use cutline::config::HttpSettings;
+use cutline::http::serve;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::time::timeout;
+
+use super::fixture::{Fixture, eventually, png};
+
+/// Longer than anything here takes, and shorter than for ever.
+const BOUND: Duration = Duration::from_secs(20);
+
+struct Server {
+    fixture: Fixture,
+    address: SocketAddr,
+}
+
+impl Server {
+    async fn start(settings: HttpSettings) -> Self {
+        let fixture = Fixture::build(settings, 8, MemoryLimits::default());
+        fixture.state.ready(fixture.captioner.clone());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(serve(listener, fixture.state.clone(), std::future::pending()));
+        Self { fixture, address }
+    }
+
+    async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.unwrap()
+    }
+
+    /// A caption, made for a client of good manners.
+    async fn still_answers(&self) {
+        let mut stream = self.connect().await;
+        stream.write_all(&request("?cache=bypass", png().len())).await.unwrap();
+        stream.write_all(&png()).await.unwrap();
+        let answer = read_until(&mut stream, "\"timings\"").await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+}
+
+fn request(query: &str, length: usize) -> Vec<u8> {
+    let head = format!(
+        "POST /caption/generate{query} HTTP/1.1\r\nhost: x\r\ncontent-type: image/png\r\n\
+         content-length: {length}\r\n\r\n"
+    );
+    head.into_bytes()
+}
+
+async fn read_until(stream: &mut TcpStream, mark: &str) -> String {
+    let mut text = String::new();
+    let reading = async {
+        let mut part = [0; 4096];
+        while !text.contains(mark) {
+            let length = stream.read(&mut part).await.unwrap();
+            assert!(length > 0, "the server hung up: {text}");
+            text.push_str(&String::from_utf8_lossy(&part[..length]));
+        }
+    };
+    timeout(BOUND, reading).await.unwrap();
+    text
+}
+
+/// Waits for the server to hang up, and gives what it said before.
+async fn closed(stream: &mut TcpStream) -> String {
+    let mut text = Vec::new();
+    let _ = timeout(BOUND, stream.read_to_end(&mut text)).await.expect("it is closed in time");
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+fn impatient() -> HttpSettings {
+    HttpSettings {
+        idle_timeout: Duration::from_millis(200),
+        request_timeout: Duration::from_secs(1),
+        ..HttpSettings::default()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn headers_without_end_are_refused() {
+    let server = Server::start(HttpSettings::default()).await;
+    let many: String = (0..200).map(|n| format!("x-{n}: y\r\n")).collect();
+    let long = format!("x: {}\r\n", "y".repeat(1 << 20));
+    for headers in [many, long] {
+        let mut stream = server.connect().await;
+        let text = format!("GET / HTTP/1.1\r\nhost: x\r\n{headers}\r\n");
+        // The server may hang up before it has all of them.
+        let _ = stream.write_all(text.as_bytes()).await;
+        let mut start = [0; 12];
+        timeout(BOUND, stream.read_exact(&mut start)).await.unwrap().unwrap();
+        assert_eq!(&start, b"HTTP/1.1 431");
+    }
+    server.still_answers().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crowd_of_slow_clients_is_let_go() {
+    let server = Server::start(impatient()).await;
+    let mut clients = tokio::task::JoinSet::new();
+    for number in 0..60 {
+        let mut stream = server.connect().await;
+        clients.spawn(async move {
+            let (start, expected): (&[u8], _) = match number % 3 {
+                0 => (b"", ""),
+                1 => (b"POST /caption/generate HTTP/1.1\r\nhost: x\r\nx-drip: ", ""),
+                _ => (&request("", 1000), "HTTP/1.1 408"),
+            };
+            stream.write_all(start).await.unwrap();
+            // A byte now and then, for as long as anybody listens.
+            let (mut reader, mut writer) = stream.into_split();
+            let drip = tokio::spawn(async move {
+                while number % 3 > 0 && writer.write_all(b"x").await.is_ok() {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                writer
+            });
+            let mut text = Vec::new();
+            let _ = timeout(BOUND, reader.read_to_end(&mut text)).await.expect("closed in time");
+            let text = String::from_utf8_lossy(&text).into_owned();
+            assert!(
+                text.starts_with(expected) && (text.is_empty() == expected.is_empty()),
+                "{text}"
+            );
+            drip.abort();
+        });
+    }
+    // While they are at it, others are served.
+    server.still_answers().await;
+    while let Some(client) = clients.join_next().await {
+        client.unwrap();
+    }
+    server.still_answers().await;
+    assert_eq!(server.fixture.captioner.budget().held(), 0);
+    server.fixture.state.idle().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_half_open_connection_costs_no_more_than_its_time() {
+    let server = Server::start(impatient()).await;
+    // The client says that it will send nothing more, in the middle of its headers or its body,
+    // and listens on.
+    for start in [&b"POST /caption/gen"[..], &request("", 1000)] {
+        let mut stream = server.connect().await;
+        stream.write_all(start).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let answer = closed(&mut stream).await;
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer}");
+    }
+    server.fixture.state.idle().await;
+    server.still_answers().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_nobody_takes_is_given_up() {
+    let server = Server::start(impatient()).await;
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(1024).unwrap();
+    let mut stream = socket.connect(server.address).await.unwrap();
+    // So many answers that no buffer holds them, and none is read.
+    let flood = b"GET /model/info HTTP/1.1\r\nhost: x\r\n\r\n".repeat(1000);
+    let writing = async { while stream.write_all(&flood).await.is_ok() {} };
+    timeout(BOUND, writing).await.expect("the server hangs up");
+    server.fixture.state.idle().await;
+    server.still_answers().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hundreds_of_idle_connections_make_room_for_new_ones() {
+    let settings = HttpSettings { max_connections: 50, ..HttpSettings::default() };
+    let server = Server::start(settings).await;
+    // One is being answered all the while.
+    server.fixture.script.set_stuck(true);
+    let mut busy = server.connect().await;
+    busy.write_all(&request("", png().len())).await.unwrap();
+    busy.write_all(&png()).await.unwrap();
+    let captioner = server.fixture.captioner.clone();
+    eventually("one in the model", || captioner.status().in_flight == 1).await;
+
+    let mut idle = Vec::new();
+    for number in 0..400 {
+        let mut stream = server.connect().await;
+        if number % 2 == 0 {
+            stream.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
+        }
+        idle.push(stream);
+    }
+    server.fixture.script.set_stuck(false);
+    read_until(&mut busy, "\"timings\"").await;
+    server.still_answers().await;
+    // The first ones had to go for the last ones.
+    assert_eq!(closed(&mut idle[0]).await, "");
+    drop(idle);
+    server.still_answers().await;
+}

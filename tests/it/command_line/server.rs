@@ -1,0 +1,206 @@
+//! The server from its start to its end, with the embedded model, as whoever runs it sees it.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::{JoinHandle, scope, spawn};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::{cutline, photo};
+
+/// A running server, which ends with the test.
+struct Server {
+    child: Child,
+    /// What it prints, read as it comes: a full pipe would stop it.
+    stdout: JoinHandle<String>,
+    address: String,
+    _folder: TempDir,
+}
+
+impl Server {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut child = cutline(&folder, &["serve", "--port", "0"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        stdout.read_line(&mut line).unwrap();
+        let line: Value = serde_json::from_str(&line).unwrap();
+        let message = line["message"].as_str().unwrap();
+        let address = message.strip_prefix("listening on ").unwrap().to_owned();
+        let stdout = spawn(move || {
+            let mut rest = String::new();
+            stdout.read_to_string(&mut rest).unwrap();
+            rest
+        });
+        Self { child, stdout, address, _folder: folder }
+    }
+
+    fn get(&self, path: &str) -> (u16, Value) {
+        let agent: ureq::Agent =
+            ureq::Agent::config_builder().http_status_as_error(false).build().into();
+        let mut answer = agent.get(format!("{}{path}", self.address)).call().unwrap();
+        let body = answer.body_mut().read_to_vec().unwrap();
+        (answer.status().as_u16(), serde_json::from_slice(&body).unwrap())
+    }
+
+    fn wait_until_ready(&self) {
+        let begin = Instant::now();
+        while self.get("/health/ready").0 != 200 {
+            assert!(begin.elapsed() < Duration::from_secs(120), "{:?}", self.get("/health"));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
+    }
+
+    /// The exit status, the rest of standard output, and standard error.
+    fn end(mut self) -> (Option<i32>, String, String) {
+        let status = self.child.wait().unwrap().code();
+        let mut errors = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
+        let stdout = std::mem::replace(&mut self.stdout, spawn(String::new));
+        (status, stdout.join().unwrap(), errors)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_server_serves_until_it_is_told_to_stop() {
+    let server = Server::start();
+    assert_eq!(server.get("/health/live").0, 200);
+    server.wait_until_ready();
+    assert_eq!(server.get("/health").1["status"], "ok");
+    let photo = std::fs::read(photo("cat")).unwrap();
+    let mut answer = ureq::post(format!("{}/caption/generate", server.address))
+        .header("content-type", "image/jpeg")
+        .header("x-request-id", "from-the-test")
+        .send(photo.as_slice())
+        .unwrap();
+    let caption: Value = serde_json::from_slice(&answer.body_mut().read_to_vec().unwrap()).unwrap();
+    assert!(caption["caption"].is_string(), "{caption}");
+
+    server.signal("-TERM");
+    let (status, output, errors) = server.end();
+    assert_eq!(status, Some(0), "{output}{errors}");
+    assert_eq!(errors, "");
+    let lines: Vec<Value> =
+        output.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(lines.iter().any(|l| l["message"].as_str().unwrap().starts_with("model ready in ")));
+    let line = lines.iter().find(|line| line["request_id"] == "from-the-test").unwrap();
+    assert_eq!(line["status"], 200);
+    assert_eq!(line["image_hash"], caption["image"]["hash"]);
+}
+
+#[test]
+fn a_server_can_be_stopped_while_its_model_loads() {
+    let server = Server::start();
+    server.signal("-INT");
+    let (status, output, errors) = server.end();
+    assert_eq!(status, Some(0), "{output}{errors}");
+}
+
+/// An agent of its own for each request, and a connection that is not used again: a server that
+/// stops closes those that are idle.
+fn post(address: &str, body: &[u8]) -> Result<(u16, Value), ureq::Error> {
+    let agent: ureq::Agent =
+        ureq::Agent::config_builder().http_status_as_error(false).build().into();
+    let mut answer = agent
+        .post(format!("{address}/caption/generate?cache=bypass&num_beams=3"))
+        .header("content-type", "image/jpeg")
+        .header("connection", "close")
+        .send(body)?;
+    let body = answer.body_mut().read_to_vec()?;
+    Ok((answer.status().as_u16(), serde_json::from_slice(&body).unwrap()))
+}
+
+#[test]
+fn under_load_a_server_that_stops_finishes_what_it_has_accepted() {
+    const CLIENTS: usize = 12;
+    let server = Server::start();
+    server.wait_until_ready();
+    let photo = std::fs::read(photo("cat")).unwrap();
+    let (answered, stopping) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let refused = Mutex::new(Vec::new());
+    let client = || {
+        loop {
+            let late = stopping.load(Ordering::SeqCst);
+            match post(&server.address, &photo) {
+                Ok((200, answer)) => {
+                    assert!(answer["caption"].is_string(), "{answer}");
+                    answered.fetch_add(1, Ordering::SeqCst);
+                }
+                Ok((status, answer)) => {
+                    refused.lock().unwrap().push((status, answer));
+                    return;
+                }
+                // The socket is closed when the last request is answered.
+                Err(error) => {
+                    assert!(late, "a request before the signal was lost: {error}");
+                    return;
+                }
+            }
+        }
+    };
+    scope(|threads| {
+        (0..CLIENTS).for_each(|_| drop(threads.spawn(client)));
+        while answered.load(Ordering::SeqCst) < 2 * CLIENTS {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        stopping.store(true, Ordering::SeqCst);
+        server.signal("-TERM");
+    });
+    for (status, answer) in refused.into_inner().unwrap() {
+        assert_eq!((status, &answer["code"]), (503, &"shutting_down".into()), "{answer}");
+    }
+    let (status, output, errors) = server.end();
+    assert_eq!((status, errors.as_str()), (Some(0), ""), "{output}");
+    let statuses: Vec<u64> = output
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap())
+        .filter(|line| line["route"] == "/caption/generate")
+        .map(|line| line["status"].as_u64().unwrap())
+        .collect();
+    assert!(statuses.iter().all(|status| [200, 503].contains(status)), "{statuses:?}");
+}
+
+#[test]
+fn a_second_signal_ends_the_server_at_once() {
+    let server = Server::start();
+    server.wait_until_ready();
+    // A request that is accepted and never comes to its end.
+    let mut stream = TcpStream::connect(server.address.strip_prefix("http://").unwrap()).unwrap();
+    let head = "POST /caption/generate HTTP/1.1\r\nhost: x\r\ncontent-type: image/jpeg\r\n\
+                expect: 100-continue\r\ncontent-length: 1000\r\n\r\n";
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut first = [0; 12];
+    stream.read_exact(&mut first).unwrap();
+    assert_eq!(&first, b"HTTP/1.1 100");
+
+    server.signal("-TERM");
+    while server.get("/health/ready").1["code"] != "shutting_down" {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let begin = Instant::now();
+    server.signal("-TERM");
+    let (status, output, _) = server.end();
+    assert_eq!(status, Some(128 + 15), "{output}");
+    assert!(begin.elapsed() < Duration::from_secs(10), "SHUTDOWN_GRACE is 30 s");
+}
