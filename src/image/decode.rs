@@ -8,7 +8,7 @@ use image::{ImageDecoder, ImageReader, Limits};
 
 use super::format::ImageFormat;
 use super::profile::SampleSpace;
-use super::{jpeg, orient, rgb, tiff};
+use super::{jpeg, orient, rgb, tiff, webp};
 use crate::error::{Error, ErrorKind, Result};
 
 /// No side may be longer, whatever the number of pixels: the most that JPEG can express.
@@ -96,7 +96,7 @@ fn decode_with(bytes: &[u8], limits: &DecodeLimits, side: Option<usize>) -> Resu
 
 /// Every format but JPEG: the pixels as stored, and how to turn them.
 fn read(bytes: &[u8], format: ImageFormat, max_pixels: u64) -> Result<(DecodedImage, Orientation)> {
-    check_complete(bytes, format)?;
+    check_structure(bytes, format)?;
     let mut decoder = open(bytes, format)?;
     let (width, height) = decoder.dimensions();
     check_pixels(u64::from(width), u64::from(height), max_pixels)?;
@@ -186,24 +186,13 @@ pub(super) fn check_pixels(width: u64, height: u64, max: u64) -> Result<()> {
     Err(Error::new(ErrorKind::ImageTooLarge, detail))
 }
 
-/// Finds the cut that the decoder would paint over in grey, or take much memory for.
-fn check_complete(bytes: &[u8], format: ImageFormat) -> Result<()> {
-    if format == ImageFormat::Tiff {
-        return tiff::check_fields(bytes);
+/// What decoders do not check, or only when it is too late.
+fn check_structure(bytes: &[u8], format: ImageFormat) -> Result<()> {
+    match format {
+        ImageFormat::Tiff => tiff::check_fields(bytes),
+        ImageFormat::WebP => webp::check_chunks(bytes),
+        _ => Ok(()),
     }
-    if format != ImageFormat::WebP || riff_is_whole(bytes) {
-        return Ok(());
-    }
-    Err(Error::new(
-        ErrorKind::UndecodableImage,
-        format!("the {format} image is cut off, its end is missing; send the whole file"),
-    ))
-}
-
-/// Whether all the bytes that the RIFF header announces are there.
-fn riff_is_whole(bytes: &[u8]) -> bool {
-    let [_, _, _, _, a, b, c, d, body @ ..] = bytes else { return false };
-    u64::from(u32::from_le_bytes([*a, *b, *c, *d])) <= body.len() as u64
 }
 
 /// A decoder's error in the words of this crate.

@@ -7,7 +7,7 @@
 //! - [`mod@decode`]: bytes to upright 8-bit RGB, within limits;
 //! - `jpeg`: JPEG, sample for sample as Pillow's decoder, or faster where that is averaged away;
 //! - [`profile`]: what the samples mean: colour profiles;
-//! - `tiff`: what is checked of a TIFF's directory before its decoder believes it;
+//! - `tiff`, `webp`: what is checked of such a file before its decoder believes it;
 //! - `rgb`: every colour type that the decoders produce to 8-bit RGB;
 //! - `orient`: the eight EXIF orientations;
 //! - `resize`: Pillow's resampling;
@@ -35,6 +35,7 @@ mod resize;
 mod rgb;
 mod thumbnail;
 mod tiff;
+mod webp;
 
 pub use appearance::Appearance;
 pub use color::DominantColor;
