@@ -28,7 +28,7 @@ impl Identity {
         self.key("vision", image, &[])
     }
 
-    /// The key of the answer, with or without colours, for the image with this hash; `None` when the answer is another one
+    /// The key of the answer for the image with this hash; `None` when the answer is another one
     /// each time, because sampling has no seed.
     #[must_use]
     pub fn answer(
@@ -36,7 +36,6 @@ impl Identity {
         image: &blake3::Hash,
         prompt: &[u32],
         params: &GenerationParams,
-        colors: bool,
     ) -> Option<Key> {
         if params.do_sample && params.seed.is_none() {
             return None;
@@ -58,7 +57,7 @@ impl Identity {
         // All fields by their names, so that one that is added later counts without a change here.
         // Rust prints a float with as many digits as tell it from every other.
         let params = format!("{params:?}");
-        Some(self.key("answer", image, &[&prompt, params.as_bytes(), &[u8::from(colors)]]))
+        Some(self.key("answer", image, &[&prompt, params.as_bytes()]))
     }
 
     fn key(&self, purpose: &str, image: &blake3::Hash, rest: &[&[u8]]) -> Key {
@@ -88,17 +87,16 @@ mod tests {
         let with = |change: fn(&mut GenerationParams)| {
             let mut params = base.clone();
             change(&mut params);
-            model.answer(&one, &[], &params, true).unwrap()
+            model.answer(&one, &[], &params).unwrap()
         };
         let mut keys = vec![
             with(|_| {}),
-            model.answer(&blake3::hash(b"two"), &[], &base, true).unwrap(),
-            model.answer(&one, &[5], &base, true).unwrap(),
-            model.answer(&one, &[5, 6], &base, true).unwrap(),
+            model.answer(&blake3::hash(b"two"), &[], &base).unwrap(),
+            model.answer(&one, &[5], &base).unwrap(),
+            model.answer(&one, &[5, 6], &base).unwrap(),
             model.vision(&one),
-            model.answer(&one, &[], &base, false).unwrap(),
-            Identity::new(&["digest", "bf16", "avx2"]).answer(&one, &[], &base, true).unwrap(),
-            Identity::new(&["digest", "f32avx2", ""]).answer(&one, &[], &base, true).unwrap(),
+            Identity::new(&["digest", "bf16", "avx2"]).answer(&one, &[], &base).unwrap(),
+            Identity::new(&["digest", "f32avx2", ""]).answer(&one, &[], &base).unwrap(),
             with(|p| p.max_new_tokens = 7),
             with(|p| p.min_new_tokens = 7),
             with(|p| p.num_beams = 7),
@@ -123,11 +121,8 @@ mod tests {
         let model = Identity::new(&[]);
         let greedy = GenerationParams::default();
         let seeded = GenerationParams { seed: Some(1), temperature: 0.5, ..greedy.clone() };
-        assert_eq!(
-            model.answer(&image, &[], &greedy, true),
-            model.answer(&image, &[], &seeded, true)
-        );
+        assert_eq!(model.answer(&image, &[], &greedy), model.answer(&image, &[], &seeded));
         let chance = GenerationParams { do_sample: true, ..greedy };
-        assert_eq!(model.answer(&image, &[], &chance, true), None);
+        assert_eq!(model.answer(&image, &[], &chance), None);
     }
 }

@@ -15,8 +15,8 @@ pub(super) struct Answer {
     /// Best first, one or more.
     pub(super) choices: Vec<Choice>,
     pub(super) image: ImageInfo,
-    /// Its colours and mood, if they were asked for.
-    pub(super) appearance: Option<Appearance>,
+    /// Its colours and mood.
+    pub(super) appearance: Appearance,
 }
 
 impl Weigh for Arc<Answer> {
@@ -31,7 +31,7 @@ impl Weigh for Arc<Answer> {
             + choices
             + texts
             + self.image.heap()
-            + heap(self.appearance.as_ref())
+            + heap(&self.appearance)
     }
 }
 
@@ -40,8 +40,8 @@ impl Weigh for Arc<Answer> {
 pub(super) struct Seen {
     pub(super) encoded: Arc<EncodedImage>,
     pub(super) image: ImageInfo,
-    /// Its colours and mood, if they were asked for.
-    pub(super) appearance: Option<Appearance>,
+    /// Its colours and mood.
+    pub(super) appearance: Appearance,
 }
 
 impl Weigh for Seen {
@@ -50,7 +50,7 @@ impl Weigh for Seen {
             + size_of::<EncodedImage>()
             + self.encoded.bytes()
             + self.image.heap()
-            + heap(self.appearance.as_ref())
+            + heap(&self.appearance)
     }
 }
 
@@ -61,12 +61,9 @@ impl ImageInfo {
 }
 
 /// What an appearance holds beside itself.
-fn heap(appearance: Option<&Appearance>) -> usize {
-    appearance.map_or(0, |appearance| {
-        let names =
-            appearance.colors.iter().map(|color| color.hex.capacity() + color.name.capacity());
-        names.sum::<usize>() + appearance.colors.capacity() * size_of::<DominantColor>()
-    })
+fn heap(appearance: &Appearance) -> usize {
+    let names = appearance.colors.iter().map(|color| color.hex.capacity() + color.name.capacity());
+    names.sum::<usize>() + appearance.colors.capacity() * size_of::<DominantColor>()
 }
 
 /// How far a caption is that several callers may wait for.

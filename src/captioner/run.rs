@@ -22,9 +22,18 @@ pub enum CaptionEvent {
 /// An accepted image. Dropping it stops the work, unless others wait for the same.
 #[derive(Debug)]
 pub struct Run {
-    captioner: Captioner,
+    caller: Caller,
     source: Source,
-    begin: Instant,
+}
+
+/// Whose run it is.
+#[derive(Debug)]
+pub(super) struct Caller {
+    pub(super) captioner: Captioner,
+    /// When the request came.
+    pub(super) begin: Instant,
+    /// Whether the photo's colours are told.
+    pub(super) colors: bool,
 }
 
 #[derive(Debug)]
@@ -49,30 +58,25 @@ enum News {
 }
 
 impl Run {
-    pub(super) fn known(captioner: Captioner, answer: Arc<Answer>, begin: Instant) -> Self {
-        Self { captioner, source: Source::Known(answer), begin }
+    pub(super) fn known(caller: Caller, answer: Arc<Answer>) -> Self {
+        Self { caller, source: Source::Known(answer) }
     }
 
     /// Waits for work that was begun for this caller.
-    pub(super) fn first(
-        captioner: Captioner,
-        progress: watch::Receiver<Progress>,
-        begin: Instant,
-    ) -> Self {
+    pub(super) fn first(caller: Caller, progress: watch::Receiver<Progress>) -> Self {
         let seen = progress.borrow().ids.len();
-        Self { captioner, source: Source::Flight { progress, seen, joined: false }, begin }
+        Self { caller, source: Source::Flight { progress, seen, joined: false } }
     }
 
     /// Waits for work that was begun for somebody else; what was written so far is the first news.
     pub(super) fn joined(
-        captioner: Captioner,
+        caller: Caller,
         progress: watch::Receiver<Progress>,
         prompt: usize,
-        begin: Instant,
     ) -> Self {
         let written = progress.borrow().ids.len();
         let seen = written.saturating_sub(1).max(prompt);
-        Self { captioner, source: Source::Flight { progress, seen, joined: true }, begin }
+        Self { caller, source: Source::Flight { progress, seen, joined: true } }
     }
 
     /// Waits until the image is decoded and in the queue, or the answer is there: afterwards nothing
@@ -113,7 +117,9 @@ impl Run {
                 }
             };
             match news {
-                News::Tokens(ids) => return self.captioner.decode(&ids).map(CaptionEvent::Text),
+                News::Tokens(ids) => {
+                    return self.caller.captioner.decode(&ids).map(CaptionEvent::Text);
+                }
                 News::End(end) => return Ok(CaptionEvent::Done(self.finish(&*end?))),
                 News::None => progress.changed().await.map_err(|_| lost())?,
             }
@@ -146,7 +152,7 @@ impl Run {
         let joined = matches!(self.source, Source::Flight { joined: true, .. });
         if joined {
             // The times of the work are the first caller's; this one waited for it, and no more.
-            let times = [Duration::ZERO, Duration::ZERO, self.begin.elapsed()];
+            let times = [Duration::ZERO, Duration::ZERO, self.caller.begin.elapsed()];
             return self.assemble(&work.answer, CacheState::Coalesced, None, times);
         }
         let times = [work.decode, work.queued, work.inference];
@@ -164,16 +170,16 @@ impl Run {
             // The worker makes no answer without a choice.
             caption: answer.choices.first().map(|best| best.text.clone()).unwrap_or_default(),
             captions: answer.choices.clone(),
-            model: self.captioner.info().id.clone(),
+            model: self.caller.captioner.info().id.clone(),
             cache,
             vision_cache,
             image: answer.image.clone(),
-            appearance: answer.appearance.clone(),
+            appearance: self.caller.colors.then(|| answer.appearance.clone()),
             timings: Timings {
                 decode_ms: milliseconds(decode),
                 queue_ms: milliseconds(queued),
                 inference_ms: milliseconds(inference),
-                total_ms: milliseconds(self.begin.elapsed()),
+                total_ms: milliseconds(self.caller.begin.elapsed()),
             },
         })
     }

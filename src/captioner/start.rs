@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::answer::{Answer, Progress};
-use super::run::Run;
+use super::run::{Caller, Run};
 use super::work::{self, Task, VisionUse};
 use super::{CachePolicy, CaptionParams, Captioner, Photo, Priority};
 use crate::cache::{Board, Key};
@@ -112,7 +112,7 @@ impl Captioner {
             let key = match params.cache {
                 CachePolicy::Bypass => None,
                 CachePolicy::Use | CachePolicy::Refresh => {
-                    self.inner.identity.answer(&hash, prompt, &params.generation, params.colors)
+                    self.inner.identity.answer(&hash, prompt, &params.generation)
                 }
             };
             Asked { photo, hash, key }
@@ -142,12 +142,13 @@ impl Captioner {
         let input = inner.preprocess.input_bytes() as u64;
         let mut memory = inner.decoders.budget().take(input.saturating_mul(new as u64))?;
         for (Asked { photo, hash, key }, found) in asked.into_iter().zip(found) {
+            let caller = Caller { captioner: self.clone(), begin, colors: params.colors };
             let run = match found {
-                Found::All(answer) => Run::known(self.clone(), answer, begin),
+                Found::All(answer) => Run::known(caller, answer),
                 Found::UnderWay(key) => {
                     let progress = board.join(&key);
                     let progress = progress.ok_or_else(|| Error::internal("a flight was lost"))?;
-                    Run::joined(self.clone(), progress, prompt.len(), begin)
+                    Run::joined(caller, progress, prompt.len())
                 }
                 Found::Nothing => {
                     let place = places.pop();
@@ -160,12 +161,11 @@ impl Captioner {
                         hash,
                         prompt: prompt.to_vec(),
                         params: params.generation.clone(),
-                        colors: params.colors,
                         place,
                         permit: memory.split(input),
                     };
                     tasks.push((lead, task));
-                    Run::first(self.clone(), progress, begin)
+                    Run::first(caller, progress)
                 }
             };
             runs.push(run);

@@ -19,8 +19,6 @@ pub(super) struct Task {
     pub(super) hash: blake3::Hash,
     pub(super) prompt: Vec<u32>,
     pub(super) params: GenerationParams,
-    /// Whether the answer tells the photo's colours.
-    pub(super) colors: bool,
     pub(super) place: Place,
     /// For the pixels that the model reads.
     pub(super) permit: Permit,
@@ -41,7 +39,7 @@ pub(super) enum VisionUse {
 /// What is known of an image that is ready for the model.
 struct Prepared {
     image: ImageInfo,
-    appearance: Option<Appearance>,
+    appearance: Appearance,
     vision: Option<VisionCacheState>,
 }
 
@@ -66,8 +64,8 @@ pub(super) async fn drive(captioner: Captioner, lead: Lead<Progress>, task: Task
 
 async fn compute(captioner: &Captioner, lead: &Lead<Progress>, task: Task) -> Result<Finished> {
     let begin = Instant::now();
-    let Task { photo, hash, prompt, params, colors, place, permit, vision } = task;
-    let prepared = prepare(captioner, photo, hash, vision, colors).await?;
+    let Task { photo, hash, prompt, params, place, permit, vision } = task;
+    let prepared = prepare(captioner, photo, hash, vision).await?;
     let decode = begin.elapsed();
     let (input, prepared) = prepared;
     let mut submission = place.submit(Work { image: input, prompt, params, deadline: None })?;
@@ -111,14 +109,10 @@ async fn prepare(
     photo: Photo,
     hash: blake3::Hash,
     vision: VisionUse,
-    colors: bool,
 ) -> Result<(ImageInput, Prepared)> {
     if let VisionUse::ReadWrite(key) = vision
         && let Some(Seen { encoded, image, appearance }) = captioner.inner.seen.get(&key)
-        // Its colours are found while it is decoded; who asks for them first has it decoded again.
-        && (appearance.is_some() || !colors)
     {
-        let appearance = appearance.filter(|_| colors);
         let vision = Some(VisionCacheState::Hit);
         return Ok((encoded.into(), Prepared { image, appearance, vision }));
     }
@@ -128,7 +122,8 @@ async fn prepare(
         let preprocess = &inner.preprocess;
         let decoded = decode_for(bytes, limits, preprocess.width, preprocess.height)?;
         let pixels = preprocess.preprocess(&decoded)?;
-        let appearance = colors.then(|| Appearance::of(&decoded));
+        // Even for those who do not ask for it: others may ask for the same photo.
+        let appearance = Appearance::of(&decoded);
         Ok((pixels, ImageInfo::of(&hash, size, &decoded), appearance))
     };
     let (pixels, image, appearance) = captioner.inner.decoders.run(photo, read).await?;

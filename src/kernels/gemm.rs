@@ -50,6 +50,7 @@ pub(crate) fn linear(
     let rows = layout.blocks.rows;
     assert_eq!(layout.depth, right.depth, "operand and weights differ in depth");
     assert_eq!(layout.plan.format, right.plan.format, "operand and weights differ in format");
+    assert_eq!(layout.plan.rotated, right.plan.rotated, "operand and weights are turned apart");
     assert_eq!(out.len(), rows * right.width, "{rows} rows of {} numbers", right.width);
     let out = Shared::new(out);
     let split = Split::new(team.threads(), right, layout.blocks.count);

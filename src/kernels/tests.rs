@@ -5,7 +5,6 @@ use super::buffer::Buffer;
 use super::gemm::{Epilogue, linear};
 use super::math::{Function, to_bf16};
 use super::memory::{self, Memory};
-use super::micro::Plan;
 use super::operand::Operand;
 use super::packed::Packed;
 use super::rotate::{gain, rotate};
@@ -41,16 +40,9 @@ fn noise(len: usize, seed: u32) -> Vec<f32> {
     std::iter::repeat_with(next).take(len).collect()
 }
 
-fn product(
-    tier: Tier,
-    precision: Precision,
-    x: &[f32],
-    weights: &Packed,
-    epilogue: Epilogue,
-    out: &mut [f32],
-) {
+fn product(x: &[f32], weights: &Packed, epilogue: Epilogue, out: &mut [f32]) {
     let (mut operand, depth) = (Operand::default(), weights.depth);
-    let plan = Plan::new(tier, precision);
+    let plan = weights.plan;
     session(|team| {
         operand.fill(team, plan, x.len() / depth, depth, |row, values| {
             values.copy_from_slice(&x[row * depth..][..depth]);
@@ -103,7 +95,7 @@ fn products_agree_with_plain_loops_in_every_tier_and_shape() {
                 let (x, w, b) = (noise(rows * depth, 1), noise(width * depth, 2), noise(width, 3));
                 let packed = Packed::new(tier, precision, &w, &b, depth);
                 let mut out = vec![f32::NAN; rows * width];
-                product(tier, precision, &x, &packed, Epilogue::STORE, &mut out);
+                product(&x, &packed, Epilogue::STORE, &mut out);
                 let truth = plain(precision, &x, &w, &b, depth);
                 for (i, (&value, (sum, tolerance))) in out.iter().zip(truth).enumerate() {
                     let error = (f64::from(value) - sum).abs();
@@ -128,7 +120,7 @@ fn integers_are_the_same_in_every_tier() {
         .map(|&tier| {
             let packed = Packed::new(tier, Precision::Int8, &w, &b, depth);
             let mut out = vec![0.0; rows * width];
-            product(tier, Precision::Int8, &x, &packed, Epilogue::STORE, &mut out);
+            product(&x, &packed, Epilogue::STORE, &mut out);
             out
         })
         .collect();
@@ -143,11 +135,11 @@ fn a_row_has_the_same_bits_in_any_company() {
         for precision in PRECISIONS {
             let packed = Packed::new(tier, precision, &w, &b, depth);
             let mut all = vec![0.0; rows * width];
-            product(tier, precision, &x, &packed, Epilogue::of(Function::Gelu), &mut all);
+            product(&x, &packed, Epilogue::of(Function::Gelu), &mut all);
             for (first, count) in [(0, 1), (3, 2), (10, 13), (40, 35), (74, 1)] {
                 let mut some = vec![0.0; count * width];
                 let part = &x[first * depth..(first + count) * depth];
-                product(tier, precision, part, &packed, Epilogue::of(Function::Gelu), &mut some);
+                product(part, &packed, Epilogue::of(Function::Gelu), &mut some);
                 let expected = &all[first * width..(first + count) * width];
                 assert_eq!(some, expected, "{tier} {precision:?} {first}");
             }
@@ -169,16 +161,16 @@ fn epilogues_apply_their_function_and_add_to_what_is_there() {
     for &tier in Tier::available() {
         let packed = Packed::new(tier, Precision::F32, &w, &b, 20);
         let mut sums = vec![0.0; 7 * 37];
-        product(tier, Precision::F32, &x, &packed, Epilogue::STORE, &mut sums);
+        product(&x, &packed, Epilogue::STORE, &mut sums);
         for (function, plain) in functions {
             let mut out = vec![0.0; 7 * 37];
-            product(tier, Precision::F32, &x, &packed, Epilogue::of(function), &mut out);
+            product(&x, &packed, Epilogue::of(function), &mut out);
             for (value, &sum) in out.iter().zip(&sums) {
                 assert!((value - plain(sum)).abs() < 1e-6, "{tier} {function:?}({sum}) = {value}");
             }
         }
         let mut out = vec![2.0; 7 * 37];
-        product(tier, Precision::F32, &x, &packed, Epilogue::ADD, &mut out);
+        product(&x, &packed, Epilogue::ADD, &mut out);
         assert!(out.iter().zip(&sums).all(|(value, sum)| *value == 2.0 + sum));
     }
 }
@@ -192,12 +184,12 @@ fn what_is_no_number_stays_in_its_row() {
             let packed = Packed::new(tier, precision, &w, &b, depth);
             let clean = noise(14 * depth, 16);
             let mut expected = vec![0.0; 14 * width];
-            product(tier, precision, &clean, &packed, Epilogue::STORE, &mut expected);
+            product(&clean, &packed, Epilogue::STORE, &mut expected);
             for poison in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
                 let mut x = clean.clone();
                 x[3 * depth + 5] = poison;
                 let mut out = vec![0.0; 14 * width];
-                product(tier, precision, &x, &packed, Epilogue::STORE, &mut out);
+                product(&x, &packed, Epilogue::STORE, &mut out);
                 for (row, (values, expected)) in
                     out.chunks(width).zip(expected.chunks(width)).enumerate()
                 {
@@ -225,7 +217,7 @@ fn denormals_and_outliers_are_computed_with_not_tripped_over() {
         for precision in PRECISIONS {
             let packed = Packed::new(tier, precision, &w, &b, depth);
             let mut out = vec![f32::NAN; 3 * width];
-            product(tier, precision, &x, &packed, Epilogue::STORE, &mut out);
+            product(&x, &packed, Epilogue::STORE, &mut out);
             assert!(out[..width].iter().all(|value| value.abs() < 1e-38), "{tier} {precision:?}");
             for (row, outlier) in [(1, depth + 7), (2, 2 * depth + 9)] {
                 for (column, value) in out[row * width..][..width].iter().enumerate() {

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use cutline::captioner::Decoders;
+use cutline::captioner::{Budget, Decoders};
 use cutline::image::DecodeLimits;
 
 const README: &str = include_str!("../../README.md");
@@ -60,7 +60,7 @@ async fn the_description_of_the_coffee_is_the_programs_own() {
     let shown: serde_json::Value =
         serde_json::from_str(block("-F image=@examples/coffee.jpg", "json")).unwrap();
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/coffee.jpg");
-    let decoders = Decoders::new(DecodeLimits::default(), 1);
+    let decoders = Decoders::new(DecodeLimits::default(), 1, Budget::new(1 << 30));
     let printed = decoders.process(std::fs::read(path).unwrap()).await.unwrap();
     let printed = serde_json::to_value(printed).unwrap();
     assert!(shown.as_object().unwrap().keys().eq(printed.as_object().unwrap().keys()));

@@ -108,7 +108,17 @@ async fn a_caption_comes_with_the_same_colours_unless_it_is_told_not_to() {
     assert_eq!(caption["mood"], described["mood"]);
     assert!(caption["colors"].is_array() && caption["mood"]["label"].is_string(), "{caption}");
     let fields: Vec<&str> = caption.as_object().unwrap().keys().map(String::as_str).collect();
-    let contract = ["caption", "captions", "model", "cache", "image", "colors", "mood", "timings"];
+    let contract = [
+        "caption",
+        "captions",
+        "model",
+        "cache",
+        "vision_cache",
+        "image",
+        "colors",
+        "mood",
+        "timings",
+    ];
     assert_eq!(fields, contract);
 
     let plain = fixture.send(post("?colors=false", "image/png", png())).await.json();
