@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokio_stream::StreamExt;
 use tower::ServiceExt;
 
-use super::fixture::{Answer, Fixture, distinct, eventually, form_bytes, png, post_to};
+use super::fixture::{Answer, Fixture, distinct, emptied, eventually, form_bytes, png, post_to};
 
 const MULTIPART: &str = "multipart/form-data; boundary=line";
 
@@ -261,7 +261,7 @@ async fn who_leaves_takes_the_whole_batch_back() {
         });
         eventually("three in the model", || fixture.captioner.status().in_flight == 3).await;
         client.abort();
-        eventually("an empty model", || fixture.captioner.status().in_flight == 0).await;
+        emptied(&fixture.captioner).await;
         fixture.state.idle().await;
         assert_eq!(fixture.captioner.budget().held(), 0, "{accept}");
         fixture.script.set_stuck(false);

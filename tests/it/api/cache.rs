@@ -8,7 +8,7 @@ use cutline::captioner::{
     CacheState, CaptionEvent, CaptionParams, MemoryLimits, Priority, VisionCacheState,
 };
 
-use super::fixture::{Fixture, distinct, eventually, png, post};
+use super::fixture::{Fixture, distinct, emptied, eventually, png, post};
 
 fn ask(query: &str) -> Request<Body> {
     post(query, "image/png", png())
@@ -204,7 +204,7 @@ async fn when_all_have_left_the_work_is_given_up() {
     let both = (start().await.unwrap(), start().await.unwrap());
     eventually("one in the model", || fixture.captioner.status().in_flight == 1).await;
     drop(both);
-    eventually("an empty model", || fixture.captioner.status().in_flight == 0).await;
+    emptied(&fixture.captioner).await;
     assert_eq!(fixture.captioner.budget().held(), 0);
     fixture.script.set_stuck(false);
     assert_eq!(states(&fixture, "").await.0, "miss", "what was given up is not remembered");

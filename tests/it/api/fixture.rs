@@ -354,6 +354,15 @@ pub(super) fn form(parts: &[(&str, &[u8])]) -> Request<Body> {
     post("", "multipart/form-data; boundary=line", form_bytes(parts))
 }
 
+/// Waits until nothing is in the model, in the queue or on its way there.
+pub(super) async fn emptied(captioner: &Captioner) {
+    let held = || {
+        let status = captioner.status();
+        status.in_flight + status.queue_depth + status.reserved
+    };
+    eventually("an empty model and queue", || held() == 0).await;
+}
+
 /// Waits for another thread to get somewhere.
 pub(super) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     for _ in 0..5000 {

@@ -6,7 +6,7 @@ use axum::body::{Body, Bytes};
 use axum::http::StatusCode;
 use cutline::config::HttpSettings;
 
-use super::fixture::{Fixture, distinct, eventually, png, raw};
+use super::fixture::{Fixture, distinct, emptied, eventually, png, raw};
 
 #[tokio::test]
 async fn while_the_model_loads_the_server_says_so() {
@@ -81,7 +81,7 @@ async fn an_answer_that_takes_too_long_is_given_up_and_the_model_is_free_again()
     assert!(problem["detail"].as_str().unwrap().contains("30 s"), "{problem}");
     // The model's thread lives in real time.
     tokio::time::resume();
-    eventually("an empty model", || fixture.captioner.status().in_flight == 0).await;
+    emptied(&fixture.captioner).await;
     fixture.script.set_stuck(false);
     fixture.still_answers().await;
 }

@@ -10,7 +10,7 @@ use serde_json::Value;
 use tokio_stream::StreamExt;
 use tower::ServiceExt;
 
-use super::fixture::{Fixture, eventually, png, post};
+use super::fixture::{Fixture, emptied, png, post};
 
 fn fixture() -> Fixture {
     Fixture::roomy(64, MemoryLimits::default())
@@ -193,7 +193,7 @@ async fn silence_is_filled_and_ends_with_the_time_for_the_answer() {
     assert_eq!(events.block().await, None);
     // The model's thread lives in real time.
     tokio::time::resume();
-    eventually("an empty model", || fixture.captioner.status().in_flight == 0).await;
+    emptied(&fixture.captioner).await;
 }
 
 #[tokio::test]
@@ -204,7 +204,7 @@ async fn closing_the_connection_stops_the_work() {
     assert_eq!(events.next().await.unwrap().0, "token");
     assert_eq!(fixture.captioner.status().in_flight, 1);
     drop(events);
-    eventually("an empty model", || fixture.captioner.status().in_flight == 0).await;
+    emptied(&fixture.captioner).await;
     fixture.state.idle().await;
     assert_eq!(fixture.captioner.budget().held(), 0);
     fixture.script.let_step(-1);

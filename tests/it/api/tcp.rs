@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::timeout;
 
-use super::fixture::{Fixture, eventually, png};
+use super::fixture::{Fixture, emptied, eventually, png};
 
 struct Server {
     fixture: Fixture,
@@ -167,7 +167,7 @@ async fn a_client_that_leaves_takes_its_image_back() {
     let captioner = server.fixture.captioner.clone();
     eventually("one in the model", || captioner.status().in_flight == 1).await;
     drop(stream);
-    eventually("an empty model", || captioner.status().in_flight == 0).await;
+    emptied(&captioner).await;
     server.fixture.script.set_stuck(false);
     server.still_answers().await;
 }
