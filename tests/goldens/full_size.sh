@@ -10,4 +10,4 @@ python=${1:-python3}
 sets=${2:-target/full-size-parity}
 "$python" tests/goldens/make_goldens.py full "$sets"
 CUTLINE_FULL_SIZE_SETS=$(cd "$sets" && pwd) \
-    cargo test --features full-size-parity --test it parity::full_size -- --nocapture
+    cargo test --release --features full-size-parity --test it parity::full_size -- --nocapture
