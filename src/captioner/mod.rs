@@ -6,7 +6,8 @@
 //! - `start`: what is asked for, and whether it is known, under way, or new;
 //! - `work`: computing what is new, for everybody who waits for it;
 //! - `run`: what one caller sees of it;
-//! - `answer`: what they share; `budget`: bytes of images in memory.
+//! - `answer`: what they share; `budget`: bytes of images in memory;
+//! - `decoders`: the threads that read images; `process`: what they tell of one without the model.
 
 mod answer;
 mod budget;

@@ -144,22 +144,20 @@ fn scatter(plan: Plan, values: &[f32], row: usize, rows: usize, block: &mut [u32
 
 /// Where rows come from.
 trait Source: Sync {
-    /// Row `row`, which may be made in `spare`.
-    fn row<'a>(&'a self, row: usize, spare: &'a mut [f32]) -> &'a [f32];
-
     /// Writes row `row` to `out`.
     fn write(&self, row: usize, out: &mut [f32]);
+
+    /// Row `row` where it is, or made in `spare`.
+    fn row<'a>(&'a self, row: usize, spare: &'a mut [f32]) -> &'a [f32] {
+        self.write(row, spare);
+        spare
+    }
 }
 
 /// Rows that a function writes.
 struct Made<F>(F);
 
 impl<F: Fn(usize, &mut [f32]) + Sync> Source for Made<F> {
-    fn row<'a>(&'a self, row: usize, spare: &'a mut [f32]) -> &'a [f32] {
-        (self.0)(row, spare);
-        spare
-    }
-
     fn write(&self, row: usize, out: &mut [f32]) {
         (self.0)(row, out);
     }
@@ -172,12 +170,12 @@ struct There<'x> {
 }
 
 impl Source for There<'_> {
-    fn row<'a>(&'a self, row: usize, _: &'a mut [f32]) -> &'a [f32] {
-        &self.x[row * self.depth..][..self.depth]
+    fn write(&self, row: usize, out: &mut [f32]) {
+        out.copy_from_slice(self.row(row, &mut []));
     }
 
-    fn write(&self, row: usize, out: &mut [f32]) {
-        out.copy_from_slice(&self.x[row * self.depth..][..self.depth]);
+    fn row<'a>(&'a self, row: usize, _: &'a mut [f32]) -> &'a [f32] {
+        &self.x[row * self.depth..][..self.depth]
     }
 }
 

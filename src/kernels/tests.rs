@@ -65,9 +65,9 @@ fn plain(precision: Precision, x: &[f32], w: &[f32], b: &[f32], depth: usize) ->
         w.iter_mut().for_each(|value| *value /= gain(depth));
     }
     for x in x.chunks_exact(depth) {
-        let map = rows::affine(super::tier::Isa::Portable, x);
+        let map = rows::affine(isa, x);
         let mut numbers = vec![0u8; depth];
-        rows::quantize(super::tier::Isa::Portable, x, map, &mut numbers);
+        rows::quantize(isa, x, map, &mut numbers);
         for (w, &b) in w.chunks_exact(depth).zip(b) {
             let most = w.iter().fold(0f32, |m, v| m.max(v.abs())) / 127.0;
             let term = |i: usize| match precision {

@@ -4,7 +4,7 @@ use axum::body::{Body, BodyDataStream};
 use axum::http::{Request, StatusCode};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use cutline::captioner::{CaptionParams, MemoryLimits};
+use cutline::captioner::{CaptionParams, MemoryLimits, Run};
 use cutline::config::HttpSettings;
 use serde_json::{Value, json};
 use tokio_stream::StreamExt;
@@ -156,11 +156,10 @@ async fn what_is_wrong_with_the_request_is_wrong_for_all_of_it() {
     assert_eq!(results(&fixture.send(form(&[part, part])).await).len(), 2);
 }
 
-#[tokio::test]
-async fn a_batch_has_all_of_its_places_or_none() {
+/// A stuck model with the three images that it can take, and three places behind them.
+async fn three_at_work() -> (Fixture, Vec<Run>) {
     let fixture = Fixture::roomy(3, MemoryLimits::default());
     fixture.script.set_stuck(true);
-    // Three rows in the model and one in the queue.
     let mut started = Vec::new();
     for number in 0..3 {
         let params = CaptionParams::default();
@@ -168,6 +167,13 @@ async fn a_batch_has_all_of_its_places_or_none() {
         let in_flight = number as usize + 1;
         eventually("it in the model", || fixture.captioner.status().in_flight == in_flight).await;
     }
+    (fixture, started)
+}
+
+#[tokio::test]
+async fn a_batch_has_all_of_its_places_or_none() {
+    let (fixture, started) = three_at_work().await;
+    // And one in the queue.
     let waiting = fixture.captioner.start(distinct(3), CaptionParams::default()).await.unwrap();
     let images: Vec<String> = (10..13).map(|number| encoded(distinct(number))).collect();
     let answer = fixture.send(fields(&json!({"images": images}))).await;
@@ -180,15 +186,7 @@ async fn a_batch_has_all_of_its_places_or_none() {
 
 #[tokio::test]
 async fn known_images_need_no_place() {
-    let fixture = Fixture::roomy(3, MemoryLimits::default());
-    fixture.script.set_stuck(true);
-    let mut started = Vec::new();
-    for number in 0..3 {
-        let params = CaptionParams::default();
-        started.push(fixture.captioner.start(distinct(number), params).await.unwrap());
-        let in_flight = number as usize + 1;
-        eventually("it in the model", || fixture.captioner.status().in_flight == in_flight).await;
-    }
+    let (fixture, _started) = three_at_work().await;
     let mut waiting = Vec::new();
     for number in 3..5 {
         let params = CaptionParams::default();
