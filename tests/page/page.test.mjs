@@ -419,12 +419,24 @@ test('a server that asks for a key is given one', async () => {
   await context.close();
 });
 
-test('a server that is gone is no riddle', async () => {
+test('a server that is gone or talks nonsense is no riddle', async () => {
   const { page, context } = await visit(browser, url);
   await page.route('**/caption/generate', (route) => route.abort());
   await drop(page, [photo('cat.jpg')]);
   await idle(page, 1);
   assert.match(await page.locator('.print').textContent(), /The server cannot be reached/);
+  const late = JSON.stringify({ status: 504, code: 'inference_timeout', title: 'It took too long', detail: 'x' });
+  for (const [body, title] of [
+    ['event: token\ndata: {"text":"a cat"}\n\n', /The answer broke off/],
+    [`event: error\ndata: ${late}\n\n`, /It took too long.*inference_timeout/],
+    ['event: done\ndata: {"caption":"a cat"}\n\n', /The page has failed/],
+  ]) {
+    await page.unroute('**/caption/generate');
+    await page.route('**/caption/generate', (route) => route.fulfill({ contentType: 'text/event-stream', body }));
+    await page.getByRole('button', { name: 'Try again for cat.jpg' }).click();
+    await idle(page, 1);
+    assert.match(await page.locator('.print').textContent(), title);
+  }
   await page.unroute('**/caption/generate');
   await page.getByRole('button', { name: 'Try again for cat.jpg' }).click();
   await idle(page, 1);

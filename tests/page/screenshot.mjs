@@ -9,7 +9,7 @@ if (!path) throw new Error('node screenshot.mjs URL FILE');
 const examples = join(resolve(dirname(fileURLToPath(import.meta.url)), '../..'), 'examples');
 
 const browser = await launch();
-const { page } = await visit(browser, url, { viewport: { width: 1280, height: 860 } });
+const { page } = await visit(browser, url, { viewport: { width: 1280, height: 970 } });
 await drop(page, ['cat.jpg', 'coffee.jpg', 'rocket.jpg'].map((name) => join(examples, name)));
 await idle(page, 3);
 await page.mouse.move(0, 0);

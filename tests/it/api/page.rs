@@ -115,7 +115,6 @@ async fn the_page_forbids_what_it_does_not_need() {
         !policy.iter().any(|directive| directive.contains("unsafe") || directive.contains('*'))
     );
     assert_eq!(page.header("x-frame-options"), "DENY");
-    assert_eq!(page.header("cross-origin-opener-policy"), "same-origin");
     assert!(page.header("permissions-policy").contains("camera=()"));
 }
 

@@ -1,6 +1,6 @@
 // The page: photos in, captions out, and how far it all is.
 
-import { caption, key, modelInfo } from './api.js';
+import { Problem, caption, key, modelInfo } from './api.js';
 import { Card } from './card.js';
 import { announce, byId, copyButton, count, h, save } from './dom.js';
 import { listen } from './intake.js';
@@ -60,8 +60,8 @@ function request(card, params) {
     async run(signal) {
       card.begin(params);
       const answer = await caption(card.file, params, { signal, onText: (text) => card.write(text) });
-      run.done += 1;
       card.finish(answer, toCurl(address(), card.name, params, key.get() !== ''));
+      run.done += 1;
       if (run.total <= TALKATIVE) announce(`${card.name}: ${answer.caption}`);
       await remember(card, { status: 'ok', ...answer }, params);
     },
@@ -70,7 +70,8 @@ function request(card, params) {
       card.locked();
       askForKey(problem);
     },
-    failed(problem) {
+    failed(error) {
+      const problem = error instanceof Problem ? error : defect(error);
       run.failed += 1;
       card.fail(problem);
       if (run.total <= TALKATIVE) announce(`${card.name}: ${problem.title}. ${problem.detail}`);
@@ -82,6 +83,11 @@ function request(card, params) {
     },
   });
   show();
+}
+
+function defect(error) {
+  const detail = `it cannot show what the server answered (${error.message}); load it again`;
+  return new Problem({ code: 'page', title: 'The page has failed', detail });
 }
 
 const address = () => new URL('caption/generate', document.baseURI).href;
