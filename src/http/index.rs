@@ -1,11 +1,24 @@
 //! `GET /`
 
 use axum::Json;
+use axum::http::header::VARY;
+use axum::http::{HeaderMap, HeaderValue};
+use axum::response::{IntoResponse, Response};
 
-use super::ENDPOINTS;
 use super::dto::{Endpoint, Index};
+use super::{ENDPOINTS, page};
 
-pub(super) async fn show() -> Json<Index> {
+/// The page to a browser, the list of endpoints to a program.
+pub(super) async fn show(headers: HeaderMap) -> Response {
+    if page::wanted(&headers) {
+        return page::show(&headers);
+    }
+    let mut response = list().into_response();
+    response.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
+    response
+}
+
+fn list() -> Json<Index> {
     let endpoints = ENDPOINTS
         .iter()
         .map(|&(method, path, description)| Endpoint { method, path, description })

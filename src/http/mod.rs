@@ -2,7 +2,8 @@
 //!
 //! - [`app`] is the whole service as a router, without a socket;
 //! - [`run`] binds it to a listener, loads the model beside it, and stops it in an orderly way;
-//! - one file a resource: `index`, `health`, `model`, `generate` with `stream`, `batch`, `process`;
+//! - one file a resource: `index` with `page`, `health`, `model`, `generate` with `stream`, `batch`,
+//!   `process`;
 //! - `extract` reads the three ways of sending images, `error` is the only place where an
 //!   [`ErrorKind`] becomes a status, `observe` gives every request its id,
 //!   its log line and its `server-timing`.
@@ -19,6 +20,7 @@ mod health;
 mod index;
 mod model;
 mod observe;
+mod page;
 mod process;
 mod server;
 mod state;
@@ -36,7 +38,7 @@ use crate::error::{Error, ErrorKind};
 
 /// Method, path and purpose of everything that [`app`] answers.
 pub const ENDPOINTS: [(&str, &str, &str); 8] = [
-    ("GET", "/", "this list"),
+    ("GET", "/", "this list; to a browser the page to try the server on"),
     ("GET", "/health", "state of model and queue"),
     ("GET", "/health/live", "200 while the process answers"),
     ("GET", "/health/ready", "200 while captions are made"),
@@ -54,6 +56,7 @@ pub const ENDPOINTS: [(&str, &str, &str); 8] = [
 pub fn app(state: AppState) -> Router {
     Router::new()
         .route("/", get(index::show))
+        .route("/page/{name}", get(page::asset))
         .route("/health", get(health::show))
         .route("/health/live", get(health::live))
         .route("/health/ready", get(health::ready))
@@ -73,8 +76,12 @@ async fn not_found() -> Error {
 }
 
 async fn method_not_allowed(method: Method, uri: Uri) -> Error {
-    let allowed: Vec<&str> =
+    let mut allowed: Vec<&str> =
         ENDPOINTS.iter().filter(|(_, path, _)| *path == uri.path()).map(|(m, ..)| *m).collect();
+    if allowed.is_empty() {
+        // The files of the page, which are no part of the contract.
+        allowed.push("GET");
+    }
     Error::new(
         ErrorKind::MethodNotAllowed,
         format!("{method} is not for this address; use {}", allowed.join(" or ")),

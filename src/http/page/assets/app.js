@@ -1,0 +1,232 @@
+// The page: photos in, captions out, and how far it all is.
+
+import { Problem, caption, key, modelInfo } from './api.js';
+import { Card } from './card.js';
+import { announce, byId, copyButton, count, h, save } from './dom.js';
+import { listen } from './intake.js';
+import { Pool } from './pool.js';
+import { toCsv, toCurl, toJson } from './results.js';
+import { Visit, thumbnail } from './visit.js';
+
+/** Captions under way at a time. Browsers have six connections to a server; some stay free. */
+const LIMIT = 4;
+/** How another caption differs: likely words, but not always the likeliest. */
+const ANOTHER = { do_sample: true, temperature: 0.7, top_p: 0.9 };
+/** Up to so many photos, a screen reader hears each caption; of more it hears how far they are. */
+const TALKATIVE = 3;
+
+const visit = new Visit();
+const pool = new Pool(LIMIT, () => show());
+const cards = new Set();
+let run = { total: 0, done: 0, failed: 0, since: 0, told: 0 };
+
+// Captions
+
+function settings() {
+  const prompt = byId('prompt').value.trim();
+  const beams = Number(byId('beams').value);
+  return { ...(prompt && { prompt }), ...(beams > 1 && { num_beams: beams }) };
+}
+
+function take(files) {
+  if (files.length === 0) return;
+  const added = files.map((file) => new Card(file, { again, retry }));
+  byId('photos').prepend(...added.map((card) => card.element));
+  byId('again').hidden = false;
+  for (const card of added) {
+    cards.add(card);
+    request(card, settings());
+  }
+  // Where the window ends above the photos, as on a phone.
+  if (added[0].element.getBoundingClientRect().top > innerHeight * 0.7) byId('ledger').scrollIntoView();
+}
+
+/** Another caption. A seed that nobody used was never answered, and curl can repeat it. */
+function again(card) {
+  const [seed] = crypto.getRandomValues(new Uint32Array(1));
+  request(card, { ...settings(), ...ANOTHER, seed });
+}
+
+function retry(card) {
+  request(card, card.params ?? settings());
+}
+
+function request(card, params) {
+  if (pool.open === 0) run = { total: 0, done: 0, failed: 0, since: performance.now(), told: 0 };
+  run.total += 1;
+  card.params = params;
+  card.queued();
+  pool.add({
+    async run(signal) {
+      card.begin(params);
+      const answer = await caption(card.file, params, { signal, onText: (text) => card.write(text) });
+      card.finish(answer, toCurl(address(), card.name, params, key.get() !== ''));
+      run.done += 1;
+      if (run.total <= TALKATIVE) announce(`${card.name}: ${answer.caption}`);
+      await remember(card, { status: 'ok', ...answer }, params);
+    },
+    waiting: (seconds) => card.waiting(seconds),
+    locked(problem) {
+      card.locked();
+      askForKey(problem);
+    },
+    failed(error) {
+      const problem = error instanceof Problem ? error : defect(error);
+      run.failed += 1;
+      card.fail(problem);
+      if (run.total <= TALKATIVE) announce(`${card.name}: ${problem.title}. ${problem.detail}`);
+      remember(card, { status: 'error', error: problem.toJSON() }, params);
+    },
+    stopped() {
+      run.total -= 1;
+      card.stopped();
+    },
+  });
+  show();
+}
+
+function defect(error) {
+  const detail = `it cannot show what the server answered (${error.message}); load it again`;
+  return new Problem({ code: 'page', title: 'The page has failed', detail });
+}
+
+const address = () => new URL('caption/generate', document.baseURI).href;
+
+async function remember(card, outcome, parameters) {
+  const result = { name: card.name, ...outcome, parameters, time: new Date().toISOString() };
+  const thumb = outcome.status === 'ok' ? thumbnail(await card.picture()) : undefined;
+  list(visit.add(result, thumb));
+  show();
+}
+
+// How far it is
+
+function show() {
+  document.body.toggleAttribute('data-empty', cards.size === 0);
+  const running = pool.open > 0;
+  const ended = run.done + run.failed;
+  byId('ledger').hidden = !running && visit.entries.length === 0 && cards.size === 0;
+  byId('count').textContent = running ? progress(ended) : summary();
+  byId('progress').hidden = !running || run.total < 2;
+  byId('progress').max = Math.max(1, run.total);
+  byId('progress').value = ended;
+  // A button that goes takes the focus with it.
+  if (!running && document.activeElement === byId('stop')) byId('photos').focus();
+  byId('stop').hidden = !running;
+  byId('clear').hidden = running || cards.size === 0;
+  for (const id of ['csv', 'json']) byId(id).hidden = visit.entries.length === 0;
+  byId('visit').hidden = !visit.entries.some(({ result }) => result.status === 'ok');
+  tell(running, ended);
+}
+
+function progress(ended) {
+  const failed = run.failed ? `, ${run.failed} of them failed` : '';
+  const each = (performance.now() - run.since) / ended;
+  const seconds = Math.ceil((each * (run.total - ended)) / 1000);
+  const left = ended >= 4 && seconds > 1 ? `, about ${seconds} s left` : '';
+  return `${ended} of ${count(run.total, 'photo')} done${failed}${left}`;
+}
+
+function summary() {
+  const failed = visit.results.filter((result) => result.status === 'error').length;
+  const captions = count(visit.entries.length - failed, 'caption');
+  return `${captions} in this visit${failed ? `, ${count(failed, 'failure')}` : ''}`;
+}
+
+/** Now and then, and at the end. */
+function tell(running, ended) {
+  if (run.total <= TALKATIVE) return;
+  if (!running && run.told < Infinity) {
+    run.told = Infinity;
+    announce(`Done: ${count(run.done, 'caption')}, ${run.failed} failed`);
+  } else if (running && ended - run.told >= Math.max(5, run.total / 10)) {
+    run.told = ended;
+    announce(progress(ended));
+  }
+}
+
+// The contact sheet
+
+function list({ result, thumb }) {
+  if (result.status !== 'ok') return;
+  const picture = thumb ? h('img', { src: thumb, alt: '', loading: 'lazy' }) : h('span', { class: 'blank' });
+  if (!thumb && result.colors?.length) picture.style.setProperty('--color', result.colors[0].hex);
+  const at = new Date(result.time);
+  byId('sheet').prepend(
+    h('li', {},
+      h('div', { class: 'thumb' }, picture),
+      h('div', {},
+        h('p', { class: 'caption', text: result.caption }),
+        h('p', { class: 'help' }, `${result.name}, `,
+          h('time', { datetime: result.time, text: at.toLocaleTimeString([], { timeStyle: 'short' }) }))),
+      copyButton('Copy', ` ${result.caption}`, () => result.caption)),
+  );
+}
+
+// The key
+
+function askForKey({ status, detail }) {
+  const given = key.get() !== '';
+  byId('key-form').hidden = false;
+  const why = given || status === 403 ? 'The server does not take this key' : 'The server asks for a key';
+  byId('key-why').textContent = `${why}: ${detail}.`;
+}
+
+byId('key-form').addEventListener('submit', (event) => {
+  event.preventDefault();
+  key.set(byId('key').value.trim());
+  byId('key-why').textContent = '';
+  byId('key-form').hidden = true;
+  byId('files').focus();
+  pool.release();
+  describe();
+});
+
+// The server
+
+async function describe() {
+  const server = byId('server');
+  try {
+    const { id, precision, device } = await modelInfo();
+    server.replaceChildren(h('strong', { text: id }), ` ${precision} on ${device}`);
+  } catch (problem) {
+    if (problem.locked) {
+      server.textContent = 'locked';
+      askForKey(problem);
+    } else {
+      server.textContent = problem.passing ? 'The model is being loaded' : problem.title;
+      setTimeout(describe, 1000 * Math.min(30, problem.retryAfter ?? 5));
+    }
+  }
+}
+
+// Buttons
+
+listen(byId('drop'), byId('files'), take);
+byId('settings').addEventListener('submit', (event) => {
+  event.preventDefault();
+  for (const card of cards) if (!card.busy) request(card, settings());
+});
+byId('beams').addEventListener('input', () => (byId('beams-value').textContent = byId('beams').value));
+byId('stop').addEventListener('click', () => pool.stop());
+byId('clear').addEventListener('click', () => {
+  for (const card of cards) card.remove();
+  cards.clear();
+  byId('again').hidden = true;
+  byId('files').focus();
+  show();
+});
+byId('csv').addEventListener('click', () => save('captions.csv', 'text/csv', toCsv(visit.results)));
+byId('json').addEventListener('click', () => save('captions.json', 'application/json', toJson(visit.results)));
+byId('forget').addEventListener('click', () => {
+  visit.clear();
+  byId('sheet').replaceChildren();
+  byId('files').focus();
+  announce('Forgotten');
+  show();
+});
+
+byId('beams-value').textContent = byId('beams').value;
+visit.entries.forEach(list);
+show();
+describe();

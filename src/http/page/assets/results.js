@@ -1,0 +1,68 @@
+// What leaves the page: tables, JSON, and the command that asks the same. No document in here.
+
+const COLUMNS = [
+  ['name', (r) => r.name],
+  ['status', (r) => r.status],
+  ['caption', (r) => r.caption],
+  ['confidence', (r) => r.captions?.[0].confidence],
+  ['prompt', (r) => r.parameters?.prompt],
+  ['num_beams', (r) => r.parameters?.num_beams ?? 1],
+  ['seed', (r) => r.parameters?.seed],
+  ['model', (r) => r.model],
+  ['format', (r) => r.image?.format],
+  ['width', (r) => r.image?.width],
+  ['height', (r) => r.image?.height],
+  ['size_bytes', (r) => r.image?.size_bytes],
+  ['hash', (r) => r.image?.hash],
+  ['colors', (r) => r.colors?.map((color) => color.hex).join(' ')],
+  ['mood', (r) => r.mood?.label],
+  ['valence', (r) => r.mood?.valence],
+  ['energy', (r) => r.mood?.energy],
+  ['warmth', (r) => r.mood?.warmth],
+  ['cache', (r) => r.cache],
+  ['total_ms', (r) => r.timings?.total_ms],
+  ['time', (r) => r.time],
+  ['error_code', (r) => r.error?.code],
+  ['error_detail', (r) => r.error?.detail],
+];
+
+/** RFC 4180, with the mark by which spreadsheets know UTF-8. */
+export function toCsv(results) {
+  const rows = [COLUMNS.map(([name]) => name)];
+  for (const result of results) rows.push(COLUMNS.map(([, read]) => cell(read(result))));
+  return `\ufeff${rows.map((row) => `${row.join(',')}\r\n`).join('')}`;
+}
+
+function cell(value) {
+  let text = value === undefined || value === null ? '' : String(value);
+  // A spreadsheet would compute what begins like this, and a file's name is anybody's choice.
+  if (typeof value === 'string' && /^[=+\-@\t\r]/.test(text)) text = `'${text}`;
+  return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+}
+
+/** As `/caption/batch` answers. */
+export function toJson(results) {
+  const ok = results.filter((result) => result.status === 'ok').length;
+  const summary = { total: results.length, ok, failed: results.length - ok };
+  return `${JSON.stringify({ results: results.map((r, index) => ({ index, ...r })), summary }, null, 2)}\n`;
+}
+
+/** The command that asks the same of the same server. The key is not in it, only its variable. */
+export function toCurl(url, name, params, withKey) {
+  const lines = ['curl'];
+  if (withKey) lines[0] += ' -H "Authorization: Bearer $API_KEY"';
+  // Inside of its own quotes curl reads a name as it is, commas and semicolons too.
+  const plain = /^[\w./ -]+$/.test(name);
+  const path = plain ? name : `"${name.replace(/[\\"]/g, '\\$&')}"`;
+  lines.push(`-F ${quote(`image=@${path}`)}`);
+  for (const [field, value] of Object.entries(params)) {
+    // Of a prompt that begins with @ or <, -F would make a file.
+    lines.push(`${field === 'prompt' ? '--form-string' : '-F'} ${quote(`${field}=${value}`)}`);
+  }
+  lines.push(quote(url));
+  return lines.join(lines.length > 4 ? ' \\\n  ' : ' ');
+}
+
+function quote(text) {
+  return /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;
+}

@@ -1,0 +1,191 @@
+//! The page on which a person tries the server, and the files that it is made of.
+//!
+//! They are compiled into the binary and need nothing else: no other host, no build step. The
+//! policy that they are served with lets a browser refuse everything that is not one of them.
+
+use std::sync::LazyLock;
+
+use axum::extract::Path;
+use axum::http::header::{
+    ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_NONE_MATCH,
+    REFERRER_POLICY, VARY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+
+use super::not_found;
+
+/// Only our own files, no script or style inside of the page, and nobody may frame it. `blob:` is
+/// the photo that a person has chosen, `data:` its thumbnail. No text ever becomes markup or script.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
+                      img-src 'self' blob: data:; connect-src 'self'; base-uri 'none'; \
+                      form-action 'none'; frame-ancestors 'none'; \
+                      require-trusted-types-for 'script'; trusted-types 'none'";
+
+/// What the page has no use for, even if somebody smuggled a script in.
+const PERMISSIONS: &str = "camera=(), display-capture=(), geolocation=(), microphone=(), \
+                           payment=(), usb=()";
+
+/// Kept, but asked about before each use: a newer server's page never meets an older one's scripts.
+const CACHING: &str = "no-cache";
+
+const HTML: &str = "text/html; charset=utf-8";
+const CSS: &str = "text/css; charset=utf-8";
+const SCRIPT: &str = "text/javascript; charset=utf-8";
+const SVG: &str = "image/svg+xml";
+
+/// A file of the page.
+struct Asset {
+    name: &'static str,
+    media_type: &'static str,
+    bytes: &'static [u8],
+}
+
+macro_rules! asset {
+    ($name:literal, $media_type:expr) => {
+        Asset {
+            name: $name,
+            media_type: $media_type,
+            bytes: include_bytes!(concat!("assets/", $name)),
+        }
+    };
+}
+
+/// The page itself.
+static INDEX: Asset = asset!("index.html", HTML);
+
+/// What it asks for, below `/page/`.
+static ASSETS: [Asset; 10] = [
+    asset!("api.js", SCRIPT),
+    asset!("app.js", SCRIPT),
+    asset!("card.js", SCRIPT),
+    asset!("dom.js", SCRIPT),
+    asset!("icon.svg", SVG),
+    asset!("intake.js", SCRIPT),
+    asset!("page.css", CSS),
+    asset!("pool.js", SCRIPT),
+    asset!("results.js", SCRIPT),
+    asset!("visit.js", SCRIPT),
+];
+
+/// Strong tags: the hashes of [`INDEX`] and of [`ASSETS`] in their order.
+static TAGS: LazyLock<(String, Vec<String>)> =
+    LazyLock::new(|| (tag(&INDEX), ASSETS.iter().map(tag).collect()));
+
+fn tag(asset: &Asset) -> String {
+    format!("\"{}\"", &blake3::hash(asset.bytes).to_hex()[..32])
+}
+
+/// The page at `/`.
+pub(super) fn show(request: &HeaderMap) -> Response {
+    let mut response = respond(&INDEX, &TAGS.0, request);
+    let headers = response.headers_mut();
+    headers.insert(VARY, HeaderValue::from_static("accept"));
+    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+    headers.insert(X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+    headers.insert(
+        HeaderName::from_static("permissions-policy"),
+        HeaderValue::from_static(PERMISSIONS),
+    );
+    response
+}
+
+/// `GET /page/{name}`
+pub(super) async fn asset(Path(name): Path<String>, request: HeaderMap) -> Response {
+    let found = ASSETS.iter().zip(&TAGS.1).find(|(asset, _)| asset.name == name);
+    match found {
+        Some((asset, tag)) => respond(asset, tag, &request),
+        None => not_found().await.into_response(),
+    }
+}
+
+/// The file, or 304 for a browser that has it already.
+fn respond(asset: &Asset, tag: &str, request: &HeaderMap) -> Response {
+    let known = request.get_all(IF_NONE_MATCH).iter().any(|tags| names(tags, tag));
+    let mut response = if known {
+        StatusCode::NOT_MODIFIED.into_response()
+    } else {
+        ([(CONTENT_TYPE, HeaderValue::from_static(asset.media_type))], asset.bytes).into_response()
+    };
+    let headers = response.headers_mut();
+    if let Ok(tag) = HeaderValue::from_str(tag) {
+        headers.insert(ETAG, tag);
+    }
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static(CACHING));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers.insert(
+        HeaderName::from_static("cross-origin-resource-policy"),
+        HeaderValue::from_static("same-origin"),
+    );
+    response
+}
+
+/// Whether the list of an `If-None-Match` has `tag`; a proxy may have made it a weak one.
+fn names(tags: &HeaderValue, tag: &str) -> bool {
+    let Ok(tags) = tags.to_str() else { return false };
+    tags.split(',').map(str::trim).any(|one| one == "*" || one.trim_start_matches("W/") == tag)
+}
+
+/// Whether a client that sends these headers would rather have the page than JSON. Only who names
+/// HTML does: `*/*`, which curl and most libraries send, means no browser.
+pub(super) fn wanted(request: &HeaderMap) -> bool {
+    let ranges = request.get_all(ACCEPT);
+    let ranges = ranges.iter().filter_map(|value| value.to_str().ok());
+    let (mut html, mut json) = (0.0_f32, 0.0_f32);
+    for range in ranges.flat_map(|list| list.split(',')) {
+        let mut parts = range.split(';').map(str::trim);
+        let media_type = parts.next().unwrap_or("").to_ascii_lowercase();
+        let quality = parts.find_map(|part| part.strip_prefix("q=").or(part.strip_prefix("Q=")));
+        let quality = quality.map_or(1.0, |q| q.parse().unwrap_or(0.0));
+        match media_type.as_str() {
+            "text/html" => html = html.max(quality),
+            "application/json" => json = json.max(quality),
+            _ => {}
+        }
+    }
+    html > 0.0 && html >= json
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asks(accept: &str) -> bool {
+        let mut headers = HeaderMap::new();
+        headers.insert(ACCEPT, HeaderValue::from_str(accept).unwrap());
+        wanted(&headers)
+    }
+
+    #[test]
+    fn browsers_want_the_page_and_programs_want_json() {
+        assert!(asks("text/html,application/xhtml+xml,application/xml;q=0.9,image/webp,*/*;q=0.8"));
+        assert!(asks("TEXT/HTML; q=0.5, */*; q=0.1"));
+        assert!(asks("application/json;q=0.5, text/html;q=0.6"));
+        for accept in [
+            "*/*",
+            "",
+            "application/json",
+            "text/plain",
+            "text/html;q=0",
+            "text/html;q=0.000, */*",
+            "application/json, text/html;q=0.9",
+            "text/html;q=nonsense",
+            "text/htmlx",
+        ] {
+            assert!(!asks(accept), "{accept}");
+        }
+        assert!(!wanted(&HeaderMap::new()));
+        let mut two = HeaderMap::new();
+        two.append(ACCEPT, HeaderValue::from_static("image/webp"));
+        two.append(ACCEPT, HeaderValue::from_static("text/html"));
+        assert!(wanted(&two));
+    }
+
+    #[test]
+    fn tags_are_compared_as_the_header_lists_them() {
+        let names = |tags: &'static str| names(&HeaderValue::from_static(tags), "\"a\"");
+        assert!(names("\"a\"") && names("W/\"a\"") && names("\"b\" , \"a\"") && names("*"));
+        assert!(!names("\"b\"") && !names("a") && !names(""));
+    }
+}

@@ -1,0 +1,178 @@
+//! The page at `/`, and what its files are and are not. How it works in a browser is tested by
+//! `tests/page`.
+
+use std::fs;
+use std::path::Path;
+
+use axum::body::Body;
+use axum::http::{Request, StatusCode};
+
+use super::fixture::{Answer, Fixture};
+
+const ASSETS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/http/page/assets");
+const BROWSER: &str = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
+
+fn files() -> Vec<(String, String)> {
+    let mut files: Vec<_> = fs::read_dir(ASSETS)
+        .unwrap()
+        .map(|entry| {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+            (name, fs::read_to_string(path).unwrap())
+        })
+        .collect();
+    files.sort();
+    assert!(files.len() > 5);
+    files
+}
+
+fn address(name: &str) -> String {
+    if name == "index.html" { "/".to_owned() } else { format!("/page/{name}") }
+}
+
+async fn get(fixture: &Fixture, path: &str, headers: &[(&str, &str)]) -> Answer {
+    let mut request = Request::get(path).header("accept", BROWSER);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    fixture.send(request.body(Body::empty()).unwrap()).await
+}
+
+#[tokio::test]
+async fn every_file_is_served_with_its_type_and_may_be_kept() {
+    let fixture = Fixture::new();
+    for (name, text) in files() {
+        let path = address(&name);
+        let answer = get(&fixture, &path, &[]).await;
+        assert_eq!(answer.status, StatusCode::OK, "{name}");
+        assert!(answer.body == text.as_bytes(), "{name} is another file");
+        let extension = Path::new(&name).extension().unwrap().to_str().unwrap();
+        let media_type = match extension {
+            "html" => "text/html; charset=utf-8",
+            "css" => "text/css; charset=utf-8",
+            "js" => "text/javascript; charset=utf-8",
+            "svg" => "image/svg+xml",
+            _ => panic!("what is {name}?"),
+        };
+        assert_eq!(answer.header("content-type"), media_type, "{name}");
+        assert_eq!(answer.header("x-content-type-options"), "nosniff");
+        assert_eq!(answer.header("referrer-policy"), "no-referrer");
+        assert_eq!(answer.header("cross-origin-resource-policy"), "same-origin");
+        assert_eq!(answer.header("cache-control"), "no-cache");
+
+        let tag = answer.header("etag").to_owned();
+        assert!(tag.starts_with('"') && tag.ends_with('"') && tag.len() > 20, "{tag}");
+        let again = get(&fixture, &path, &[("if-none-match", &tag)]).await;
+        assert_eq!(again.status, StatusCode::NOT_MODIFIED, "{name}");
+        assert!(again.body.is_empty());
+        assert_eq!(again.header("etag"), tag);
+        let other = get(&fixture, &path, &[("if-none-match", "\"of another version\"")]).await;
+        assert_eq!(other.status, StatusCode::OK);
+        let head = Request::head(&path).header("accept", BROWSER).body(Body::empty()).unwrap();
+        let head = fixture.send(head).await;
+        assert_eq!((head.status, head.header("etag")), (StatusCode::OK, tag.as_str()));
+        assert!(head.body.is_empty());
+    }
+    for path in ["/page/", "/page/index.html", "/page/nothing.js", "/page/..%2Fmod.rs"] {
+        get(&fixture, path, &[]).await.problem(404, "not_found");
+    }
+    let post = Request::post("/page/app.js").body(Body::empty()).unwrap();
+    let problem = fixture.send(post).await.problem(405, "method_not_allowed");
+    assert!(problem["detail"].as_str().unwrap().ends_with("use GET"), "{problem}");
+}
+
+#[tokio::test]
+async fn browsers_get_the_page_and_programs_the_list() {
+    let fixture = Fixture::new();
+    let page = get(&fixture, "/", &[]).await;
+    assert!(page.header("content-type").starts_with("text/html"));
+    assert_eq!(page.header("vary"), "accept");
+    let list = fixture.get("/").await;
+    assert_eq!(list.header("content-type"), "application/json");
+    assert_eq!(list.header("vary"), "accept");
+    assert_eq!(list.json()["name"], "cutline");
+}
+
+#[tokio::test]
+async fn the_page_forbids_what_it_does_not_need() {
+    let fixture = Fixture::new();
+    let page = get(&fixture, "/", &[]).await;
+    let policy: Vec<&str> = page.header("content-security-policy").split("; ").collect();
+    for directive in [
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self' blob: data:",
+        "connect-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+        "require-trusted-types-for 'script'",
+    ] {
+        assert!(policy.contains(&directive), "{directive} is not in {policy:?}");
+    }
+    assert!(
+        !policy.iter().any(|directive| directive.contains("unsafe") || directive.contains('*'))
+    );
+    assert_eq!(page.header("x-frame-options"), "DENY");
+    assert!(page.header("permissions-policy").contains("camera=()"));
+}
+
+#[test]
+fn the_page_is_small() {
+    let bytes: usize = files().iter().map(|(_, text)| text.len()).sum();
+    assert!(bytes < 60_000, "{bytes} bytes");
+}
+
+#[test]
+fn the_page_asks_nobody_else() {
+    for (name, text) in files() {
+        // A name in XML, not an address that anybody asks.
+        let text = text.replace("xmlns=\"http://www.w3.org/2000/svg\"", "");
+        for foreign in ["http:", "https:", "ws:", "wss:", "=\"//", "'//", "(//", "`//", "@import"] {
+            assert!(!text.contains(foreign), "{name} has {foreign}");
+        }
+    }
+}
+
+#[test]
+fn nothing_is_inline_and_no_text_becomes_markup() {
+    for (name, text) in files() {
+        let words: &[&str] = match name.rsplit('.').next().unwrap() {
+            "js" => &[
+                "innerHTML",
+                "outerHTML",
+                "insertAdjacentHTML",
+                "document.write",
+                "eval(",
+                "new Function",
+                "srcdoc",
+                "'style'",
+                "localStorage",
+                "document.cookie",
+            ],
+            "css" => &["url(", "expression("],
+            _ => &["<style", " style=", "javascript:", "<script>", "<base", "<iframe"],
+        };
+        for word in words {
+            assert!(!text.contains(word), "{name} has {word}");
+        }
+    }
+    let (_, page) = files().into_iter().find(|(name, _)| name == "index.html").unwrap();
+    for tag in page.split('<').skip(1).filter_map(|rest| rest.split('>').next()) {
+        let names = tag.split_whitespace().filter_map(|part| part.split_once('='));
+        let inline = names.map(|(name, _)| name).any(|name| name.starts_with("on"));
+        assert!(!inline, "a handler in <{tag}>");
+        assert!(!tag.starts_with("script") || tag.contains(" src=\"page/"), "<{tag}>");
+    }
+}
+
+/// One round trip: nothing is found out about only after another file has come.
+#[test]
+fn the_page_names_every_file() {
+    let files = files();
+    let page = &files.iter().find(|(name, _)| name == "index.html").unwrap().1;
+    for (name, _) in files.iter().filter(|(name, _)| name != "index.html") {
+        assert!(page.contains(&format!("\"page/{name}\"")), "the page does not name {name}");
+    }
+}

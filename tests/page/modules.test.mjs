@@ -1,0 +1,180 @@
+// node --test modules.test.mjs: the parts of the page that need no browser.
+
+import assert from 'node:assert/strict';
+import { readFile } from 'node:fs/promises';
+import { execFileSync } from 'node:child_process';
+import { test } from 'node:test';
+
+/** Imports a file of the page; Node would take its name for that of a CommonJS module. */
+async function load(name) {
+  const source = await readFile(new URL(`../../src/http/page/assets/${name}`, import.meta.url));
+  return import(`data:text/javascript;base64,${source.toString('base64')}`);
+}
+
+const { events, retryAfter, Problem } = await load('api.js');
+const { Pool } = await load('pool.js');
+const { toCsv, toCurl, toJson } = await load('results.js');
+
+async function read(chunks) {
+  const stream = new ReadableStream({
+    start(controller) {
+      for (const chunk of chunks) controller.enqueue(chunk);
+      controller.close();
+    },
+  });
+  const found = [];
+  for await (const event of events(stream)) found.push(event);
+  return found;
+}
+
+test('events are read however the bytes are cut', async () => {
+  const text = 'event: token\ndata: {"text":"café"}\n\n: still here\n\nevent:done\r\ndata: a\r\ndata: b\r\n\r\n'
+    + 'data: no name\n\nevent: cut\ndata: off\n';
+  const expected = [
+    { event: 'token', data: '{"text":"café"}' },
+    { event: 'done', data: 'a\nb' },
+    { event: 'message', data: 'no name' },
+  ];
+  const bytes = new TextEncoder().encode(text);
+  for (const size of [1, 2, 3, 7, 1000]) {
+    const chunks = [];
+    for (let at = 0; at < bytes.length; at += size) chunks.push(bytes.slice(at, at + size));
+    assert.deepEqual(await read(chunks), expected, `${size} bytes at a time`);
+  }
+});
+
+test('Retry-After is seconds or a date', () => {
+  const now = Date.parse('2026-01-01T00:00:00Z');
+  assert.equal(retryAfter('3', now), 3);
+  assert.equal(retryAfter('Thu, 01 Jan 2026 00:00:07 GMT', now), 7);
+  assert.equal(retryAfter('Thu, 01 Jan 2025 00:00:00 GMT', now), 0);
+  for (const none of [null, '', 'soon']) assert.equal(retryAfter(none, now), undefined);
+});
+
+test('a table survives commas, quotes, lines and formulas', () => {
+  const ok = {
+    name: '=1+1, "x".jpg', status: 'ok', caption: 'a cat,\nand a dog', captions: [{ confidence: 0.5 }],
+    parameters: { prompt: '-a', num_beams: 3 }, colors: [{ hex: '#112233' }, { hex: '#445566' }],
+    mood: { label: 'calm', valence: -0.5 }, image: { width: 4 }, timings: { total_ms: 1.5 },
+  };
+  const failed = { name: 'b', status: 'error', error: { code: 'x', detail: 'y' } };
+  const csv = toCsv([ok, failed]);
+  assert.ok(csv.startsWith('\ufeffname,status,caption,confidence,prompt,num_beams,'));
+  const [, one, two] = csv.split('\r\n');
+  assert.ok(one.startsWith(`"'=1+1, ""x"".jpg",ok,"a cat,\nand a dog",0.5,'-a,3,`), one);
+  assert.ok(one.includes(',#112233 #445566,calm,-0.5,'), one);
+  assert.ok(two.startsWith('b,error,,') && two.endsWith(',x,y'), two);
+  const columns = (row) => row.replace(/"([^"]|"")*"/g, '').split(',').length;
+  assert.deepEqual([one, two].map(columns), [23, 23]);
+  const json = JSON.parse(toJson([ok, failed]));
+  assert.deepEqual(json.summary, { total: 2, ok: 1, failed: 1 });
+  assert.deepEqual(json.results[1], { index: 1, ...failed });
+});
+
+test('a shell reads the command as it is meant', () => {
+  const seen = (command) => {
+    const words = command.replace(/^curl/, 'printf "%s\\n"');
+    return execFileSync('bash', ['-c', `API_KEY=secret; ${words}`], { encoding: 'utf8' }).trimEnd().split('\n');
+  };
+  const url = 'http://127.0.0.1:8000/caption/generate';
+  assert.deepEqual(seen(toCurl(url, 'a.jpg', {}, false)), ['-F', 'image=@a.jpg', url]);
+  const name = `it's; "my" $HOME,\\photo.jpg`;
+  const params = { prompt: `@it's $(a) "photo"`, num_beams: 3 };
+  assert.deepEqual(seen(toCurl(url, name, params, true)), [
+    '-H', 'Authorization: Bearer secret',
+    '-F', `image=@"it's; \\"my\\" $HOME,\\\\photo.jpg"`,
+    '--form-string', `prompt=@it's $(a) "photo"`,
+    '-F', 'num_beams=3', url,
+  ]);
+});
+
+/** A task that keeps a list of what happens to it. */
+function task(log, name, run) {
+  const note = (what) => (detail) => log.push([name, what, detail]);
+  return {
+    run: async (signal) => {
+      log.push([name, 'run']);
+      await run(signal);
+      log.push([name, 'done']);
+    },
+    waiting: note('waiting'), locked: note('locked'), failed: note('failed'), stopped: note('stopped'),
+  };
+}
+
+/** A pool, and a promise that it has nothing left to do. */
+function pool(limit) {
+  let tell;
+  const empty = new Promise((resolve) => (tell = resolve));
+  const made = new Pool(limit, () => made.open === 0 && tell());
+  return [made, empty];
+}
+
+test('only so many tasks run at a time, in order', async () => {
+  const [made, empty] = pool(3);
+  const log = [];
+  let [now, most] = [0, 0];
+  for (let n = 0; n < 10; n += 1) {
+    made.add(task(log, n, async () => {
+      most = Math.max(most, (now += 1));
+      await null;
+      now -= 1;
+    }));
+  }
+  await empty;
+  assert.equal(most, 3);
+  assert.deepEqual(log.filter(([, what]) => what === 'run').map(([n]) => n), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
+});
+
+test('what the server puts off is tried again, and the others wait as well', async () => {
+  const [made, empty] = pool(1);
+  const log = [];
+  let tries = 0;
+  const begin = Date.now();
+  made.add(task(log, 'a', async () => {
+    if ((tries += 1) < 3) throw new Problem({ status: 429 }, 0.05);
+  }));
+  made.add(task(log, 'b', async () => {}));
+  await empty;
+  assert.deepEqual(log.map(([name, what]) => `${name} ${what}`), [
+    'a run', 'a waiting', 'a run', 'a waiting', 'a run', 'a done', 'b run', 'b done',
+  ]);
+  assert.ok(Date.now() - begin >= 99);
+});
+
+test('what fails for good is not tried again', async () => {
+  const [made, empty] = pool(2);
+  const log = [];
+  made.add(task(log, 'a', async () => { throw new Problem({ status: 422, code: 'x' }); }));
+  made.add(task(log, 'b', async () => { throw new Problem({ status: 503 }, 0); }));
+  await empty;
+  const failed = log.filter(([, what]) => what === 'failed').map(([name]) => name);
+  assert.deepEqual(failed.sort(), ['a', 'b']);
+  assert.equal(log.filter(([name, what]) => name === 'b' && what === 'run').length, 12);
+});
+
+test('a missing key holds everything until it is there', async () => {
+  const [made, empty] = pool(1);
+  const log = [];
+  let open = false;
+  const ask = async () => { if (!open) throw new Problem({ status: 401 }); };
+  made.add(task(log, 'a', ask));
+  made.add(task(log, 'b', ask));
+  await new Promise(setImmediate);
+  assert.deepEqual(log.map(([name, what]) => `${name} ${what}`), ['a run', 'a locked']);
+  open = true;
+  made.release();
+  await empty;
+  assert.deepEqual(log.slice(2).map(([name, what]) => `${name} ${what}`), ['a run', 'a done', 'b run', 'b done']);
+});
+
+test('stopping takes back what runs and what waits', async () => {
+  const [made, empty] = pool(1);
+  const log = [];
+  made.add(task(log, 'a', (signal) => new Promise((_, reject) => {
+    signal.addEventListener('abort', () => reject(signal.reason));
+  })));
+  made.add(task(log, 'b', async () => {}));
+  made.stop();
+  await empty;
+  assert.deepEqual(log.map(([name, what]) => `${name} ${what}`), ['a run', 'b stopped', 'a stopped']);
+});

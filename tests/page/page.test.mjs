@@ -1,0 +1,445 @@
+// node page.test.mjs URL [FOLDER]: the page of the server at URL in headless Chromium; screenshots
+// go to FOLDER. The server has the embedded model and no API keys.
+
+import assert from 'node:assert/strict';
+import { execFile } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
+import { copyFile, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { dirname, join, resolve } from 'node:path';
+import { after, before, test } from 'node:test';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
+import { card, clipboard, drop, findings, idle, launch, paste, scrollsSideways, visit } from './browser.mjs';
+
+const [url, folder] = process.argv.slice(2);
+if (!url) throw new Error('node page.test.mjs URL [FOLDER]');
+const ROOT = resolve(dirname(fileURLToPath(import.meta.url)), '../..');
+const EXAMPLES = join(ROOT, 'examples');
+const photo = (name) => join(EXAMPLES, name);
+const REFUSED = /Failed to load resource: the server responded with a status of (\d+)/;
+
+let browser;
+before(async () => {
+  browser = await launch();
+  if (folder) await mkdir(folder, { recursive: true });
+});
+after(() => browser?.close());
+
+/** The photo, but as bytes that the server has never seen, with a comment after the first marker. */
+async function unseen(name) {
+  const bytes = await readFile(photo(name));
+  const comment = Buffer.concat([Buffer.from([0xff, 0xfe, 0, 18]), randomBytes(16)]);
+  return [name, Buffer.concat([bytes.subarray(0, 2), comment, bytes.subarray(2)])];
+}
+
+const broken = async () => ['broken.jpg', (await readFile(photo('coffee.jpg'))).subarray(0, 20_000)];
+
+async function shot(page, name, options = {}) {
+  if (folder) await page.screenshot({ path: join(folder, `${name}.png`), ...options });
+}
+
+/** What the server itself says of a file. */
+async function told(name, params = {}) {
+  const body = new FormData();
+  body.append('image', new Blob([await readFile(photo(name))]), name);
+  for (const [field, value] of Object.entries(params)) body.append(field, value);
+  const response = await fetch(new URL('caption/generate', url), { method: 'POST', body });
+  assert.equal(response.status, 200);
+  return response.json();
+}
+
+/** Runs a command that the page shows, where the photos are. */
+async function shell(command) {
+  const { stdout } = await promisify(execFile)('bash', ['-c', `${command} --silent`], { cwd: EXAMPLES });
+  return JSON.parse(stdout);
+}
+
+/** Opens or closes what the cards know more of. */
+const details = (page, open) => page.locator('.more').evaluateAll((all, open) => {
+  for (const one of all) one.open = open;
+}, open);
+
+/** Nothing but the refusals that are expected, and nobody else's address. */
+function clean(seen, statuses = []) {
+  assert.deepEqual(seen.strangers, []);
+  const others = seen.complaints.filter((text) => !REFUSED.test(text));
+  assert.deepEqual(others, []);
+  assert.deepEqual(seen.complaints.map((text) => text.match(REFUSED)[1]), statuses.map(String));
+}
+
+test('three photos are dropped, one of them broken', async (t) => {
+  const { page, context, seen } = await visit(browser, url);
+  await t.test('the empty page has no serious finding', async () => {
+    assert.deepEqual(await findings(page), []);
+    await shot(page, 'empty-light');
+  });
+
+  await t.test('captions appear word by word, from the stream', async () => {
+    await page.evaluate(() => {
+      globalThis.states = new Set();
+      new MutationObserver(() => {
+        for (const caption of document.querySelectorAll('.cutline')) states.add(caption.textContent);
+      }).observe(document.getElementById('photos'), { childList: true, subtree: true, characterData: true });
+    });
+    await drop(page, [await unseen('cat.jpg'), await broken(), await unseen('coffee.jpg')]);
+    await idle(page, 3);
+    const states = await page.evaluate(() => [...states]);
+    for (const name of ['cat.jpg', 'coffee.jpg']) {
+      const caption = await card(page, name).locator('.cutline').textContent();
+      assert.equal(caption, (await told(name)).caption);
+      const words = caption.split(' ');
+      const shorter = words.map((_, n) => words.slice(0, n).join(' ')).filter((text) => text);
+      const shown = shorter.filter((text) => states.includes(text));
+      assert.ok(shown.length > words.length / 2, `${shown.length} states before "${caption}"`);
+    }
+    const types = seen.streams.map((response) => response.headers()['content-type']).sort();
+    assert.deepEqual(types, ['application/problem+json', 'text/event-stream', 'text/event-stream']);
+  });
+
+  await t.test('the broken one says what is wrong', async () => {
+    const failed = card(page, 'broken.jpg');
+    const text = await failed.textContent();
+    assert.match(text, /The image cannot be decoded/);
+    assert.match(text, /undecodable_image · request [0-9a-f-]{36}/);
+    await failed.getByRole('button', { name: 'Try again for broken.jpg' }).click();
+    await idle(page, 3);
+    assert.equal(await failed.getAttribute('data-state'), 'failed');
+    assert.equal(seen.streams.length, 4);
+  });
+
+  await t.test('colours are swatches that copy their code', async () => {
+    const { colors } = await told('coffee.jpg');
+    const swatches = card(page, 'coffee.jpg').locator('.swatch');
+    const names = colors.map(({ hex, name, fraction }) => `${hex} ${name}, ${Math.round(fraction * 100)} %`);
+    assert.deepEqual(await swatches.allTextContents(), names);
+    const painted = await swatches.first().evaluate((swatch) => getComputedStyle(swatch).backgroundColor);
+    assert.equal(painted, `rgb(${colors[0].rgb.join(', ')})`);
+    await swatches.first().click();
+    assert.equal(await clipboard(page), colors[0].hex);
+    assert.equal(await page.locator('#live').textContent(), `Copied: ${colors[0].hex}`);
+  });
+
+  await t.test('the caption is copied as alt text', async () => {
+    await page.getByRole('button', { name: 'Copy as alt text for cat.jpg' }).click();
+    assert.equal(await clipboard(page), (await told('cat.jpg')).caption);
+  });
+
+  await t.test('mood, times, JSON and curl are told', async () => {
+    const coffee = card(page, 'coffee.jpg');
+    assert.match(await coffee.locator('.credit').textContent(), /coffee\.jpg600 × 400 JPEG, 71 KBenergetic\d+ ms/);
+    await coffee.locator('summary').click();
+    const json = JSON.parse(await coffee.getByRole('group', { name: 'JSON for coffee.jpg' }).textContent());
+    const { captions, colors, mood } = await told('coffee.jpg');
+    assert.deepEqual({ captions: json.captions, colors: json.colors, mood: json.mood }, { captions, colors, mood });
+    assert.equal(json.cache, 'miss');
+    assert.ok(json.timings.total_ms > 0);
+    const curl = await coffee.getByRole('group', { name: 'The same with curl for coffee.jpg' }).textContent();
+    assert.equal((await shell(curl)).caption, json.caption);
+  });
+
+  await t.test('regenerating gives another caption, which curl repeats', async () => {
+    const cat = card(page, 'cat.jpg');
+    const first = await cat.locator('.cutline').textContent();
+    let caption = first;
+    // A sample may be the likeliest caption after all, but not five times.
+    for (let n = 0; n < 5 && caption === first; n += 1) {
+      await cat.getByRole('button', { name: 'Regenerate' }).click();
+      await idle(page, 3);
+      caption = await cat.locator('.cutline').textContent();
+    }
+    assert.notEqual(caption, first);
+    const focused = await page.evaluate(() => document.activeElement.textContent);
+    assert.equal(focused, 'Regenerate for cat.jpg', 'the focus stays where it was');
+    await cat.locator('summary').click();
+    const curl = await cat.getByRole('group', { name: 'The same with curl for cat.jpg' }).textContent();
+    assert.match(curl, /seed=\d+/);
+    assert.equal((await shell(curl)).caption, caption);
+  });
+
+  await t.test('all results are downloaded as CSV and JSON', async () => {
+    const download = async (kind) => {
+      const coming = page.waitForEvent('download');
+      await page.getByRole('button', { name: `Save ${kind}` }).click();
+      const file = await coming;
+      assert.equal(file.suggestedFilename(), `captions.${kind.toLowerCase()}`);
+      return readFile(await file.path(), 'utf8');
+    };
+    const [csv, json] = [await download('CSV'), await download('JSON')];
+    const { results, summary } = JSON.parse(json);
+    // Two captions, two failures of the same photo, and at least one sample.
+    assert.ok(results.length >= 5);
+    assert.equal(summary.failed, 2);
+    assert.equal(results.filter(({ error }) => error?.code === 'undecodable_image').length, 2);
+    const rows = csv.trimEnd().split('\r\n');
+    assert.equal(rows.length, results.length + 1);
+    assert.ok(rows[0].startsWith('\ufeffname,status,caption,'));
+    const { caption } = results.find(({ name }) => name === 'coffee.jpg');
+    assert.ok(rows.some((row) => row.startsWith(`coffee.jpg,ok,${caption},`)), csv);
+  });
+
+  await t.test('neither light nor dark nor a phone has a serious finding', async () => {
+    // What is copied says so for a moment.
+    await page.waitForFunction(() => !/copied/i.test(document.getElementById('photos').textContent));
+    for (const colorScheme of ['light', 'dark']) {
+      await page.emulateMedia({ colorScheme });
+      for (const [device, width] of [['desk', 1280], ['phone', 360]]) {
+        await page.setViewportSize({ width, height: 800 });
+        assert.deepEqual(await findings(page), [], `${colorScheme}, ${width} px`);
+        assert.equal(await scrollsSideways(page), false, `sideways at ${width} px`);
+        await shot(page, `details-${device}-${colorScheme}`, { fullPage: true });
+        await details(page, false);
+        await page.mouse.move(0, 0);
+        await shot(page, `three-${device}-${colorScheme}`, { fullPage: true });
+        await details(page, true);
+      }
+    }
+    // As wide as a window of 1280 pixels at 400 %.
+    await page.setViewportSize({ width: 320, height: 800 });
+    assert.equal(await scrollsSideways(page), false, 'sideways at 320 px');
+    await page.setViewportSize({ width: 1280, height: 900 });
+  });
+
+  await t.test('the visit outlives a reload, until it is forgotten', async () => {
+    const before = await page.locator('#sheet li').count();
+    assert.ok(before >= 3);
+    await page.reload();
+    assert.equal(await page.locator('.print').count(), 0);
+    assert.equal(await page.locator('#sheet li').count(), before);
+    const thumb = page.locator('#sheet img').first();
+    assert.ok(await thumb.evaluate(async (img) => (await img.decode(), img.naturalWidth > 0 && img.src.length < 12_000)));
+    await shot(page, 'visit-dark', { fullPage: true });
+    await page.getByRole('button', { name: 'Forget it now' }).click();
+    assert.equal(await page.locator('#visit').isVisible(), false);
+    await page.reload();
+    assert.equal(await page.locator('#sheet li').count(), 0);
+  });
+
+  clean(seen, [422, 422]);
+  await context.close();
+});
+
+test('the keyboard is enough', async () => {
+  const { page, context, seen } = await visit(browser, url, { reducedMotion: 'reduce' });
+  const focus = () => page.evaluate(() => {
+    const active = document.activeElement;
+    const marked = active.type === 'file' ? active.labels[0] : active;
+    const { outlineStyle, outlineWidth } = getComputedStyle(marked);
+    const name = active.getAttribute('aria-label') ?? active.labels?.[0]?.textContent ?? active.textContent;
+    return { name: name.trim().replace(/\s+/g, ' '), seen: outlineStyle === 'solid' && outlineWidth === '3px' };
+  });
+  const tab = async (key = 'Tab') => {
+    await page.keyboard.press(key);
+    const { name, seen } = await focus();
+    assert.ok(seen, `the focus on "${name}" is not seen`);
+    return name;
+  };
+  // Early: the browser is told that it is not to open a window of its own, which takes a moment.
+  const choosing = page.waitForEvent('filechooser');
+  assert.equal(await tab(), 'Skip to the photos');
+  assert.match(await tab(), /^Choose photos/);
+  assert.match(await tab(), /^Begin with/);
+  await page.keyboard.type('a photo of');
+  assert.match(await tab(), /^Beams/);
+  await page.keyboard.press('ArrowRight');
+  await page.keyboard.press('ArrowRight');
+  assert.equal(await page.locator('#beams-value').textContent(), '3');
+  await tab('Shift+Tab');
+  await tab('Shift+Tab');
+  await page.keyboard.press('Enter');
+  await (await choosing).setFiles([photo('rocket.jpg')]);
+  await idle(page, 1);
+
+  const caption = await page.locator('.cutline').textContent();
+  assert.ok(caption.startsWith('a photo of '), caption);
+  assert.equal(caption, (await told('rocket.jpg', { prompt: 'a photo of', num_beams: '3' })).caption);
+  assert.equal(await page.locator('#live').textContent(), `rocket.jpg: ${caption}`);
+  const animation = await page.locator('.word').first().evaluate((word) => getComputedStyle(word).animationName);
+  assert.equal(animation, 'none');
+
+  // From the photos on: past the colours to the buttons and the details.
+  await page.locator('#files').focus();
+  const stops = [];
+  while (stops.at(-1) !== 'Details for rocket.jpg' && stops.length < 40) stops.push(await tab());
+  for (const wanted of [/^Begin with/, /^Beams/, /^Caption all again$/, /^Save CSV$/, /^#[0-9a-f]{6} /,
+    /^Copy as alt text for rocket.jpg$/, /^Regenerate for rocket.jpg$/, /^Details for rocket.jpg$/]) {
+    assert.ok(stops.some((stop) => wanted.test(stop)), `${wanted} is not among ${stops.join(' | ')}`);
+  }
+  await page.keyboard.press('Enter');
+  assert.equal(await tab(), 'Copy The same with curl for rocket.jpg');
+  await page.keyboard.press('Enter');
+  const curl = await clipboard(page);
+  assert.match(curl, /--form-string 'prompt=a photo of'/);
+  assert.equal((await shell(curl)).caption, caption);
+  assert.deepEqual(await findings(page), []);
+
+  // A choice that is made anew with other settings.
+  await page.locator('#prompt').fill('');
+  await page.locator('#beams').fill('1');
+  await page.locator('#prompt').press('Enter');
+  await idle(page, 1);
+  assert.equal(await page.locator('.cutline').textContent(), (await told('rocket.jpg')).caption);
+  await shot(page, 'one-light', { fullPage: true });
+  clean(seen);
+  await context.close();
+});
+
+test('what the browser cannot show is captioned all the same', async () => {
+  const { page, context, seen } = await visit(browser, url);
+  await paste(page, [join(ROOT, 'tests/goldens/image/zoo/tiff.tiff')]);
+  await idle(page, 1);
+  assert.equal(await page.locator('.print').getAttribute('data-state'), 'done');
+  assert.ok((await page.locator('.cutline').textContent()).length > 0);
+  assert.equal(await page.locator('.no-picture').count(), 1);
+  const stripes = await page.locator('.no-picture').evaluate((box) => getComputedStyle(box).backgroundImage);
+  assert.match(stripes, /linear-gradient/);
+  assert.deepEqual(await findings(page), []);
+  await shot(page, 'tiff-light', { fullPage: true });
+  clean(seen);
+  await context.close();
+});
+
+test('folders are dropped with all images in them', async () => {
+  const top = await mkdtemp(join(tmpdir(), 'cutline-page-'));
+  try {
+    await mkdir(join(top, 'photos', 'more'), { recursive: true });
+    await copyFile(photo('cat.jpg'), join(top, 'photos', 'b.jpg'));
+    await copyFile(photo('coffee.jpg'), join(top, 'photos', 'more', 'c.jpg'));
+    await writeFile(join(top, 'photos', 'a.txt'), 'no photo');
+    const { page, context, seen } = await visit(browser, url);
+    const { x, y, width, height } = await page.locator('#drop').boundingBox();
+    const devtools = await context.newCDPSession(page);
+    // A real drag from outside: only those have folders.
+    const data = { items: [], files: [join(top, 'photos'), photo('rocket.jpg')], dragOperationsMask: 1 };
+    for (const type of ['dragEnter', 'dragOver', 'drop']) {
+      await devtools.send('Input.dispatchDragEvent', { type, x: x + width / 2, y: y + height / 2, data });
+      if (type === 'dragOver') await page.locator('#drop[data-over]').waitFor();
+    }
+    await idle(page, 3);
+    assert.equal(await page.locator('#drop[data-over]').count(), 0);
+    assert.deepEqual(await page.locator('.print h2').allTextContents(), ['b.jpg', 'c.jpg', 'rocket.jpg']);
+    assert.equal(await page.locator('.print[data-state="done"]').count(), 3);
+    clean(seen);
+    await context.close();
+  } finally {
+    await rm(top, { recursive: true });
+  }
+});
+
+test('many photos go few at a time, and wait when they are told to', async () => {
+  const { page, context, seen } = await visit(browser, url);
+  let [now, most, asked] = [0, 0, 0];
+  const times = [];
+  await page.route('**/caption/generate', async (route) => {
+    asked += 1;
+    times.push(Date.now());
+    if (asked === 3) {
+      const detail = 'the queue is full; try again later';
+      const body = JSON.stringify({ title: 'The queue is full', status: 429, code: 'queue_full', detail });
+      await route.fulfill({ status: 429, headers: { 'retry-after': '1', 'content-type': 'application/problem+json' }, body });
+      return;
+    }
+    now += 1;
+    most = Math.max(most, now);
+    const response = await route.fetch();
+    now -= 1;
+    await route.fulfill({ response });
+  });
+  const bytes = await readFile(photo('astronaut.jpg'));
+  await drop(page, Array.from({ length: 12 }, (_, n) => [`frame ${n}.jpg`, bytes]));
+  await page.getByText('The server has much to do').waitFor();
+  assert.match(await page.locator('#count').textContent(), /^\d+ of 12 photos done/);
+  assert.equal(await page.locator('#progress').isVisible(), true);
+  await shot(page, 'busy-light');
+  await idle(page, 12);
+  assert.equal(await page.locator('.print[data-state="done"]').count(), 12);
+  assert.equal(asked, 13);
+  // A square photo in frames that are wider: all of it is seen.
+  const whole = await page.locator('.frame img').evaluateAll(
+    (pictures) => pictures.every((one) => one.offsetHeight <= one.parentElement.clientHeight),
+  );
+  assert.ok(whole, 'a photo is cut');
+  assert.ok(most >= 2 && most <= 4, `${most} at a time`);
+  // Nothing was sent in the second that the server asked for, but for what was on the way.
+  const gap = Math.max(...times.slice(1).map((time, n) => time - times[n]));
+  assert.ok(gap >= 900, `${gap} ms`);
+  assert.match(await page.locator('#count').textContent(), /^12 captions in this visit$/);
+  await page.getByRole('button', { name: 'Clear photos' }).click();
+  assert.equal(await page.locator('.print').count(), 0);
+  clean(seen, [429]);
+  await context.close();
+});
+
+test('what is not done yet can be stopped', async () => {
+  const { page, context, seen } = await visit(browser, url);
+  await page.route('**/caption/generate', () => {});
+  await drop(page, ['a', 'b', 'c', 'd', 'e', 'f'].map((name) => [`${name}.jpg`, Buffer.from('x')]));
+  const asked = page.locator('.print').filter({ hasText: 'Looking' });
+  await page.waitForFunction(() => document.querySelectorAll('.print').length === 6);
+  assert.equal(await asked.count(), 4);
+  await page.getByRole('button', { name: 'Stop' }).click();
+  await idle(page, 6);
+  assert.equal(await page.locator('.print[data-state="stopped"]').count(), 6);
+  clean(seen);
+  await context.close();
+});
+
+test('a server that asks for a key is given one', async () => {
+  const { page, context, seen } = await visit(browser, url);
+  const given = [];
+  await page.route('**/caption/generate', async (route) => {
+    const key = (await route.request().allHeaders()).authorization;
+    given.push(key);
+    if (key === 'Bearer open sesame') return route.continue();
+    const body = JSON.stringify({ title: 'No', status: 401, code: 'unauthorized', detail: 'send an API key' });
+    return route.fulfill({ status: 401, contentType: 'application/problem+json', body });
+  });
+  assert.equal(await page.getByLabel('API key').isVisible(), false);
+  await drop(page, [photo('cat.jpg')]);
+  for (const key of ['wrong', 'open sesame']) {
+    await page.getByLabel('API key').waitFor();
+    assert.equal(await page.locator('.print').getAttribute('data-state'), 'busy');
+    if (key === 'wrong') {
+      assert.deepEqual(await findings(page), []);
+      await shot(page, 'key-light');
+    }
+    await page.getByLabel('API key').fill(key);
+    await page.getByLabel('API key').press('Enter');
+    if (key === 'wrong') await page.getByText('does not take this key').waitFor();
+  }
+  await idle(page, 1);
+  assert.equal(await page.locator('.print').getAttribute('data-state'), 'done');
+  assert.deepEqual(given, [undefined, 'Bearer wrong', 'Bearer open sesame']);
+  const curl = await page.locator('pre').first().textContent();
+  assert.ok(curl.includes('"Authorization: Bearer $API_KEY"') && !curl.includes('sesame'), curl);
+  // It lasts as long as the tab.
+  assert.equal(await page.evaluate(() => sessionStorage.getItem('cutline.key')), 'open sesame');
+  assert.equal(await page.evaluate(() => localStorage.length), 0);
+  clean(seen, [401, 401]);
+  await context.close();
+});
+
+test('a server that is gone or talks nonsense is no riddle', async () => {
+  const { page, context } = await visit(browser, url);
+  await page.route('**/caption/generate', (route) => route.abort());
+  await drop(page, [photo('cat.jpg')]);
+  await idle(page, 1);
+  assert.match(await page.locator('.print').textContent(), /The server cannot be reached/);
+  const late = JSON.stringify({ status: 504, code: 'inference_timeout', title: 'It took too long', detail: 'x' });
+  for (const [body, title] of [
+    ['event: token\ndata: {"text":"a cat"}\n\n', /The answer broke off/],
+    [`event: error\ndata: ${late}\n\n`, /It took too long.*inference_timeout/],
+    ['event: done\ndata: {"caption":"a cat"}\n\n', /The page has failed/],
+  ]) {
+    await page.unroute('**/caption/generate');
+    await page.route('**/caption/generate', (route) => route.fulfill({ contentType: 'text/event-stream', body }));
+    await page.getByRole('button', { name: 'Try again for cat.jpg' }).click();
+    await idle(page, 1);
+    assert.match(await page.locator('.print').textContent(), title);
+  }
+  await page.unroute('**/caption/generate');
+  await page.getByRole('button', { name: 'Try again for cat.jpg' }).click();
+  await idle(page, 1);
+  assert.equal(await page.locator('.print').getAttribute('data-state'), 'done');
+  await context.close();
+});
