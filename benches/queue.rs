@@ -20,15 +20,18 @@ use tokio::task::JoinSet;
 const CROWD: usize = 32;
 /// Images that come one by one, at random times.
 const ARRIVALS: usize = 60;
-const ORDERS: [(&str, VisionOrder); 2] =
-    [("all first", VisionOrder::AllFirst), ("one between", VisionOrder::OneBetweenSteps)];
+const ORDERS: [(&str, VisionOrder); 3] = [
+    ("by backlog", VisionOrder::ByBacklog),
+    ("all first", VisionOrder::AllFirst),
+    ("one between", VisionOrder::OneBetweenSteps),
+];
 const SIZES: [usize; 3] = [1, 8, 16];
 
 fn main() -> std::result::Result<(), Box<dyn Error>> {
     let runtime = Runtime::new()?;
     let side = common::engine()?.info().image_size;
     let images: Vec<_> = (0..16).map(|seed| Arc::new(bench::image(seed, side))).collect();
-    // The same arrivals for both orders and all sizes, or nothing could be compared.
+    // The same arrivals for all orders and all sizes, or nothing could be compared.
     let rate = 0.7 * full_speed(&runtime, &images)?;
     let mut criterion = common::criterion();
     for size in SIZES {

@@ -27,8 +27,11 @@ pub struct Options {
 /// chose the default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum VisionOrder {
-    /// All that fit into the batch, before the next step.
+    /// Before the next step as many as make a batch of two, or of half of those that wait if that
+    /// is more: a few are soon done, and a crowd is decoded in large batches.
     #[default]
+    ByBacklog,
+    /// All that fit into the batch, before the next step.
     AllFirst,
     /// One between two steps.
     OneBetweenSteps,

@@ -84,6 +84,15 @@ impl<T> Queue<T> {
         Some(item.value)
     }
 
+    /// The item that is next, whether it fits or not.
+    pub(super) fn peek(&self) -> Option<&T> {
+        let lane = match self.turn()? {
+            Priority::Interactive => &self.interactive,
+            Priority::Bulk => &self.bulk,
+        };
+        lane.front().map(|item| &item.value)
+    }
+
     /// The lane whose turn it is.
     fn turn(&self) -> Option<Priority> {
         match (self.interactive.is_empty(), self.bulk.is_empty()) {
@@ -273,7 +282,9 @@ mod tests {
                         (reserved, number) = (reserved - 1, number + 1);
                     }
                     Action::Next(free) => {
+                        let peeked = queue.peek().copied();
                         let Some((bulk, taken, rows)) = queue.next(free, false) else { continue };
+                        prop_assert_eq!(peeked, Some((bulk, taken, rows)));
                         prop_assert!(rows <= free);
                         prop_assert!(last[usize::from(bulk)] < Some(taken), "in order");
                         last[usize::from(bulk)] = Some(taken);

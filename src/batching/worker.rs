@@ -112,7 +112,7 @@ impl Worker<'_> {
     /// Takes in what fits beside the running jobs.
     fn admit(&mut self) {
         while let Some(entry) = self.next() {
-            let vision = matches!(entry.image, ImageInput::Pixels(_));
+            let vision = needs_vision(&entry);
             let failures = self.backoff.failures();
             self.start(entry);
             let rest_later = vision && self.vision_order == VisionOrder::OneBetweenSteps;
@@ -134,9 +134,18 @@ impl Worker<'_> {
             return if fits { self.resuming.pop_front() } else { None };
         }
         let mut state = self.shared.lock();
+        if needs_vision(state.queue.peek()?) && self.enough_for(state.queue.len()) {
+            return None;
+        }
         let entry = state.queue.next(free, empty)?;
         state.in_flight += 1;
         Some(entry)
+    }
+
+    /// Whether those in the batch are to be decoded further before one of `waiting` images is
+    /// encoded.
+    fn enough_for(&self, waiting: usize) -> bool {
+        self.vision_order == VisionOrder::ByBacklog && self.running.len() >= (waiting / 2).max(2)
     }
 
     fn start(&mut self, mut entry: Entry) {
@@ -243,6 +252,11 @@ impl Worker<'_> {
     pub(super) fn limit(&self) -> usize {
         self.memory_limit.map_or(self.max_rows, |limit| limit.min(self.max_rows))
     }
+}
+
+/// Whether the vision tower has yet to see the image.
+fn needs_vision(entry: &Entry) -> bool {
+    matches!(entry.image, ImageInput::Pixels(_))
 }
 
 fn time_until(end: Instant) -> Option<Duration> {

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use super::run::milliseconds;
 use super::{Captioner, GenerationDefaults, MemoryLimits, ModelInfo, Parts};
+use crate::batching::VisionOrder;
 use crate::engine::source::{self, ModelFiles, ModelSource};
 use crate::engine::{EngineInfo, EngineOptions, GenerationParams, HubOptions, MAX_BEAMS};
 use crate::error::{Error, ErrorKind, Result};
@@ -76,6 +77,7 @@ impl Captioner {
                 max_batch_size: settings
                     .max_batch_size
                     .unwrap_or_else(|| engine_info.default_batch_size()),
+                vision_order: VisionOrder::default(),
                 queue_capacity: settings.queue_capacity,
                 memory: settings.memory,
             },

@@ -77,6 +77,8 @@ pub struct Parts {
     pub max_workers: usize,
     /// Rows that are decoded together.
     pub max_batch_size: usize,
+    /// When images are encoded while others are decoded.
+    pub vision_order: VisionOrder,
     /// Images that may wait.
     pub queue_capacity: usize,
     /// What may be kept in memory.
@@ -116,7 +118,7 @@ impl Captioner {
         let options = Options {
             max_batch_size: parts.max_batch_size,
             queue_capacity: parts.queue_capacity,
-            vision_order: VisionOrder::default(),
+            vision_order: parts.vision_order,
         };
         let handle = Handle::spawn(engine, options)?;
         let identity = identity(&parts.info, &parts.preprocess);

@@ -13,6 +13,7 @@ pub(crate) mod attention;
 pub(crate) mod buffer;
 pub(crate) mod cache;
 pub(crate) mod gemm;
+pub mod heap;
 pub(crate) mod math;
 pub mod measure;
 pub(crate) mod memory;

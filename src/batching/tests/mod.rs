@@ -12,6 +12,7 @@ use crate::engine::{GenerationParams, JobId, PixelValues, Sequence};
 use crate::error::{Error, ErrorKind};
 
 fn spawn(script: &Arc<Script>, max_batch_size: usize, queue_capacity: usize) -> Handle {
+    // Who is in a batch then depends on nothing but its size.
     let options = Options { max_batch_size, queue_capacity, vision_order: VisionOrder::AllFirst };
     Handle::spawn(FakeEngine::boxed(script), options).unwrap()
 }
@@ -272,25 +273,36 @@ fn a_job_whose_time_is_up_costs_nothing_more() {
     assert_eq!((status.in_flight, status.queue_depth, status.degraded), (0, 0, false));
 }
 
+/// The steps of a batch of at most four when `later` images come while one is being decoded; each
+/// gets four tokens.
+fn steps(vision_order: VisionOrder, later: usize) -> Vec<Call> {
+    let script = Script::gated();
+    let options = Options { max_batch_size: 4, queue_capacity: 16, vision_order };
+    let handle = Handle::spawn(FakeEngine::boxed(&script), options).unwrap();
+    let mut jobs = vec![submit(&handle, 4, 1).unwrap()];
+    script.wait_for(&step(&[0]));
+    jobs.extend((0..later).map(|_| submit(&handle, 4, 1).unwrap()));
+    script.open();
+    jobs.into_iter().for_each(|job| succeeds(job, 4));
+    script.calls().into_iter().filter(|call| matches!(call, Call::Step(_))).collect()
+}
+
 #[test]
-fn one_image_is_encoded_between_two_steps_if_that_is_asked_for() {
-    for (vision_order, batches) in [
-        (VisionOrder::AllFirst, vec![step(&[0]), step(&[0, 1, 2]), step(&[0, 1, 2])]),
-        (VisionOrder::OneBetweenSteps, vec![step(&[0]), step(&[0, 1]), step(&[0, 1, 2])]),
-    ] {
-        let script = Script::gated();
-        let options = Options { max_batch_size: 4, queue_capacity: 8, vision_order };
-        let handle = Handle::spawn(FakeEngine::boxed(&script), options).unwrap();
-        let first = submit(&handle, 4, 1).unwrap();
-        script.wait_for(&step(&[0]));
-        let rest = [submit(&handle, 4, 1).unwrap(), submit(&handle, 4, 1).unwrap()];
-        script.open();
-        succeeds(first, 4);
-        rest.into_iter().for_each(|job| succeeds(job, 4));
-        let steps: Vec<Call> =
-            script.calls().into_iter().filter(|call| matches!(call, Call::Step(_))).collect();
-        assert_eq!(steps[..3], batches, "{vision_order:?}");
-    }
+fn few_are_encoded_before_the_next_step_unless_many_wait() {
+    let pair = step(&[0, 1]);
+    let few = steps(VisionOrder::ByBacklog, 2);
+    assert_eq!(few[..5], [step(&[0]), pair.clone(), pair.clone(), pair, step(&[1, 2])]);
+    let many = steps(VisionOrder::ByBacklog, 12);
+    assert_eq!(many[..2], [step(&[0]), step(&[0, 1, 2, 3])]);
+}
+
+#[test]
+fn when_images_are_encoded_can_be_chosen() {
+    let whole = step(&[0, 1, 2]);
+    let all_first = steps(VisionOrder::AllFirst, 2);
+    assert_eq!(all_first[..3], [step(&[0]), whole.clone(), whole.clone()]);
+    let one_between = steps(VisionOrder::OneBetweenSteps, 2);
+    assert_eq!(one_between[..3], [step(&[0]), step(&[0, 1]), whole]);
 }
 
 #[test]

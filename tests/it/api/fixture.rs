@@ -8,6 +8,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes, to_bytes};
 use axum::http::{HeaderMap, Method, Request, StatusCode};
+use cutline::batching::VisionOrder;
 use cutline::captioner::{Captioner, GenerationDefaults, MemoryLimits, ModelInfo, Parts};
 use cutline::config::HttpSettings;
 use cutline::engine::{
@@ -188,6 +189,8 @@ impl Fixture {
             info: model_info(),
             max_workers: 2,
             max_batch_size: capacity,
+            // All that there is room for goes into the model, for tests that keep it there.
+            vision_order: VisionOrder::AllFirst,
             queue_capacity: capacity,
             memory,
         };
