@@ -1,12 +1,13 @@
 //! The result of captioning, in the shape that the HTTP contract and `--format json` print.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::engine::FinishReason;
 use crate::image::{Appearance, DecodedImage};
 
 /// One caption among those returned.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Choice {
     /// The text, without special tokens.
     pub text: String,
@@ -16,6 +17,7 @@ pub struct Choice {
     pub tokens: usize,
     /// `stop` or `length`.
     #[serde(serialize_with = "finish_reason")]
+    #[schema(value_type = String, example = "stop")]
     pub finish_reason: FinishReason,
 }
 
@@ -27,7 +29,7 @@ fn finish_reason<S: serde::Serializer>(
 }
 
 /// Where an answer came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CacheState {
     /// Computed for this request.
@@ -51,7 +53,7 @@ impl CacheState {
 }
 
 /// Whether the vision tower had to run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum VisionCacheState {
     /// It ran.
@@ -61,7 +63,7 @@ pub enum VisionCacheState {
 }
 
 /// The photo that was captioned.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct ImageInfo {
     /// `blake3:` and the hash of the bytes in hexadecimal.
     pub hash: String,
@@ -90,7 +92,7 @@ impl ImageInfo {
 
 /// Where the time of this request went, in milliseconds. For an answer from the cache all but the
 /// total are 0; for one that another request had begun, waiting for it counts as `inference_ms`.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, ToSchema)]
 pub struct Timings {
     /// Decoding the image, its colours, and resizing.
     pub decode_ms: f64,
@@ -103,7 +105,7 @@ pub struct Timings {
 }
 
 /// The answer for one image.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Caption {
     /// The best caption.
     pub caption: String,
@@ -116,6 +118,7 @@ pub struct Caption {
     /// Whether the photo was encoded before; only where something was computed for this request
     /// and the cache was not bypassed.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub vision_cache: Option<VisionCacheState>,
     /// The photo.
     pub image: ImageInfo,

@@ -1,9 +1,10 @@
 //! What `/model/info` and `cutline model info` say.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 /// The loaded model and how it is run.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct ModelInfo {
     /// The model's name: `cutline-small`, a hub id, or a path.
     pub id: String,
@@ -33,9 +34,11 @@ pub struct ModelInfo {
     pub source: String,
     /// The commit or tag, for a model from the hub.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub revision: Option<String>,
     /// The licence that the model card states.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub license: Option<String>,
     /// Reading and converting the weights.
     pub load_ms: f64,
@@ -43,11 +46,12 @@ pub struct ModelInfo {
     pub warm_up_ms: f64,
     /// Resident memory of the process when the model was ready, where the system tells.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub memory_bytes: Option<u64>,
 }
 
 /// Defaults and limits of decoding.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct GenerationDefaults {
     /// Default of `max_new_tokens`.
     pub max_new_tokens: usize,

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::ImageInfo;
 use super::budget::Photo;
@@ -12,7 +13,7 @@ use crate::error::Result;
 use crate::image::{Appearance, DecodeLimits, Measures, PreprocessConfig, decode_for};
 
 /// The answer of `POST /image/process`.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct ProcessedImage {
     /// The file.
     pub image: ProcessedInfo,
@@ -27,7 +28,7 @@ pub struct ProcessedImage {
 }
 
 /// An image file and how it was turned.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct ProcessedInfo {
     /// Hash, format and sizes, as with a caption.
     #[serde(flatten)]
@@ -38,7 +39,7 @@ pub struct ProcessedInfo {
 }
 
 /// Where the time went, in milliseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, ToSchema)]
 pub struct ProcessTimings {
     /// Decoding.
     pub decode_ms: f64,

@@ -1,5 +1,5 @@
 //! The command line: `cutline serve`, `cutline caption`, `cutline model info`,
-//! `cutline model quantize`, `cutline bench`.
+//! `cutline model quantize`, `cutline bench`, `cutline openapi`.
 //!
 //! Exit statuses: 0 for success, 1 when something failed, 2 when the command or a setting cannot be
 //! used.
@@ -7,6 +7,7 @@
 mod bench;
 mod caption;
 mod model;
+mod openapi;
 mod options;
 mod quantize;
 mod serve;
@@ -43,6 +44,7 @@ pub fn main() -> ExitCode {
         Some((caption::NAME, matches)) => caption::run(matches),
         Some((model::NAME, matches)) => model::run(matches),
         Some((bench::NAME, matches)) => bench::run(matches),
+        Some((openapi::NAME, _)) => openapi::run(),
         _ => print(&command().render_help().to_string()).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {
@@ -60,7 +62,13 @@ pub fn command() -> Command {
     Command::new(env!("CARGO_PKG_NAME"))
         .version(env!("CARGO_PKG_VERSION"))
         .about("Captions images on the machine in front of you")
-        .subcommands([serve::command(), caption::command(), model::command(), bench::command()])
+        .subcommands([
+            serve::command(),
+            caption::command(),
+            model::command(),
+            bench::command(),
+            openapi::command(),
+        ])
         .after_help(
             "Examples:\n  \
              cutline caption holiday.jpg            print what is in the photo\n  \

@@ -28,7 +28,22 @@ use crate::error::{Error, Result};
 
 const LINES: &str = "application/x-ndjson";
 
-/// Many images to one result each: together and in the order sent, or each as soon as it is ready.
+/// Many images to one result each
+///
+/// Together and in the order sent; with `Accept: application/x-ndjson` each in a line of its own as
+/// soon as it is ready. A bad image never fails the others. Places in the queue are taken for all
+/// images at once or for none.
+#[utoipa::path(
+    post,
+    path = "/caption/batch",
+    operation_id = "caption_batch",
+    tag = "captions",
+    responses((
+        status = OK,
+        description = "A result for every image",
+        content((BatchAnswer = "application/json"), (BatchItem = "application/x-ndjson")),
+    )),
+)]
 pub(super) async fn batch(
     State(state): State<AppState>,
     Extension(id): Extension<RequestId>,

@@ -2,11 +2,12 @@
 //! [`captioner`](crate::captioner).
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::captioner::Caption;
 
 /// `application/problem+json`, RFC 9457.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Problem<'a> {
     pub(super) r#type: String,
     pub(super) title: &'static str,
@@ -16,21 +17,23 @@ pub(super) struct Problem<'a> {
     pub(super) code: &'static str,
     /// The parameter at fault.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub(super) field: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub(super) request_id: Option<&'a str>,
 }
 
 /// `GET /`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Index {
     pub(super) name: &'static str,
     pub(super) version: &'static str,
     pub(super) endpoints: Vec<Endpoint>,
 }
 
-/// One line of [`Index`].
-#[derive(Debug, Serialize)]
+/// One of the endpoints.
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Endpoint {
     pub(super) method: &'static str,
     pub(super) path: &'static str,
@@ -38,15 +41,18 @@ pub(super) struct Endpoint {
 }
 
 /// `GET /health`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Health {
     pub(super) status: HealthStatus,
     /// Known once the model is loaded, as are device and queue.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub(super) model: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub(super) device: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub(super) queue: Option<QueueHealth>,
     /// Images in the model.
     pub(super) in_flight: usize,
@@ -55,14 +61,16 @@ pub(super) struct Health {
     /// Until an image that came now would have its turn, at the present speed.
     pub(super) estimated_wait_ms: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub(super) batch: Option<BatchHealth>,
     pub(super) uptime_ms: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub(super) last_error: Option<String>,
 }
 
 /// Images that wait, those that are on their way into the queue, and how many there may be of both.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct QueueHealth {
     pub(super) depth: usize,
     pub(super) reserved: usize,
@@ -70,12 +78,13 @@ pub(super) struct QueueHealth {
 }
 
 /// What the model writes at once, and what became of it since the start.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct BatchHealth {
     /// Captions or beams.
     pub(super) max_size: usize,
     /// Fewer than that, once the device had no memory for more.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub(super) memory_limit: Option<usize>,
     /// Images that were captioned.
     pub(super) finished: u64,
@@ -88,7 +97,7 @@ pub(super) struct BatchHealth {
 }
 
 /// The first two come with 200, the others with 503.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum HealthStatus {
     Ok,
@@ -104,20 +113,40 @@ pub(super) enum HealthStatus {
 }
 
 /// `GET /health/live` and `GET /health/ready`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Probe {
     pub(super) status: &'static str,
 }
 
+/// A server-sent event.
+#[derive(Debug, ToSchema)]
+#[allow(dead_code, reason = "axum writes events; this is what they look like")]
+pub(super) struct StreamEvent {
+    #[schema(inline)]
+    pub(super) event: StreamEventName,
+    /// JSON.
+    pub(super) data: String,
+}
+
+/// What the data is: `TextSoFar`, `Caption` or `Problem`. The last event is one of the latter two.
+#[derive(Debug, ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[allow(dead_code, reason = "as above")]
+pub(super) enum StreamEventName {
+    Token,
+    Done,
+    Error,
+}
+
 /// The data of a `token` event.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct TextSoFar<'a> {
     /// The caption so far, prompt included.
     pub(super) text: &'a str,
 }
 
 /// `POST /caption/batch`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct BatchAnswer<'a> {
     /// In the order sent.
     pub(super) results: Vec<BatchItem<'a>>,
@@ -125,19 +154,20 @@ pub(super) struct BatchAnswer<'a> {
 }
 
 /// What came of one image of a batch.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct BatchItem<'a> {
     /// Its place among those sent, from 0.
     pub(super) index: usize,
     /// The file's name, where the client sent one.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub(super) name: Option<&'a str>,
     #[serde(flatten)]
     pub(super) result: ItemResult<'a>,
 }
 
 /// A caption, or what is wrong with the image.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(tag = "status", rename_all = "snake_case")]
 pub(super) enum ItemResult<'a> {
     Ok(&'a Caption),
@@ -145,7 +175,7 @@ pub(super) enum ItemResult<'a> {
 }
 
 /// How many of a batch there are.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct BatchSummary {
     pub(super) total: usize,
     pub(super) ok: usize,

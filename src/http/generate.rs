@@ -7,14 +7,31 @@ use axum::extract::{Extension, Request, State};
 use axum::response::{IntoResponse, Response};
 use tokio::time::timeout;
 
+use super::dto::StreamEvent;
 use super::extract::{self, Upload};
 use super::observe::{Outcome, RequestId};
 use super::state::AppState;
 use super::stream;
-use crate::captioner::Captioner;
+use crate::captioner::{Caption, Captioner};
 use crate::error::{Error, ErrorKind, Result};
 
-/// One image to its caption, at once or word by word.
+/// One image to its caption
+///
+/// At once, or word by word with `stream=true`.
+#[utoipa::path(
+    post,
+    path = "/caption/generate",
+    operation_id = "generate_caption",
+    tag = "captions",
+    responses((
+        status = OK,
+        description = "The caption; with `stream=true` the events `token`, then `done` or `error`",
+        content(
+            (Caption = "application/json", example = json!(super::openapi::caption_example())),
+            (StreamEvent = "text/event-stream"),
+        ),
+    )),
+)]
 pub(super) async fn generate(
     State(state): State<AppState>,
     Extension(id): Extension<RequestId>,

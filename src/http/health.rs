@@ -11,7 +11,23 @@ use super::state::AppState;
 use crate::captioner::Status;
 use crate::error::{Error, ErrorKind, Result};
 
-/// The state of model and queue, for people and dashboards.
+/// The state of model and queue
+///
+/// For people and dashboards.
+#[utoipa::path(
+    get,
+    path = "/health",
+    operation_id = "health",
+    tag = "operation",
+    responses(
+        (status = OK, description = "`ok` or `degraded`", body = Health),
+        (
+            status = SERVICE_UNAVAILABLE,
+            description = "`loading`, `overloaded`, `failed` or `shutting_down`",
+            body = Health,
+        ),
+    ),
+)]
 pub(super) async fn show(State(state): State<AppState>) -> (StatusCode, Json<Health>) {
     let captioner = state.loaded();
     let status = captioner.map(|captioner| captioner.status());
@@ -62,12 +78,26 @@ fn thousandths(number: f64) -> f64 {
     (number * 1e3).round() / 1e3
 }
 
-/// Whether the process answers; it does.
+/// Whether the process answers
+#[utoipa::path(
+    get,
+    path = "/health/live",
+    operation_id = "live",
+    tag = "operation",
+    responses((status = OK, description = "It does", body = Probe)),
+)]
 pub(super) async fn live() -> Json<Probe> {
     Json(Probe { status: "alive" })
 }
 
-/// Whether a caption asked for now would be made.
+/// Whether a caption asked for now would be made
+#[utoipa::path(
+    get,
+    path = "/health/ready",
+    operation_id = "ready",
+    tag = "operation",
+    responses((status = OK, description = "It would", body = Probe)),
+)]
 pub(super) async fn ready(State(state): State<AppState>) -> Result<Json<Probe>> {
     let status = state.captioner()?.status();
     match judge(&state, Some(&status)) {

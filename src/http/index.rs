@@ -8,7 +8,20 @@ use axum::response::{IntoResponse, Response};
 use super::dto::{Endpoint, Index};
 use super::{ENDPOINTS, page};
 
-/// The page to a browser, the list of endpoints to a program.
+/// What there is
+///
+/// The list of endpoints to a program, the page to try the server on to a browser.
+#[utoipa::path(
+    get,
+    path = "/",
+    operation_id = "index",
+    tag = "documents",
+    responses((
+        status = OK,
+        description = "The list of endpoints, or with `Accept: text/html` the page",
+        content((Index = "application/json"), (String = "text/html")),
+    )),
+)]
 pub(super) async fn show(headers: HeaderMap) -> Response {
     if page::wanted(&headers) {
         return page::show(&headers);

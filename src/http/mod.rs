@@ -3,7 +3,7 @@
 //! - [`app`] is the whole service as a router, without a socket;
 //! - [`run`] binds it to a listener, loads the model beside it, and stops it in an orderly way;
 //! - one file a resource: `index` with `page`, `health`, `model`, `generate` with `stream`, `batch`,
-//!   `process`;
+//!   `process`, `openapi` with Swagger UI;
 //! - `extract` reads the three ways of sending images, `error` is the only place where an
 //!   [`ErrorKind`] becomes a status, `observe` gives every request its id,
 //!   its log line and its `server-timing`.
@@ -20,6 +20,7 @@ mod health;
 mod index;
 mod model;
 mod observe;
+mod openapi;
 mod page;
 mod process;
 mod server;
@@ -32,12 +33,13 @@ use axum::middleware;
 use axum::routing::{get, post};
 use tower_http::catch_panic::CatchPanicLayer;
 
+pub use self::openapi::{contract, contract_json};
 pub use self::server::{run, serve};
 pub use self::state::AppState;
 use crate::error::{Error, ErrorKind};
 
 /// Method, path and purpose of everything that [`app`] answers.
-pub const ENDPOINTS: [(&str, &str, &str); 8] = [
+pub const ENDPOINTS: [(&str, &str, &str); 10] = [
     ("GET", "/", "this list; to a browser the page to try the server on"),
     ("GET", "/health", "state of model and queue"),
     ("GET", "/health/live", "200 while the process answers"),
@@ -50,6 +52,8 @@ pub const ENDPOINTS: [(&str, &str, &str); 8] = [
         "/image/process",
         "an image to its size, colours, mood and measures, without the model",
     ),
+    ("GET", "/openapi.json", "this contract, for programs"),
+    ("GET", "/api/docs/", "this contract, for people"),
 ];
 
 /// The whole service.
@@ -64,6 +68,8 @@ pub fn app(state: AppState) -> Router {
         .route("/caption/generate", post(generate::generate))
         .route("/caption/batch", post(batch::batch))
         .route("/image/process", post(process::process))
+        .route(openapi::DOCUMENT, get(openapi::document))
+        .merge(openapi::swagger_ui())
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(CatchPanicLayer::custom(error::from_panic))

@@ -7,6 +7,14 @@ use super::state::{AppState, loading};
 use crate::captioner::ModelInfo;
 use crate::error::Result;
 
+/// The loaded model
+#[utoipa::path(
+    get,
+    path = "/model/info",
+    operation_id = "model_info",
+    tag = "operation",
+    responses((status = OK, description = "The model and how it is run", body = ModelInfo)),
+)]
 pub(super) async fn info(State(state): State<AppState>) -> Result<Json<ModelInfo>> {
     state.loaded().map(|captioner| Json(captioner.info().clone())).ok_or_else(loading)
 }

@@ -9,7 +9,17 @@ use super::state::AppState;
 use crate::captioner::ProcessedImage;
 use crate::error::{Error, ErrorKind, Result};
 
-/// What can be told of an image without the model, and so also before it is loaded.
+/// What can be told of an image without the model
+///
+/// Format, size, orientation, hash, dominant colours, mood, brightness, contrast, sharpness and
+/// colourfulness; also while the model is being loaded.
+#[utoipa::path(
+    post,
+    path = "/image/process",
+    operation_id = "process_image",
+    tag = "images",
+    responses((status = OK, description = "What the image is like", body = ProcessedImage)),
+)]
 pub(super) async fn process(
     State(state): State<AppState>,
     request: Request,

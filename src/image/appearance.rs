@@ -1,6 +1,7 @@
 //! Colours and mood together: what is known of an image beside its captions.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::color::{self, DominantColor};
 use super::decode::DecodedImage;
@@ -8,7 +9,7 @@ use super::mood::Mood;
 use super::thumbnail::thumbnail;
 
 /// The dominant colours of an image and how they are felt. Plain data, which a cache can keep.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Appearance {
     /// One to five colours, the one with the most pixels first.
     pub colors: Vec<DominantColor>,

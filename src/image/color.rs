@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 
 use palette::{FromColor, LinSrgb, Oklab, Srgb, named};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// How many colours are told at most.
 pub const MAX_COLORS: usize = 5;
@@ -25,7 +26,7 @@ const HUE_IN_NAMES: f32 = 4.0;
 const ROUNDS: usize = 16;
 
 /// One of the colours that make up an image.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct DominantColor {
     /// `#rrggbb`, sRGB.
     pub hex: String,

@@ -1,6 +1,7 @@
 //! What can be measured of an image without a model.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::decode::DecodedImage;
 use super::preprocess::{PreprocessConfig, Resample};
@@ -12,7 +13,7 @@ pub const MEASURED_SIDE: usize = 512;
 
 /// Four numbers of an image, measured on its sRGB samples after it was scaled, by the mean of the
 /// pixels, so that its longer side has at most 512 pixels.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Measures {
     /// Mean luma (Rec. 601) over 255: 0 is black, 1 white.
     pub brightness: f32,

@@ -13,6 +13,7 @@
 
 use palette::{FromColor, Lab, LinSrgb, Srgb};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::color::DominantColor;
 
@@ -38,7 +39,7 @@ const DARK_VALENCE: f32 = 0.25;
 const WARMEST: f32 = 4.0;
 
 /// How the colours of an image are felt. All numbers are 0–1.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Mood {
     /// The region in which valence and energy lie.
     pub label: MoodLabel,
@@ -58,7 +59,7 @@ pub struct Mood {
 ///
 /// The plane is cut at valence 0.42, which an image of medium lightness and little colour has, and at
 /// energy 0.341, where the model's arousal is 0.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum MoodLabel {

@@ -4,6 +4,7 @@ mod batch;
 mod cache;
 mod fixture;
 mod floods;
+mod openapi;
 mod page;
 mod process;
 mod protocol;

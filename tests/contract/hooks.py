@@ -1,0 +1,28 @@
+"""What schemathesis cannot know: what an image is."""
+
+import base64
+import io
+import random
+
+import schemathesis
+from hypothesis import strategies as st
+from PIL import Image
+
+
+def image(seed):
+    """A small PNG of a few colours."""
+    chance = random.Random(seed)
+    size = (chance.randint(1, 40), chance.randint(1, 40))
+    picture = Image.new("RGB", size)
+    colors = [tuple(chance.randrange(256) for _ in range(3)) for _ in range(4)]
+    picture.putdata([chance.choice(colors) for _ in range(size[0] * size[1])])
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()
+
+
+images = st.integers(min_value=0, max_value=1 << 16).map(image)
+schemathesis.openapi.format("binary", images)
+schemathesis.openapi.format("byte", images.map(lambda file: base64.b64encode(file).decode()))
+for kind in ("image/*", "application/octet-stream"):
+    schemathesis.openapi.media_type(kind, images)

@@ -1,0 +1,118 @@
+//! The contract as a document: what is committed, what is served and what there is are the same.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use cutline::http::{ENDPOINTS, contract_json};
+use serde_json::Value;
+
+use cutline::captioner::MemoryLimits;
+
+use super::fixture::Fixture;
+
+fn contract() -> Value {
+    serde_json::from_str(&contract_json()).unwrap()
+}
+
+#[test]
+fn the_committed_document_is_the_present_one() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("openapi.json");
+    let committed = std::fs::read_to_string(path).unwrap_or_default();
+    assert!(
+        committed == contract_json(),
+        "openapi.json is another contract; look at what changed, and if it is meant to, write \
+         `cargo run -- openapi > openapi.json`"
+    );
+}
+
+#[test]
+fn its_paths_are_those_of_the_server() {
+    let contract = contract();
+    let described: BTreeSet<(String, String)> = contract["paths"]
+        .as_object()
+        .unwrap()
+        .iter()
+        .flat_map(|(path, item)| {
+            item.as_object().unwrap().keys().map(|method| (method.to_uppercase(), path.clone()))
+        })
+        .collect();
+    let served: BTreeSet<(String, String)> =
+        ENDPOINTS.iter().map(|(method, path, _)| ((*method).into(), (*path).into())).collect();
+    assert_eq!(described, served);
+    assert_eq!(contract["openapi"], "3.1.0");
+}
+
+#[test]
+fn every_reference_leads_somewhere_and_every_operation_is_described() {
+    fn references<'v>(value: &'v Value, found: &mut BTreeSet<&'v str>) {
+        match value {
+            Value::Object(object) => {
+                if let Some(Value::String(reference)) = object.get("$ref") {
+                    found.insert(reference);
+                }
+                object.values().for_each(|value| references(value, found));
+            }
+            Value::Array(values) => values.iter().for_each(|value| references(value, found)),
+            _ => {}
+        }
+    }
+    let contract = contract();
+    let mut found = BTreeSet::new();
+    references(&contract, &mut found);
+    assert!(found.contains("#/components/schemas/Caption"), "{found:?}");
+    for reference in found {
+        let pointer = reference.strip_prefix('#').unwrap();
+        assert!(contract.pointer(pointer).is_some(), "{reference}");
+    }
+    for (path, item) in contract["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            for what in ["summary", "operationId", "responses"] {
+                assert!(!operation[what].is_null(), "{method} {path} has no {what}");
+            }
+        }
+    }
+    let text = contract_json();
+    assert!(!text.contains("](") && !text.contains("[`"), "a link that only rustdoc follows");
+}
+
+#[test]
+fn an_image_is_sent_in_three_ways_and_errors_have_examples() {
+    let contract = contract();
+    let post = &contract["paths"]["/caption/generate"]["post"];
+    let ways: Vec<_> = post["requestBody"]["content"].as_object().unwrap().keys().collect();
+    assert_eq!(
+        ways,
+        ["application/json", "application/octet-stream", "image/*", "multipart/form-data"]
+    );
+    let form = &contract["components"]["schemas"]["CaptionForm"];
+    assert_eq!(form["required"], serde_json::json!(["image"]));
+    assert_eq!(form["properties"]["image"]["format"], "binary");
+    for (status, codes) in [
+        ("400", &["malformed_request"][..]),
+        ("422", &["undecodable_image", "invalid_parameter"]),
+        ("429", &["queue_full"]),
+        ("503", &["not_ready", "shutting_down"]),
+    ] {
+        let content = &post["responses"][status]["content"]["application/problem+json"];
+        let examples = content["examples"].as_object().unwrap();
+        for code in codes {
+            assert_eq!(examples[*code]["value"]["code"], *code, "{status}");
+            assert_eq!(examples[*code]["value"]["status"].to_string(), status);
+        }
+    }
+}
+
+#[tokio::test]
+async fn it_is_served_with_a_page_to_read_it_on() {
+    let fixture = Fixture::roomy(1, MemoryLimits::default());
+    let answer = fixture.get("/openapi.json").await;
+    assert_eq!(answer.header("content-type"), "application/json");
+    assert_eq!(answer.body, contract_json().as_bytes());
+    let page = fixture.get("/api/docs/").await;
+    assert!(page.header("content-type").starts_with("text/html"), "{:?}", page.headers);
+    assert!(page.header("content-security-policy").contains("script-src 'self';"));
+    let text = String::from_utf8(page.body.to_vec()).unwrap();
+    assert!(!text.contains("http://") && !text.contains("https://"), "nothing from elsewhere");
+    let script = fixture.get("/api/docs/swagger-initializer.js").await;
+    assert!(String::from_utf8(script.body.to_vec()).unwrap().contains("/openapi.json"));
+}
