@@ -77,6 +77,8 @@ pub(super) struct Entry {
     events: mpsc::Sender<JobEvent>,
     since: Instant,
     started: bool,
+    /// When the decoder was first given it.
+    decoding: Option<Instant>,
     /// The tokens that the caller has.
     sent: Vec<u32>,
     /// How many of them were written since the last start.
@@ -108,6 +110,7 @@ impl Entry {
             events: sender,
             since: Instant::now(),
             started: false,
+            decoding: None,
             sent: Vec::new(),
             repeated: 0,
             batch_size: 0,
@@ -136,17 +139,25 @@ impl Entry {
     /// It leaves the queue, for the first time or anew: what the engine is to do.
     pub(super) fn start(&mut self, image: ImageInput) -> Job {
         self.repeated = 0;
+        self.decoding.get_or_insert_with(Instant::now);
         Job { id: self.id, image, prompt: self.prompt.clone(), params: self.params.clone() }
     }
 
-    /// Tells the caller, once, that it is in the model.
-    pub(super) fn announce(&mut self, now: Instant) {
-        if !self.started {
-            self.started = true;
-            let queued = now.saturating_duration_since(self.since);
-            self.since = now;
-            self.send(JobEvent::Started { queued });
+    /// Tells the caller, once, that it is in the model; how long it was in the queue, if it was told.
+    pub(super) fn announce(&mut self, now: Instant) -> Option<Duration> {
+        if self.started {
+            return None;
         }
+        self.started = true;
+        let queued = now.saturating_duration_since(self.since);
+        self.since = now;
+        self.send(JobEvent::Started { queued });
+        Some(queued)
+    }
+
+    /// How long the decoder has had it.
+    pub(super) fn decoding(&self, now: Instant) -> Duration {
+        self.decoding.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }
 
     /// Keeps what the vision tower made of its pixels.

@@ -2,7 +2,8 @@
 //!
 //! - [`app`] is the whole service as a router, without a socket;
 //! - [`run`] binds it to a listener, loads the model beside it, and stops it in an orderly way;
-//! - one file a resource: `index`, `health`, `model`, `generate` with `stream`, `batch`, `process`;
+//! - one file a resource: `index`, `health`, `model`, `generate` with `stream`, `batch`, `process`,
+//!   `metrics`;
 //! - `extract` reads the three ways of sending images, `error` is the only place where an
 //!   [`ErrorKind`] becomes a status, `observe` gives every request its id,
 //!   its log line and its `server-timing`.
@@ -17,6 +18,7 @@ mod extract;
 mod generate;
 mod health;
 mod index;
+mod metrics;
 mod model;
 mod observe;
 mod process;
@@ -35,7 +37,7 @@ pub use self::state::AppState;
 use crate::error::{Error, ErrorKind};
 
 /// Method, path and purpose of everything that [`app`] answers.
-pub const ENDPOINTS: [(&str, &str, &str); 8] = [
+pub const ENDPOINTS: [(&str, &str, &str); 9] = [
     ("GET", "/", "this list"),
     ("GET", "/health", "state of model and queue"),
     ("GET", "/health/live", "200 while the process answers"),
@@ -48,6 +50,7 @@ pub const ENDPOINTS: [(&str, &str, &str); 8] = [
         "/image/process",
         "an image to its size, colours, mood and measures, without the model",
     ),
+    ("GET", "/metrics", "what Prometheus collects"),
 ];
 
 /// The whole service.
@@ -61,6 +64,7 @@ pub fn app(state: AppState) -> Router {
         .route("/caption/generate", post(generate::generate))
         .route("/caption/batch", post(batch::batch))
         .route("/image/process", post(process::process))
+        .route("/metrics", get(metrics::show))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(CatchPanicLayer::custom(error::from_panic))

@@ -22,6 +22,7 @@ use super::error::{Failure, problem_body};
 use super::state::{Active, AppState};
 use crate::captioner::{CacheState, Caption, Timings};
 use crate::error::Error;
+use crate::metrics::Metrics;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
@@ -81,7 +82,7 @@ pub(super) async fn observe(
     let connection = request.extensions().get::<ConnectInfo<Connection>>().map(|c| c.0.clone());
     let busy = connection.as_ref().map(Connection::busy);
     let has_body = has_body(request.headers());
-    let line = Line::begin(&request);
+    let line = Line::begin(&request, state.metrics().clone());
     request.extensions_mut().insert(RequestId(line.request_id.clone()));
 
     let mut response = next.run(request).await;
@@ -151,11 +152,12 @@ struct Line {
     request_id: String,
     method: Method,
     route: String,
+    metrics: Metrics,
     written: bool,
 }
 
 impl Line {
-    fn begin(request: &Request) -> Self {
+    fn begin(request: &Request, metrics: Metrics) -> Self {
         // The pattern, not the address: addresses are the clients' to invent.
         let route = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
         Self {
@@ -163,6 +165,7 @@ impl Line {
             request_id: request_id(request.headers()),
             method: request.method().clone(),
             route: route.unwrap_or("unmatched").to_owned(),
+            metrics,
             written: false,
         }
     }
@@ -208,6 +211,15 @@ impl Line {
         }
     }
 
+    fn count(&self, status: u16, elapsed: Duration, failure: Option<&Failure>) {
+        self.metrics.request(&self.route, status, elapsed);
+        // A probe that is told to wait is no work that was refused.
+        let probe = self.route.starts_with("/health");
+        if let Some(Failure(error)) = failure.filter(|_| !probe) {
+            self.metrics.rejected(error.kind().code());
+        }
+    }
+
     fn write(
         &mut self,
         status: u16,
@@ -216,6 +228,7 @@ impl Line {
         failure: Option<&Failure>,
     ) {
         self.written = true;
+        self.count(status, elapsed, failure);
         let cause = failure.filter(|_| status >= 500).map(|failure| causes(&failure.0));
         macro_rules! line {
             ($level:ident) => {

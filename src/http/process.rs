@@ -1,13 +1,16 @@
 //! `POST /image/process`
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::extract::{Request, State};
 use tokio::time::timeout;
 
 use super::extract;
 use super::state::AppState;
-use crate::captioner::ProcessedImage;
+use crate::captioner::{ProcessTimings, ProcessedImage};
 use crate::error::{Error, ErrorKind, Result};
+use crate::metrics::Stage;
 
 /// What can be told of an image without the model, and so also before it is loaded.
 pub(super) async fn process(
@@ -28,5 +31,9 @@ pub(super) async fn process(
             ),
         )
     })??;
+    let ProcessTimings { decode_ms, analysis_ms, .. } = processed.timings;
+    for (stage, spent) in [(Stage::Decode, decode_ms), (Stage::Analysis, analysis_ms)] {
+        state.metrics().stage(stage, Duration::from_secs_f64(spent / 1e3));
+    }
     Ok(Json(processed))
 }

@@ -4,6 +4,7 @@ mod batch;
 mod cache;
 mod fixture;
 mod floods;
+mod metrics;
 mod process;
 mod protocol;
 mod states;
