@@ -80,14 +80,15 @@ async fn compute(captioner: &Captioner, lead: &Lead<Progress>, task: Task) -> Re
                 remember(captioner, vision, encoded, &prepared);
             }
             Some(JobEvent::Token(token)) => lead.update(|progress| progress.ids.push(token)),
-            Some(JobEvent::Done { sequences, inference, .. }) => {
+            Some(JobEvent::Done { sequences, inference, batch_size }) => {
                 drop(permit);
                 let written: usize = sequences.iter().map(|sequence| sequence.generated).sum();
                 captioner.inner.metrics.tokens(read, written);
                 let choices = choices(captioner, &sequences)?;
                 let Prepared { image, appearance, .. } = prepared;
                 let answer = Arc::new(Answer { choices, image, appearance });
-                return Ok(Finished { answer, vision: prepared.vision, decode, queued, inference });
+                let vision = prepared.vision;
+                return Ok(Finished { answer, vision, decode, queued, inference, batch_size });
             }
             Some(JobEvent::Failed(error)) => return Err(error),
             None => return Err(Error::internal("the model's thread ended before the caption")),

@@ -20,7 +20,7 @@ use uuid::Uuid;
 use super::connection::{Busy, Connection};
 use super::error::{Failure, problem_body};
 use super::state::{Active, AppState};
-use crate::captioner::{CacheState, Caption, Timings};
+use crate::captioner::{CacheState, Caption, ProcessTimings, ProcessedImage, Timings};
 use crate::error::Error;
 use crate::metrics::Metrics;
 
@@ -30,23 +30,39 @@ const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 /// Longest id that is taken over from a request.
 const MAX_ID: usize = 128;
 
-/// What the log says of an answered caption. Rides in the answer's extensions.
+/// What the log and `server-timing` say of an answered image. Rides in the answer's extensions.
 #[derive(Debug, Clone)]
 pub(super) struct Outcome {
     image_hash: String,
-    caption_length: usize,
-    cache: CacheState,
-    timings: Timings,
+    caption_length: Option<usize>,
+    cache: Option<CacheState>,
+    batch_size: Option<usize>,
+    /// The stages in their order, in milliseconds.
+    stages: Vec<(&'static str, f64)>,
 }
 
 impl Outcome {
     /// What may be logged of `caption`: not its text.
     pub(super) fn of(caption: &Caption) -> Self {
+        let Timings { decode_ms, queue_ms, inference_ms, .. } = caption.timings;
         Self {
             image_hash: caption.image.hash.clone(),
-            caption_length: caption.caption.chars().count(),
-            cache: caption.cache,
-            timings: caption.timings,
+            caption_length: Some(caption.caption.chars().count()),
+            cache: Some(caption.cache),
+            batch_size: caption.batch_size,
+            stages: vec![("decode", decode_ms), ("queue", queue_ms), ("inference", inference_ms)],
+        }
+    }
+
+    /// What may be logged of an image that was looked at without the model.
+    pub(super) fn of_processed(image: &ProcessedImage) -> Self {
+        let ProcessTimings { decode_ms, analysis_ms, .. } = image.timings;
+        Self {
+            image_hash: image.image.info.hash.clone(),
+            caption_length: None,
+            cache: None,
+            batch_size: None,
+            stages: vec![("decode", decode_ms), ("analysis", analysis_ms)],
         }
     }
 }
@@ -235,12 +251,13 @@ impl Line {
                 tracing::$level!(
                     duration_ms = milliseconds(elapsed),
                     image_hash = outcome.map(|outcome| outcome.image_hash.as_str()),
-                    caption_length = outcome.map(|outcome| outcome.caption_length),
+                    caption_length = outcome.and_then(|outcome| outcome.caption_length),
                     request_id = self.request_id,
                     method = self.method.as_str(),
                     route = self.route,
                     status,
-                    cache = outcome.map(|outcome| outcome.cache.as_str()),
+                    cache = outcome.and_then(|outcome| outcome.cache).map(CacheState::as_str),
+                    batch_size = outcome.and_then(|outcome| outcome.batch_size),
                     code = failure.map(|failure| failure.0.kind().code()),
                     error = cause.as_deref(),
                     "request"
@@ -280,13 +297,9 @@ fn request_id(headers: &HeaderMap) -> String {
 
 fn server_timing(outcome: Option<&Outcome>, elapsed: Duration) -> String {
     let mut value = String::new();
-    if let Some(Outcome { timings, .. }) = outcome {
+    for (stage, spent) in outcome.iter().flat_map(|outcome| &outcome.stages) {
         // Writing to a string cannot fail.
-        let _ = write!(
-            value,
-            "decode;dur={}, queue;dur={}, inference;dur={}, ",
-            timings.decode_ms, timings.queue_ms, timings.inference_ms
-        );
+        let _ = write!(value, "{stage};dur={spent}, ");
     }
     let _ = write!(value, "total;dur={}", milliseconds(elapsed));
     value

@@ -4,19 +4,18 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
 use tokio::time::timeout;
 
 use super::extract;
+use super::observe::Outcome;
 use super::state::AppState;
-use crate::captioner::{ProcessTimings, ProcessedImage};
+use crate::captioner::ProcessTimings;
 use crate::error::{Error, ErrorKind, Result};
 use crate::metrics::Stage;
 
 /// What can be told of an image without the model, and so also before it is loaded.
-pub(super) async fn process(
-    State(state): State<AppState>,
-    request: Request,
-) -> Result<Json<ProcessedImage>> {
+pub(super) async fn process(State(state): State<AppState>, request: Request) -> Result<Response> {
     let decoders = state.decoders()?;
     let settings = state.settings();
     let image = extract::image(request, settings, decoders.budget()).await?;
@@ -35,5 +34,8 @@ pub(super) async fn process(
     for (stage, spent) in [(Stage::Decode, decode_ms), (Stage::Analysis, analysis_ms)] {
         state.metrics().stage(stage, Duration::from_secs_f64(spent / 1e3));
     }
-    Ok(Json(processed))
+    let outcome = Outcome::of_processed(&processed);
+    let mut response = Json(processed).into_response();
+    response.extensions_mut().insert(outcome);
+    Ok(response)
 }
