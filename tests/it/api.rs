@@ -2,6 +2,7 @@
 
 mod batch;
 mod cache;
+mod deploy;
 mod fixture;
 mod floods;
 mod metrics;

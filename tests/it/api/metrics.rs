@@ -11,14 +11,14 @@ use cutline::config::HttpSettings;
 use super::fixture::{Fixture, distinct, eventually, form_bytes, png, post, post_to};
 
 /// Names and values.
-type Labels = Vec<(String, String)>;
+pub(super) type Labels = Vec<(String, String)>;
 
 /// A page in Prometheus' text format, taken apart.
-struct Page {
+pub(super) struct Page {
     /// Type by the name of a family.
     types: BTreeMap<String, String>,
     /// Value by name and labels, as they are written.
-    samples: BTreeMap<String, f64>,
+    pub(super) samples: BTreeMap<String, f64>,
 }
 
 impl Page {
@@ -105,7 +105,7 @@ impl Page {
 }
 
 /// The labels of a series.
-fn labels(series: &str) -> Labels {
+pub(super) fn labels(series: &str) -> Labels {
     let Some((_, rest)) = series.split_once('{') else { return Vec::new() };
     let inside = rest.strip_suffix('}').unwrap_or_else(|| panic!("{series}"));
     let label = |pair: &str| {
@@ -121,7 +121,7 @@ fn labels(series: &str) -> Labels {
         .collect()
 }
 
-async fn page(fixture: &Fixture) -> Page {
+pub(super) async fn page(fixture: &Fixture) -> Page {
     let answer = fixture.get("/metrics").await;
     assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
     assert_eq!(answer.header("content-type"), "text/plain; version=0.0.4; charset=utf-8");
