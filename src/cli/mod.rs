@@ -1,11 +1,12 @@
 //! The command line: `cutline serve`, `cutline caption`, `cutline model info`,
-//! `cutline model quantize`, `cutline bench`.
+//! `cutline model quantize`, `cutline bench`, `cutline health`.
 //!
 //! Exit statuses: 0 for success, 1 when something failed, 2 when the command or a setting cannot be
 //! used.
 
 mod bench;
 mod caption;
+mod health;
 mod model;
 mod options;
 mod quantize;
@@ -41,6 +42,7 @@ pub fn main() -> ExitCode {
         Some((caption::NAME, matches)) => caption::run(matches),
         Some((model::NAME, matches)) => model::run(matches),
         Some((bench::NAME, matches)) => bench::run(matches),
+        Some((health::NAME, matches)) => health::run(matches),
         _ => print(&command().render_help().to_string()).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {
@@ -58,14 +60,21 @@ pub fn command() -> Command {
     Command::new(env!("CARGO_PKG_NAME"))
         .version(env!("CARGO_PKG_VERSION"))
         .about("Captions images on the machine in front of you")
-        .subcommands([serve::command(), caption::command(), model::command(), bench::command()])
+        .subcommands([
+            serve::command(),
+            caption::command(),
+            model::command(),
+            bench::command(),
+            health::command(),
+        ])
         .after_help(
             "Examples:\n  \
              cutline caption holiday.jpg            print what is in the photo\n  \
              cutline caption *.jpg --format jsonl   one JSON object a photo\n  \
              cutline serve --port 8080              serve captions over HTTP\n  \
              cutline model info                     what the model is\n  \
-             cutline bench                          how fast it is here\n\n\
+             cutline bench                          how fast it is here\n  \
+             cutline health                         whether a server is ready\n\n\
              Settings are also read from the environment and from .env: PORT=8080 is --port 8080.",
         )
 }
