@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
+use super::trace::Trace;
 use crate::engine::{EncodedImage, GenerationParams, ImageInput, Job, JobId, Sequence, fresh_seed};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -84,6 +85,7 @@ pub(super) struct Entry {
     /// How many of them were written since the last start.
     repeated: usize,
     batch_size: usize,
+    pub(super) trace: Trace,
     /// Whether it must be alone in the batch.
     pub(super) alone: bool,
     /// How often the device had no memory for the batch that it was in.
@@ -114,6 +116,7 @@ impl Entry {
             sent: Vec::new(),
             repeated: 0,
             batch_size: 0,
+            trace: Trace::waits(),
             alone: false,
             squeezed: 0,
         };
@@ -140,6 +143,7 @@ impl Entry {
     pub(super) fn start(&mut self, image: ImageInput) -> Job {
         self.repeated = 0;
         self.decoding.get_or_insert_with(Instant::now);
+        self.trace.decoder(self.params.rows());
         Job { id: self.id, image, prompt: self.prompt.clone(), params: self.params.clone() }
     }
 
@@ -149,6 +153,7 @@ impl Entry {
             return None;
         }
         self.started = true;
+        self.trace.leaves();
         let queued = now.saturating_duration_since(self.since);
         self.since = now;
         self.send(JobEvent::Started { queued });

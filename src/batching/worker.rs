@@ -151,6 +151,7 @@ impl Worker<'_> {
             ImageInput::Encoded(image) => Arc::clone(image),
             ImageInput::Pixels(pixels) => {
                 let begin = Instant::now();
+                entry.trace.vision();
                 match guarded(|| self.engine.encode(pixels)) {
                     Ok(image) => {
                         let image = Arc::new(image);
@@ -188,7 +189,10 @@ impl Worker<'_> {
             return;
         }
         let (jobs, rows) = (self.running.len(), self.rows());
-        self.running.iter_mut().for_each(|entry| entry.in_batch_of(jobs));
+        for entry in &mut self.running {
+            entry.in_batch_of(jobs);
+            entry.trace.step(rows);
+        }
         events.clear();
         let result = guarded(|| self.engine.step(events));
         self.shared.metrics.step(rows);

@@ -4,6 +4,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
+use tracing::{Instrument, Span};
+
 use super::answer::{Answer, Progress};
 use super::run::{Caller, Run};
 use super::work::{self, Task, VisionUse};
@@ -173,7 +175,9 @@ impl Captioner {
         }
         drop(board);
         for (lead, task) in tasks {
-            tokio::spawn(work::drive(self.clone(), lead, task));
+            // In the trace of the request that came first.
+            let work = work::drive(self.clone(), lead, task);
+            tokio::spawn(work.instrument(Span::current()));
         }
         Ok(runs)
     }

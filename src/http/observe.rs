@@ -15,6 +15,8 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::Response;
 use futures_core::Stream;
+use tracing::field::Empty;
+use tracing::{Instrument, Span};
 use uuid::Uuid;
 
 use super::connection::{Busy, Connection};
@@ -23,6 +25,7 @@ use super::state::{Active, AppState};
 use crate::captioner::{CacheState, Caption, ProcessTimings, ProcessedImage, Timings};
 use crate::error::Error;
 use crate::metrics::Metrics;
+use crate::telemetry;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
@@ -101,7 +104,7 @@ pub(super) async fn observe(
     let line = Line::begin(&request, state.metrics().clone());
     request.extensions_mut().insert(RequestId(line.request_id.clone()));
 
-    let mut response = next.run(request).await;
+    let mut response = next.run(request).instrument(line.span.clone()).await;
 
     let failed = response.status().is_client_error() || response.status().is_server_error();
     if let Some(connection) = connection.filter(|_| failed && has_body) {
@@ -169,6 +172,8 @@ struct Line {
     method: Method,
     route: String,
     metrics: Metrics,
+    /// The request in a trace; it ends with the line.
+    span: Span,
     written: bool,
 }
 
@@ -176,12 +181,27 @@ impl Line {
     fn begin(request: &Request, metrics: Metrics) -> Self {
         // The pattern, not the address: addresses are the clients' to invent.
         let route = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+        let route = route.unwrap_or("unmatched").to_owned();
+        let request_id = request_id(request.headers());
+        let span = tracing::info_span!(
+            target: "trace",
+            "request",
+            otel.kind = "server",
+            http.route = route,
+            http.request.method = request.method().as_str(),
+            http.response.status_code = Empty,
+            otel.status_code = Empty,
+            request_id,
+        );
+        let parent = request.headers().get("traceparent").and_then(|value| value.to_str().ok());
+        telemetry::follow(&span, parent);
         Self {
             begin: Instant::now(),
-            request_id: request_id(request.headers()),
+            request_id,
             method: request.method().clone(),
-            route: route.unwrap_or("unmatched").to_owned(),
+            route,
             metrics,
+            span,
             written: false,
         }
     }
@@ -244,6 +264,10 @@ impl Line {
         failure: Option<&Failure>,
     ) {
         self.written = true;
+        self.span.record("http.response.status_code", status);
+        if status >= 500 {
+            self.span.record("otel.status_code", "ERROR");
+        }
         self.count(status, elapsed, failure);
         let cause = failure.filter(|_| status >= 500).map(|failure| causes(&failure.0));
         macro_rules! line {
