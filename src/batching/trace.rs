@@ -18,18 +18,21 @@ impl Trace {
         Self { request, stage }
     }
 
-    /// It has left the queue.
+    /// The stage that it is in is over. A span that takes another's place would begin before that
+    /// one ends.
     pub(super) fn leaves(&mut self) {
         self.stage = Span::none();
     }
 
     /// Its image goes through the vision tower.
     pub(super) fn vision(&mut self) {
+        self.leaves();
         self.stage = tracing::info_span!(target: "trace", parent: &self.request, "vision");
     }
 
     /// Its caption is written; `rows` captions or beams at once.
     pub(super) fn decoder(&mut self, rows: usize) {
+        self.leaves();
         self.stage = tracing::info_span!(target: "trace", parent: &self.request, "decoder", rows);
     }
 

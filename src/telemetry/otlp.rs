@@ -79,6 +79,8 @@ impl Exporter {
             .with_location(false)
             .with_threads(false)
             .with_target(false)
+            // Most of a stage's time is another thread's, so it would count as idle.
+            .with_tracked_inactivity(false)
             .with_filter(Targets::new().with_target(TARGET, LevelFilter::INFO))
     }
 }
