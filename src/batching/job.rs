@@ -197,12 +197,15 @@ impl Entry {
         Ok(())
     }
 
-    pub(super) fn done(self, sequences: Vec<Sequence>, now: Instant) {
+    pub(super) fn done(mut self, sequences: Vec<Sequence>, now: Instant) {
+        // Before the caller hears of it, whose request may end at once.
+        self.trace.leaves();
         let inference = now.saturating_duration_since(self.since);
         self.send(JobEvent::Done { sequences, inference, batch_size: self.batch_size });
     }
 
-    pub(super) fn failed(self, error: Error) {
+    pub(super) fn failed(mut self, error: Error) {
+        self.trace.leaves();
         self.send(JobEvent::Failed(error));
     }
 
