@@ -7,7 +7,8 @@
 //! ```text
 //! main → {http, cli} → captioner → {cache, batching, image, text} → engine → {generate, blip} → candle
 //! ```
-
+//!
+//! `metrics` and `error` lie below all of them.
 pub mod batching;
 pub mod blip;
 pub mod cache;
@@ -20,5 +21,6 @@ pub mod generate;
 pub mod http;
 pub mod image;
 pub mod kernels;
+pub mod metrics;
 pub mod telemetry;
 pub mod text;

@@ -1,13 +1,19 @@
-//! Logs: one JSON object a line, or lines for people.
+//! Logs: one JSON object a line, or lines for people. And traces over OTLP, where the feature `otlp`
+//! is built in and an endpoint is set; their spans and events have the target `trace`.
 
-use tracing::Subscriber;
+#[cfg(feature = "otlp")]
+mod otlp;
+
 use tracing::level_filters::LevelFilter;
+use tracing::{Span, Subscriber};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::registry;
+use tracing_subscriber::registry::LookupSpan;
 
-use crate::config::{Level, LogSettings};
+use crate::config::{Level, LogSettings, TraceSettings};
+use crate::error::Result;
 
 /// Where log lines go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +37,49 @@ pub fn start(settings: LogSettings, output: Output) {
     };
 }
 
+/// Sends what is left of the traces when it is dropped.
+#[derive(Debug)]
+pub struct Traces {
+    #[cfg(feature = "otlp")]
+    _exporter: Option<otlp::Exporter>,
+}
+
+/// [`start`] for a server: its log on standard output, and its traces, if there is an endpoint.
+///
+/// # Errors
+/// [`Config`](crate::error::ErrorKind::Config): the endpoint cannot be used.
+pub fn start_server(log: LogSettings, traces: &TraceSettings) -> Result<Traces> {
+    #[cfg(feature = "otlp")]
+    {
+        let Some(endpoint) = &traces.endpoint else {
+            start(log, Output::Stdout);
+            return Ok(Traces { _exporter: None });
+        };
+        let exporter = otlp::Exporter::new(endpoint, &traces.service_name)?;
+        let subscriber = subscriber(log, std::io::stdout).with(exporter.layer());
+        let _ = tracing::subscriber::set_global_default(subscriber);
+        Ok(Traces { _exporter: Some(exporter) })
+    }
+    #[cfg(not(feature = "otlp"))]
+    {
+        // The settings have refused an endpoint.
+        let _ = traces;
+        start(log, Output::Stdout);
+        Ok(Traces {})
+    }
+}
+
+/// Makes `span` a part of the trace that a client's `traceparent` names; see
+/// <https://www.w3.org/TR/trace-context/>. One that cannot be read is ignored, as it says there.
+pub fn follow(span: &Span, traceparent: Option<&str>) {
+    #[cfg(feature = "otlp")]
+    if let Some(parent) = traceparent {
+        otlp::follow(span, parent);
+    }
+    #[cfg(not(feature = "otlp"))]
+    let _ = (span, traceparent);
+}
+
 /// Lets panics write a log line too, which says more to a collector than text on standard error.
 pub fn log_panics() {
     let default = std::panic::take_hook();
@@ -41,7 +90,10 @@ pub fn log_panics() {
 }
 
 /// What [`start`] installs, with the lines going to `writer`.
-pub fn subscriber<W>(settings: LogSettings, writer: W) -> impl Subscriber + Send + Sync
+pub fn subscriber<W>(
+    settings: LogSettings,
+    writer: W,
+) -> impl Subscriber + for<'s> LookupSpan<'s> + Send + Sync
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {

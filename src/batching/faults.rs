@@ -88,6 +88,7 @@ impl Worker<'_> {
             Failure::Error(error) if is_memory(&error) && !self.running.is_empty() => {
                 // It waits until there are fewer beside it.
                 self.out_of_memory(self.rows());
+                self.shared.metrics.retried(1);
                 self.resuming.push_front(entry);
             }
             Failure::Error(error) => {
@@ -111,7 +112,7 @@ impl Worker<'_> {
         if jobs == 0 {
             // All of them had ended when it failed.
             self.record(&error);
-            self.engine.reset();
+            self.rebuild();
         } else if jobs == 1 {
             if is_memory(&error) {
                 self.shared.lock().out_of_memory += 1;
@@ -119,7 +120,7 @@ impl Worker<'_> {
             if let Some(entry) = self.running.pop() {
                 self.give_up(entry, error);
             }
-            self.engine.reset();
+            self.rebuild();
         } else if is_memory(&error) {
             self.out_of_memory(rows / 2);
             self.evacuate(|entry| {
@@ -133,9 +134,16 @@ impl Worker<'_> {
         }
     }
 
+    /// Puts the engine back to its weights.
+    fn rebuild(&mut self) {
+        self.engine.reset();
+        self.shared.metrics.rebuilt();
+    }
+
     /// Takes all jobs out of the engine, in their order, to be started anew.
     fn evacuate(&mut self, mut mark: impl FnMut(&mut Entry)) {
-        self.engine.reset();
+        self.rebuild();
+        self.shared.metrics.retried(self.running.len());
         for mut entry in self.running.drain(..).rev() {
             mark(&mut entry);
             self.resuming.push_front(entry);

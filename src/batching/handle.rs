@@ -11,6 +11,7 @@ use super::shared::{Shared, State, Status};
 use super::worker;
 use crate::engine::{Engine, JobId};
 use crate::error::{Error, ErrorKind, Result};
+use crate::metrics::Metrics;
 
 /// How the worker goes about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +58,20 @@ impl Handle {
     /// # Errors
     /// [`Internal`](ErrorKind::Internal): the system has no thread to give.
     pub fn spawn(engine: Box<dyn Engine>, options: Options) -> Result<Self> {
-        let shared = Arc::new(Shared::new(options.max_batch_size.max(1), options.queue_capacity));
+        Self::spawn_measured(engine, options, Metrics::new())
+    }
+
+    /// [`spawn`](Self::spawn), with what happens counted in `metrics`.
+    ///
+    /// # Errors
+    /// As [`spawn`](Self::spawn).
+    pub fn spawn_measured(
+        engine: Box<dyn Engine>,
+        options: Options,
+        metrics: Metrics,
+    ) -> Result<Self> {
+        let rows = options.max_batch_size.max(1);
+        let shared = Arc::new(Shared::new(rows, options.queue_capacity, metrics));
         let of_worker = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("model".to_owned())

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
+use super::trace::Trace;
 use crate::engine::{EncodedImage, GenerationParams, ImageInput, Job, JobId, Sequence, fresh_seed};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -77,11 +78,14 @@ pub(super) struct Entry {
     events: mpsc::Sender<JobEvent>,
     since: Instant,
     started: bool,
+    /// When the decoder was first given it.
+    decoding: Option<Instant>,
     /// The tokens that the caller has.
     sent: Vec<u32>,
     /// How many of them were written since the last start.
     repeated: usize,
     batch_size: usize,
+    pub(super) trace: Trace,
     /// Whether it must be alone in the batch.
     pub(super) alone: bool,
     /// How often the device had no memory for the batch that it was in.
@@ -108,9 +112,11 @@ impl Entry {
             events: sender,
             since: Instant::now(),
             started: false,
+            decoding: None,
             sent: Vec::new(),
             repeated: 0,
             batch_size: 0,
+            trace: Trace::waits(),
             alone: false,
             squeezed: 0,
         };
@@ -136,17 +142,27 @@ impl Entry {
     /// It leaves the queue, for the first time or anew: what the engine is to do.
     pub(super) fn start(&mut self, image: ImageInput) -> Job {
         self.repeated = 0;
+        self.decoding.get_or_insert_with(Instant::now);
+        self.trace.decoder(self.params.rows());
         Job { id: self.id, image, prompt: self.prompt.clone(), params: self.params.clone() }
     }
 
-    /// Tells the caller, once, that it is in the model.
-    pub(super) fn announce(&mut self, now: Instant) {
-        if !self.started {
-            self.started = true;
-            let queued = now.saturating_duration_since(self.since);
-            self.since = now;
-            self.send(JobEvent::Started { queued });
+    /// Tells the caller, once, that it is in the model; how long it was in the queue, if it was told.
+    pub(super) fn announce(&mut self, now: Instant) -> Option<Duration> {
+        if self.started {
+            return None;
         }
+        self.started = true;
+        self.trace.leaves();
+        let queued = now.saturating_duration_since(self.since);
+        self.since = now;
+        self.send(JobEvent::Started { queued });
+        Some(queued)
+    }
+
+    /// How long the decoder has had it.
+    pub(super) fn decoding(&self, now: Instant) -> Duration {
+        self.decoding.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }
 
     /// Keeps what the vision tower made of its pixels.
@@ -181,12 +197,15 @@ impl Entry {
         Ok(())
     }
 
-    pub(super) fn done(self, sequences: Vec<Sequence>, now: Instant) {
+    pub(super) fn done(mut self, sequences: Vec<Sequence>, now: Instant) {
+        // Before the caller hears of it, whose request may end at once.
+        self.trace.leaves();
         let inference = now.saturating_duration_since(self.since);
         self.send(JobEvent::Done { sequences, inference, batch_size: self.batch_size });
     }
 
-    pub(super) fn failed(self, error: Error) {
+    pub(super) fn failed(mut self, error: Error) {
+        self.trace.leaves();
         self.send(JobEvent::Failed(error));
     }
 

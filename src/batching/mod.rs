@@ -4,7 +4,8 @@
 //! - `meter`: how fast it goes;
 //! - `job`: one image on its way through queue and model, and what its caller hears;
 //! - `worker`: the one thread that owns the engine; `faults`: what it does when the engine fails;
-//! - `handle`: what async code holds.
+//! - `handle`: what async code holds;
+//! - `trace`: what a trace of a request tells of its job.
 
 mod faults;
 mod handle;
@@ -14,6 +15,7 @@ mod queue;
 mod shared;
 #[cfg(test)]
 mod tests;
+mod trace;
 mod worker;
 
 pub use handle::{Handle, Options, Place, VisionOrder};

@@ -7,6 +7,7 @@ use super::job::Entry;
 use super::meter::Meter;
 use super::queue::Queue;
 use crate::error::Error;
+use crate::metrics::Metrics;
 
 /// How the queue and the model are doing.
 #[derive(Debug, Clone, PartialEq)]
@@ -59,6 +60,7 @@ impl Status {
 pub(super) struct Shared {
     state: Mutex<State>,
     pub(super) wake: Condvar,
+    pub(super) metrics: Metrics,
 }
 
 /// The part behind the lock.
@@ -81,7 +83,7 @@ pub(super) struct State {
 }
 
 impl Shared {
-    pub(super) fn new(max_rows: usize, capacity: usize) -> Self {
+    pub(super) fn new(max_rows: usize, capacity: usize, metrics: Metrics) -> Self {
         let state = State {
             queue: Queue::new(capacity),
             closed: false,
@@ -97,7 +99,7 @@ impl Shared {
             failed: false,
             last_error: None,
         };
-        Self { state: Mutex::new(state), wake: Condvar::new() }
+        Self { state: Mutex::new(state), wake: Condvar::new(), metrics }
     }
 
     /// A poisoned lock means that a panic was caught elsewhere; the state itself is always whole,

@@ -12,6 +12,7 @@ use super::job::Entry;
 use super::shared::Shared;
 use crate::engine::{Engine, Event, ImageInput, JobId, Sequence};
 use crate::error::Error;
+use crate::metrics::Stage;
 
 pub(super) struct Worker<'a> {
     pub(super) engine: Box<dyn Engine>,
@@ -152,18 +153,25 @@ impl Worker<'_> {
         if self.is_over(&entry) {
             return;
         }
-        entry.announce(Instant::now());
+        if let Some(queued) = entry.announce(Instant::now()) {
+            self.shared.metrics.stage(Stage::Queue, queued);
+        }
         let image = match &entry.image {
             ImageInput::Encoded(image) => Arc::clone(image),
-            ImageInput::Pixels(pixels) => match guarded(|| self.engine.encode(pixels)) {
-                Ok(image) => {
-                    let image = Arc::new(image);
-                    self.shared.lock().encoded += 1;
-                    entry.encoded(&image);
-                    image
+            ImageInput::Pixels(pixels) => {
+                let begin = Instant::now();
+                entry.trace.vision();
+                match guarded(|| self.engine.encode(pixels)) {
+                    Ok(image) => {
+                        let image = Arc::new(image);
+                        self.shared.metrics.stage(Stage::Vision, begin.elapsed());
+                        self.shared.lock().encoded += 1;
+                        entry.encoded(&image);
+                        image
+                    }
+                    Err(failure) => return self.failed_to_start(entry, failure),
                 }
-                Err(failure) => return self.failed_to_start(entry, failure),
-            },
+            }
         };
         // The vision tower takes long enough to become tired of waiting.
         if self.is_over(&entry) {
@@ -189,10 +197,14 @@ impl Worker<'_> {
         if self.running.is_empty() {
             return;
         }
-        let jobs = self.running.len();
-        self.running.iter_mut().for_each(|entry| entry.in_batch_of(jobs));
+        let (jobs, rows) = (self.running.len(), self.rows());
+        for entry in &mut self.running {
+            entry.in_batch_of(jobs);
+            entry.trace.step(rows);
+        }
         events.clear();
         let result = guarded(|| self.engine.step(events));
+        self.shared.metrics.step(rows);
         let failures = self.backoff.failures();
         for event in events.drain(..) {
             self.deliver(event);
@@ -229,6 +241,7 @@ impl Worker<'_> {
             state.finished += 1;
             state.meter.finished(now);
         }
+        self.shared.metrics.stage(Stage::Decoder, entry.decoding(now));
         entry.done(sequences, now);
     }
 

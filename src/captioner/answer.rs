@@ -84,4 +84,6 @@ pub(super) struct Finished {
     pub(super) decode: Duration,
     pub(super) queued: Duration,
     pub(super) inference: Duration,
+    /// The most images that shared a step with it, itself included.
+    pub(super) batch_size: usize,
 }

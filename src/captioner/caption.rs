@@ -127,4 +127,8 @@ pub struct Caption {
     pub appearance: Option<Appearance>,
     /// Where the time went.
     pub timings: Timings,
+    /// The most images that shared a decoding step with it, itself included; `None` for an answer
+    /// from the cache. For the log.
+    #[serde(skip)]
+    pub batch_size: Option<usize>,
 }

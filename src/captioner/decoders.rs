@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
+use tracing::Instrument;
 
 use super::budget::{Budget, Photo};
 use crate::error::{Error, ErrorKind, Result};
@@ -50,7 +51,8 @@ impl Decoders {
             let _permit = permit;
             work(&photo.bytes, &limits)
         });
-        match work.await {
+        let span = tracing::info_span!(target: "trace", "decode");
+        match work.instrument(span).await {
             Ok(result) => result,
             Err(join) if join.is_panic() => Err(Error::new(
                 ErrorKind::UndecodableImage,

@@ -9,6 +9,7 @@ use crate::engine::source::{self, ModelFiles, ModelSource};
 use crate::engine::{EngineInfo, EngineOptions, GenerationParams, HubOptions, MAX_BEAMS};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{DecodeLimits, PreprocessConfig};
+use crate::metrics::Metrics;
 use crate::text::{Tokenizer, TokenizerSource};
 
 /// Everything that decides how a [`Captioner`] works.
@@ -45,6 +46,14 @@ impl Captioner {
     /// [`Model`](ErrorKind::Model) or [`Config`](ErrorKind::Config), with one sentence that names
     /// what is wrong and the remedy.
     pub fn load(settings: &CaptionerSettings) -> Result<Self> {
+        Self::load_measured(settings, Metrics::new())
+    }
+
+    /// [`load`](Self::load), with what happens afterwards counted in `metrics`.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_measured(settings: &CaptionerSettings, metrics: Metrics) -> Result<Self> {
         let begin = Instant::now();
         let files = source::open(&settings.model, &settings.hub)?;
         let tokenizer = Tokenizer::load(TokenizerSource {
@@ -63,7 +72,7 @@ impl Captioner {
 
         let engine_info = engine.info().clone();
         let info = describe(files, &engine_info, &preprocess, load_ms, warm_up_ms);
-        Self::with_engine(
+        Self::measured(
             Box::new(engine),
             Parts {
                 tokenizer,
@@ -81,6 +90,7 @@ impl Captioner {
                 queue_capacity: settings.queue_capacity,
                 memory: settings.memory,
             },
+            metrics,
         )
     }
 }

@@ -39,6 +39,7 @@ use crate::cache::{Flights, Identity, Store};
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::image::{DecodeLimits, PREPROCESSING_VERSION, PreprocessConfig};
+use crate::metrics::{CacheNow, Metrics, ModelNow};
 use crate::text::Tokenizer;
 
 /// Makes captions. Cheap to clone; the model is closed when the last clone is dropped.
@@ -60,6 +61,8 @@ struct Inner {
     /// Images that were encoded before.
     seen: Store<Seen>,
     flights: Flights<Progress>,
+    metrics: Metrics,
+    memory: MemoryLimits,
 }
 
 /// The parts of a [`Captioner`] beside the engine.
@@ -115,12 +118,20 @@ impl Captioner {
     /// # Errors
     /// [`Internal`](crate::error::ErrorKind::Internal): the system has no thread to give.
     pub fn with_engine(engine: Box<dyn Engine>, parts: Parts) -> Result<Self> {
+        Self::measured(engine, parts, Metrics::new())
+    }
+
+    /// [`with_engine`](Self::with_engine), with what happens counted in `metrics`.
+    ///
+    /// # Errors
+    /// As [`with_engine`](Self::with_engine).
+    pub fn measured(engine: Box<dyn Engine>, parts: Parts, metrics: Metrics) -> Result<Self> {
         let options = Options {
             max_batch_size: parts.max_batch_size,
             queue_capacity: parts.queue_capacity,
             vision_order: parts.vision_order,
         };
-        let handle = Handle::spawn(engine, options)?;
+        let handle = Handle::spawn_measured(engine, options, metrics.clone())?;
         let identity = identity(&parts.info, &parts.preprocess);
         let memory = parts.memory;
         let inner = Inner {
@@ -137,6 +148,8 @@ impl Captioner {
             answers: Store::new(memory.cache_max_bytes, memory.cache_ttl),
             seen: Store::new(memory.vision_cache_bytes, memory.cache_ttl),
             flights: Flights::default(),
+            metrics,
+            memory,
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -157,6 +170,33 @@ impl Captioner {
     #[must_use]
     pub fn status(&self) -> Status {
         self.inner.handle.status()
+    }
+
+    /// What Prometheus is told of model, queue and caches at this moment.
+    #[must_use]
+    pub fn now(&self) -> ModelNow {
+        let Inner { info, answers, seen, memory, .. } = &*self.inner;
+        let status = self.status();
+        let limit = status.memory_limit.unwrap_or(status.max_batch_size);
+        ModelNow {
+            id: info.id.clone(),
+            device: info.device.clone(),
+            precision: info.precision.clone(),
+            kernels: info.kernels.clone(),
+            parameters: info.parameters,
+            queue_depth: status.queue_depth,
+            queue_reserved: status.reserved,
+            queue_capacity: status.queue_capacity,
+            in_flight: status.in_flight,
+            batch_rows_limit: limit,
+            degraded: status.degraded,
+            captioned: status.finished,
+            encoded: status.encoded,
+            failures: status.failures,
+            out_of_memory: status.out_of_memory,
+            answers: CacheNow { bytes: answers.bytes(), bytes_limit: memory.cache_max_bytes },
+            images: CacheNow { bytes: seen.bytes(), bytes_limit: memory.vision_cache_bytes },
+        }
     }
 
     /// Bytes of images that may be in memory.

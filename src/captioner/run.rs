@@ -150,13 +150,16 @@ impl Run {
 
     fn finish(&self, work: &Finished) -> Box<Caption> {
         let joined = matches!(self.source, Source::Flight { joined: true, .. });
-        if joined {
+        let mut caption = if joined {
             // The times of the work are the first caller's; this one waited for it, and no more.
             let times = [Duration::ZERO, Duration::ZERO, self.caller.begin.elapsed()];
-            return self.assemble(&work.answer, CacheState::Coalesced, None, times);
-        }
-        let times = [work.decode, work.queued, work.inference];
-        self.assemble(&work.answer, CacheState::Miss, work.vision, times)
+            self.assemble(&work.answer, CacheState::Coalesced, None, times)
+        } else {
+            let times = [work.decode, work.queued, work.inference];
+            self.assemble(&work.answer, CacheState::Miss, work.vision, times)
+        };
+        caption.batch_size = Some(work.batch_size);
+        caption
     }
 
     fn assemble(
@@ -181,6 +184,7 @@ impl Run {
                 inference_ms: milliseconds(inference),
                 total_ms: milliseconds(self.caller.begin.elapsed()),
             },
+            batch_size: None,
         })
     }
 }

@@ -4,12 +4,15 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
+use tracing::{Instrument, Span};
+
 use super::answer::{Answer, Progress};
 use super::run::{Caller, Run};
 use super::work::{self, Task, VisionUse};
 use super::{CachePolicy, CaptionParams, Captioner, Photo, Priority};
 use crate::cache::{Board, Key};
 use crate::error::{Error, Result};
+use crate::metrics::{CacheName, Lookup};
 
 /// More bytes than this are hashed on a thread that may take its time; blake3 reads them within a
 /// millisecond.
@@ -172,7 +175,9 @@ impl Captioner {
         }
         drop(board);
         for (lead, task) in tasks {
-            tokio::spawn(work::drive(self.clone(), lead, task));
+            // In the trace of the request that came first.
+            let work = work::drive(self.clone(), lead, task);
+            tokio::spawn(work.instrument(Span::current()));
         }
         Ok(runs)
     }
@@ -184,20 +189,26 @@ impl Captioner {
         board: &Board<'_, Progress>,
     ) -> Vec<Found> {
         let mut new = HashSet::new();
+        let metrics = &self.inner.metrics;
         let find = |asked: &Asked| {
             let Some(key) = asked.key.filter(|_| policy == CachePolicy::Use) else {
                 return Found::Nothing;
             };
             if new.contains(&key) || board.has(&key) {
+                metrics.lookup(CacheName::Answers, Lookup::Coalesced);
                 return Found::UnderWay(key);
             }
             // After the flights: one that lands leaves its answer here before it is gone.
             self.inner.answers.get(&key).map_or_else(
                 || {
+                    metrics.lookup(CacheName::Answers, Lookup::Miss);
                     new.insert(key);
                     Found::Nothing
                 },
-                Found::All,
+                |answer| {
+                    metrics.lookup(CacheName::Answers, Lookup::Hit);
+                    Found::All(answer)
+                },
             )
         };
         asked.iter().map(find).collect()

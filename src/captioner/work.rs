@@ -5,12 +5,13 @@ use std::time::{Duration, Instant};
 
 use super::answer::{Answer, Finished, Progress, Seen};
 use super::budget::{Permit, Photo};
-use super::{Captioner, Choice, ImageInfo, VisionCacheState};
+use super::{Captioner, Choice, ImageInfo, Inner, VisionCacheState};
 use crate::batching::{JobEvent, Place, Work};
 use crate::cache::{Key, Lead};
 use crate::engine::{EncodedImage, GenerationParams, ImageInput, Sequence};
 use crate::error::{Error, Result};
 use crate::image::{Appearance, DecodeLimits, decode_for};
+use crate::metrics::{CacheName, Lookup, Stage};
 
 /// What is to be computed, and for what it may be used.
 #[derive(Debug)]
@@ -65,6 +66,7 @@ pub(super) async fn drive(captioner: Captioner, lead: Lead<Progress>, task: Task
 async fn compute(captioner: &Captioner, lead: &Lead<Progress>, task: Task) -> Result<Finished> {
     let begin = Instant::now();
     let Task { photo, hash, prompt, params, place, permit, vision } = task;
+    let read = prompt.len();
     let prepared = prepare(captioner, photo, hash, vision).await?;
     let decode = begin.elapsed();
     let (input, prepared) = prepared;
@@ -78,12 +80,15 @@ async fn compute(captioner: &Captioner, lead: &Lead<Progress>, task: Task) -> Re
                 remember(captioner, vision, encoded, &prepared);
             }
             Some(JobEvent::Token(token)) => lead.update(|progress| progress.ids.push(token)),
-            Some(JobEvent::Done { sequences, inference, .. }) => {
+            Some(JobEvent::Done { sequences, inference, batch_size }) => {
                 drop(permit);
+                let written: usize = sequences.iter().map(|sequence| sequence.generated).sum();
+                captioner.inner.metrics.tokens(read, written);
                 let choices = choices(captioner, &sequences)?;
                 let Prepared { image, appearance, .. } = prepared;
                 let answer = Arc::new(Answer { choices, image, appearance });
-                return Ok(Finished { answer, vision: prepared.vision, decode, queued, inference });
+                let vision = prepared.vision;
+                return Ok(Finished { answer, vision, decode, queued, inference, batch_size });
             }
             Some(JobEvent::Failed(error)) => return Err(error),
             None => return Err(Error::internal("the model's thread ended before the caption")),
@@ -113,19 +118,27 @@ async fn prepare(
     if let VisionUse::ReadWrite(key) = vision
         && let Some(Seen { encoded, image, appearance }) = captioner.inner.seen.get(&key)
     {
+        captioner.inner.metrics.lookup(CacheName::Images, Lookup::Hit);
         let vision = Some(VisionCacheState::Hit);
         return Ok((encoded.into(), Prepared { image, appearance, vision }));
     }
     let inner = Arc::clone(&captioner.inner);
     let size = photo.len();
     let read = move |bytes: &[u8], limits: &DecodeLimits| -> Result<_> {
-        let preprocess = &inner.preprocess;
-        let decoded = decode_for(bytes, limits, preprocess.width, preprocess.height)?;
-        let pixels = preprocess.preprocess(&decoded)?;
+        let Inner { preprocess, metrics, .. } = &*inner;
+        let decoded = metrics.timed(Stage::Decode, || {
+            decode_for(bytes, limits, preprocess.width, preprocess.height)
+        })?;
+        let pixels = metrics.timed(Stage::Preprocess, || preprocess.preprocess(&decoded))?;
         // Even for those who do not ask for it: others may ask for the same photo.
-        let appearance = Appearance::of(&decoded);
+        let appearance = metrics.timed(Stage::Analysis, || Ok(Appearance::of(&decoded)))?;
         Ok((pixels, ImageInfo::of(&hash, size, &decoded), appearance))
     };
+    if let VisionUse::ReadWrite(_) = vision
+        && captioner.inner.seen.keeps()
+    {
+        captioner.inner.metrics.lookup(CacheName::Images, Lookup::Miss);
+    }
     let (pixels, image, appearance) = captioner.inner.decoders.run(photo, read).await?;
     let vision = match vision {
         VisionUse::ReadWrite(_) | VisionUse::Write(_) if captioner.inner.seen.keeps() => {

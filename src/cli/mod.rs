@@ -1,11 +1,12 @@
 //! The command line: `cutline serve`, `cutline caption`, `cutline model info`,
-//! `cutline model quantize`, `cutline bench`, `cutline openapi`.
+//! `cutline model quantize`, `cutline bench`, `cutline health`, `cutline openapi`.
 //!
 //! Exit statuses: 0 for success, 1 when something failed, 2 when the command or a setting cannot be
 //! used.
 
 mod bench;
 mod caption;
+mod health;
 mod model;
 mod openapi;
 mod options;
@@ -45,6 +46,7 @@ pub fn main() -> ExitCode {
         Some((model::NAME, matches)) => model::run(matches),
         Some((bench::NAME, matches)) => bench::run(matches),
         Some((openapi::NAME, _)) => openapi::run(),
+        Some((health::NAME, matches)) => health::run(matches),
         _ => print(&command().render_help().to_string()).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {
@@ -67,6 +69,7 @@ pub fn command() -> Command {
             caption::command(),
             model::command(),
             bench::command(),
+            health::command(),
             openapi::command(),
         ])
         .after_help(
@@ -75,7 +78,8 @@ pub fn command() -> Command {
              cutline caption *.jpg --format jsonl   one JSON object a photo\n  \
              cutline serve --port 8080              serve captions over HTTP\n  \
              cutline model info                     what the model is\n  \
-             cutline bench                          how fast it is here\n\n\
+             cutline bench                          how fast it is here\n  \
+             cutline health                         whether a server is ready\n\n\
              Settings are also read from the environment and from .env: PORT=8080 is --port 8080.",
         )
 }

@@ -10,7 +10,7 @@ use super::{options, runtime};
 use crate::config::{Group, Settings};
 use crate::error::{Error, ErrorKind, Result};
 use crate::http;
-use crate::telemetry::{self, Output};
+use crate::telemetry;
 
 pub(super) const NAME: &str = "serve";
 
@@ -28,7 +28,7 @@ pub(super) fn command() -> Command {
 
 pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode> {
     let settings = Settings::new(&options::values(matches, &Group::ALL)?)?;
-    telemetry::start(settings.log, Output::Stdout);
+    let _traces = telemetry::start_server(settings.log, &settings.traces)?;
     telemetry::log_panics();
     let runtime = runtime()?;
     let result = runtime.block_on(async {

@@ -35,6 +35,8 @@ pub struct Settings {
     pub captioner: CaptionerSettings,
     /// What is logged, and how.
     pub log: LogSettings,
+    /// Where traces go.
+    pub traces: TraceSettings,
 }
 
 impl Settings {
@@ -61,6 +63,7 @@ impl Settings {
             },
             captioner: captioner_settings(values)?,
             log: LogSettings::new(values)?,
+            traces: trace_settings(&read)?,
         })
     }
 }
@@ -134,6 +137,32 @@ impl LogSettings {
         let level = if values.is_set("LOG_LEVEL")? { asked.level } else { Level::Warn };
         Ok(Self { level, human: true })
     }
+}
+
+/// Where traces go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TraceSettings {
+    /// The address of a collector that takes OTLP over HTTP, without `/v1/traces`; `None` for no
+    /// traces.
+    pub endpoint: Option<String>,
+    /// What the traces call this program.
+    pub service_name: String,
+}
+
+fn trace_settings(read: &Reader<'_>) -> Result<TraceSettings> {
+    const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+    let endpoint = match read.text(ENDPOINT)? {
+        Some(_) if !cfg!(feature = "otlp") => {
+            return Err(read.unusable(
+                ENDPOINT,
+                "this binary is built without the otlp feature and sends no traces; build it with \
+                 --features otlp, or leave it out",
+            ));
+        }
+        Some(_) => Some(read.address(ENDPOINT)?.trim_end_matches('/').to_owned()),
+        None => None,
+    };
+    Ok(TraceSettings { endpoint, service_name: read.required("OTEL_SERVICE_NAME")? })
 }
 
 /// How severe a log line is.

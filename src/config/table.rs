@@ -15,7 +15,7 @@ pub enum Group {
     Images,
     /// What is remembered.
     Cache,
-    /// Logs.
+    /// Logs and traces.
     Logs,
 }
 
@@ -31,7 +31,7 @@ impl Group {
             Self::Model => "Model",
             Self::Images => "Images",
             Self::Cache => "Cache",
-            Self::Logs => "Logs",
+            Self::Logs => "Logs and traces",
         }
     }
 }
@@ -80,7 +80,7 @@ const fn unset(
 }
 
 /// Every setting, group after group.
-pub const SETTINGS: [Setting; 27] = [
+pub const SETTINGS: [Setting; 29] = [
     setting("HOST", Server, "127.0.0.1", "Address to listen on; 0.0.0.0 for every one"),
     setting("PORT", Server, "8000", "Port to listen on; 0 for any that is free"),
     setting(
@@ -176,6 +176,14 @@ pub const SETTINGS: [Setting; 27] = [
     ),
     setting("LOG_LEVEL", Logs, "info", "error, warn, info, debug or trace"),
     setting("DEBUG", Logs, "false", "true for log lines to be read by people instead of JSON"),
+    unset(
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        Logs,
+        "no traces",
+        "Collector of traces that takes OTLP over HTTP, http://localhost:4318 for instance; needs \
+         the feature otlp",
+    ),
+    setting("OTEL_SERVICE_NAME", Logs, "cutline", "What traces call this server"),
 ];
 
 /// The setting of this name.

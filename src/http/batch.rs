@@ -25,6 +25,7 @@ use super::observe::{Ending, RequestId};
 use super::state::AppState;
 use crate::captioner::{Caption, Captioner, Priority, Run};
 use crate::error::{Error, Result};
+use crate::metrics::Metrics;
 
 const LINES: &str = "application/x-ndjson";
 
@@ -61,7 +62,8 @@ pub(super) async fn batch(
              application/x-ndjson for each result as soon as it is ready",
         ));
     }
-    let results = Results::start(captioner, uploads, settings.request_timeout).await?;
+    let metrics = state.metrics().clone();
+    let results = Results::start(captioner, uploads, settings.request_timeout, metrics).await?;
     if lines { Ok(by_line(results, id)) } else { Ok(together(results, &id).await) }
 }
 
@@ -81,6 +83,7 @@ struct Results {
     /// Those that are missing, with their names.
     missing: BTreeMap<usize, Option<String>>,
     total: usize,
+    metrics: Metrics,
 }
 
 /// One result.
@@ -91,7 +94,12 @@ struct Finished {
 }
 
 impl Results {
-    async fn start(captioner: &Captioner, uploads: Uploads, limit: Duration) -> Result<Self> {
+    async fn start(
+        captioner: &Captioner,
+        uploads: Uploads,
+        limit: Duration,
+        metrics: Metrics,
+    ) -> Result<Self> {
         let deadline = Instant::now() + limit;
         let total = uploads.items.len();
         let mut missing = BTreeMap::new();
@@ -116,10 +124,13 @@ impl Results {
                 (index, result)
             });
         }
-        Ok(Self { refused, tasks, missing, total })
+        Ok(Self { refused, tasks, missing, total, metrics })
     }
 
     fn finished(&mut self, index: usize, result: Result<Caption>) -> Finished {
+        if let Err(error) = &result {
+            self.metrics.rejected(error.kind().code());
+        }
         Finished { index, name: self.missing.remove(&index).flatten(), result }
     }
 }

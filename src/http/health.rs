@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 
 use super::dto::{BatchHealth, Health, HealthStatus, Probe, QueueHealth};
 use super::state::AppState;
-use crate::captioner::Status;
+use crate::captioner::{Captioner, Status};
 use crate::error::{Error, ErrorKind, Result};
 
 /// The state of model and queue
@@ -107,6 +107,12 @@ pub(super) async fn ready(State(state): State<AppState>) -> Result<Json<Probe>> 
         }
         _ => Ok(Json(Probe { status: "ready" })),
     }
+}
+
+/// Whether [`ready`] says yes.
+pub(super) fn is_ready(state: &AppState) -> bool {
+    let judged = judge(state, state.loaded().map(Captioner::status).as_ref());
+    matches!(judged, HealthStatus::Ok | HealthStatus::Degraded)
 }
 
 fn not_ready(detail: &'static str, seconds: u64) -> Error {

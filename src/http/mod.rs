@@ -3,7 +3,7 @@
 //! - [`app`] is the whole service as a router, without a socket;
 //! - [`run`] binds it to a listener, loads the model beside it, and stops it in an orderly way;
 //! - one file a resource: `index` with `page`, `health`, `model`, `generate` with `stream`, `batch`,
-//!   `process`, `openapi` with Swagger UI;
+//!   `process`, `metrics`, `openapi` with Swagger UI;
 //! - `extract` reads the three ways of sending images, `error` is the only place where an
 //!   [`ErrorKind`] becomes a status, `observe` gives every request its id,
 //!   its log line and its `server-timing`.
@@ -18,6 +18,7 @@ mod extract;
 mod generate;
 mod health;
 mod index;
+mod metrics;
 mod model;
 mod observe;
 mod openapi;
@@ -39,7 +40,7 @@ pub use self::state::AppState;
 use crate::error::{Error, ErrorKind};
 
 /// Method, path and purpose of everything that [`app`] answers.
-pub const ENDPOINTS: [(&str, &str, &str); 10] = [
+pub const ENDPOINTS: [(&str, &str, &str); 11] = [
     ("GET", "/", "this list; to a browser the page to try the server on"),
     ("GET", "/health", "state of model and queue"),
     ("GET", "/health/live", "200 while the process answers"),
@@ -52,6 +53,7 @@ pub const ENDPOINTS: [(&str, &str, &str); 10] = [
         "/image/process",
         "an image to its size, colours, mood and measures, without the model",
     ),
+    ("GET", "/metrics", "what Prometheus collects"),
     ("GET", "/openapi.json", "this contract, for programs"),
     ("GET", "/api/docs/", "this contract, for people"),
 ];
@@ -68,6 +70,7 @@ pub fn app(state: AppState) -> Router {
         .route("/caption/generate", post(generate::generate))
         .route("/caption/batch", post(batch::batch))
         .route("/image/process", post(process::process))
+        .route("/metrics", get(metrics::show))
         .route(openapi::DOCUMENT, get(openapi::document))
         .merge(openapi::swagger_ui())
         .fallback(not_found)

@@ -15,13 +15,17 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::Response;
 use futures_core::Stream;
+use tracing::field::Empty;
+use tracing::{Instrument, Span};
 use uuid::Uuid;
 
 use super::connection::{Busy, Connection};
 use super::error::{Failure, problem_body};
 use super::state::{Active, AppState};
-use crate::captioner::{CacheState, Caption, Timings};
+use crate::captioner::{CacheState, Caption, ProcessTimings, ProcessedImage, Timings};
 use crate::error::Error;
+use crate::metrics::Metrics;
+use crate::telemetry;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
@@ -29,23 +33,39 @@ const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 /// Longest id that is taken over from a request.
 const MAX_ID: usize = 128;
 
-/// What the log says of an answered caption. Rides in the answer's extensions.
+/// What the log and `server-timing` say of an answered image. Rides in the answer's extensions.
 #[derive(Debug, Clone)]
 pub(super) struct Outcome {
     image_hash: String,
-    caption_length: usize,
-    cache: CacheState,
-    timings: Timings,
+    caption_length: Option<usize>,
+    cache: Option<CacheState>,
+    batch_size: Option<usize>,
+    /// The stages in their order, in milliseconds.
+    stages: Vec<(&'static str, f64)>,
 }
 
 impl Outcome {
     /// What may be logged of `caption`: not its text.
     pub(super) fn of(caption: &Caption) -> Self {
+        let Timings { decode_ms, queue_ms, inference_ms, .. } = caption.timings;
         Self {
             image_hash: caption.image.hash.clone(),
-            caption_length: caption.caption.chars().count(),
-            cache: caption.cache,
-            timings: caption.timings,
+            caption_length: Some(caption.caption.chars().count()),
+            cache: Some(caption.cache),
+            batch_size: caption.batch_size,
+            stages: vec![("decode", decode_ms), ("queue", queue_ms), ("inference", inference_ms)],
+        }
+    }
+
+    /// What may be logged of an image that was looked at without the model.
+    pub(super) fn of_processed(image: &ProcessedImage) -> Self {
+        let ProcessTimings { decode_ms, analysis_ms, .. } = image.timings;
+        Self {
+            image_hash: image.image.info.hash.clone(),
+            caption_length: None,
+            cache: None,
+            batch_size: None,
+            stages: vec![("decode", decode_ms), ("analysis", analysis_ms)],
         }
     }
 }
@@ -81,10 +101,10 @@ pub(super) async fn observe(
     let connection = request.extensions().get::<ConnectInfo<Connection>>().map(|c| c.0.clone());
     let busy = connection.as_ref().map(Connection::busy);
     let has_body = has_body(request.headers());
-    let line = Line::begin(&request);
+    let line = Line::begin(&request, state.metrics().clone());
     request.extensions_mut().insert(RequestId(line.request_id.clone()));
 
-    let mut response = next.run(request).await;
+    let mut response = next.run(request).instrument(line.span.clone()).await;
 
     let failed = response.status().is_client_error() || response.status().is_server_error();
     if let Some(connection) = connection.filter(|_| failed && has_body) {
@@ -151,18 +171,37 @@ struct Line {
     request_id: String,
     method: Method,
     route: String,
+    metrics: Metrics,
+    /// The request in a trace; it ends with the line.
+    span: Span,
     written: bool,
 }
 
 impl Line {
-    fn begin(request: &Request) -> Self {
+    fn begin(request: &Request, metrics: Metrics) -> Self {
         // The pattern, not the address: addresses are the clients' to invent.
         let route = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+        let route = route.unwrap_or("unmatched").to_owned();
+        let request_id = request_id(request.headers());
+        let span = tracing::info_span!(
+            target: "trace",
+            "request",
+            otel.kind = "server",
+            http.route = route,
+            http.request.method = request.method().as_str(),
+            http.response.status_code = Empty,
+            otel.status_code = Empty,
+            request_id,
+        );
+        let parent = request.headers().get("traceparent").and_then(|value| value.to_str().ok());
+        telemetry::follow(&span, parent);
         Self {
             begin: Instant::now(),
-            request_id: request_id(request.headers()),
+            request_id,
             method: request.method().clone(),
-            route: route.unwrap_or("unmatched").to_owned(),
+            route,
+            metrics,
+            span,
             written: false,
         }
     }
@@ -208,6 +247,15 @@ impl Line {
         }
     }
 
+    fn count(&self, status: u16, elapsed: Duration, failure: Option<&Failure>) {
+        self.metrics.request(&self.route, status, elapsed);
+        // A probe that is told to wait is no work that was refused.
+        let probe = self.route.starts_with("/health");
+        if let Some(Failure(error)) = failure.filter(|_| !probe) {
+            self.metrics.rejected(error.kind().code());
+        }
+    }
+
     fn write(
         &mut self,
         status: u16,
@@ -216,18 +264,24 @@ impl Line {
         failure: Option<&Failure>,
     ) {
         self.written = true;
+        self.span.record("http.response.status_code", status);
+        if status >= 500 {
+            self.span.record("otel.status_code", "ERROR");
+        }
+        self.count(status, elapsed, failure);
         let cause = failure.filter(|_| status >= 500).map(|failure| causes(&failure.0));
         macro_rules! line {
             ($level:ident) => {
                 tracing::$level!(
                     duration_ms = milliseconds(elapsed),
                     image_hash = outcome.map(|outcome| outcome.image_hash.as_str()),
-                    caption_length = outcome.map(|outcome| outcome.caption_length),
+                    caption_length = outcome.and_then(|outcome| outcome.caption_length),
                     request_id = self.request_id,
                     method = self.method.as_str(),
                     route = self.route,
                     status,
-                    cache = outcome.map(|outcome| outcome.cache.as_str()),
+                    cache = outcome.and_then(|outcome| outcome.cache).map(CacheState::as_str),
+                    batch_size = outcome.and_then(|outcome| outcome.batch_size),
                     code = failure.map(|failure| failure.0.kind().code()),
                     error = cause.as_deref(),
                     "request"
@@ -267,13 +321,9 @@ fn request_id(headers: &HeaderMap) -> String {
 
 fn server_timing(outcome: Option<&Outcome>, elapsed: Duration) -> String {
     let mut value = String::new();
-    if let Some(Outcome { timings, .. }) = outcome {
+    for (stage, spent) in outcome.iter().flat_map(|outcome| &outcome.stages) {
         // Writing to a string cannot fail.
-        let _ = write!(
-            value,
-            "decode;dur={}, queue;dur={}, inference;dur={}, ",
-            timings.decode_ms, timings.queue_ms, timings.inference_ms
-        );
+        let _ = write!(value, "{stage};dur={spent}, ");
     }
     let _ = write!(value, "total;dur={}", milliseconds(elapsed));
     value

@@ -1,13 +1,18 @@
 //! `POST /image/process`
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
 use tokio::time::timeout;
 
 use super::extract;
+use super::observe::Outcome;
 use super::state::AppState;
-use crate::captioner::ProcessedImage;
+use crate::captioner::{ProcessTimings, ProcessedImage};
 use crate::error::{Error, ErrorKind, Result};
+use crate::metrics::Stage;
 
 /// What can be told of an image without the model
 ///
@@ -20,10 +25,7 @@ use crate::error::{Error, ErrorKind, Result};
     tag = "images",
     responses((status = OK, description = "What the image is like", body = ProcessedImage)),
 )]
-pub(super) async fn process(
-    State(state): State<AppState>,
-    request: Request,
-) -> Result<Json<ProcessedImage>> {
+pub(super) async fn process(State(state): State<AppState>, request: Request) -> Result<Response> {
     let decoders = state.decoders()?;
     let settings = state.settings();
     let image = extract::image(request, settings, decoders.budget()).await?;
@@ -38,5 +40,12 @@ pub(super) async fn process(
             ),
         )
     })??;
-    Ok(Json(processed))
+    let ProcessTimings { decode_ms, analysis_ms, .. } = processed.timings;
+    for (stage, spent) in [(Stage::Decode, decode_ms), (Stage::Analysis, analysis_ms)] {
+        state.metrics().stage(stage, Duration::from_secs_f64(spent / 1e3));
+    }
+    let outcome = Outcome::of_processed(&processed);
+    let mut response = Json(processed).into_response();
+    response.extensions_mut().insert(outcome);
+    Ok(response)
 }

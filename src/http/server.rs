@@ -11,6 +11,7 @@ use super::{AppState, app};
 use crate::captioner::Captioner;
 use crate::config::Settings;
 use crate::error::{Error, ErrorKind, Result};
+use crate::metrics::Metrics;
 
 /// What connections get to write out their last answers, even when the grace is used up.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -25,9 +26,11 @@ pub async fn run(
     settings: Settings,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<()> {
-    let state = AppState::new(settings.http);
+    let metrics = Metrics::new();
+    let state = AppState::measured(settings.http, metrics.clone());
     let captioner = settings.captioner;
-    let loading = tokio::task::spawn_blocking(move || Captioner::load(&captioner));
+    let loading =
+        tokio::task::spawn_blocking(move || Captioner::load_measured(&captioner, metrics));
     let mut serving = Box::pin(serve(listener, state.clone(), shutdown));
     let loaded = tokio::select! {
         loaded = loading => loaded,

@@ -11,6 +11,7 @@ use crate::captioner::{Budget, Captioner, Decoders};
 use crate::config::HttpSettings;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::DecodeLimits;
+use crate::metrics::Metrics;
 
 /// What the handlers share: the captioner once it is loaded, the limits, and who is being served.
 /// Cheap to clone.
@@ -28,12 +29,20 @@ struct Inner {
     stopping: AtomicBool,
     /// Requests that are being answered.
     active: watch::Sender<usize>,
+    metrics: Metrics,
 }
 
 impl AppState {
     /// A state in which the model is still loading.
     #[must_use]
     pub fn new(settings: HttpSettings) -> Self {
+        Self::measured(settings, Metrics::new())
+    }
+
+    /// [`new`](Self::new), with what happens counted in `metrics`; a captioner that counts in the
+    /// same ones is shown with it at `/metrics`.
+    #[must_use]
+    pub fn measured(settings: HttpSettings, metrics: Metrics) -> Self {
         let limits = DecodeLimits {
             max_bytes: settings.max_image_bytes,
             max_pixels: settings.max_image_pixels,
@@ -50,6 +59,7 @@ impl AppState {
                 captioner: OnceLock::new(),
                 stopping: AtomicBool::new(false),
                 active: watch::Sender::new(0),
+                metrics,
             }),
         }
     }
@@ -102,6 +112,21 @@ impl AppState {
             return Err(shutting_down());
         }
         Ok(self.loaded().map_or(&self.inner.decoders, Captioner::decoders))
+    }
+
+    /// What is counted.
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.inner.metrics
+    }
+
+    /// Bytes of images that may be in memory.
+    pub(super) fn budget(&self) -> &Budget {
+        self.loaded().map_or(&self.inner.decoders, Captioner::decoders).budget()
+    }
+
+    /// Requests that are being answered.
+    pub(super) fn active(&self) -> usize {
+        *self.inner.active.borrow()
     }
 
     /// Counts a request until the result is dropped.

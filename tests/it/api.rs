@@ -2,8 +2,10 @@
 
 mod batch;
 mod cache;
+mod deploy;
 mod fixture;
 mod floods;
+mod metrics;
 mod openapi;
 mod page;
 mod process;

@@ -3,6 +3,8 @@
 mod quantize;
 #[cfg(all(unix, feature = "embedded-model"))]
 mod server;
+#[cfg(all(unix, feature = "embedded-model", feature = "otlp"))]
+mod traces;
 #[cfg(feature = "embedded-model")]
 mod with_model;
 

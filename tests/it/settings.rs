@@ -60,6 +60,7 @@ fn defaults_are_those_of_the_contract() {
     assert_eq!(settings.captioner.memory, MemoryLimits::default());
     assert_eq!(settings.http, HttpSettings::default());
     assert_eq!(settings.log, LogSettings { level: Level::Info, human: false });
+    assert_eq!(settings.traces.endpoint, None);
 }
 
 #[test]
@@ -112,6 +113,24 @@ fn every_value_that_cannot_be_used_is_named_with_a_remedy() {
 fn a_gpu_that_is_not_built_in_is_refused_by_name() {
     let error = settings(&[("USE_GPU", "true")]).unwrap_err();
     assert!(error.detail().contains("USE_GPU") && error.detail().contains("cuda"), "{error}");
+}
+
+#[cfg(not(feature = "otlp"))]
+#[test]
+fn traces_that_are_not_built_in_are_refused_by_name() {
+    let error = settings(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4318")]).unwrap_err();
+    let detail = error.detail();
+    assert!(detail.contains("OTEL_EXPORTER_OTLP_ENDPOINT") && detail.contains("--features otlp"));
+}
+
+#[cfg(feature = "otlp")]
+#[test]
+fn the_collector_is_an_address() {
+    let traces = |endpoint| settings(&[("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)]);
+    let set = traces("http://localhost:4318/").unwrap().traces;
+    assert_eq!(set.endpoint.as_deref(), Some("http://localhost:4318"));
+    assert_eq!(set.service_name, "cutline");
+    assert!(traces("localhost:4318").unwrap_err().detail().contains("http://"));
 }
 
 #[test]

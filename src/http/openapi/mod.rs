@@ -20,7 +20,7 @@ use utoipa::openapi::{Components, SecurityRequirement};
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use super::state::AppState;
-use super::{batch, dto, generate, health, index, model, process};
+use super::{batch, dto, generate, health, index, metrics, model, process};
 use crate::captioner;
 
 /// Where the document is.
@@ -44,6 +44,7 @@ pub(super) const DOCUMENT: &str = "/openapi.json";
         health::live,
         health::ready,
         model::info,
+        metrics::show,
         document,
         docs,
     ),

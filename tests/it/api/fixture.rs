@@ -17,6 +17,7 @@ use cutline::engine::{
 use cutline::error::{Error, Result};
 use cutline::http::{AppState, app};
 use cutline::image::{DecodeLimits, PreprocessConfig};
+use cutline::metrics::Metrics;
 use cutline::text::{Tokenizer, TokenizerSource};
 use image::{ImageFormat, RgbImage};
 use serde_json::Value;
@@ -194,8 +195,9 @@ impl Fixture {
             queue_capacity: capacity,
             memory,
         };
-        let captioner = Captioner::with_engine(Box::new(engine), parts).unwrap();
-        Self { script, state: AppState::new(settings), captioner }
+        let metrics = Metrics::new();
+        let captioner = Captioner::measured(Box::new(engine), parts, metrics.clone()).unwrap();
+        Self { script, state: AppState::measured(settings, metrics), captioner }
     }
 
     pub(super) fn app(&self) -> Router {

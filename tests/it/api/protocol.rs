@@ -11,7 +11,7 @@ use cutline::telemetry;
 use serde_json::Value;
 use tracing::Dispatch;
 
-use super::fixture::{Fixture, form, png, post, raw};
+use super::fixture::{Fixture, form, png, post, post_to, raw};
 
 fn request(method: &str, path: &str) -> Request<Body> {
     Request::builder().method(method).uri(path).body(Body::empty()).unwrap()
@@ -123,6 +123,27 @@ async fn logged(human: bool, work: impl Future<Output = ()>) -> String {
 }
 
 #[tokio::test]
+async fn server_timing_names_the_stages() {
+    let fixture = Fixture::new();
+    let stages = |header: &str| -> Vec<String> {
+        let stage = |part: &str| {
+            let (name, spent) = part.trim().split_once(";dur=").expect("a time");
+            assert!(spent.parse::<f64>().unwrap() >= 0.0, "{header}");
+            name.to_owned()
+        };
+        header.split(',').map(stage).collect()
+    };
+    let caption = fixture.send(raw(png())).await;
+    let timing = caption.header("server-timing");
+    assert_eq!(stages(timing), ["decode", "queue", "inference", "total"]);
+    let processed = fixture.send(post_to("/image/process", "image/png", png())).await;
+    let timing = processed.header("server-timing");
+    assert_eq!(stages(timing), ["decode", "analysis", "total"]);
+    let told = processed.json()["timings"]["decode_ms"].to_string();
+    assert!(timing.contains(&format!("decode;dur={told},")), "{timing} and {told}");
+}
+
+#[tokio::test]
 async fn every_request_is_one_line_of_json() {
     let fixture = Fixture::new();
     let text = logged(false, async {
@@ -133,13 +154,14 @@ async fn every_request_is_one_line_of_json() {
         fixture.get("/some/where").await;
         fixture.script.set_broken(true);
         fixture.send(raw(png())).await;
+        fixture.send(post_to("/image/process", "image/png", png())).await;
     })
     .await;
     let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let requests: Vec<&Value> = lines.iter().filter(|line| line["message"] == "request").collect();
-    assert_eq!(requests.len(), 4, "{text}");
+    assert_eq!(requests.len(), 5, "{text}");
 
-    let [good, bad, lost, broken] = requests[..] else { panic!("{text}") };
+    let [good, bad, lost, broken, processed] = requests[..] else { panic!("{text}") };
     assert!(good["timestamp"].as_str().unwrap().ends_with('Z'));
     assert_eq!(good["level"], "INFO");
     assert_eq!(good["request_id"], "the-id");
@@ -150,7 +172,17 @@ async fn every_request_is_one_line_of_json() {
     assert_eq!(good["caption_length"], "photo of a red square".len());
     assert_eq!(good["image_hash"], format!("blake3:{}", blake3::hash(&png()).to_hex()));
     assert!(good["duration_ms"].as_f64().unwrap() > 0.0);
+    assert_eq!(good["batch_size"], 1);
     assert!(good.get("code").is_none());
+
+    assert_eq!(
+        (&processed["route"], &processed["status"]),
+        (&"/image/process".into(), &200.into())
+    );
+    assert_eq!(processed["image_hash"], good["image_hash"]);
+    for absent in ["caption_length", "cache", "batch_size"] {
+        assert!(processed.get(absent).is_none(), "{absent}: {processed}");
+    }
 
     assert_eq!((&bad["status"], &bad["code"]), (&400.into(), &"malformed_request".into()));
     assert!(bad.get("image_hash").is_none() && bad.get("error").is_none());

@@ -14,18 +14,24 @@ use tempfile::TempDir;
 use super::{cutline, photo};
 
 /// A running server, which ends with the test.
-struct Server {
+pub(super) struct Server {
     child: Child,
     /// What it prints, read as it comes: a full pipe would stop it.
     stdout: JoinHandle<String>,
-    address: String,
+    pub(super) address: String,
     _folder: TempDir,
 }
 
 impl Server {
     fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// With variables in its environment.
+    pub(super) fn start_with(environment: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut child = cutline(&folder, &["serve", "--port", "0"])
+            .envs(environment.iter().copied())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -52,7 +58,7 @@ impl Server {
         (answer.status().as_u16(), serde_json::from_slice(&body).unwrap())
     }
 
-    fn wait_until_ready(&self) {
+    pub(super) fn wait_until_ready(&self) {
         let begin = Instant::now();
         while self.get("/health/ready").0 != 200 {
             assert!(begin.elapsed() < Duration::from_secs(120), "{:?}", self.get("/health"));
@@ -60,13 +66,13 @@ impl Server {
         }
     }
 
-    fn signal(&self, name: &str) {
+    pub(super) fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
     }
 
     /// The exit status, the rest of standard output, and standard error.
-    fn end(mut self) -> (Option<i32>, String, String) {
+    pub(super) fn end(mut self) -> (Option<i32>, String, String) {
         let status = self.child.wait().unwrap().code();
         let mut errors = String::new();
         self.child.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
@@ -88,6 +94,7 @@ fn a_server_serves_until_it_is_told_to_stop() {
     assert_eq!(server.get("/health/live").0, 200);
     server.wait_until_ready();
     assert_eq!(server.get("/health").1["status"], "ok");
+    assert_eq!(health(&server.address), (Some(0), "ready\n".to_owned(), String::new()));
     let photo = std::fs::read(photo("cat")).unwrap();
     let mut answer = ureq::post(format!("{}/caption/generate", server.address))
         .header("content-type", "image/jpeg")
@@ -107,6 +114,47 @@ fn a_server_serves_until_it_is_told_to_stop() {
     let line = lines.iter().find(|line| line["request_id"] == "from-the-test").unwrap();
     assert_eq!(line["status"], 200);
     assert_eq!(line["image_hash"], caption["image"]["hash"]);
+}
+
+/// The exit status and the output of `cutline health`.
+fn health(address: &str) -> (Option<i32>, String, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let output = cutline(&folder, &["health", "--url", address]).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn a_server_that_is_not_ready_or_not_there_is_told_from_one_that_is() {
+    // Port and host as the server itself reads them.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port().to_string();
+    let loading = spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut request = String::new();
+        BufReader::new(&stream).read_line(&mut request).unwrap();
+        let answer = "HTTP/1.1 503 x\r\ncontent-type: application/problem+json\r\n\r\n\
+                      {\"detail\": \"the model is still loading\"}";
+        stream.write_all(answer.as_bytes()).unwrap();
+        request
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let ask = || {
+        let arguments = ["health", "--port", &port, "--host", "0.0.0.0"];
+        cutline(&folder, &arguments).output().unwrap()
+    };
+    let output = ask();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let expected =
+        format!("http://127.0.0.1:{port}/health/ready answers 503: the model is still loading\n");
+    assert_eq!(said, expected);
+    assert_eq!(loading.join().unwrap(), "GET /health/ready HTTP/1.1\r\n");
+    // Nobody listens any more.
+    let output = ask();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("does not answer"));
+    assert_eq!(health("https://127.0.0.1").0, Some(2), "TLS is not spoken");
 }
 
 #[test]

@@ -1,0 +1,45 @@
+# syntax=docker/dockerfile:1
+# cutline on a CPU: one binary with its model in it, on a base without a shell.
+#
+#   docker build -t cutline .
+#   docker run --rm -p 127.0.0.1:8000:8000 cutline
+
+# The version is that of rust-toolchain.toml. The glibc of the runtime below is Debian 12's, too.
+FROM rust:1.95.0-bookworm AS build
+WORKDIR /build
+ENV CARGO_TERM_COLOR=never
+
+# The dependencies in a layer of their own, which lasts until they change: the manifest, and empty
+# targets where it names some.
+COPY Cargo.toml Cargo.lock ./
+RUN mkdir -p src benches tests/it \
+    && touch src/lib.rs tests/it/main.rs \
+    && echo 'fn main() {}' >src/main.rs \
+    && for bench in gemm preprocess vision decode queue end_to_end; do touch "benches/$bench.rs"; done \
+    && cargo build --locked --release --no-default-features
+
+# The program. Cargo goes by the times of files, and these may be older than the empty ones.
+COPY src src
+COPY models models
+RUN touch src/lib.rs src/main.rs \
+    && cargo build --locked --release \
+    && install -D target/release/cutline /out/usr/local/bin/cutline \
+    && mkdir -p /out/models
+
+# glibc, libgcc and certificates; no shell, no package manager.
+FROM gcr.io/distroless/cc-debian12:nonroot
+LABEL org.opencontainers.image.title="cutline" \
+      org.opencontainers.image.description="Image captions over HTTP: BLIP on the machine in front of you" \
+      org.opencontainers.image.licenses="MIT OR Apache-2.0"
+COPY --from=build --chown=65532:65532 /out/ /
+# Checkpoints from the hub are kept in /models; mount a volume there to keep them longer.
+ENV HOST=0.0.0.0 \
+    PORT=8000 \
+    MODEL_CACHE_DIR=/models
+USER 65532:65532
+EXPOSE 8000
+# The program asks itself, where there is no curl. Checkpoints are fetched within the start period.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 \
+    CMD ["/usr/local/bin/cutline", "health"]
+ENTRYPOINT ["/usr/local/bin/cutline"]
+CMD ["serve"]

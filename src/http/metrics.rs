@@ -1,0 +1,40 @@
+//! `GET /metrics`
+
+use axum::extract::State;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
+
+use super::state::AppState;
+use crate::captioner::Captioner;
+use crate::metrics::{self, Now};
+
+/// Everything that Prometheus is told
+///
+/// It is answered while the model loads and while the server stops, too.
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    operation_id = "metrics",
+    tag = "operation",
+    responses((
+        status = OK,
+        description = "Prometheus' text format",
+        body = String,
+        content_type = "text/plain",
+    )),
+)]
+pub(super) async fn show(State(state): State<AppState>) -> impl IntoResponse {
+    let text = state.metrics().render(now(&state));
+    ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text)
+}
+
+fn now(state: &AppState) -> Now {
+    let budget = state.budget();
+    Now {
+        requests_in_flight: state.active(),
+        ready: super::health::is_ready(state),
+        inflight_bytes: budget.held(),
+        inflight_bytes_limit: budget.capacity(),
+        model: state.loaded().map(Captioner::now),
+    }
+}
