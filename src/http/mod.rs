@@ -6,7 +6,8 @@
 //!   `process`;
 //! - `extract` reads the three ways of sending images, `error` is the only place where an
 //!   [`ErrorKind`] becomes a status, `observe` gives every request its id,
-//!   its log line and its `server-timing`.
+//!   its log line and its `server-timing`;
+//! - `headers` says what browsers may do with the answers.
 
 mod batch;
 mod body;
@@ -16,6 +17,7 @@ mod dto;
 mod error;
 mod extract;
 mod generate;
+mod headers;
 mod health;
 mod index;
 mod model;
@@ -54,7 +56,7 @@ pub const ENDPOINTS: [(&str, &str, &str); 8] = [
 
 /// The whole service.
 pub fn app(state: AppState) -> Router {
-    Router::new()
+    let routes = Router::new()
         .route("/", get(index::show))
         .route("/page/{name}", get(page::asset))
         .route("/health", get(health::show))
@@ -66,8 +68,10 @@ pub fn app(state: AppState) -> Router {
         .route("/image/process", post(process::process))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
-        .layer(CatchPanicLayer::custom(error::from_panic))
+        .layer(CatchPanicLayer::custom(error::from_panic));
+    routes
         .layer(middleware::from_fn_with_state(state.clone(), observe::observe))
+        .layer(middleware::map_response(headers::harden))
         .with_state(state)
 }
 
