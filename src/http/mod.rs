@@ -7,8 +7,10 @@
 //! - `extract` reads the three ways of sending images, `error` is the only place where an
 //!   [`ErrorKind`] becomes a status, `observe` gives every request its id,
 //!   its log line and its `server-timing`;
-//! - `headers` says what browsers may do with the answers.
+//! - `auth` and `rate` say who may ask and how often, `headers` what browsers may do with the
+//!   answers.
 
+mod auth;
 mod batch;
 mod body;
 mod connection;
@@ -24,6 +26,7 @@ mod model;
 mod observe;
 mod page;
 mod process;
+mod rate;
 mod server;
 mod state;
 mod stream;
@@ -68,6 +71,7 @@ pub fn app(state: AppState) -> Router {
         .route("/image/process", post(process::process))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
+        .layer(middleware::from_fn_with_state(state.clone(), auth::check))
         .layer(CatchPanicLayer::custom(error::from_panic));
     routes
         .layer(middleware::from_fn_with_state(state.clone(), observe::observe))

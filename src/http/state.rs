@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use super::auth::Guard;
 use crate::captioner::{Budget, Captioner, Decoders};
 use crate::config::HttpSettings;
 use crate::error::{Error, ErrorKind, Result};
@@ -21,6 +22,7 @@ pub struct AppState {
 
 struct Inner {
     settings: HttpSettings,
+    guard: Guard,
     started: Instant,
     captioner: OnceLock<Captioner>,
     /// For images that come before the captioner is there.
@@ -40,6 +42,7 @@ impl AppState {
         };
         Self {
             inner: Arc::new(Inner {
+                guard: Guard::new(&settings.protection),
                 decoders: Decoders::new(
                     limits,
                     settings.max_workers,
@@ -72,6 +75,11 @@ impl AppState {
 
     pub(super) fn settings(&self) -> &HttpSettings {
         &self.inner.settings
+    }
+
+    /// Who may ask.
+    pub(super) fn guard(&self) -> &Guard {
+        &self.inner.guard
     }
 
     pub(super) fn uptime(&self) -> Duration {

@@ -1,5 +1,6 @@
 //! The HTTP contract, against a captioner whose engine is scripted.
 
+mod auth;
 mod batch;
 mod cache;
 mod fixture;
@@ -7,6 +8,7 @@ mod floods;
 mod page;
 mod process;
 mod protocol;
+mod rate;
 mod states;
 mod stream;
 mod tcp;
