@@ -7,13 +7,14 @@
 //! - `extract` reads the three ways of sending images, `error` is the only place where an
 //!   [`ErrorKind`] becomes a status, `observe` gives every request its id,
 //!   its log line and its `server-timing`;
-//! - `auth` and `rate` say who may ask and how often, `headers` what browsers may do with the
-//!   answers.
+//! - `auth` and `rate` say who may ask and how often, `cors` which sites' pages may, `headers` what
+//!   browsers may do with the answers.
 
 mod auth;
 mod batch;
 mod body;
 mod connection;
+mod cors;
 mod crowd;
 mod dto;
 mod error;
@@ -73,6 +74,11 @@ pub fn app(state: AppState) -> Router {
         .method_not_allowed_fallback(method_not_allowed)
         .layer(middleware::from_fn_with_state(state.clone(), auth::check))
         .layer(CatchPanicLayer::custom(error::from_panic));
+    // Outside of the keys: a preflight has none, and a page may read why it was refused.
+    let routes = match cors::layer(&state.settings().protection.cors) {
+        Some(cors) => routes.layer(cors),
+        None => routes,
+    };
     routes
         .layer(middleware::from_fn_with_state(state.clone(), observe::observe))
         .layer(middleware::map_response(headers::harden))

@@ -23,8 +23,8 @@ use super::state::{Active, AppState};
 use crate::captioner::{CacheState, Caption, Timings};
 use crate::error::Error;
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(super) const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 /// Longest id that is taken over from a request.
 const MAX_ID: usize = 128;

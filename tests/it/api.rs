@@ -3,6 +3,7 @@
 mod auth;
 mod batch;
 mod cache;
+mod cors;
 mod fixture;
 mod floods;
 mod page;
