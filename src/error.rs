@@ -28,6 +28,12 @@ pub enum ErrorKind {
     UndecodableImage,
     /// A parameter is unknown, out of range, or contradicts another.
     InvalidParameter,
+    /// The request has no key, and needs one.
+    Unauthorized,
+    /// The request's key is none of those that count.
+    Forbidden,
+    /// The client asks more often than it may.
+    RateLimited,
     /// The queue has no place left; nothing was queued.
     QueueFull,
     /// The model is not loaded or not warm yet.
@@ -63,6 +69,9 @@ impl ErrorKind {
             Self::UnsupportedFormat => "unsupported_format",
             Self::UndecodableImage => "undecodable_image",
             Self::InvalidParameter => "invalid_parameter",
+            Self::Unauthorized => "unauthorized",
+            Self::Forbidden => "forbidden",
+            Self::RateLimited => "rate_limited",
             Self::QueueFull => "queue_full",
             Self::NotReady => "not_ready",
             Self::ShuttingDown => "shutting_down",

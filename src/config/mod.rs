@@ -8,6 +8,7 @@
 //! - this file turns texts into values and says what is wrong with those that cannot be used.
 
 mod parse;
+mod protection;
 mod table;
 mod values;
 
@@ -15,6 +16,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use self::parse::Reader;
+pub use self::protection::{ApiKeys, CorsOrigins, ProtectionSettings, PublicEndpoints, RateLimit};
 pub use self::table::{Group, SETTINGS, Setting, env_example};
 pub use self::values::Values;
 use crate::captioner::{CaptionerSettings, MemoryLimits};
@@ -59,6 +61,7 @@ impl Settings {
                 shutdown_grace: read.seconds("SHUTDOWN_GRACE", 0.0)?,
                 max_images_per_request: read.number("MAX_IMAGES_PER_REQUEST", 1, 1 << 16)?,
                 max_connections: read.number("MAX_CONNECTIONS", 1, 1 << 20)?,
+                protection: protection::protection(&read)?,
                 ..HttpSettings::default()
             },
             captioner: captioner_settings(values)?,
@@ -90,6 +93,8 @@ pub struct HttpSettings {
     /// How long a connection may be without a request, its headers included; and how long a client
     /// may take none of an answer.
     pub idle_timeout: Duration,
+    /// Who may use the server, from which sites, and how often.
+    pub protection: ProtectionSettings,
 }
 
 impl Default for HttpSettings {
@@ -104,6 +109,7 @@ impl Default for HttpSettings {
             max_images_per_request: 32,
             max_connections: 1024,
             idle_timeout: Duration::from_secs(60),
+            protection: ProtectionSettings::default(),
         }
     }
 }

@@ -2,13 +2,15 @@
 
 use std::fmt::Write as _;
 
-use self::Group::{Cache, Images, Logs, Model, Server};
+use self::Group::{Cache, Images, Logs, Model, Protection, Server};
 
 /// What a setting is about, and so which commands have it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Group {
     /// The HTTP server.
     Server,
+    /// Who may use the server.
+    Protection,
     /// The model and the machine that it runs on.
     Model,
     /// Images and the work on them.
@@ -21,13 +23,15 @@ pub enum Group {
 
 impl Group {
     /// The groups in the order in which they are listed.
-    pub const ALL: [Self; 5] = [Self::Server, Self::Model, Self::Images, Self::Cache, Self::Logs];
+    pub const ALL: [Self; 6] =
+        [Self::Server, Self::Protection, Self::Model, Self::Images, Self::Cache, Self::Logs];
 
     /// The heading in `--help` and in `.env.example`.
     #[must_use]
     pub const fn title(self) -> &'static str {
         match self {
             Self::Server => "Server",
+            Self::Protection => "Protection",
             Self::Model => "Model",
             Self::Images => "Images",
             Self::Cache => "Cache",
@@ -80,7 +84,7 @@ const fn unset(
 }
 
 /// Every setting, group after group.
-pub const SETTINGS: [Setting; 29] = [
+pub const SETTINGS: [Setting; 36] = [
     setting("HOST", Server, "127.0.0.1", "Address to listen on; 0.0.0.0 for every one"),
     setting("PORT", Server, "8000", "Port to listen on; 0 for any that is free"),
     setting(
@@ -113,6 +117,51 @@ pub const SETTINGS: [Setting; 29] = [
         Server,
         "1024",
         "Connections at a time; beyond it the one that is idle longest is closed for a new one",
+    ),
+    Setting {
+        secret: true,
+        ..unset(
+            "API_KEYS",
+            Protection,
+            "everybody may ask",
+            "Keys, separated by commas, of which a request must have one",
+        )
+    },
+    unset(
+        "API_KEYS_FILE",
+        Protection,
+        "no file",
+        "File with such keys, one in a line; lines that begin with # are comments",
+    ),
+    setting(
+        "PUBLIC_ENDPOINTS",
+        Protection,
+        "health,docs",
+        "What needs no key: some of health, metrics, docs, or none",
+    ),
+    unset(
+        "CORS_ALLOW_ORIGINS",
+        Protection,
+        "the server's own page only",
+        "Origins, separated by commas, whose pages may use the server; * for all",
+    ),
+    setting(
+        "RATE_LIMIT",
+        Protection,
+        "0",
+        "Requests a minute for each key, or each address where there are no keys; 0 for any number",
+    ),
+    unset(
+        "RATE_LIMIT_BURST",
+        Protection,
+        "RATE_LIMIT",
+        "Requests that may come at once after a silence",
+    ),
+    setting(
+        "TRUSTED_PROXY_COUNT",
+        Protection,
+        "0",
+        "Proxies in front whose X-Forwarded-For names the client's address; 0 for none",
     ),
     unset(
         "MODEL",

@@ -6,7 +6,7 @@
 //! How many connections there are is bounded by `crowd`.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
@@ -62,24 +62,32 @@ impl Listener for PatientListener {
 
 /// What the requests of a connection tell its stream.
 #[derive(Debug, Clone)]
-pub(super) struct Connection(Member);
+pub(super) struct Connection {
+    member: Member,
+    peer: SocketAddr,
+}
 
 impl Connection {
     /// While the result lives, a request is being answered and silence is no fault.
     pub(super) fn busy(&self) -> Busy {
-        self.0.begin();
-        Busy(self.0.clone())
+        self.member.begin();
+        Busy(self.member.clone())
+    }
+
+    /// Who is at the other end: the client, or a proxy.
+    pub(super) fn peer(&self) -> IpAddr {
+        self.peer.ip()
     }
 
     /// The last request was refused and its body may be on the way still.
     pub(super) fn linger(&self) {
-        self.0.linger.store(true, Ordering::Relaxed);
+        self.member.linger.store(true, Ordering::Relaxed);
     }
 }
 
 impl Connected<IncomingStream<'_, PatientListener>> for Connection {
     fn connect_info(stream: IncomingStream<'_, PatientListener>) -> Self {
-        Self(stream.io().member.clone())
+        Self { member: stream.io().member.clone(), peer: *stream.remote_addr() }
     }
 }
 

@@ -4,7 +4,7 @@ use std::any::Any;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 
@@ -30,6 +30,9 @@ impl IntoResponse for Error {
             // Whole seconds, and never 0, which would invite a storm.
             let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+        }
+        if self.kind() == ErrorKind::Unauthorized {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response.extensions_mut().insert(Failure(self));
         response
@@ -81,7 +84,9 @@ pub(super) fn status(kind: ErrorKind) -> StatusCode {
         ErrorKind::UndecodableImage | ErrorKind::InvalidParameter => {
             StatusCode::UNPROCESSABLE_ENTITY
         }
-        ErrorKind::QueueFull => StatusCode::TOO_MANY_REQUESTS,
+        ErrorKind::Unauthorized => StatusCode::UNAUTHORIZED,
+        ErrorKind::Forbidden => StatusCode::FORBIDDEN,
+        ErrorKind::RateLimited | ErrorKind::QueueFull => StatusCode::TOO_MANY_REQUESTS,
         ErrorKind::NotReady | ErrorKind::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
         ErrorKind::InferenceTimeout => StatusCode::GATEWAY_TIMEOUT,
         ErrorKind::Config
@@ -103,6 +108,9 @@ fn title(kind: ErrorKind) -> &'static str {
         ErrorKind::UnsupportedFormat => "The format is not supported",
         ErrorKind::UndecodableImage => "The image cannot be decoded",
         ErrorKind::InvalidParameter => "A parameter is invalid",
+        ErrorKind::Unauthorized => "An API key is missing",
+        ErrorKind::Forbidden => "The API key is wrong",
+        ErrorKind::RateLimited => "Too many requests",
         ErrorKind::QueueFull => "The queue is full",
         ErrorKind::NotReady => "The server is not ready",
         ErrorKind::ShuttingDown => "The server is stopping",
@@ -118,7 +126,7 @@ fn title(kind: ErrorKind) -> &'static str {
 /// The contract promises `Retry-After` for these kinds, whether or not the error came with a time.
 fn retry_after(error: &Error) -> Option<Duration> {
     let promised = match error.kind() {
-        ErrorKind::QueueFull => Some(Duration::from_secs(1)),
+        ErrorKind::RateLimited | ErrorKind::QueueFull => Some(Duration::from_secs(1)),
         ErrorKind::NotReady | ErrorKind::ShuttingDown => Some(Duration::from_secs(5)),
         _ => None,
     };

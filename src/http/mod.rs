@@ -6,16 +6,21 @@
 //!   `process`, `metrics`, `openapi` with Swagger UI;
 //! - `extract` reads the three ways of sending images, `error` is the only place where an
 //!   [`ErrorKind`] becomes a status, `observe` gives every request its id,
-//!   its log line and its `server-timing`.
+//!   its log line and its `server-timing`;
+//! - `auth` and `rate` say who may ask and how often, `cors` which sites' pages may, `headers` what
+//!   browsers may do with the answers.
 
+mod auth;
 mod batch;
 mod body;
 mod connection;
+mod cors;
 mod crowd;
 mod dto;
 mod error;
 mod extract;
 mod generate;
+mod headers;
 mod health;
 mod index;
 mod metrics;
@@ -24,6 +29,7 @@ mod observe;
 mod openapi;
 mod page;
 mod process;
+mod rate;
 mod server;
 mod state;
 mod stream;
@@ -60,7 +66,7 @@ pub const ENDPOINTS: [(&str, &str, &str); 11] = [
 
 /// The whole service.
 pub fn app(state: AppState) -> Router {
-    Router::new()
+    let routes = Router::new()
         .route("/", get(index::show))
         .route("/page/{name}", get(page::asset))
         .route("/health", get(health::show))
@@ -75,8 +81,16 @@ pub fn app(state: AppState) -> Router {
         .merge(openapi::swagger_ui())
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
-        .layer(CatchPanicLayer::custom(error::from_panic))
+        .layer(middleware::from_fn_with_state(state.clone(), auth::check))
+        .layer(CatchPanicLayer::custom(error::from_panic));
+    // Outside of the keys: a preflight has none, and a page may read why it was refused.
+    let routes = match cors::layer(&state.settings().protection.cors) {
+        Some(cors) => routes.layer(cors),
+        None => routes,
+    };
+    routes
         .layer(middleware::from_fn_with_state(state.clone(), observe::observe))
+        .layer(middleware::map_response(headers::harden))
         .with_state(state)
 }
 

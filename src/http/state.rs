@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use super::auth::Guard;
 use crate::captioner::{Budget, Captioner, Decoders};
 use crate::config::HttpSettings;
 use crate::error::{Error, ErrorKind, Result};
@@ -22,6 +23,7 @@ pub struct AppState {
 
 struct Inner {
     settings: HttpSettings,
+    guard: Guard,
     started: Instant,
     captioner: OnceLock<Captioner>,
     /// For images that come before the captioner is there.
@@ -49,6 +51,7 @@ impl AppState {
         };
         Self {
             inner: Arc::new(Inner {
+                guard: Guard::new(&settings.protection),
                 decoders: Decoders::new(
                     limits,
                     settings.max_workers,
@@ -82,6 +85,11 @@ impl AppState {
 
     pub(super) fn settings(&self) -> &HttpSettings {
         &self.inner.settings
+    }
+
+    /// Who may ask.
+    pub(super) fn guard(&self) -> &Guard {
+        &self.inner.guard
     }
 
     pub(super) fn uptime(&self) -> Duration {

@@ -1,7 +1,9 @@
 //! The HTTP contract, against a captioner whose engine is scripted.
 
+mod auth;
 mod batch;
 mod cache;
+mod cors;
 mod deploy;
 mod fixture;
 mod floods;
@@ -10,6 +12,7 @@ mod openapi;
 mod page;
 mod process;
 mod protocol;
+mod rate;
 mod states;
 mod stream;
 mod tcp;

@@ -5,7 +5,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use cutline::captioner::MemoryLimits;
-use cutline::config::{HttpSettings, Level, LogSettings, SETTINGS, Settings, Values, env_example};
+use cutline::config::{
+    CorsOrigins, HttpSettings, Level, LogSettings, ProtectionSettings, PublicEndpoints, SETTINGS,
+    Settings, Values, env_example,
+};
 use cutline::engine::{DeviceChoice, Precision};
 use cutline::error::ErrorKind;
 
@@ -99,6 +102,22 @@ fn every_value_that_cannot_be_used_is_named_with_a_remedy() {
         ("HF_ENDPOINT", "huggingface.co"),
         ("HF_HUB_OFFLINE", "perhaps"),
         ("MODEL", "no such model"),
+        ("API_KEYS", ","),
+        ("API_KEYS", "two words"),
+        ("API_KEYS", "schlüssel"),
+        ("API_KEYS_FILE", "/no/such/file"),
+        ("PUBLIC_ENDPOINTS", "health,captions"),
+        ("PUBLIC_ENDPOINTS", "none,health"),
+        ("CORS_ALLOW_ORIGINS", "app.example.com"),
+        ("CORS_ALLOW_ORIGINS", "https://app.example.com/"),
+        ("CORS_ALLOW_ORIGINS", "*,https://app.example.com"),
+        ("CORS_ALLOW_ORIGINS", ","),
+        ("RATE_LIMIT", "-1"),
+        ("RATE_LIMIT", "10/s"),
+        ("RATE_LIMIT_BURST", "0"),
+        // There is no rate.
+        ("RATE_LIMIT_BURST", "5"),
+        ("TRUSTED_PROXY_COUNT", "true"),
     ] {
         let error = settings(&[(name, value)]).expect_err(name);
         assert_eq!(error.kind(), ErrorKind::Config, "{name}={value}: {error}");
@@ -206,4 +225,62 @@ fn settings_have_names_of_their_own() {
     names.sort_unstable();
     names.dedup();
     assert_eq!(names.len(), SETTINGS.len());
+}
+
+fn protection(pairs: &[(&str, &str)]) -> ProtectionSettings {
+    settings(pairs).unwrap().http.protection
+}
+
+#[test]
+fn keys_come_from_the_setting_and_from_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("keys");
+    let file = path.to_str().unwrap();
+    fs::write(&path, "\u{feff}# of the web shop\r\n  third,with-comma \r\n\n#fifth\nfourth")
+        .unwrap();
+    let keys = protection(&[("API_KEYS", "first, second,"), ("API_KEYS_FILE", file)]).keys;
+    for key in ["first", "second", "third,with-comma", "fourth"] {
+        assert!(keys.find(key.as_bytes()).is_some(), "{key}");
+    }
+    for none in ["", "first, second", "# of the web shop", "#fifth", "fifth", "third"] {
+        assert!(keys.find(none.as_bytes()).is_none(), "{none}");
+    }
+    assert!(protection(&[]).keys.is_empty());
+
+    // A file without a key does not open the server.
+    fs::write(&path, "# nothing yet\n").unwrap();
+    let error = settings(&[("API_KEYS_FILE", file)]).unwrap_err();
+    assert!(error.detail().contains("API_KEYS_FILE"), "{error}");
+}
+
+#[test]
+fn keys_are_never_shown() {
+    let shown = format!("{:?}", settings(&[("API_KEYS", "hush-hush")]).unwrap());
+    assert!(shown.contains("ApiKeys(1)") && !shown.contains("hush"), "{shown}");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("keys");
+    fs::write(&path, "good\nhush hush\n").unwrap();
+    for setting in [("API_KEYS", "hush hush"), ("API_KEYS_FILE", path.to_str().unwrap())] {
+        let error = settings(&[setting]).unwrap_err();
+        assert!(!format!("{error:?}").contains("hush"), "{error:?}");
+    }
+}
+
+#[test]
+fn who_may_ask_is_read_as_people_write_it() {
+    let all = PublicEndpoints { health: true, metrics: true, docs: true };
+    assert_eq!(protection(&[("PUBLIC_ENDPOINTS", " Health, metrics ,docs")]).public, all);
+    let none = PublicEndpoints { health: false, metrics: false, docs: false };
+    assert_eq!(protection(&[("PUBLIC_ENDPOINTS", "None")]).public, none);
+    assert_eq!(protection(&[("CORS_ALLOW_ORIGINS", " * ")]).cors, CorsOrigins::Any);
+    let two = protection(&[("CORS_ALLOW_ORIGINS", "https://a.example, http://localhost:3000")]);
+    let origins = ["https://a.example", "http://localhost:3000"].map(String::from);
+    assert_eq!(two.cors, CorsOrigins::List(origins.into()));
+    let rate = |pairs: &[(&str, &str)]| {
+        protection(pairs).rate.map(|rate| (rate.per_minute.get(), rate.burst.get()))
+    };
+    assert_eq!(rate(&[]), None);
+    assert_eq!(rate(&[("RATE_LIMIT", "60")]), Some((60, 60)));
+    assert_eq!(rate(&[("RATE_LIMIT", "60"), ("RATE_LIMIT_BURST", "5")]), Some((60, 5)));
+    assert_eq!(protection(&[("TRUSTED_PROXY_COUNT", "1")]).proxies, 1);
 }

@@ -23,6 +23,9 @@ const OF_BODIES: [ErrorKind; 9] = [
     ErrorKind::InferenceTimeout,
     ErrorKind::Internal,
 ];
+/// Whatever may need a key, and counts, these.
+const OF_KEYS: [ErrorKind; 3] =
+    [ErrorKind::Unauthorized, ErrorKind::Forbidden, ErrorKind::RateLimited];
 /// And whatever needs the model these.
 const OF_MODELS: [ErrorKind; 2] = [ErrorKind::NotReady, ErrorKind::ShuttingDown];
 
@@ -30,10 +33,14 @@ const OF_MODELS: [ErrorKind; 2] = [ErrorKind::NotReady, ErrorKind::ShuttingDown]
 pub(super) fn describe(contract: &mut OpenApi) {
     for (path, item) in &mut contract.paths.paths {
         let kinds = match path.as_str() {
-            "/caption/generate" => [&OF_BODIES[..], &OF_MODELS].concat(),
-            "/caption/batch" => [&OF_BODIES[..], &OF_MODELS, &[ErrorKind::BatchTooLarge]].concat(),
-            "/image/process" => OF_BODIES.to_vec(),
-            "/health/ready" | "/model/info" => OF_MODELS.to_vec(),
+            "/caption/generate" => [&OF_KEYS[..], &OF_BODIES, &OF_MODELS].concat(),
+            "/caption/batch" => {
+                [&OF_KEYS[..], &OF_BODIES, &OF_MODELS, &[ErrorKind::BatchTooLarge]].concat()
+            }
+            "/image/process" => [&OF_KEYS[..], &OF_BODIES].concat(),
+            "/model/info" => [&OF_KEYS[..], &OF_MODELS].concat(),
+            "/health/ready" => OF_MODELS.to_vec(),
+            "/metrics" => vec![ErrorKind::Unauthorized, ErrorKind::Forbidden],
             _ => Vec::new(),
         };
         for operation in [item.get.as_mut(), item.post.as_mut()].into_iter().flatten() {
@@ -93,6 +100,11 @@ fn example(kind: ErrorKind) -> Error {
         ErrorKind::InvalidParameter => {
             return Error::parameter("num_beams", "num_beams must be between 1 and 10");
         }
+        ErrorKind::Unauthorized => {
+            "send one of the server's keys as Authorization: Bearer KEY or as x-api-key: KEY"
+        }
+        ErrorKind::Forbidden => "this key is none of the server's; send another one",
+        ErrorKind::RateLimited => "too many requests; try again after the time in Retry-After",
         ErrorKind::QueueFull => "the queue is full; try again after the time in Retry-After",
         ErrorKind::NotReady => "the model is being loaded; try again in a few seconds",
         ErrorKind::ShuttingDown => "the server is stopping; send the request to another one",

@@ -94,7 +94,7 @@ async fn request_ids_are_taken_over_or_made() {
 }
 
 /// Runs `work` with its log lines caught.
-async fn logged(human: bool, work: impl Future<Output = ()>) -> String {
+pub(super) async fn logged(human: bool, work: impl Future<Output = ()>) -> String {
     #[derive(Clone, Default)]
     struct Sink(Arc<Mutex<Vec<u8>>>);
     impl Write for Sink {

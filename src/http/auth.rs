@@ -1,0 +1,276 @@
+//! Who may ask: API keys, and the rate of requests, before anything of a body is read.
+//!
+//! Whatever is not listed here as open is closed, so a new route is protected before anybody
+//! thinks of it.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use axum::extract::{ConnectInfo, MatchedPath, Request, State};
+use axum::http::header::AUTHORIZATION;
+use axum::http::{HeaderMap, Method};
+use axum::middleware::Next;
+use axum::response::Response;
+
+use super::connection::Connection;
+use super::rate::{Client, Limiter};
+use super::state::AppState;
+use crate::config::{ApiKeys, ProtectionSettings, PublicEndpoints};
+use crate::error::{Error, ErrorKind, Result};
+
+/// Another place for a key.
+pub(super) const API_KEY: &str = "x-api-key";
+
+const FORWARDED_FOR: &str = "x-forwarded-for";
+
+/// Answers only requests that may be made.
+pub(super) async fn check(
+    State(state): State<AppState>,
+    request: Request,
+    next: Next,
+) -> Result<Response> {
+    state.guard().admit(&request)?;
+    Ok(next.run(request).await)
+}
+
+/// Decides whether a request may be made.
+pub(super) struct Guard {
+    keys: ApiKeys,
+    public: PublicEndpoints,
+    limiter: Option<Limiter>,
+    proxies: usize,
+}
+
+impl Guard {
+    pub(super) fn new(settings: &ProtectionSettings) -> Self {
+        Self {
+            keys: settings.keys.clone(),
+            public: settings.public,
+            limiter: settings.rate.map(Limiter::new),
+            proxies: settings.proxies,
+        }
+    }
+
+    /// [`Unauthorized`](ErrorKind::Unauthorized), [`Forbidden`](ErrorKind::Forbidden) or
+    /// [`RateLimited`](ErrorKind::RateLimited), unless the request may be made.
+    fn admit(&self, request: &Request) -> Result<()> {
+        // Browsers ask so before they send a key, and there is nothing else to ask so.
+        if request.method() == Method::OPTIONS {
+            return Ok(());
+        }
+        let route = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+        let area = Area::of(route.unwrap_or(""));
+        match self.key(request.headers()) {
+            Err(_) if area.is_open(self.public) => Ok(()),
+            // Guesses count, too.
+            Err(refusal) => self.count(&self.address(request)).and(Err(refusal)),
+            Ok(_) if area != Area::Work => Ok(()),
+            Ok(Some(number)) => self.count(&Client::Key(number)),
+            Ok(None) => self.count(&self.address(request)),
+        }
+    }
+
+    fn count(&self, client: &Client) -> Result<()> {
+        self.limiter.as_ref().map_or(Ok(()), |limiter| limiter.take(client))
+    }
+
+    /// The number of the request's key; `None` where none is asked for.
+    fn key(&self, headers: &HeaderMap) -> Result<Option<usize>> {
+        if self.keys.is_empty() {
+            return Ok(None);
+        }
+        let mut given = keys(headers).peekable();
+        if given.peek().is_none() {
+            return Err(Error::new(
+                ErrorKind::Unauthorized,
+                "this server asks for an API key; send one as `Authorization: Bearer KEY` or as \
+                 `x-api-key: KEY`",
+            ));
+        }
+        given.find_map(|key| self.keys.find(key)).map(Some).ok_or_else(|| {
+            Error::new(
+                ErrorKind::Forbidden,
+                "the API key is not one that this server knows; check it, or ask whoever runs the \
+                 server for one",
+            )
+        })
+    }
+
+    /// Whose rate it is where no key tells.
+    fn address(&self, request: &Request) -> Client {
+        let forwarded =
+            self.proxies.checked_sub(1).and_then(|hop| forwarded(request.headers(), hop));
+        let peer = || request.extensions().get::<ConnectInfo<Connection>>().map(|c| c.0.peer());
+        Client::Address(forwarded.or_else(peer).map(household))
+    }
+}
+
+/// What a route is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Area {
+    /// The page with its files, and the probes of an orchestrator.
+    Open,
+    Health,
+    Metrics,
+    Docs,
+    /// What takes time or tells something, and everything else; counted by the limiter.
+    Work,
+}
+
+impl Area {
+    /// Of the pattern of a route, which is what is served, whatever the address looks like.
+    fn of(route: &str) -> Self {
+        match route {
+            "/" | "/page/{name}" | "/health/live" | "/health/ready" => Self::Open,
+            "/health" => Self::Health,
+            "/metrics" => Self::Metrics,
+            "/openapi.json" | "/api/docs" => Self::Docs,
+            _ if route.starts_with("/api/docs/") => Self::Docs,
+            _ => Self::Work,
+        }
+    }
+
+    fn is_open(self, public: PublicEndpoints) -> bool {
+        match self {
+            Self::Open => true,
+            Self::Health => public.health,
+            Self::Metrics => public.metrics,
+            Self::Docs => public.docs,
+            Self::Work => false,
+        }
+    }
+}
+
+/// The keys of a request. Another scheme of `Authorization` may be meant for a proxy.
+fn keys(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    let bearer = headers.get_all(AUTHORIZATION).iter().filter_map(|value| {
+        let value = value.as_bytes();
+        let (scheme, key) = value.split_at(value.iter().position(|byte| *byte == b' ')?);
+        scheme.eq_ignore_ascii_case(b"bearer").then_some(key)
+    });
+    let own = headers.get_all(API_KEY).iter().map(|value| value.as_bytes());
+    bearer.chain(own).map(<[u8]>::trim_ascii).filter(|key| !key.is_empty())
+}
+
+/// The address that the proxy `hop` places before us has seen: 0 is the one that we talk with. Each
+/// adds its own at the end, so what a client has put in stands before them and is not looked at.
+fn forwarded(headers: &HeaderMap, hop: usize) -> Option<IpAddr> {
+    let lines = headers.get_all(FORWARDED_FOR).iter().rev();
+    let mut addresses = lines.flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b','));
+    address(std::str::from_utf8(addresses.nth(hop)?.trim_ascii()).ok()?)
+}
+
+/// An address as proxies write it: alone, in brackets, or with a port.
+fn address(text: &str) -> Option<IpAddr> {
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    bare.parse().ok().or_else(|| text.parse::<SocketAddr>().ok().map(|socket| socket.ip()))
+}
+
+/// What one client has for itself: an address of IPv4, but of IPv6 a network of 2⁶⁴ of them.
+fn household(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into()
+        }
+        address => address,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::{HeaderName, HeaderValue};
+
+    use super::*;
+
+    fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        let header = |&(name, value)| {
+            (HeaderName::from_static(name), HeaderValue::from_bytes(str::as_bytes(value)).unwrap())
+        };
+        lines.iter().map(header).collect()
+    }
+
+    #[test]
+    fn keys_are_read_from_both_headers() {
+        for (lines, expected) in [
+            (&[("authorization", "Bearer abc")][..], &["abc"][..]),
+            (&[("authorization", "bearer  abc ")], &["abc"]),
+            (&[("authorization", "BEARER a b")], &["a b"]),
+            (&[("x-api-key", " abc")], &["abc"]),
+            (&[("x-api-key", "Bearer abc")], &["Bearer abc"]),
+            (
+                &[("x-api-key", "b"), ("authorization", "Bearer a"), ("x-api-key", "c")],
+                &["a", "b", "c"],
+            ),
+            (&[("authorization", "Basic YTpi"), ("x-api-key", "a")], &["a"]),
+            (&[("authorization", "Basic YTpi")], &[]),
+            (&[("authorization", "Bearer")], &[]),
+            (&[("authorization", "Bearer ")], &[]),
+            (&[("authorization", "abc")], &[]),
+            (&[("x-api-key", "")], &[]),
+            (&[], &[]),
+        ] {
+            let headers = headers(lines);
+            let found: Vec<&[u8]> = keys(&headers).collect();
+            let expected: Vec<&[u8]> = expected.iter().map(|key| key.as_bytes()).collect();
+            assert_eq!(found, expected, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn only_what_is_listed_is_open() {
+        let public = PublicEndpoints { health: true, metrics: true, docs: true };
+        for open in [
+            "/",
+            "/page/{name}",
+            "/health",
+            "/health/live",
+            "/health/ready",
+            "/metrics",
+            "/openapi.json",
+            "/api/docs",
+            "/api/docs/",
+            "/api/docs/{*rest}",
+        ] {
+            assert!(Area::of(open).is_open(public), "{open}");
+        }
+        let closed = ["", "/model/info", "/caption/generate", "/caption/batch", "/image/process"];
+        for route in closed.into_iter().chain(["/api/docsx", "/healthy", "/page", "/metrics/"]) {
+            assert!(!Area::of(route).is_open(public), "{route}");
+        }
+        let public = PublicEndpoints { health: false, metrics: false, docs: false };
+        for route in ["/health", "/metrics", "/openapi.json", "/api/docs/"] {
+            assert!(!Area::of(route).is_open(public), "{route}");
+        }
+        assert!(Area::of("/health/ready").is_open(public));
+    }
+
+    #[test]
+    fn a_forwarded_address_is_the_one_that_the_trusted_proxy_has_seen() {
+        let two = [("x-forwarded-for", "6.6.6.6, 1.1.1.1"), ("x-forwarded-for", "2.2.2.2")];
+        for (lines, hop, expected) in [
+            (&two[..], 0, Some("2.2.2.2")),
+            (&two, 1, Some("1.1.1.1")),
+            (&two, 2, Some("6.6.6.6")),
+            (&two, 3, None),
+            (&[("x-forwarded-for", "7.7.7.7, [2001:db8::1]:443")], 0, Some("2001:db8::1")),
+            (&[("x-forwarded-for", "[2001:db8::1]")], 0, Some("2001:db8::1")),
+            (&[("x-forwarded-for", "1.2.3.4:5678")], 0, Some("1.2.3.4")),
+            (&[("x-forwarded-for", "ä, 1.2.3.4")], 0, Some("1.2.3.4")),
+            (&[("x-forwarded-for", "1.2.3.4, unknown")], 0, None),
+            (&[("x-forwarded-for", "")], 0, None),
+            (&[], 0, None),
+        ] {
+            let found = forwarded(&headers(lines), hop);
+            assert_eq!(found, expected.map(|text| text.parse().unwrap()), "{lines:?} {hop}");
+        }
+    }
+
+    #[test]
+    fn an_ipv6_network_is_one_client() {
+        let household = |text: &str| household(text.parse().unwrap()).to_string();
+        assert_eq!(household("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
+        assert_eq!(household("2001:db8:1:2::7"), "2001:db8:1:2::");
+        assert_eq!(household("2001:db8:1:3::7"), "2001:db8:1:3::");
+        assert_eq!(household("::ffff:10.0.0.1"), "10.0.0.1");
+        assert_eq!(household("10.0.0.1"), "10.0.0.1");
+    }
+}

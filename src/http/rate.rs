@@ -1,0 +1,175 @@
+//! How often one client may ask.
+
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use governor::clock::Clock;
+use governor::middleware::NoOpMiddleware;
+use governor::nanos::Nanos;
+use governor::state::{InMemoryState, NotKeyed, StateStore};
+use governor::{Quota, RateLimiter};
+use moka::policy::EvictionPolicy;
+use moka::sync::Cache;
+use tokio::time::Instant;
+
+use crate::config::RateLimit;
+use crate::error::{Error, ErrorKind, Result};
+
+/// Clients that are remembered; with more than these, who has been silent longest starts anew. That
+/// is some megabytes, whatever addresses somebody makes up.
+const MAX_CLIENTS: u64 = 16_384;
+
+/// Who asks.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Client {
+    /// Whoever has the key of this number.
+    Key(usize),
+    /// Whoever asks from this address; `None` where there is no socket.
+    Address(Option<IpAddr>),
+}
+
+/// Lets each client ask so many times a minute, evenly over the minute but for a burst.
+pub(super) struct Limiter {
+    limiter: RateLimiter<Client, Clients, RuntimeClock, NoOpMiddleware<Nanos>>,
+    per_minute: NonZeroU32,
+}
+
+impl Limiter {
+    pub(super) fn new(limit: RateLimit) -> Self {
+        Self::remembering(limit, MAX_CLIENTS)
+    }
+
+    fn remembering(limit: RateLimit, clients: u64) -> Self {
+        let quota = Quota::per_minute(limit.per_minute).allow_burst(limit.burst);
+        // From then on a client is like one that was never here.
+        let forgotten = quota.replenish_interval().saturating_mul(limit.burst.get());
+        let clients = Cache::builder()
+            .max_capacity(clients)
+            .eviction_policy(EvictionPolicy::lru())
+            .time_to_idle(forgotten + Duration::from_secs(1))
+            .build();
+        let clock = RuntimeClock(Instant::now());
+        let limiter = RateLimiter::new(quota, Clients(clients), clock);
+        Self { limiter, per_minute: limit.per_minute }
+    }
+
+    /// Counts a request of `client`.
+    ///
+    /// # Errors
+    /// [`RateLimited`](ErrorKind::RateLimited), with the time until the next one may come. A
+    /// request that is refused does not count.
+    pub(super) fn take(&self, client: &Client) -> Result<()> {
+        self.limiter.check_key(client).map_err(|refusal| {
+            let wait = refusal.wait_time_from(self.limiter.clock().now());
+            let who = match client {
+                Client::Key(_) => "this API key",
+                Client::Address(_) => "your address",
+            };
+            let detail = format!(
+                "{who} may send {} requests a minute; wait as long as Retry-After says",
+                self.per_minute
+            );
+            Error::new(ErrorKind::RateLimited, detail).with_retry_after(wait)
+        })
+    }
+}
+
+/// The clients' states, of which there is a largest number.
+struct Clients(Cache<Client, Arc<InMemoryState>>);
+
+impl StateStore for Clients {
+    type Key = Client;
+
+    fn measure_and_replace<T, F, E>(&self, client: &Client, decide: F) -> Result<T, E>
+    where
+        F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
+    {
+        let state = self.0.get_with_by_ref(client, Arc::default);
+        state.measure_and_replace(&NotKeyed::NonKey, decide)
+    }
+}
+
+/// The time since its start as the runtime sees it, which tests can stop.
+struct RuntimeClock(Instant);
+
+impl Clock for RuntimeClock {
+    type Instant = Nanos;
+
+    fn now(&self) -> Nanos {
+        self.0.elapsed().into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    fn limiter(per_minute: u32, burst: u32, clients: u64) -> Limiter {
+        let number = |number| NonZeroU32::new(number).unwrap();
+        let limit = RateLimit { per_minute: number(per_minute), burst: number(burst) };
+        Limiter::remembering(limit, clients)
+    }
+
+    fn refused(limiter: &Limiter, client: &Client) -> Duration {
+        let error = limiter.take(client).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::RateLimited);
+        error.retry_after().unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_burst_is_let_through_and_then_the_rate() {
+        let limiter = limiter(6, 3, 100);
+        let client = Client::Key(0);
+        for _ in 0..3 {
+            limiter.take(&client).unwrap();
+        }
+        assert_eq!(refused(&limiter, &client), Duration::from_secs(10));
+        advance(Duration::from_secs(4)).await;
+        assert_eq!(refused(&limiter, &client), Duration::from_secs(6));
+        // What was refused has not put it off.
+        advance(Duration::from_secs(6)).await;
+        limiter.take(&client).unwrap();
+        assert_eq!(refused(&limiter, &client), Duration::from_secs(10));
+        // However long the silence was, it is worth one burst.
+        advance(Duration::from_secs(3600)).await;
+        for _ in 0..3 {
+            limiter.take(&client).unwrap();
+        }
+        refused(&limiter, &client);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn clients_do_not_share() {
+        let limiter = limiter(1, 1, 100);
+        let clients = [
+            Client::Key(0),
+            Client::Key(1),
+            Client::Address(None),
+            Client::Address(Some([127, 0, 0, 1].into())),
+            Client::Address(Some([127, 0, 0, 2].into())),
+        ];
+        for client in &clients {
+            limiter.take(client).unwrap();
+        }
+        for client in &clients {
+            assert_eq!(refused(&limiter, client), Duration::from_secs(60));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn made_up_addresses_take_no_memory() {
+        let limiter = limiter(1, 1, 10);
+        for number in 0..1000_u32 {
+            limiter.take(&Client::Address(Some(number.to_be_bytes().into()))).unwrap();
+        }
+        let clients = &limiter.limiter.into_state_store().0;
+        clients.run_pending_tasks();
+        assert!(clients.entry_count() <= 10, "{} are remembered", clients.entry_count());
+        // Those that were here last are.
+        assert!(clients.contains_key(&Client::Address(Some(999_u32.to_be_bytes().into()))));
+    }
+}
