@@ -35,6 +35,8 @@ pub struct CaptionerSettings {
     pub queue_capacity: usize,
     /// What may be kept in memory.
     pub memory: MemoryLimits,
+    /// The text of alternative text that describes nothing.
+    pub fallback_text: String,
 }
 
 impl Captioner {
@@ -78,6 +80,7 @@ impl Captioner {
                     .unwrap_or_else(|| engine_info.default_batch_size()),
                 queue_capacity: settings.queue_capacity,
                 memory: settings.memory,
+                fallback_text: settings.fallback_text.clone(),
             },
         )
     }

@@ -6,6 +6,7 @@
 //! - `start`: what is asked for, and whether it is known, under way, or new;
 //! - `work`: computing what is new, for everybody who waits for it;
 //! - `run`: what one caller sees of it;
+//! - `style`: the caption as it is, or as alternative text; `fingerprint`: of what was asked;
 //! - `answer`: what they share; `budget`: bytes of images in memory;
 //! - `decoders`: the threads that read images; `process`: what they tell of one without the model.
 
@@ -13,12 +14,14 @@ mod answer;
 mod budget;
 mod caption;
 mod decoders;
+mod fingerprint;
 mod info;
 mod load;
 mod params;
 mod process;
 mod run;
 mod start;
+mod style;
 mod work;
 
 use std::sync::Arc;
@@ -33,6 +36,7 @@ pub use self::load::CaptionerSettings;
 pub use self::params::{CachePolicy, CaptionParams};
 pub use self::process::{ProcessTimings, ProcessedImage, ProcessedInfo};
 pub use self::run::{CaptionEvent, Run};
+pub use self::style::{Fallback, Style, TextStyle};
 use crate::batching::{Handle, Options, VisionOrder};
 pub use crate::batching::{Priority, Status};
 use crate::cache::{Flights, Identity, Store};
@@ -60,6 +64,8 @@ struct Inner {
     /// Images that were encoded before.
     seen: Store<Seen>,
     flights: Flights<Progress>,
+    /// The text where there is no description.
+    fallback: String,
 }
 
 /// The parts of a [`Captioner`] beside the engine.
@@ -81,6 +87,8 @@ pub struct Parts {
     pub queue_capacity: usize,
     /// What may be kept in memory.
     pub memory: MemoryLimits,
+    /// The text of alternative text that describes nothing.
+    pub fallback_text: String,
 }
 
 /// How much is kept in memory, and how long.
@@ -135,6 +143,7 @@ impl Captioner {
             answers: Store::new(memory.cache_max_bytes, memory.cache_ttl),
             seen: Store::new(memory.vision_cache_bytes, memory.cache_ttl),
             flights: Flights::default(),
+            fallback: parts.fallback_text,
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -149,6 +158,12 @@ impl Captioner {
     #[must_use]
     pub fn decoders(&self) -> &Decoders {
         &self.inner.decoders
+    }
+
+    /// The text that stands where alternative text would describe nothing.
+    #[must_use]
+    pub fn fallback_text(&self) -> &str {
+        &self.inner.fallback
     }
 
     /// How queue and model are doing.

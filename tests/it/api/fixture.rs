@@ -190,6 +190,7 @@ impl Fixture {
             max_batch_size: capacity,
             queue_capacity: capacity,
             memory,
+            fallback_text: "no description".into(),
         };
         let captioner = Captioner::with_engine(Box::new(engine), parts).unwrap();
         Self { script, state: AppState::new(settings), captioner }
