@@ -22,3 +22,4 @@ pub mod image;
 pub mod kernels;
 pub mod telemetry;
 pub mod text;
+pub mod xmp;

@@ -6,10 +6,12 @@
 
 mod bench;
 mod caption;
+mod folder;
 mod model;
 mod options;
 mod quantize;
 mod serve;
+mod signals;
 
 use std::fmt::Display;
 use std::io::{self, Write};

@@ -1,5 +1,9 @@
 //! The built program, as a user runs it.
 
+#[cfg(feature = "embedded-model")]
+mod folders;
+#[cfg(all(unix, feature = "embedded-model"))]
+mod interrupted;
 mod quantize;
 #[cfg(all(unix, feature = "embedded-model"))]
 mod server;
@@ -80,6 +84,10 @@ fn misuse_is_status_2() {
         &["caption"],
         &["caption", "a.jpg", "--format", "xml"],
         &["caption", "a.jpg", "--beams", "3"],
+        &["caption", "a.jpg", "--overwrite"],
+        &["caption", "a.jpg", "--stdin-image"],
+        &["caption", "a.jpg", "-o", "x.jsonl", "--resume", "--overwrite"],
+        &["caption", "a.jpg", "--sidecar", "exif"],
         &["serve", "extra"],
         &["model"],
     ] {
@@ -93,6 +101,9 @@ fn misuse_is_status_2() {
         (&["caption", &cat, "--top-p", "high"], ["--top-p", "number"]),
         (&["caption", &cat, "--num-captions", "2"], ["--num-captions", "do_sample"]),
         (&["caption", &cat, "--max-workers", "0"], ["MAX_WORKERS", "command line"]),
+        (&["caption", &cat, "--max-chars", "80"], ["--max-chars", "alt_text"]),
+        (&["caption", &cat, "--capital"], ["--style", "alt_text"]),
+        (&["caption", "-", "-"], ["-", "twice"]),
         (&["caption", &cat, "--precision", "fp8"], ["PRECISION", "int8"]),
         (&["serve", "--port", "abc"], ["PORT", "65535"]),
         (&["serve", "--max-batch-size", "0"], ["MAX_BATCH_SIZE", "1"]),
