@@ -20,6 +20,7 @@ pub mod generate;
 pub mod http;
 pub mod image;
 pub mod kernels;
+pub mod score;
 pub mod telemetry;
 pub mod text;
 pub mod xmp;

@@ -36,7 +36,7 @@ pub use self::load::CaptionerSettings;
 pub use self::params::{CachePolicy, CaptionParams};
 pub use self::process::{ProcessTimings, ProcessedImage, ProcessedInfo};
 pub use self::run::{CaptionEvent, Run};
-pub use self::style::{Fallback, Style, TextStyle};
+pub use self::style::{Fallback, Style, TextStyle, repeats_itself};
 use crate::batching::{Handle, Options, VisionOrder};
 pub use crate::batching::{Priority, Status};
 use crate::cache::{Flights, Identity, Store};

@@ -126,6 +126,16 @@ impl TextStyle {
     }
 }
 
+/// Whether `text` says something twice in a row, or the same three words at two places.
+#[must_use]
+pub fn repeats_itself(text: &str) -> bool {
+    let mut words: Vec<&str> = text.split_whitespace().collect();
+    let all = words.len();
+    drop_repetitions(&mut words);
+    let mut seen = std::collections::HashSet::new();
+    words.len() < all || words.windows(3).any(|three| !seen.insert(three))
+}
+
 /// What is wrong with a caption as a description.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Fallback {
@@ -292,6 +302,8 @@ mod tests {
         ] {
             assert_eq!(alt(text), said, "{text}");
         }
+        assert!(repeats_itself("a cat cat") && repeats_itself("a red hat on a red hat on it"));
+        assert!(!repeats_itself("a cat and a cat") && !repeats_itself(""));
     }
 
     #[test]

@@ -23,6 +23,7 @@ pub(super) struct Element {
 }
 
 /// A property that is there.
+#[allow(clippy::large_enum_variant)] // There are two of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Property {
     /// As an attribute, which no program should write for these; the range of its value.
