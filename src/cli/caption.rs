@@ -43,7 +43,12 @@ pub(super) fn command() -> Command {
              Run the same command again to go on after a break. The exit status is 0 if all went \
              well, 1 if some failed, 2 if the command was wrong, 130 after Ctrl-C.",
         );
-    options::with_settings(options::with_parameters(command), &GROUPS)
+    let settings = GROUPS.map(Group::title);
+    // -h fits a screen; --help lists the settings too.
+    options::with_settings(options::with_parameters(command), &GROUPS).mut_args(|argument| {
+        let is_setting = argument.get_help_heading().is_some_and(|it| settings.contains(&it));
+        argument.hide_short_help(is_setting)
+    })
 }
 
 fn inputs() -> [Arg; 4] {
