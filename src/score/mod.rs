@@ -18,7 +18,7 @@ pub use self::tokens::tokens;
 /// N-grams of up to so many words are compared.
 const ORDERS: usize = 4;
 
-/// A caption and what people wrote, as [`tokens`].
+/// A caption and what people wrote, as [`tokens()`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Pair {
     /// The caption that is scored.
