@@ -22,5 +22,7 @@ pub mod http;
 pub mod image;
 pub mod kernels;
 pub mod metrics;
+pub mod score;
 pub mod telemetry;
 pub mod text;
+pub mod xmp;

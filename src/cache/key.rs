@@ -40,23 +40,10 @@ impl Identity {
         if params.do_sample && params.seed.is_none() {
             return None;
         }
-        let defaults = GenerationParams::default();
-        let params = if params.do_sample {
-            params.clone()
-        } else {
-            // These are read by sampling only.
-            GenerationParams {
-                temperature: defaults.temperature,
-                top_k: defaults.top_k,
-                top_p: defaults.top_p,
-                seed: None,
-                ..params.clone()
-            }
-        };
         let prompt: Vec<u8> = prompt.iter().flat_map(|id| id.to_le_bytes()).collect();
         // All fields by their names, so that one that is added later counts without a change here.
         // Rust prints a float with as many digits as tell it from every other.
-        let params = format!("{params:?}");
+        let params = format!("{:?}", params.canonical());
         Some(self.key("answer", image, &[&prompt, params.as_bytes()]))
     }
 

@@ -3,6 +3,7 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::style::Fallback;
 use crate::engine::FinishReason;
 use crate::image::{Appearance, DecodedImage};
 
@@ -111,6 +112,9 @@ pub struct Caption {
     pub caption: String,
     /// All captions asked for, best first.
     pub captions: Vec<Choice>,
+    /// That the text is no description, and why; only where it is none.
+    #[serde(flatten)]
+    pub fallback: Option<Fallback>,
     /// The model's name.
     pub model: String,
     /// Where the answer came from.

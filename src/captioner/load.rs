@@ -37,6 +37,8 @@ pub struct CaptionerSettings {
     pub queue_capacity: usize,
     /// What may be kept in memory.
     pub memory: MemoryLimits,
+    /// The text of alternative text that describes nothing.
+    pub fallback_text: String,
 }
 
 impl Captioner {
@@ -89,6 +91,7 @@ impl Captioner {
                 vision_order: VisionOrder::default(),
                 queue_capacity: settings.queue_capacity,
                 memory: settings.memory,
+                fallback_text: settings.fallback_text.clone(),
             },
             metrics,
         )

@@ -6,6 +6,7 @@
 //! - `start`: what is asked for, and whether it is known, under way, or new;
 //! - `work`: computing what is new, for everybody who waits for it;
 //! - `run`: what one caller sees of it;
+//! - `style`: the caption as it is, or as alternative text; `fingerprint`: of what was asked;
 //! - `answer`: what they share; `budget`: bytes of images in memory;
 //! - `decoders`: the threads that read images; `process`: what they tell of one without the model.
 
@@ -13,12 +14,14 @@ mod answer;
 mod budget;
 mod caption;
 mod decoders;
+mod fingerprint;
 mod info;
 mod load;
 mod params;
 mod process;
 mod run;
 mod start;
+mod style;
 mod work;
 
 use std::sync::Arc;
@@ -33,6 +36,7 @@ pub use self::load::CaptionerSettings;
 pub use self::params::{CachePolicy, CaptionParams};
 pub use self::process::{ProcessTimings, ProcessedImage, ProcessedInfo};
 pub use self::run::{CaptionEvent, Run};
+pub use self::style::{Fallback, Style, TextStyle, repeats_itself};
 use crate::batching::{Handle, Options, VisionOrder};
 pub use crate::batching::{Priority, Status};
 use crate::cache::{Flights, Identity, Store};
@@ -63,6 +67,8 @@ struct Inner {
     flights: Flights<Progress>,
     metrics: Metrics,
     memory: MemoryLimits,
+    /// The text where there is no description.
+    fallback: String,
 }
 
 /// The parts of a [`Captioner`] beside the engine.
@@ -86,6 +92,8 @@ pub struct Parts {
     pub queue_capacity: usize,
     /// What may be kept in memory.
     pub memory: MemoryLimits,
+    /// The text of alternative text that describes nothing.
+    pub fallback_text: String,
 }
 
 /// How much is kept in memory, and how long.
@@ -150,6 +158,7 @@ impl Captioner {
             flights: Flights::default(),
             metrics,
             memory,
+            fallback: parts.fallback_text,
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -164,6 +173,12 @@ impl Captioner {
     #[must_use]
     pub fn decoders(&self) -> &Decoders {
         &self.inner.decoders
+    }
+
+    /// The text that stands where alternative text would describe nothing.
+    #[must_use]
+    pub fn fallback_text(&self) -> &str {
+        &self.inner.fallback
     }
 
     /// How queue and model are doing.

@@ -3,6 +3,7 @@
 
 use serde_json::Value;
 
+use super::style::{Style, TextStyle};
 use crate::engine::GenerationParams;
 use crate::error::{Error, Result};
 
@@ -25,6 +26,8 @@ pub struct CaptionParams {
     pub prompt: Option<String>,
     /// How to decode.
     pub generation: GenerationParams,
+    /// How the text is put.
+    pub text: TextStyle,
     /// Whether dominant colours and mood are wanted with the caption.
     pub colors: bool,
     /// Whether the answer is wanted word by word.
@@ -38,6 +41,7 @@ impl Default for CaptionParams {
         Self {
             prompt: None,
             generation: GenerationParams::default(),
+            text: TextStyle::default(),
             colors: true,
             stream: false,
             cache: CachePolicy::Use,
@@ -47,7 +51,7 @@ impl Default for CaptionParams {
 
 impl CaptionParams {
     /// The names that [`set`](Self::set) knows.
-    pub const NAMES: [&'static str; 16] = [
+    pub const NAMES: [&'static str; 18] = [
         "prompt",
         "max_new_tokens",
         "min_new_tokens",
@@ -61,6 +65,8 @@ impl CaptionParams {
         "repetition_penalty",
         "length_penalty",
         "no_repeat_ngram_size",
+        "style",
+        "max_chars",
         "colors",
         "stream",
         "cache",
@@ -87,6 +93,8 @@ impl CaptionParams {
             "repetition_penalty" => g.repetition_penalty = number(name, value)?,
             "length_penalty" => g.length_penalty = number(name, value)?,
             "no_repeat_ngram_size" => g.no_repeat_ngram_size = count(name, value)?,
+            "style" => self.text.style = style(name, value)?,
+            "max_chars" => self.text.max_chars = Some(count(name, value)?),
             "colors" => self.colors = flag(name, value)?,
             "stream" => self.stream = flag(name, value)?,
             "cache" => self.cache = policy(name, value)?,
@@ -100,7 +108,7 @@ impl CaptionParams {
     /// # Errors
     /// As [`set`](Self::set).
     pub fn set_text(&mut self, name: &str, text: &str) -> Result<()> {
-        if matches!(name, "prompt" | "cache") {
+        if matches!(name, "prompt" | "style" | "cache") {
             return self.set(name, &Value::from(text));
         }
         let value = match text.trim() {
@@ -120,7 +128,8 @@ impl CaptionParams {
     /// # Errors
     /// [`InvalidParameter`](crate::error::ErrorKind::InvalidParameter), naming the field.
     pub fn validate(&self) -> Result<()> {
-        self.generation.validate()
+        self.generation.validate()?;
+        self.text.validate()
     }
 }
 
@@ -170,6 +179,14 @@ fn number(name: &str, value: &Value) -> Result<f32> {
     if narrow.is_finite() { Ok(narrow) } else { Err(invalid(name, "a finite number")) }
 }
 
+fn style(name: &str, value: &Value) -> Result<Style> {
+    match text(name, value)? {
+        "caption" => Ok(Style::Caption),
+        "alt_text" => Ok(Style::AltText),
+        _ => Err(invalid(name, "caption or alt_text")),
+    }
+}
+
 fn policy(name: &str, value: &Value) -> Result<CachePolicy> {
     match text(name, value)? {
         "use" => Ok(CachePolicy::Use),
@@ -206,6 +223,8 @@ mod tests {
             ("temperature", "0.5", json!(0.5)),
             ("top_k", "0", json!(0)),
             ("seed", "18446744073709551615", json!(u64::MAX)),
+            ("style", "alt_text", json!("alt_text")),
+            ("max_chars", "80", json!(80)),
             ("colors", "0", json!(false)),
             ("cache", "bypass", json!("bypass")),
         ] {
@@ -230,6 +249,9 @@ mod tests {
             ("do_sample", json!(1)),
             ("prompt", json!(["a"])),
             ("cache", json!("never")),
+            ("style", json!("poem")),
+            ("style", json!(1)),
+            ("max_chars", json!("80")),
         ] {
             let error = CaptionParams::default().set(name, &value).unwrap_err();
             assert_eq!(error.field(), Some(name), "{value}");
@@ -259,5 +281,6 @@ mod tests {
         assert_eq!(field(&[("num_beams", "11")]).as_deref(), Some("num_beams"));
         assert_eq!(field(&[("temperature", "0")]).as_deref(), Some("temperature"));
         assert_eq!(field(&[("top_p", "1.5")]).as_deref(), Some("top_p"));
+        assert_eq!(field(&[("max_chars", "80")]).as_deref(), Some("max_chars"));
     }
 }

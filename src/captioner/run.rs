@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use super::answer::{Answer, Finished, Progress};
-use super::{CacheState, Caption, Captioner, Timings, VisionCacheState};
+use super::style::styled;
+use super::{CacheState, Caption, Captioner, Style, TextStyle, Timings, VisionCacheState};
 use crate::error::{Error, Result};
 
 /// What happens on the way to a caption.
@@ -24,6 +25,8 @@ pub enum CaptionEvent {
 pub struct Run {
     caller: Caller,
     source: Source,
+    /// What the caller was told last, where texts may come twice.
+    told: String,
 }
 
 /// Whose run it is.
@@ -34,6 +37,8 @@ pub(super) struct Caller {
     pub(super) begin: Instant,
     /// Whether the photo's colours are told.
     pub(super) colors: bool,
+    /// How the text is put.
+    pub(super) text: TextStyle,
 }
 
 #[derive(Debug)]
@@ -58,14 +63,18 @@ enum News {
 }
 
 impl Run {
+    fn new(caller: Caller, source: Source) -> Self {
+        Self { caller, source, told: String::new() }
+    }
+
     pub(super) fn known(caller: Caller, answer: Arc<Answer>) -> Self {
-        Self { caller, source: Source::Known(answer) }
+        Self::new(caller, Source::Known(answer))
     }
 
     /// Waits for work that was begun for this caller.
     pub(super) fn first(caller: Caller, progress: watch::Receiver<Progress>) -> Self {
         let seen = progress.borrow().ids.len();
-        Self { caller, source: Source::Flight { progress, seen, joined: false } }
+        Self::new(caller, Source::Flight { progress, seen, joined: false })
     }
 
     /// Waits for work that was begun for somebody else; what was written so far is the first news.
@@ -76,7 +85,7 @@ impl Run {
     ) -> Self {
         let written = progress.borrow().ids.len();
         let seen = written.saturating_sub(1).max(prompt);
-        Self { caller, source: Source::Flight { progress, seen, joined: true } }
+        Self::new(caller, Source::Flight { progress, seen, joined: true })
     }
 
     /// Waits until the image is decoded and in the queue, or the answer is there: afterwards nothing
@@ -118,12 +127,29 @@ impl Run {
             };
             match news {
                 News::Tokens(ids) => {
-                    return self.caller.captioner.decode(&ids).map(CaptionEvent::Text);
+                    let text = self.caller.captioner.decode(&ids)?;
+                    if let Some(text) = self.news(text) {
+                        return Ok(CaptionEvent::Text(text));
+                    }
                 }
                 News::End(end) => return Ok(CaptionEvent::Done(self.finish(&*end?))),
                 News::None => progress.changed().await.map_err(|_| lost())?,
             }
         }
+    }
+
+    /// The text so far in the caller's style. In another than the model's own a new word may change
+    /// nothing: it is left out, repeated or beyond the end.
+    fn news(&mut self, text: String) -> Option<String> {
+        if self.caller.text.style == Style::Caption {
+            return Some(text);
+        }
+        let text = self.caller.text.so_far(&text);
+        if text.is_empty() || text == self.told {
+            return None;
+        }
+        self.told.clone_from(&text);
+        Some(text)
     }
 
     /// The answer: the fold of the events that are left.
@@ -169,11 +195,15 @@ impl Run {
         vision_cache: Option<VisionCacheState>,
         [decode, queued, inference]: [Duration; 3],
     ) -> Box<Caption> {
+        let captioner = &self.caller.captioner;
+        let (captions, fallback) =
+            styled(&answer.choices, self.caller.text, captioner.fallback_text());
         Box::new(Caption {
             // The worker makes no answer without a choice.
-            caption: answer.choices.first().map(|best| best.text.clone()).unwrap_or_default(),
-            captions: answer.choices.clone(),
-            model: self.caller.captioner.info().id.clone(),
+            caption: captions.first().map(|best| best.text.clone()).unwrap_or_default(),
+            captions,
+            fallback,
+            model: captioner.info().id.clone(),
             cache,
             vision_cache,
             image: answer.image.clone(),

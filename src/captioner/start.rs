@@ -145,7 +145,8 @@ impl Captioner {
         let input = inner.preprocess.input_bytes() as u64;
         let mut memory = inner.decoders.budget().take(input.saturating_mul(new as u64))?;
         for (Asked { photo, hash, key }, found) in asked.into_iter().zip(found) {
-            let caller = Caller { captioner: self.clone(), begin, colors: params.colors };
+            let caller =
+                Caller { captioner: self.clone(), begin, colors: params.colors, text: params.text };
             let run = match found {
                 Found::All(answer) => Run::known(caller, answer),
                 Found::UnderWay(key) => {

@@ -1,17 +1,22 @@
-//! The command line: `cutline serve`, `cutline caption`, `cutline model info`,
-//! `cutline model quantize`, `cutline bench`, `cutline health`, `cutline openapi`.
+//! The command line: `cutline serve`, `caption`, `check`, `eval`, `model info`, `model quantize`,
+//! `bench`, `health`, `openapi`, `completions` and `man`.
 //!
 //! Exit statuses: 0 for success, 1 when something failed, 2 when the command or a setting cannot be
 //! used.
 
 mod bench;
 mod caption;
+mod check;
+mod documents;
+mod eval;
+mod folder;
 mod health;
 mod model;
 mod openapi;
 mod options;
 mod quantize;
 mod serve;
+mod signals;
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -47,6 +52,10 @@ pub fn main() -> ExitCode {
         Some((bench::NAME, matches)) => bench::run(matches),
         Some((openapi::NAME, _)) => openapi::run(),
         Some((health::NAME, matches)) => health::run(matches),
+        Some((check::NAME, matches)) => check::run(matches),
+        Some((eval::NAME, matches)) => eval::run(matches),
+        Some((documents::COMPLETIONS, matches)) => documents::completions(matches),
+        Some((documents::MAN, matches)) => documents::man(matches),
         _ => print(&command().render_help().to_string()).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {
@@ -67,15 +76,20 @@ pub fn command() -> Command {
         .subcommands([
             serve::command(),
             caption::command(),
+            check::command(),
+            eval::command(),
             model::command(),
             bench::command(),
             health::command(),
             openapi::command(),
+            documents::completions_command(),
+            documents::man_command(),
         ])
         .after_help(
             "Examples:\n  \
              cutline caption holiday.jpg            print what is in the photo\n  \
-             cutline caption *.jpg --format jsonl   one JSON object a photo\n  \
+             cutline caption -r Photos -o out.csv   a table of a whole folder\n  \
+             cutline check -r Photos                which photos have no caption\n  \
              cutline serve --port 8080              serve captions over HTTP\n  \
              cutline model info                     what the model is\n  \
              cutline bench                          how fast it is here\n  \

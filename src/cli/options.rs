@@ -19,7 +19,7 @@ static PARAMETER_OPTIONS: LazyLock<Vec<(String, &'static str, &'static str)>> =
 
 /// The parameters that mean something on a command line, and what they mean. `stream`, `cache` and
 /// `colors` do not: there is nothing to stream to, and no cache outlives the command.
-const PARAMETERS: [(&str, &str); 13] = [
+const PARAMETERS: [(&str, &str); 15] = [
     ("prompt", "Text that the caption continues"),
     ("max_new_tokens", "Most tokens of a caption [default: 20]"),
     ("min_new_tokens", "Fewest tokens of a caption [default: 0]"),
@@ -36,6 +36,8 @@ const PARAMETERS: [(&str, &str); 13] = [
         "no_repeat_ngram_size",
         "No sequence of this many tokens occurs twice, 0 for off [default: 0]",
     ),
+    ("style", "caption, or alt_text for the alt of a web page [default: caption]"),
+    ("max_chars", "Most characters of alt text, 20 to 1000 [default: 125]"),
 ];
 
 /// `command` with the settings of `groups` as options.

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::{ArgMatches, Command};
 use tokio::net::TcpListener;
 
+use super::signals::Signals;
 use super::{options, runtime};
 use crate::config::{Group, Settings};
 use crate::error::{Error, ErrorKind, Result};
@@ -36,7 +37,7 @@ pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode> {
         let listener = bind(&settings.host, settings.port).await?;
         let shutdown = async move {
             signals.next().await;
-            tokio::spawn(async move { std::process::exit(signals.next().await) });
+            tokio::spawn(async move { std::process::exit(signals.next().await.into()) });
         };
         Box::pin(http::run(listener, settings, shutdown)).await
     });
@@ -58,52 +59,4 @@ async fn bind(host: &str, port: u16) -> Result<TcpListener> {
         };
         Error::new(kind, format!("cannot listen on HOST={host} PORT={port} ({error}); {remedy}"))
     })
-}
-
-/// The signals that ask a process to stop.
-struct Signals {
-    #[cfg(unix)]
-    terminate: tokio::signal::unix::Signal,
-    #[cfg(unix)]
-    interrupt: tokio::signal::unix::Signal,
-}
-
-impl Signals {
-    #[cfg(unix)]
-    fn new() -> Result<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
-        let listen = |kind| {
-            signal(kind).map_err(|error| {
-                Error::internal("the system does not let this process hear signals")
-                    .with_source(error)
-            })
-        };
-        Ok(Self {
-            terminate: listen(SignalKind::terminate())?,
-            interrupt: listen(SignalKind::interrupt())?,
-        })
-    }
-
-    /// Waits for the next one and gives the exit status that shells expect of it.
-    #[cfg(unix)]
-    async fn next(&mut self) -> i32 {
-        tokio::select! {
-            _ = self.terminate.recv() => 128 + 15,
-            _ = self.interrupt.recv() => 128 + 2,
-        }
-    }
-
-    #[cfg(not(unix))]
-    fn new() -> Result<Self> {
-        Ok(Self {})
-    }
-
-    #[cfg(not(unix))]
-    async fn next(&mut self) -> i32 {
-        if tokio::signal::ctrl_c().await.is_err() {
-            // No signals here; whoever stops the process stops it for good.
-            std::future::pending::<()>().await;
-        }
-        1
-    }
 }

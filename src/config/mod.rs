@@ -225,6 +225,7 @@ pub fn captioner_settings(values: &Values) -> Result<CaptionerSettings> {
         max_batch_size: read.optional_number("MAX_BATCH_SIZE", 1, 1024)?,
         queue_capacity: read.number("QUEUE_CAPACITY", 1, 1 << 20)?,
         memory: memory_limits(&read)?,
+        fallback_text: read.required("FALLBACK_TEXT")?,
     })
 }
 

@@ -84,7 +84,7 @@ const fn unset(
 }
 
 /// Every setting, group after group.
-pub const SETTINGS: [Setting; 36] = [
+pub const SETTINGS: [Setting; 37] = [
     setting("HOST", Server, "127.0.0.1", "Address to listen on; 0.0.0.0 for every one"),
     setting("PORT", Server, "8000", "Port to listen on; 0 for any that is free"),
     setting(
@@ -211,6 +211,12 @@ pub const SETTINGS: [Setting; 36] = [
     ),
     setting("MAX_WORKERS", Images, "2", "Images that are decoded at the same time"),
     setting(
+        "FALLBACK_TEXT",
+        Images,
+        "Image description not available",
+        "Alternative text of a photo that cannot be described",
+    ),
+    setting(
         "CACHE_MAX_BYTES",
         Cache,
         "67108864",
@@ -253,6 +259,10 @@ pub fn env_example() -> String {
         let _ = write!(text, "\n# {}\n", group.title());
         for setting in SETTINGS.iter().filter(|setting| setting.group == group) {
             let _ = match setting.default {
+                // Words in a row need marks in such a file.
+                Some(default) if default.contains(' ') => {
+                    write!(text, "\n# {}\n#{}=\"{default}\"\n", setting.help, setting.name)
+                }
                 Some(default) => {
                     write!(text, "\n# {}\n#{}={default}\n", setting.help, setting.name)
                 }

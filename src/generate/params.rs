@@ -70,6 +70,16 @@ impl Default for GenerationParams {
 }
 
 impl GenerationParams {
+    /// The same with the defaults for what is not read: equal ones decode equally.
+    #[must_use]
+    pub fn canonical(&self) -> Self {
+        if self.do_sample {
+            return self.clone();
+        }
+        let Self { temperature, top_k, top_p, seed, .. } = Self::default();
+        Self { temperature, top_k, top_p, seed, ..self.clone() }
+    }
+
     /// Rows of the decoding batch that this request occupies.
     #[must_use]
     pub fn rows(&self) -> usize {

@@ -1,5 +1,10 @@
 //! The built program, as a user runs it.
 
+#[cfg(feature = "embedded-model")]
+mod folders;
+#[cfg(all(unix, feature = "embedded-model"))]
+mod interrupted;
+mod judged;
 mod quantize;
 #[cfg(all(unix, feature = "embedded-model"))]
 mod server;
@@ -76,12 +81,47 @@ fn help_and_version_are_there() {
 }
 
 #[test]
+fn completions_and_manual_name_what_there_is() {
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        let output = run(&["completions", shell]);
+        assert_status(&output, 0);
+        for part in ["caption", "num-beams", "only-missing"] {
+            assert!(text(&output.stdout).contains(part), "{part} is not for {shell}");
+        }
+    }
+    let page = run(&["man"]);
+    assert_status(&page, 0);
+    assert!(text(&page.stdout).contains(".TH cutline 1") && text(&page.stdout).contains("check"));
+    let folder = tempfile::tempdir().unwrap();
+    assert_status(&cutline(&folder, &["man", "--dir", "."]).output().unwrap(), 0);
+    for page in ["cutline.1", "cutline-caption.1", "cutline-eval.1", "cutline-model-quantize.1"] {
+        let page = std::fs::read_to_string(folder.path().join(page)).unwrap();
+        assert!(page.contains("Examples:"), "{page}");
+    }
+    assert_sentence(&run(&["man", "--dir", "no/such"]), 1, &["no/such", "folder"]);
+    assert_status(&run(&["completions", "tcsh"]), 2);
+}
+
+#[test]
+fn the_short_help_fits_a_screen() {
+    let help = run(&["caption", "-h"]);
+    assert_status(&help, 0);
+    let lines = text(&help.stdout).lines().count();
+    assert!(lines <= 60 && text(&help.stdout).contains("Examples:"), "{lines} lines");
+    assert!(!text(&help.stdout).contains("--precision"));
+}
+
+#[test]
 fn misuse_is_status_2() {
     for arguments in [
         &["nonsense"][..],
         &["caption"],
         &["caption", "a.jpg", "--format", "xml"],
         &["caption", "a.jpg", "--beams", "3"],
+        &["caption", "a.jpg", "--overwrite"],
+        &["caption", "a.jpg", "--stdin-image"],
+        &["caption", "a.jpg", "-o", "x.jsonl", "--resume", "--overwrite"],
+        &["caption", "a.jpg", "--sidecar", "exif"],
         &["serve", "extra"],
         &["model"],
     ] {
@@ -95,6 +135,9 @@ fn misuse_is_status_2() {
         (&["caption", &cat, "--top-p", "high"], ["--top-p", "number"]),
         (&["caption", &cat, "--num-captions", "2"], ["--num-captions", "do_sample"]),
         (&["caption", &cat, "--max-workers", "0"], ["MAX_WORKERS", "command line"]),
+        (&["caption", &cat, "--max-chars", "80"], ["--max-chars", "alt_text"]),
+        (&["caption", &cat, "--capital"], ["--style", "alt_text"]),
+        (&["caption", "-", "-"], ["-", "twice"]),
         (&["caption", &cat, "--precision", "fp8"], ["PRECISION", "int8"]),
         (&["serve", "--port", "abc"], ["PORT", "65535"]),
         (&["serve", "--max-batch-size", "0"], ["MAX_BATCH_SIZE", "1"]),

@@ -11,6 +11,7 @@ mod processors;
 mod quantize;
 mod readme;
 mod repetition;
+mod score;
 mod settings;
 mod text;
 mod weights;

@@ -197,6 +197,6 @@ mod tests {
             }
         }
         assert_eq!(params, CaptionParams::default());
-        assert_eq!(without, ["prompt", "seed"]);
+        assert_eq!(without, ["prompt", "seed", "max_chars"]);
     }
 }

@@ -48,6 +48,11 @@ pub(super) struct CaptionParameters {
     /// No run of so many tokens occurs twice; 0 for no such rule.
     #[schema(required = false, minimum = 0, maximum = 1_048_576, default = 0)]
     no_repeat_ngram_size: u32,
+    #[schema(required = false, inline)]
+    style: TextStyle,
+    /// Most characters of an `alt_text`, and only for one; 125 if it is left out.
+    #[schema(required = false, minimum = 20, maximum = 1000)]
+    max_chars: u32,
     /// Dominant colours and mood with the caption.
     #[schema(required = false, default = true)]
     colors: bool,
@@ -68,4 +73,14 @@ pub(super) enum CacheMode {
     Use,
     Refresh,
     Bypass,
+}
+
+/// The text as the model writes it, or as alternative text after the practice of WCAG: no "a picture
+/// of" at the start, nothing twice in a row, cut at a word.
+#[derive(Debug, ToSchema)]
+#[schema(default = "caption", rename_all = "snake_case")]
+#[allow(dead_code, reason = "only its schema is of use")]
+pub(super) enum TextStyle {
+    Caption,
+    AltText,
 }

@@ -194,6 +194,7 @@ impl Fixture {
             vision_order: VisionOrder::AllFirst,
             queue_capacity: capacity,
             memory,
+            fallback_text: "no description".into(),
         };
         let metrics = Metrics::new();
         let captioner = Captioner::measured(Box::new(engine), parts, metrics.clone()).unwrap();

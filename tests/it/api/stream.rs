@@ -210,3 +210,56 @@ async fn closing_the_connection_stops_the_work() {
     fixture.script.let_step(-1);
     fixture.still_answers().await;
 }
+
+#[tokio::test]
+async fn alt_text_is_a_view_on_the_same_work() {
+    let fixture = fixture();
+    fixture.script.let_step(0);
+    let mut events = Events::of(&fixture, ask("&prompt=photo+of&style=alt_text")).await;
+    // An article alone describes nothing yet.
+    for (steps, text) in [(2, "a red"), (1, "a red square")] {
+        fixture.script.let_step(steps);
+        let (name, data) = events.next().await.unwrap();
+        assert_eq!((name.as_str(), &data["text"]), ("token", &text.into()));
+    }
+    fixture.script.let_step(-1);
+    // The end token adds no word, and what is known is not told again.
+    let rest = events.rest().await;
+    assert_eq!((rest.len(), rest[0].0.as_str()), (1, "done"));
+    assert_eq!(rest[0].1["caption"], "a red square");
+    assert_eq!(rest[0].1["captions"][0]["text"], "a red square");
+    assert!(rest[0].1.get("fallback").is_none());
+
+    // The model's own text was kept, and no other style of it is computed.
+    let plain = fixture.send(post("?prompt=photo+of", "image/png", png())).await.json();
+    assert_eq!(
+        (&plain["caption"], &plain["cache"]),
+        (&"photo of a red square".into(), &"hit".into())
+    );
+    assert_eq!(fixture.script.starts(), 1);
+}
+
+#[tokio::test]
+async fn alt_text_that_describes_nothing_is_the_fallback() {
+    let fixture = fixture();
+    // The model gets as far as "photo of a".
+    let query = "?prompt=photo+of&max_new_tokens=1";
+    let query = |more: &str| post(&format!("{query}{more}"), "image/png", png());
+    let answer = fixture.send(query("&style=alt_text")).await.json();
+    assert_eq!((&answer["caption"], &answer["fallback"]), (&"no description".into(), &true.into()));
+    assert_eq!(answer["captions"][0]["text"], "no description");
+    assert!(answer["fallback_reason"].as_str().unwrap().contains("nothing"), "{answer}");
+    let events = Events::of(&fixture, query("&style=alt_text&stream=true")).await.rest().await;
+    assert_eq!((events.len(), &events[0].1["fallback"]), (1, &true.into()));
+    let plain = fixture.send(query("")).await.json();
+    assert_eq!((&plain["caption"], plain.get("fallback")), (&"photo of a".into(), None));
+}
+
+#[tokio::test]
+async fn a_length_without_alt_text_is_refused() {
+    let fixture = fixture();
+    let problem = fixture.send(ask("&max_chars=50")).await.problem(422, "invalid_parameter");
+    assert_eq!(problem["field"], "max_chars");
+    let problem = fixture.send(ask("&style=poem")).await.problem(422, "invalid_parameter");
+    assert_eq!(problem["field"], "style");
+}

@@ -1,0 +1,366 @@
+//! How the text of a caption is put: as the model writes it, or as alternative text.
+//!
+//! A style is a view on an answer. What is computed, shared and remembered is the model's own text,
+//! so that asking for another style costs nothing.
+
+use super::Choice;
+use crate::error::{Error, Result};
+
+/// How the text of a caption is put.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Style {
+    /// As the model writes it.
+    #[default]
+    Caption,
+    /// As the `alt` of a web page, after the practice of WCAG and the W3C's tutorial: short, and
+    /// without saying that it is an image.
+    AltText,
+}
+
+/// The style of a text, with what may be chosen about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TextStyle {
+    /// Caption or alternative text.
+    pub style: Style,
+    /// Most characters of alternative text; `None` for [`DEFAULT_MAX_CHARS`](Self::DEFAULT_MAX_CHARS).
+    pub max_chars: Option<usize>,
+    /// Whether alternative text starts with a capital letter.
+    pub capital: bool,
+    /// Whether alternative text ends with a full stop.
+    pub full_stop: bool,
+}
+
+/// Why a caption's text is not the model's.
+pub(super) const NOTHING_LEFT: &str = "the model wrote nothing that describes the photo";
+
+const FEWEST_CHARS: usize = 20;
+const MOST_CHARS: usize = 1000;
+
+/// What follows the kind of picture in a phrase that tells nothing: "a photo of", "this picture
+/// shows".
+const PICTURES: [&str; 9] = [
+    "image",
+    "images",
+    "picture",
+    "pictures",
+    "photo",
+    "photos",
+    "photograph",
+    "photographs",
+    "snapshot",
+];
+
+/// With these no text ends.
+const DANGLING: [&str; 35] = [
+    "a", "an", "the", "and", "or", "but", "of", "in", "on", "at", "to", "by", "for", "from",
+    "with", "without", "into", "onto", "over", "under", "above", "below", "near", "behind",
+    "beside", "between", "through", "while", "that", "which", "is", "are", "his", "her", "their",
+];
+
+impl TextStyle {
+    /// As many characters as some screen readers say in one breath.
+    pub const DEFAULT_MAX_CHARS: usize = 125;
+
+    /// Alternative text with everything else as it is by default.
+    #[must_use]
+    pub const fn alt_text() -> Self {
+        Self { style: Style::AltText, max_chars: None, capital: false, full_stop: false }
+    }
+
+    /// Checks the length, and that it is asked for where it means something.
+    ///
+    /// # Errors
+    /// [`InvalidParameter`](crate::error::ErrorKind::InvalidParameter), naming `max_chars`.
+    pub fn validate(&self) -> Result<()> {
+        let Some(chars) = self.max_chars else { return Ok(()) };
+        if self.style != Style::AltText {
+            return Err(Error::parameter(
+                "max_chars",
+                "max_chars shortens alternative text; give style=alt_text with it",
+            ));
+        }
+        if !(FEWEST_CHARS..=MOST_CHARS).contains(&chars) {
+            return Err(Error::parameter(
+                "max_chars",
+                format!("max_chars must be between {FEWEST_CHARS} and {MOST_CHARS}"),
+            ));
+        }
+        Ok(())
+    }
+
+    /// The text in this style; empty if nothing of it describes the photo.
+    #[must_use]
+    pub fn apply(&self, text: &str) -> String {
+        match self.style {
+            Style::Caption => text.to_owned(),
+            Style::AltText => self.put(text, self.full_stop),
+        }
+    }
+
+    /// The text in this style while it is being written: it has no full stop yet.
+    #[must_use]
+    pub fn so_far(&self, text: &str) -> String {
+        match self.style {
+            Style::Caption => text.to_owned(),
+            Style::AltText => self.put(text, false),
+        }
+    }
+
+    fn put(&self, text: &str, full_stop: bool) -> String {
+        let words: Vec<&str> = text.split_whitespace().collect();
+        let mut words = without_lead(&words).to_vec();
+        drop_repetitions(&mut words);
+        if words.iter().all(|word| one_of(word, &DANGLING)) {
+            return String::new();
+        }
+        let most = self.max_chars.unwrap_or(Self::DEFAULT_MAX_CHARS);
+        let mut text = cut(&words, most - usize::from(full_stop));
+        text.truncate(text.trim_end_matches(is_loose).len());
+        if self.capital {
+            text = capitalized(&text);
+        }
+        if full_stop && text.ends_with(char::is_alphanumeric) {
+            text.push('.');
+        }
+        text
+    }
+}
+
+/// Whether `text` says something twice in a row, or the same three words at two places.
+#[must_use]
+pub fn repeats_itself(text: &str) -> bool {
+    let mut words: Vec<&str> = text.split_whitespace().collect();
+    let all = words.len();
+    drop_repetitions(&mut words);
+    let mut seen = std::collections::HashSet::new();
+    words.len() < all || words.windows(3).any(|three| !seen.insert(three))
+}
+
+/// What is wrong with a caption as a description.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
+pub struct Fallback {
+    /// True: the text is the fallback text, and describes nothing.
+    pub fallback: bool,
+    /// Why there is no description.
+    pub fallback_reason: String,
+}
+
+impl Fallback {
+    /// For this reason.
+    #[must_use]
+    pub fn because(reason: impl Into<String>) -> Self {
+        Self { fallback: true, fallback_reason: reason.into() }
+    }
+}
+
+/// `choices` in `style`. Those of which nothing is left are left out; if nothing is left of any,
+/// the best has `fallback` as its text.
+pub(super) fn styled(
+    choices: &[Choice],
+    style: TextStyle,
+    fallback: &str,
+) -> (Vec<Choice>, Option<Fallback>) {
+    if style.style == Style::Caption {
+        return (choices.to_vec(), None);
+    }
+    let put = |choice: &Choice| Choice { text: style.apply(&choice.text), ..choice.clone() };
+    let mut all: Vec<Choice> = choices.iter().map(put).collect();
+    if all.iter().any(|choice| !choice.text.is_empty()) {
+        all.retain(|choice| !choice.text.is_empty());
+        return (all, None);
+    }
+    all.truncate(1);
+    all.iter_mut().for_each(|choice| fallback.clone_into(&mut choice.text));
+    (all, Some(Fallback::because(NOTHING_LEFT)))
+}
+
+/// The words behind all phrases like "a photo of".
+fn without_lead<'w, 't>(mut words: &'w [&'t str]) -> &'w [&'t str] {
+    loop {
+        match lead(words) {
+            0 => return words,
+            lead => words = &words[lead..],
+        }
+    }
+}
+
+/// Words of the phrase at the start that says no more than that this is a picture.
+fn lead(words: &[&str]) -> usize {
+    let is = |at: usize, any: &[&str]| words.get(at).is_some_and(|word| one_of(word, any));
+    let mut at = 0;
+    if is(0, &["this", "there", "it", "here"]) && is(1, &["is"]) {
+        at += 2;
+    }
+    if is(at, &["a", "an", "the", "this"]) {
+        at += 1;
+    }
+    if !is(at, &PICTURES) {
+        return 0;
+    }
+    at += 1;
+    if is(at, &["that", "which"]) && is(at + 1, &["shows", "depicts"]) {
+        return at + 2;
+    }
+    if is(at, &["of", "showing", "shows", "depicting", "depicts"]) { at + 1 } else { 0 }
+}
+
+fn one_of(word: &str, any: &[&str]) -> bool {
+    any.iter().any(|one| one.eq_ignore_ascii_case(word))
+}
+
+/// Says once what is said several times in a row, be it a word or a phrase.
+fn drop_repetitions(words: &mut Vec<&str>) {
+    let same = |one: &str, two: &str| {
+        let bare = |word: &str| word.trim_matches([',', ';', '.']).to_lowercase();
+        bare(one) == bare(two)
+    };
+    let mut length = 1;
+    while 2 * length <= words.len() {
+        let mut at = 0;
+        while at + 2 * length <= words.len() {
+            let (one, two) = (&words[at..at + length], &words[at + length..at + 2 * length]);
+            if one.iter().zip(two).all(|(one, two)| same(one, two)) {
+                // The first goes: what follows the last one belongs to it.
+                words.drain(at..at + length);
+            } else {
+                at += 1;
+            }
+        }
+        length += 1;
+    }
+}
+
+/// As many of the words as fit into `most` characters. A text that was cut ends with no word that
+/// asks for another.
+fn cut(words: &[&str], most: usize) -> String {
+    let mut used = 0;
+    let fitting = words.iter().take_while(|word| {
+        used += usize::from(used > 0) + word.chars().count();
+        used <= most
+    });
+    let mut fitting = fitting.count();
+    if fitting == 0 {
+        return words.first().map(|word| word.chars().take(most).collect()).unwrap_or_default();
+    }
+    if fitting < words.len() {
+        while fitting > 1 && one_of(words[fitting - 1], &DANGLING) {
+            fitting -= 1;
+        }
+    }
+    words[..fitting].join(" ")
+}
+
+/// What a text does not end with, unless a full stop is asked for.
+fn is_loose(last: char) -> bool {
+    last.is_whitespace() || matches!(last, '.' | ',' | ';' | ':' | '-')
+}
+
+fn capitalized(text: &str) -> String {
+    let mut rest = text.chars();
+    rest.next().map_or_else(String::new, |first| first.to_uppercase().chain(rest).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::FinishReason;
+
+    fn alt(text: &str) -> String {
+        TextStyle::alt_text().apply(text)
+    }
+
+    #[test]
+    fn that_it_is_a_picture_is_not_said() {
+        for (text, said) in [
+            ("a picture of a cat", "a cat"),
+            ("An image of two dogs", "two dogs"),
+            ("this is a photo of a picture of the moon", "the moon"),
+            ("the photograph shows a bridge", "a bridge"),
+            ("there is an image that shows a boat", "a boat"),
+            ("photos of cakes", "cakes"),
+            ("a picture frame on a wall", "a picture frame on a wall"),
+            ("a black and white photo of a man", "a black and white photo of a man"),
+            ("a man taking a picture of a dog", "a man taking a picture of a dog"),
+            ("there is a cat", "there is a cat"),
+            ("a picture of", ""),
+            ("an image of the", ""),
+            ("  ", ""),
+        ] {
+            assert_eq!(alt(text), said, "{text}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_said_twice_in_a_row() {
+        for (text, said) in [
+            ("a cat cat sitting", "a cat sitting"),
+            ("a man and a man and a man in a hat", "a man and a man in a hat"),
+            ("a red, red, Red ball", "a Red ball"),
+            ("on the left on the left on the left", "on the left"),
+            ("a dog and a cat and a dog", "a dog and a cat and a dog"),
+            ("no no no no", "no"),
+        ] {
+            assert_eq!(alt(text), said, "{text}");
+        }
+        assert!(repeats_itself("a cat cat") && repeats_itself("a red hat on a red hat on it"));
+        assert!(!repeats_itself("a cat and a cat") && !repeats_itself(""));
+    }
+
+    #[test]
+    fn it_is_cut_at_a_word_that_asks_for_no_other() {
+        let style = TextStyle { max_chars: Some(20), ..TextStyle::alt_text() };
+        assert_eq!(style.apply("a dog on the sofa in"), "a dog on the sofa in", "20 characters");
+        assert_eq!(style.apply("a dog on the sofa in a room"), "a dog on the sofa");
+        assert_eq!(style.apply("äöü äöü1 äöü2 äöü3 äö"), "äöü äöü1 äöü2 äöü3", "not bytes");
+        assert_eq!(style.apply(&"x".repeat(30)), "x".repeat(20));
+        let stop = TextStyle { full_stop: true, ..style };
+        assert_eq!(stop.apply("a dog on the sofa ok"), "a dog on the sofa.");
+        let long = (0..60).map(|n| n.to_string()).collect::<Vec<_>>().join(" ");
+        let said = alt(&long);
+        assert!((120..=125).contains(&said.len()) && long.starts_with(&said), "{said}");
+    }
+
+    #[test]
+    fn capital_letter_and_full_stop_are_as_asked() {
+        assert_eq!(alt("a cat ."), "a cat");
+        let both = TextStyle { capital: true, full_stop: true, ..TextStyle::alt_text() };
+        assert_eq!(both.apply("élan and a cat"), "Élan and a cat.");
+        assert_eq!(both.apply("a cat!"), "A cat!");
+        assert_eq!(both.apply("a photo of"), "");
+        assert_eq!(both.so_far("a cat"), "A cat");
+        let plain = TextStyle::default();
+        assert_eq!(plain.apply("a photo of a cat ."), "a photo of a cat .");
+    }
+
+    #[test]
+    fn what_describes_nothing_becomes_the_fallback() {
+        let choice = |text: &str| Choice {
+            text: text.into(),
+            confidence: 0.5,
+            tokens: 3,
+            finish_reason: FinishReason::Stop,
+        };
+        let texts = |choices: &[Choice]| -> Vec<String> {
+            choices.iter().map(|choice| choice.text.clone()).collect()
+        };
+        let alt = TextStyle::alt_text();
+        let (some, fallback) = styled(&[choice("a photo of"), choice("a dog")], alt, "none");
+        assert_eq!((texts(&some), fallback), (vec!["a dog".to_owned()], None));
+        let (none, fallback) = styled(&[choice("a photo of"), choice("")], alt, "none");
+        assert_eq!(texts(&none), ["none"]);
+        assert!(fallback.unwrap().fallback);
+        let (same, fallback) = styled(&[choice("")], TextStyle::default(), "none");
+        assert_eq!((texts(&same), fallback), (vec![String::new()], None));
+    }
+
+    #[test]
+    fn a_length_needs_alt_text_and_a_range() {
+        let field = |style: TextStyle| style.validate().unwrap_err().field().map(str::to_owned);
+        let with = |chars| TextStyle { max_chars: Some(chars), ..TextStyle::alt_text() };
+        assert!(with(20).validate().is_ok() && with(1000).validate().is_ok());
+        assert_eq!(field(with(19)).as_deref(), Some("max_chars"));
+        assert_eq!(field(with(1001)).as_deref(), Some("max_chars"));
+        let plain = TextStyle { style: Style::Caption, ..with(50) };
+        assert!(plain.validate().unwrap_err().detail().contains("style=alt_text"));
+    }
+}

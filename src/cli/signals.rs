@@ -1,0 +1,52 @@
+//! Being asked to stop.
+
+use crate::error::{Error, Result};
+
+/// The signals that ask a process to stop.
+#[derive(Debug)]
+pub(super) struct Signals {
+    #[cfg(unix)]
+    terminate: tokio::signal::unix::Signal,
+    #[cfg(unix)]
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    #[cfg(unix)]
+    pub(super) fn new() -> Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let listen = |kind| {
+            signal(kind).map_err(|error| {
+                Error::internal("the system does not let this process hear signals")
+                    .with_source(error)
+            })
+        };
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Waits for the next one and gives the exit status that shells expect of it.
+    #[cfg(unix)]
+    pub(super) async fn next(&mut self) -> u8 {
+        tokio::select! {
+            _ = self.terminate.recv() => 128 + 15,
+            _ = self.interrupt.recv() => 128 + 2,
+        }
+    }
+
+    #[cfg(not(unix))]
+    pub(super) fn new() -> Result<Self> {
+        Ok(Self {})
+    }
+
+    #[cfg(not(unix))]
+    pub(super) async fn next(&mut self) -> u8 {
+        if tokio::signal::ctrl_c().await.is_err() {
+            // No signals here; whoever stops the process stops it for good.
+            std::future::pending::<()>().await;
+        }
+        1
+    }
+}

@@ -1,0 +1,211 @@
+//! Folders of photos, with the embedded model.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
+use std::time::{Duration, SystemTime};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::{assert_sentence, assert_status, cutline, photo, text};
+
+/// Two photos, one of them in a folder of its own, and things that are none.
+fn album() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("b")).unwrap();
+    fs::copy(photo("cat"), folder.path().join("a.jpg")).unwrap();
+    fs::copy(photo("coffee"), folder.path().join("b/c.JPG")).unwrap();
+    fs::copy(photo("coffee"), folder.path().join(".hidden.jpg")).unwrap();
+    fs::write(folder.path().join("notes.txt"), "no photo").unwrap();
+    folder
+}
+
+fn run(folder: &TempDir, arguments: &[&str]) -> Output {
+    cutline(folder, &[&["caption"], arguments].concat()).output().unwrap()
+}
+
+fn rows(path: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(path).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn paths(rows: &[Value]) -> Vec<&str> {
+    rows.iter().map(|row| row["path"].as_str().unwrap()).collect()
+}
+
+#[track_caller]
+fn assert_told(output: &Output, parts: &[&str]) {
+    let stderr = text(&output.stderr);
+    for part in parts {
+        assert!(stderr.contains(part), "{part} is not in {stderr}");
+    }
+}
+
+#[test]
+fn what_is_done_is_not_done_again_unless_something_changed() {
+    let folder = album();
+    let out = folder.path().join("out.jsonl");
+    let command = ["-r", ".", "--output", "out.jsonl"];
+    let first = run(&folder, &command);
+    assert_status(&first, 0);
+    assert!(first.stdout.is_empty());
+    assert_told(&first, &["2 captioned", "0 failed", "1 hidden, 1 of unknown format"]);
+    let done = rows(&out);
+    assert_eq!(paths(&done), ["./a.jpg", "./b/c.JPG"]);
+    let before = fs::read(&out).unwrap();
+
+    let again = run(&folder, &command);
+    assert_status(&again, 0);
+    assert_told(&again, &["0 captioned", "2 there already", "of unknown format"]);
+    assert_eq!(fs::read(&out).unwrap(), before);
+
+    // Other parameters are other captions; a file that changed is another file.
+    let plan = run(&folder, &[&command[..], &["--num-beams=2", "--dry-run"]].concat());
+    assert_eq!(text(&plan.stdout), "./a.jpg\n./b/c.JPG\n");
+    let plan =
+        run(&folder, &[&command[..], &["--num-beams=2", "--dry-run", "--only-missing"]].concat());
+    assert_eq!(text(&plan.stdout), "");
+    let day = SystemTime::now() - Duration::from_secs(86400);
+    let file = fs::File::options().write(true).open(folder.path().join("a.jpg")).unwrap();
+    file.set_modified(day).unwrap();
+    assert_status(&run(&folder, &[&command[..], &["--quiet"]].concat()), 0);
+    assert_eq!(paths(&rows(&out)), ["./a.jpg", "./b/c.JPG", "./a.jpg"]);
+
+    let anew = run(&folder, &[&command[..], &["--overwrite", "--limit", "1"]].concat());
+    assert_status(&anew, 0);
+    assert_eq!(paths(&rows(&out)), ["./a.jpg"]);
+    let rest = run(&folder, &[&command[..], &["-v"]].concat());
+    assert_told(&rest, &["1 captioned", "notes.txt: skipped", "1 there already"]);
+    assert_eq!(paths(&rows(&out)), ["./a.jpg", "./b/c.JPG"]);
+}
+
+#[test]
+fn tables_and_arrays_are_written_on() {
+    let folder = album();
+    for (name, lines) in [("out.csv", 3), ("out.json", 4), ("out.txt", 2)] {
+        assert_status(&run(&folder, &["a.jpg", "-o", name, "-q"]), 0);
+        assert_status(&run(&folder, &["a.jpg", "b", "-o", name, "-q"]), 0);
+        let written = fs::read_to_string(folder.path().join(name)).unwrap();
+        assert_eq!(written.lines().count(), lines, "{written}");
+        if name == "out.json" {
+            let rows: Vec<Value> = serde_json::from_str(&written).unwrap();
+            assert_eq!(paths(&rows), ["a.jpg", "b/c.JPG"]);
+            assert_eq!(rows[0]["file"]["size_bytes"], rows[0]["image"]["size_bytes"]);
+        }
+    }
+    fs::write(folder.path().join("mine.csv"), "name,size\n").unwrap();
+    let output = run(&folder, &["a.jpg", "-o", "mine.csv"]);
+    assert_sentence(&output, 2, &["mine.csv", "--overwrite"]);
+    assert_eq!(fs::read_to_string(folder.path().join("mine.csv")).unwrap(), "name,size\n");
+    let output = run(&folder, &["a.jpg", "*.gif", "--format", "csv"]);
+    assert_status(&output, 1);
+    assert!(text(&output.stdout).starts_with("path,choice,caption,"), "{output:?}");
+    assert_told(&output, &["*.gif: there is no such file; check the pattern"]);
+}
+
+fn with_stdin(folder: &TempDir, arguments: &[&str], input: PathBuf) -> Output {
+    let input = fs::File::open(input).unwrap();
+    cutline(folder, arguments).stdin(Stdio::from(input)).output().unwrap()
+}
+
+#[test]
+fn paths_and_photos_come_on_stdin() {
+    let folder = album();
+    let list = folder.path().join("list");
+    fs::write(&list, "a.jpg\0b/c.JPG\0notes.txt\0").unwrap();
+    let output = with_stdin(&folder, &["caption", "-"], list);
+    assert_status(&output, 0);
+    assert_eq!(text(&output.stdout).lines().count(), 2);
+    assert_told(&output, &["skipped: 1 of unknown format"]);
+
+    let cat = folder.path().join("a.jpg");
+    let output = with_stdin(&folder, &["caption", "--stdin-image", "--format=jsonl"], cat.clone());
+    assert_status(&output, 0);
+    let row: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&row["path"], row["image"]["format"].as_str()), (&"-".into(), Some("jpeg")));
+    let small = ["caption", "--stdin-image", "--max-image-size", "1000"];
+    assert_sentence(&with_stdin(&folder, &small, cat), 1, &["-: ", "1000 bytes"]);
+}
+
+#[test]
+fn sidecars_stand_beside_their_photos() {
+    let folder = album();
+    fs::write(folder.path().join("broken.jpg"), "no photo").unwrap();
+    let file = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap();
+    for kind in ["txt", "json", "xmp"] {
+        let command = ["-r", ".", "--sidecar", kind, "--style", "alt_text"];
+        let output = run(&folder, &command);
+        assert_status(&output, 1);
+        assert!(output.stdout.is_empty());
+        assert_told(&output, &["2 captioned", "1 failed", "./broken.jpg: "]);
+        let again = run(&folder, &command);
+        assert_told(&again, &["0 captioned", "1 failed", "2 there already"]);
+    }
+    let row: Value = serde_json::from_str(&file("a.jpg.json")).unwrap();
+    let caption = row["caption"].as_str().unwrap();
+    assert_eq!(file("a.jpg.txt"), format!("{caption}\n"));
+    let texts = cutline::xmp::read(&file("b/c.JPG.xmp")).unwrap();
+    assert_eq!(texts.description, texts.alt_text);
+    assert_eq!(cutline::xmp::read(&file("a.jpg.xmp")).unwrap().alt_text.as_deref(), Some(caption));
+    let left: Vec<_> = fs::read_dir(folder.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.contains("cutline") || name.starts_with("broken.jpg."))
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+
+    // What a person wrote stays, until it is to be replaced.
+    let mine = file("a.jpg.xmp").replacen(caption, "my own words", 1);
+    fs::write(folder.path().join("a.jpg.xmp"), &mine).unwrap();
+    run(&folder, &["a.jpg", "--sidecar", "xmp"]);
+    assert_eq!(file("a.jpg.xmp"), mine);
+    run(&folder, &["a.jpg", "--sidecar", "xmp", "--overwrite"]);
+    assert!(!file("a.jpg.xmp").contains("my own words"));
+}
+
+#[test]
+fn a_photo_that_cannot_be_described_gets_no_invented_text() {
+    let folder = album();
+    fs::write(folder.path().join("broken.jpg"), "no photo").unwrap();
+    let command = ["broken.jpg", "a.jpg", "--style=alt_text", "-o", "out.jsonl"];
+    let command = [&command[..], &["--fallback-text", "nothing to say"]].concat();
+    let output = run(&folder, &command);
+    assert_status(&output, 1);
+    let written = rows(&folder.path().join("out.jsonl"));
+    assert_eq!(paths(&written), ["broken.jpg", "a.jpg"]);
+    assert_eq!(
+        (&written[0]["caption"], &written[0]["fallback"]),
+        (&"nothing to say".into(), &true.into())
+    );
+    assert!(written[0]["fallback_reason"].as_str().unwrap().contains("JPEG, PNG"));
+    assert!(written[1].get("fallback").is_none());
+    // A caption of it there is none at all.
+    let output = run(&folder, &["broken.jpg", "--format", "jsonl"]);
+    assert_status(&output, 1);
+    assert!(output.stdout.is_empty());
+}
+
+#[test]
+fn progress_can_be_read_by_programs() {
+    let folder = album();
+    fs::write(folder.path().join("broken.jpg"), "no photo").unwrap();
+    let output = run(&folder, &["-r", ".", "--json-progress"]);
+    assert_status(&output, 1);
+    assert_eq!(text(&output.stdout).lines().count(), 2);
+    let lines: Vec<Value> =
+        text(&output.stderr).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let failed = lines.iter().find(|line| line["event"] == "failed").unwrap();
+    assert_eq!(
+        (&failed["path"], &failed["code"]),
+        (&"./broken.jpg".into(), &"unsupported_format".into())
+    );
+    let end = lines.last().unwrap();
+    for (name, value) in
+        [("total", 3), ("captioned", 2), ("failed", 1), ("skipped", 2), ("status", 1)]
+    {
+        assert_eq!(end[name], value, "{name} of {end}");
+    }
+    let quiet = run(&folder, &["-r", ".", "--quiet"]);
+    assert_eq!(text(&quiet.stderr).lines().count(), 1, "{quiet:?}");
+}
