@@ -33,6 +33,8 @@ pub struct CaptionerSettings {
     pub max_workers: usize,
     /// Rows that are decoded together; `None` for what suits the device.
     pub max_batch_size: Option<usize>,
+    /// When images are encoded while others are decoded.
+    pub vision_order: VisionOrder,
     /// Images that may wait.
     pub queue_capacity: usize,
     /// What may be kept in memory.
@@ -88,7 +90,7 @@ impl Captioner {
                 max_batch_size: settings
                     .max_batch_size
                     .unwrap_or_else(|| engine_info.default_batch_size()),
-                vision_order: VisionOrder::default(),
+                vision_order: settings.vision_order,
                 queue_capacity: settings.queue_capacity,
                 memory: settings.memory,
                 fallback_text: settings.fallback_text.clone(),

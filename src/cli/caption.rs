@@ -16,7 +16,8 @@ use super::folder::sidecar::{Kind, Sidecars};
 use super::folder::work::{End, Work};
 use super::signals::Signals;
 use super::{FAILED, options, print, runtime};
-use crate::captioner::{CaptionParams, Captioner, Style};
+use crate::batching::VisionOrder;
+use crate::captioner::{CaptionParams, Captioner, CaptionerSettings, Style};
 use crate::config::{Group, LogSettings, captioner_settings};
 use crate::error::{Error, Result};
 use crate::telemetry::{self, Output as LogOutput};
@@ -136,7 +137,9 @@ pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode> {
     let params = parameters(matches)?;
     let values = options::values(matches, &GROUPS)?;
     telemetry::start(LogSettings::for_command(&values)?, LogOutput::Stderr);
-    let settings = captioner_settings(&values)?;
+    // Nobody waits for one of the photos, so whole batches are best.
+    let settings =
+        CaptionerSettings { vision_order: VisionOrder::AllFirst, ..captioner_settings(&values)? };
     let mut inputs = if matches.get_flag("stdin_image") {
         Inputs::of_stdin(settings.max_image_bytes)?
     } else {

@@ -19,6 +19,7 @@ use self::parse::Reader;
 pub use self::protection::{ApiKeys, CorsOrigins, ProtectionSettings, PublicEndpoints, RateLimit};
 pub use self::table::{Group, SETTINGS, Setting, env_example};
 pub use self::values::Values;
+use crate::batching::VisionOrder;
 use crate::captioner::{CaptionerSettings, MemoryLimits};
 use crate::engine::source::ModelSource;
 use crate::engine::{DeviceChoice, EngineOptions, HubOptions, KernelChoice, Precision};
@@ -223,6 +224,7 @@ pub fn captioner_settings(values: &Values) -> Result<CaptionerSettings> {
         max_image_pixels: max_image_pixels(&read)?,
         max_workers: max_workers(&read)?,
         max_batch_size: read.optional_number("MAX_BATCH_SIZE", 1, 1024)?,
+        vision_order: VisionOrder::default(),
         queue_capacity: read.number("QUEUE_CAPACITY", 1, 1 << 20)?,
         memory: memory_limits(&read)?,
         fallback_text: read.required("FALLBACK_TEXT")?,
