@@ -93,16 +93,22 @@ class Load:
         return statuses, wrong, time.monotonic() - begin
 
     async def throughput(self):
-        before = self.bench()
-        async with self.server() as server:
-            await self.closed_loop(server, 64, 3)
-            statuses, wrong, took = await self.closed_loop(server, 64, self.options.seconds)
-        bench = (before + self.bench()) / 2
+        """The first round decides in which the bench was as fast before as after, within 10 %."""
+        for rounds in range(1, 9):
+            before = self.bench()
+            async with self.server() as server:
+                await self.closed_loop(server, 64, 3)
+                statuses, wrong, took = await self.closed_loop(server, 64, self.options.seconds)
+            after = self.bench()
+            if abs(after / before - 1) <= 0.1:
+                break
+        bench = (before + after) / 2
         rate = statuses[200] / took
         clean = not wrong and not set(statuses) - {200, 429}
         holds = rate >= 0.9 * bench and clean
         number = f"{rate:.1f} images/s, {rate / bench:.0%} of bench"
-        self.say("throughput", number, f">= 90% of {bench:.1f} images/s", holds, dict(statuses))
+        more = f"round {rounds}, {dict(statuses)}"
+        self.say("throughput", number, f">= 90% of {bench:.1f} images/s", holds, more)
 
     async def arrivals(self, server, rate):
         """Seconds of requests that come at random, so many a second, and how many were refused."""
