@@ -16,5 +16,5 @@ pub(super) fn command() -> Command {
 }
 
 pub(super) fn run() -> Result<ExitCode> {
-    super::print(&http::contract_json()).map(|()| ExitCode::SUCCESS)
+    super::print(http::contract_json()).map(|()| ExitCode::SUCCESS)
 }

@@ -40,7 +40,7 @@ use axum::middleware;
 use axum::routing::{get, post};
 use tower_http::catch_panic::CatchPanicLayer;
 
-pub use self::openapi::{contract, contract_json};
+pub use self::openapi::contract_json;
 pub use self::server::{run, serve};
 pub use self::state::AppState;
 use crate::error::{Error, ErrorKind};

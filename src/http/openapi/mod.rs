@@ -9,9 +9,11 @@ mod errors;
 mod flat;
 mod parameters;
 
+use std::sync::LazyLock;
+
 use axum::Router;
+use axum::http::HeaderValue;
 use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE};
-use axum::http::{HeaderValue, header::HeaderName};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 use utoipa::OpenApi;
@@ -59,8 +61,7 @@ pub(super) const DOCUMENT: &str = "/openapi.json";
 struct Contract;
 
 /// The whole contract.
-#[must_use]
-pub fn contract() -> utoipa::openapi::OpenApi {
+fn contract() -> utoipa::openapi::OpenApi {
     let mut contract = Contract::openapi();
     bodies::describe(&mut contract);
     errors::describe(&mut contract);
@@ -84,11 +85,15 @@ pub fn contract() -> utoipa::openapi::OpenApi {
 
 /// The contract as indented JSON with a line break at its end, as it is kept in `openapi.json`.
 #[must_use]
-pub fn contract_json() -> String {
-    // Strings, numbers and maps with text for keys always serialise.
-    let mut text = contract().to_pretty_json().unwrap_or_default();
-    text.push('\n');
-    text
+pub fn contract_json() -> &'static str {
+    // It never changes while the program runs.
+    static JSON: LazyLock<String> = LazyLock::new(|| {
+        // Strings, numbers and maps with text for keys always serialise.
+        let mut text = contract().to_pretty_json().unwrap_or_default();
+        text.push('\n');
+        text
+    });
+    &JSON
 }
 
 /// The contract
@@ -123,7 +128,6 @@ const POLICY: HeaderValue = HeaderValue::from_static(
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
      connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 );
-const NOSNIFF: HeaderName = HeaderName::from_static("x-content-type-options");
 
 /// Swagger UI and its files.
 pub(super) fn swagger_ui() -> Router<AppState> {
@@ -131,7 +135,6 @@ pub(super) fn swagger_ui() -> Router<AppState> {
     Router::from(SwaggerUi::new("/api/docs").config(config)).layer(axum::middleware::map_response(
         async |mut response: Response| {
             response.headers_mut().insert(CONTENT_SECURITY_POLICY, POLICY);
-            response.headers_mut().insert(NOSNIFF, HeaderValue::from_static("nosniff"));
             response
         },
     ))

@@ -11,7 +11,7 @@ use cutline::captioner::MemoryLimits;
 use super::fixture::Fixture;
 
 fn contract() -> Value {
-    serde_json::from_str(&contract_json()).unwrap()
+    serde_json::from_str(contract_json()).unwrap()
 }
 
 #[test]
