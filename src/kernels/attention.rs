@@ -1,16 +1,17 @@
 //! Attention of many tokens to each other, as in the vision tower: `softmax(q kᵀ / √d) v` by head.
 //!
-//! Keys and values of a head become right operands once; then blocks of queries pass by, with their
-//! scores in the cache, never as a whole matrix. Sums are exact to the format of the operands, the
-//! softmax is in f32.
+//! All of it is computed on its side: keys are the rows of the left operand and a panel of queries is
+//! the right one, so that the scores of a query stand in a column. What the softmax needs, and making
+//! a right operand of its results, are then operations on whole vectors of neighbouring queries. The
+//! scores of a panel stay in the second-level cache, there is never a whole matrix of them. Sums are
+//! exact to the format of the operands; the softmax is in f32.
 
 use crate::kernels::Precision;
-use crate::kernels::buffer::{Buffer, Shared};
-
-use crate::kernels::micro::{self, Format, MOST_COLUMNS, MOST_ROWS, Plan, Ready, Tile};
+use crate::kernels::buffer::{Buffer, Shared, Slots};
+use crate::kernels::micro::{self, Format, Micro, Plan, Ready};
 use crate::kernels::operand::LeftLayout;
-use crate::kernels::packed::Panels;
 use crate::kernels::rows;
+use crate::kernels::softmax::{self, Sums, soften};
 use crate::kernels::team::Team;
 use crate::kernels::tier::Tier;
 
@@ -39,25 +40,36 @@ impl Heads {
 pub(crate) struct SelfAttention {
     plan: Plan,
     heads: Heads,
-    keys: Buffer<u8>,
-    values: Buffer<u8>,
-    /// Of every task: queries or probabilities as a left operand.
-    left: Buffer<u32>,
-    /// Of every task: a block's scores.
-    scores: Buffer<f32>,
+    /// Of every head, its tokens by their numbers.
+    keys: Buffer<u32>,
+    /// Of every head, its numbers by their tokens.
+    values: Buffer<u32>,
+    /// Of as many tasks as run at a time: a panel of queries, then its probabilities, both as right
+    /// operands.
+    panels: Buffer<u32>,
+    /// Of as many tasks: a panel's scores, then its mixed values.
+    numbers: Buffer<f32>,
+    slots: Slots,
 }
 
 /// Sizes that follow from the number of tokens.
 #[derive(Clone, Copy)]
 struct Sizes {
     tokens: usize,
-    keys: usize,
-    values: usize,
-    queries: LeftLayout,
-    probabilities: LeftLayout,
-    /// Distance of the scores of two queries.
-    stride: usize,
+    keys: LeftLayout,
+    values: LeftLayout,
+    /// Panels of queries.
+    panels: usize,
+    /// Words of a panel of queries and of its probabilities.
+    queries: usize,
+    probabilities: usize,
+    /// Scores and mixed values of a panel.
+    scores: usize,
+    mixed: usize,
 }
+
+/// Tasks a thread: more even out what disturbs one of them.
+const TASKS: usize = 8;
 
 impl SelfAttention {
     /// In f32, or in bf16 for any other precision where bf16 is an instruction.
@@ -65,7 +77,8 @@ impl SelfAttention {
         let exact = precision == Precision::F32 || !tier.has_bf16();
         let plan = Plan::new(tier, if exact { Precision::F32 } else { Precision::Bf16 });
         let (keys, values) = (Buffer::new(), Buffer::new());
-        Self { plan, heads, keys, values, left: Buffer::new(), scores: Buffer::new() }
+        let (panels, numbers) = (Buffer::new(), Buffer::new());
+        Self { plan, heads, keys, values, panels, numbers, slots: Slots::default() }
     }
 
     /// `qkv` is `[tokens, 3 · width]`, queries before keys before values; `out` `[tokens, width]`.
@@ -73,223 +86,198 @@ impl SelfAttention {
         let sizes = self.sizes(tokens);
         self.pack(team, qkv, &sizes);
         let (plan, heads) = (self.plan, self.heads);
-        let blocks = plan.blocks(tokens);
-        // Even a single head is worth several threads.
-        let groups = (4 * team.threads()).div_ceil(heads.count).min(blocks.count).max(1);
-        let tasks = heads.count * groups;
-        let words = sizes.queries.words().max(sizes.probabilities.words());
-        self.left.resize(tasks * words);
-        self.scores.resize(tasks * plan.block_rows() * sizes.stride);
-        let left = Shared::new(self.left.as_mut_slice());
-        let scores = Shared::new(self.scores.as_mut_slice());
-        let keys = Shared::new(self.keys.as_mut_slice());
-        let values = Shared::new(self.values.as_mut_slice());
+        let groups = (TASKS * team.threads()).div_ceil(heads.count).min(sizes.panels).max(1);
+        self.slots.resize(team.threads());
+        let (words, numbers) = (sizes.queries + sizes.probabilities, sizes.scores + sizes.mixed);
+        self.panels.resize(team.threads() * words);
+        self.numbers.resize(team.threads() * numbers);
+        let all_panels = Shared::new(self.panels.as_mut_slice());
+        let all_numbers = Shared::new(self.numbers.as_mut_slice());
+        let (keys, values, slots) = (self.keys.as_slice(), self.values.as_slice(), &self.slots);
         let out = Shared::new(out);
-        team.run(tasks, |task| {
+        team.run(heads.count * groups, |task| {
             let (head, group) = (task / groups, task % groups);
             let _ready = Ready::new(&plan);
-            let len = plan.block_rows() * sizes.stride;
-            // SAFETY: scratch belongs to the task; panels are only read here.
-            let (left, scores, keys, values) = unsafe {
+            let slot = slots.take();
+            // SAFETY: the slot is this task's for as long as it lives.
+            let (panels, numbers) = unsafe {
                 (
-                    left.slice(task * words, words),
-                    scores.slice(task * len, len),
-                    keys.slice(head * sizes.keys, sizes.keys),
-                    values.slice(head * sizes.values, sizes.values),
+                    all_panels.slice(slot.index() * words, words),
+                    all_numbers.slice(slot.index() * numbers, numbers),
                 )
             };
-            let keys = Panels::new(plan, heads.size, tokens, keys);
-            let values = Panels::new(plan, tokens, heads.size, values);
-            for block in blocks.count * group / groups..blocks.count * (group + 1) / groups {
-                let (first, count) = blocks.at(block);
-                let work = Block { first, count, head, heads, sizes: &sizes, qkv };
-                work.scores(&keys, left, scores);
-                let sums = work.softmax(left, scores);
-                work.mix(&values, left, &sums, out);
+            let (queries, probabilities) = panels.split_at_mut(sizes.queries);
+            let (scores, mixed) = numbers.split_at_mut(sizes.scores);
+            let part = |all, layout: &LeftLayout| of_head(all, head, layout.words());
+            let (keys, values) = (part(keys, &sizes.keys), part(values, &sizes.values));
+            for panel in sizes.panels * group / groups..sizes.panels * (group + 1) / groups {
+                let first = panel * plan.columns;
+                let count = plan.columns.min(tokens - first);
+                let work = Panel { first, count, head, heads, plan };
+                work.pack(qkv, queries);
+                multiply(&sizes.keys, keys, queries, scores);
+                let sums = soften(&plan, &scores[..tokens * plan.columns], probabilities);
+                multiply(&sizes.values, values, probabilities, mixed);
+                work.put(mixed, &sums, out);
             }
         });
     }
 
     fn sizes(&self, tokens: usize) -> Sizes {
-        let (plan, size) = (&self.plan, self.heads.size);
-        let rows = plan.block_rows().min(tokens);
+        let (plan, size) = (self.plan, self.heads.size);
+        let keys = LeftLayout::new(plan, tokens, size);
+        let values = LeftLayout::new(plan, size, tokens);
         Sizes {
             tokens,
-            keys: Panels::bytes(plan, size, tokens),
-            values: Panels::bytes(plan, tokens, size),
-            queries: LeftLayout::new(*plan, rows, size),
-            probabilities: LeftLayout::new(*plan, rows, tokens),
-            stride: tokens.next_multiple_of(plan.columns),
+            keys,
+            values,
+            panels: tokens.div_ceil(plan.columns),
+            queries: keys.steps * plan.columns,
+            probabilities: values.steps * plan.columns,
+            scores: keys.padded_rows() * plan.columns,
+            mixed: values.padded_rows() * plan.columns,
         }
     }
 
-    /// Makes the right operands of all heads.
+    /// Makes the left operands of all heads.
     fn pack(&mut self, team: &Team, qkv: &[f32], sizes: &Sizes) {
-        let (plan, heads) = (self.plan, self.heads);
-        self.keys.resize(heads.count * sizes.keys);
-        self.values.resize(heads.count * sizes.values);
+        let heads = self.heads;
+        let (each_keys, each_values) = (sizes.keys.words(), sizes.values.words());
+        self.keys.resize(heads.count * each_keys);
+        self.values.resize(heads.count * each_values);
         let keys = Shared::new(self.keys.as_mut_slice());
         let values = Shared::new(self.values.as_mut_slice());
-        team.run(heads.count, |head| {
+        team.run(2 * heads.count, |task| {
+            let (head, part) = (task / 2, 1 + task % 2);
+            let row = |token: usize| row(qkv, heads, token, part, head);
             // SAFETY: every head has a place of its own.
-            let (keys, values) = unsafe {
-                (
-                    keys.slice(head * sizes.keys, sizes.keys),
-                    values.slice(head * sizes.values, sizes.values),
-                )
-            };
-            let width = heads.width();
-            let row = |token: usize, part: usize| {
-                &qkv[token * 3 * width + part * width + head * heads.size..][..heads.size]
-            };
-            pack_keys(&plan, sizes.tokens, heads.size, |token| row(token, 1), keys);
-            pack_values(&plan, sizes.tokens, heads.size, |token| row(token, 2), values);
+            if part == 1 {
+                let keys = unsafe { keys.slice(head * each_keys, each_keys) };
+                pack_rows(&sizes.keys, row, keys);
+            } else {
+                let values = unsafe { values.slice(head * each_values, each_values) };
+                pack_columns(&sizes.values, sizes.tokens, row, values);
+            }
         });
     }
 }
 
-/// The numbers of a row as the words that a column's steps hold.
-fn words(plan: &Plan, values: &[f32], out: &mut [u32]) -> usize {
-    match plan.format {
-        Format::Bf16 => rows::pair_bf16(plan.tier.isa(), values, out),
-        _ => values.iter().zip(out).for_each(|(value, word)| *word = value.to_bits()),
-    }
-    values.len().div_ceil(plan.format.group())
+/// Queries (`part` 0), keys or values of a token and a head.
+fn row(qkv: &[f32], heads: Heads, token: usize, part: usize, head: usize) -> &[f32] {
+    &qkv[(3 * token + part) * heads.width() + head * heads.size..][..heads.size]
 }
 
-/// Every row becomes a column.
-fn pack_keys<'a>(
-    plan: &Plan,
+/// A head's part of what all heads have `each` of.
+fn of_head(all: &[u32], head: usize, each: usize) -> &[u32] {
+    &all[head * each..][..each]
+}
+
+/// Every token becomes a row of the left operand.
+fn pack_rows<'a>(layout: &LeftLayout, row: impl Fn(usize) -> &'a [f32], out: &mut [u32]) {
+    for block in 0..layout.blocks.count {
+        let ((first, rows), (start, len)) = (layout.blocks.at(block), layout.place(block));
+        for index in 0..rows {
+            layout.put(row(first + index), index, rows, &mut out[start..][..len]);
+        }
+    }
+}
+
+/// Every token becomes a column of the left operand, or half a column where two share a word.
+fn pack_columns<'a>(
+    layout: &LeftLayout,
     tokens: usize,
-    size: usize,
     row: impl Fn(usize) -> &'a [f32],
-    out: &mut [u8],
+    out: &mut [u32],
 ) {
-    out.fill(0);
-    let panel = plan.panel_bytes(plan.steps(size));
-    let mut converted = [0u32; 512];
-    for token in 0..tokens {
-        let (panel, column) =
-            (&mut out[token / plan.columns * panel..][..panel], token % plan.columns);
-        let cells = panel.as_chunks_mut::<4>().0;
-        for (index, values) in row(token).chunks(512).enumerate() {
-            let count = words(plan, values, &mut converted);
-            let first = index * 512 / plan.format.group();
-            for (step, word) in converted[..count].iter().enumerate() {
-                cells[(first + step) * plan.columns + column] = word.to_le_bytes();
+    let LeftLayout { plan, blocks, steps, .. } = *layout;
+    let group = plan.format.group();
+    let mut words = [0u32; MOST_SIZE];
+    let words = &mut words[..blocks.rows];
+    for step in 0..steps {
+        let first = step * group;
+        match (group, first < tokens) {
+            (_, false) => words.fill(0),
+            (1, true) => words.iter_mut().zip(row(first)).for_each(|(w, x)| *w = x.to_bits()),
+            (_, true) => {
+                let high = if first + 1 < tokens { row(first + 1) } else { &ZEROS[..blocks.rows] };
+                rows::weave_bf16(plan.tier.isa(), row(first), high, words);
+            }
+        }
+        for block in 0..blocks.count {
+            let ((first, rows), (start, _)) = (blocks.at(block), layout.place(block));
+            let words = &words[first..first + rows];
+            match plan.micro {
+                Micro::Blocks(_) => out[start + step * rows..][..rows].copy_from_slice(words),
+                Micro::Tiles { .. } => {
+                    let cells = out[start + step..].iter_mut().step_by(steps);
+                    cells.zip(words).for_each(|(cell, word)| *cell = *word);
+                }
             }
         }
     }
 }
 
-/// Every row (or pair of rows) becomes a step.
-fn pack_values<'a>(
-    plan: &Plan,
-    tokens: usize,
-    size: usize,
-    row: impl Fn(usize) -> &'a [f32],
-    out: &mut [u8],
-) {
-    out.fill(0);
-    let (steps, group) = (plan.steps(tokens), plan.format.group());
-    let panel = plan.panel_bytes(steps);
-    let zeros = [0f32; MOST_COLUMNS];
-    let mut woven = [0u32; MOST_COLUMNS];
-    for step in 0..tokens.div_ceil(group) {
-        let low = row(step * group);
-        let high = (group == 2 && step * 2 + 1 < tokens).then(|| row(step * 2 + 1));
-        for first in (0..size).step_by(plan.columns) {
-            let count = plan.columns.min(size - first);
-            let low = &low[first..first + count];
-            let high = high.map_or(&zeros[..count], |high| &high[first..first + count]);
-            if group == 2 {
-                rows::weave_bf16(plan.tier.isa(), low, high, &mut woven[..count]);
-            } else {
-                low.iter().zip(&mut woven).for_each(|(value, word)| *word = value.to_bits());
-            }
-            let start = first / plan.columns * panel + step * plan.columns * 4;
-            let cells = out[start..][..count * 4].as_chunks_mut::<4>().0;
-            cells.iter_mut().zip(&woven).for_each(|(cell, word)| *cell = word.to_le_bytes());
+/// Most numbers of a head; the configuration is checked to keep to it.
+pub(crate) const MOST_SIZE: usize = 256;
+
+const ZEROS: [f32; MOST_SIZE] = [0.0; MOST_SIZE];
+
+/// All rows of the left operand times one panel, row after row of as many numbers as it has columns.
+fn multiply(layout: &LeftLayout, left: &[u32], panel: &[u32], out: &mut [f32]) {
+    let (plan, columns) = (&layout.plan, layout.plan.columns);
+    assert!(left.len() >= layout.words() && panel.len() >= layout.steps * columns);
+    assert!(out.len() >= layout.padded_rows() * columns, "no room for the product");
+    for block in 0..layout.blocks.count {
+        let ((first, rows), (start, len)) = (layout.blocks.at(block), layout.place(block));
+        let (left, out) = (&left[start..][..len], &mut out[first * columns..]);
+        // SAFETY: the caller's task holds a `Ready`; all lengths were compared above.
+        unsafe {
+            let (right, out) = (panel.as_ptr().cast(), out.as_mut_ptr().cast());
+            micro::multiply_into(plan, left.as_ptr(), rows, right, layout.steps, out);
         }
     }
 }
 
-/// A block of queries of one head.
-struct Block<'a> {
+/// A panel of queries of one head.
+struct Panel {
     first: usize,
     count: usize,
     head: usize,
     heads: Heads,
-    sizes: &'a Sizes,
-    qkv: &'a [f32],
+    plan: Plan,
 }
 
-impl Block<'_> {
-    /// `q kᵀ / √d` of all keys, `stride` apart.
-    fn scores(&self, keys: &Panels<'_>, left: &mut [u32], scores: &mut [f32]) {
-        let (heads, stride) = (self.heads, self.sizes.stride);
-        let layout = LeftLayout::new(keys.plan, self.count, heads.size);
-        let mut scaled = [0f32; 256];
-        for row in 0..self.count {
-            let start = (self.first + row) * 3 * heads.width() + self.head * heads.size;
-            let query = &self.qkv[start..][..heads.size];
-            let scaled = &mut scaled[..heads.size];
-            scaled.iter_mut().zip(query).for_each(|(s, q)| *s = q * heads.scale());
-            layout.put(scaled, row, self.count, left);
-        }
-        let (columns, mut tile) = (keys.plan.columns, Tile([0; MOST_ROWS * MOST_COLUMNS]));
-        for panel in 0..keys.count {
-            // SAFETY: the caller holds a `Ready`; both operands were just made for this plan.
-            unsafe {
-                let (left, right) = (left.as_ptr(), keys.panel(panel));
-                micro::multiply(&keys.plan, left, self.count, right, keys.steps, &mut tile);
+impl Panel {
+    /// The queries, scaled as [`soften`] expects it, as a right operand.
+    fn pack(&self, qkv: &[f32], out: &mut [u32]) {
+        let Self { plan, heads, .. } = self;
+        let scale = heads.scale() * softmax::unit(plan);
+        out.fill(0);
+        let (mut scaled, mut words) = ([0f32; MOST_SIZE], [0u32; MOST_SIZE]);
+        let scaled = &mut scaled[..heads.size];
+        for column in 0..self.count {
+            let query = row(qkv, *heads, self.first + column, 0, self.head);
+            scaled.iter_mut().zip(query).for_each(|(scaled, value)| *scaled = value * scale);
+            let words = &mut words[..heads.size.div_ceil(plan.format.group())];
+            match plan.format {
+                Format::Bf16 => rows::pair_bf16(plan.tier.isa(), scaled, words),
+                _ => words.iter_mut().zip(&*scaled).for_each(|(word, x)| *word = x.to_bits()),
             }
-            for (row, sums) in tile.0.chunks_exact(columns).take(self.count).enumerate() {
-                let out = &mut scores[row * stride + panel * columns..][..columns];
-                out.iter_mut().zip(sums).for_each(|(out, &sum)| *out = f32::from_bits(sum));
-            }
+            let cells = out[column..].iter_mut().step_by(plan.columns);
+            cells.zip(words).for_each(|(cell, word)| *cell = *word);
         }
     }
 
-    /// Scores become probabilities times their sum, as a left operand; the sums by row.
-    fn softmax(&self, left: &mut [u32], scores: &mut [f32]) -> [f32; MOST_ROWS] {
-        let layout = LeftLayout {
-            blocks: self.sizes.probabilities.plan.blocks(self.count),
-            ..self.sizes.probabilities
-        };
-        let mut sums = [0f32; MOST_ROWS];
-        for row in 0..self.count {
-            let scores = &mut scores[row * self.sizes.stride..][..self.sizes.tokens];
-            sums[row] = rows::exp_row(layout.plan.tier.isa(), scores);
-            layout.put(scores, row, self.count, left);
-        }
-        sums
-    }
-
-    /// Probabilities times values, into the head's columns of the queries' rows.
-    fn mix(
-        &self,
-        values: &Panels<'_>,
-        left: &[u32],
-        sums: &[f32; MOST_ROWS],
-        out: Shared<'_, f32>,
-    ) {
-        let (heads, columns) = (self.heads, values.plan.columns);
-        let mut tile = Tile([0; MOST_ROWS * MOST_COLUMNS]);
-        for panel in 0..values.count {
-            // SAFETY: as in `scores`.
-            unsafe {
-                let (left, right) = (left.as_ptr(), values.panel(panel));
-                micro::multiply(&values.plan, left, self.count, right, values.steps, &mut tile);
-            }
-            let (column, count) = (panel * columns, columns.min(heads.size - panel * columns));
-            for (row, tile) in tile.0.chunks_exact(columns).take(self.count).enumerate() {
-                let start = (self.first + row) * heads.width() + self.head * heads.size + column;
-                // SAFETY: every query and head is written by one task.
-                let out = unsafe { out.slice(start, count) };
-                let scale = 1.0 / sums[row];
-                out.iter_mut().zip(tile).for_each(|(out, &sum)| *out = f32::from_bits(sum) * scale);
-            }
+    /// Mixed values, divided by the probabilities' sums, into the head's numbers of the queries' rows.
+    fn put(&self, mixed: &[f32], sums: &Sums, out: Shared<'_, f32>) {
+        let (size, columns) = (self.heads.size, self.plan.columns);
+        for column in 0..self.count {
+            let start = (self.first + column) * self.heads.width() + self.head * size;
+            // SAFETY: every query and head is written by one task.
+            let out = unsafe { out.slice(start, size) };
+            let scale = 1.0 / sums[column];
+            let values = mixed[column..].iter().step_by(columns);
+            out.iter_mut().zip(values).for_each(|(out, value)| *out = value * scale);
         }
     }
 }

@@ -4,6 +4,7 @@ use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::marker::PhantomData;
 use std::ptr::NonNull;
 use std::slice;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Alignment of every buffer: a cache line, the widest vector and a row of a tile.
 const ALIGNMENT: usize = 64;
@@ -166,9 +167,58 @@ impl<'a, T> Shared<'a, T> {
     }
 }
 
+/// Places of scratch memory, as many as tasks run at a time.
+#[derive(Debug, Default)]
+pub(crate) struct Slots(Vec<AtomicBool>);
+
+/// A place that a task has to itself.
+pub(crate) struct Slot<'a> {
+    taken: &'a AtomicBool,
+    index: usize,
+}
+
+impl Slots {
+    pub(crate) fn resize(&mut self, count: usize) {
+        self.0.resize_with(count, AtomicBool::default);
+    }
+
+    /// A free place. There is one as long as no more tasks run than there are places.
+    pub(crate) fn take(&self) -> Slot<'_> {
+        loop {
+            for (index, taken) in self.0.iter().enumerate() {
+                if !taken.swap(true, Ordering::Acquire) {
+                    return Slot { taken, index };
+                }
+            }
+        }
+    }
+}
+
+impl Slot<'_> {
+    pub(crate) fn index(&self) -> usize {
+        self.index
+    }
+}
+
+impl Drop for Slot<'_> {
+    fn drop(&mut self) {
+        self.taken.store(false, Ordering::Release);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_place_is_free_again_when_its_task_ends() {
+        let mut slots = Slots::default();
+        slots.resize(2);
+        let (first, second) = (slots.take(), slots.take());
+        assert_eq!((first.index(), second.index()), (0, 1));
+        drop(first);
+        assert_eq!(slots.take().index(), 0);
+    }
 
     #[test]
     fn a_buffer_is_aligned_and_keeps_its_memory() {

@@ -32,7 +32,7 @@ const CACHED: usize = 384 * 1024;
 
 /// Tasks a thread: more even out what disturbs one of them, fewer keep panels together. The few rows
 /// of a decoding step only stream the weights, which goes best in long pieces.
-const TASKS: usize = 4;
+const TASKS: usize = 8;
 const TASKS_OF_FEW_ROWS: usize = 2;
 
 /// Multiplies the operand's rows with the weights into `out`, `[rows, width]`.
@@ -57,8 +57,10 @@ pub(crate) fn linear(
     team.run(split.panel_groups * split.block_groups, |task| {
         let _ready = Ready::new(&layout.plan);
         let mut tiles = [const { Tile([0; MOST_ROWS * MOST_COLUMNS]) }; 2];
-        let panels = part(right.panels, split.panel_groups, task % split.panel_groups);
-        for block in part(layout.blocks.count, split.block_groups, task / split.panel_groups) {
+        // All blocks of a group of panels before the next group: the panels stay in the cache.
+        let (panel_group, block_group) = (task / split.block_groups, task % split.block_groups);
+        let panels = part(right.panels, split.panel_groups, panel_group);
+        for block in part(layout.blocks.count, split.block_groups, block_group) {
             let (first, count) = layout.blocks.at(block);
             let (words, maps) = left.block(&layout, block);
             let finish_panel = |panel: usize, tile: &Tile| {
@@ -69,7 +71,7 @@ pub(crate) fn linear(
                     stride: right.width,
                     width: right.plan.columns.min(right.width - column),
                 };
-                finish(right, column, tile, maps, &place, epilogue);
+                finish(right, panel, tile, maps, &place, epilogue);
             };
             // One panel behind: a CPU works at the sums of the next while it finishes the last.
             let mut behind = None;
@@ -127,145 +129,153 @@ struct Place<'a> {
 /// Turns sums into numbers: scales, bias, function, residual.
 fn finish(
     right: &Packed,
-    column: usize,
+    panel: usize,
     tile: &Tile,
     maps: &[Affine],
     place: &Place<'_>,
     epilogue: Epilogue,
 ) {
-    let columns = View::of(&right.columns, column, right.plan.columns);
     let isa = right.plan.tier.isa();
     if right.plan.format.is_integer() {
-        finish_integers(isa, &tile.0, maps, &columns, place, epilogue);
+        finish_integers(isa, &tile.0, maps, right, panel, place, epilogue);
     } else {
-        finish_floats(isa, &tile.0, &columns, maps.len(), place, epilogue);
-    }
-}
-
-/// The columns of one panel, copied into arrays of a known size.
-struct View {
-    count: usize,
-    scale: [f32; MOST_COLUMNS],
-    sum: [i32; MOST_COLUMNS],
-    bias: [f32; MOST_COLUMNS],
-}
-
-impl View {
-    fn of(columns: &Columns, first: usize, count: usize) -> Self {
-        fn part<T: Copy + Default>(all: &[T], first: usize, count: usize) -> [T; MOST_COLUMNS] {
-            let all = &all[first..][..count];
-            if let Ok(whole) = <[T; MOST_COLUMNS]>::try_from(all) {
-                return whole;
-            }
-            let mut part = [T::default(); MOST_COLUMNS];
-            part[..count].copy_from_slice(all);
-            part
-        }
-        Self {
-            count,
-            scale: part(&columns.scale, first, count),
-            sum: part(&columns.sum, first, count),
-            bias: part(&columns.bias, first, count),
-        }
+        finish_floats(isa, &tile.0, maps.len(), right, panel, place, epilogue);
     }
 }
 
 for_each_isa! {
     fn finish_integers(
-        tile: &[u32], maps: &[Affine], columns: &View, place: &Place<'_>, epilogue: Epilogue,
+        tile: &[u32], maps: &[Affine], right: &Packed, panel: usize, place: &Place<'_>,
+        epilogue: Epilogue,
     ) = finish_integers_body;
 }
 
+/// Widths of panels are constants, so that the compiler can make vectors of them.
 #[inline(always)]
 fn finish_integers_body<const FMA: bool>(
     tile: &[u32],
     maps: &[Affine],
-    columns: &View,
+    right: &Packed,
+    panel: usize,
     place: &Place<'_>,
     epilogue: Epilogue,
 ) {
+    if right.plan.columns == 32 {
+        finish_panel_of_integers::<FMA, 32>(tile, maps, &right.columns, panel, place, epilogue);
+    } else {
+        finish_panel_of_integers::<FMA, 16>(tile, maps, &right.columns, panel, place, epilogue);
+    }
+}
+
+#[inline(always)]
+fn finish_panel_of_integers<const FMA: bool, const N: usize>(
+    tile: &[u32],
+    maps: &[Affine],
+    columns: &Columns,
+    panel: usize,
+    place: &Place<'_>,
+    epilogue: Epilogue,
+) {
+    let scale = &columns.scale.as_chunks::<N>().0[panel];
+    let column_sum = &columns.sum.as_chunks::<N>().0[panel];
+    let bias = &columns.bias.as_chunks::<N>().0[panel];
     let number = |row: usize, i: usize, sum: u32| {
         let map = maps[row];
         // The zero point may be any of 256 numbers, the sum any of 255 · depth: both fit.
-        let exact = sum.cast_signed().wrapping_sub(map.zero.wrapping_mul(columns.sum[i]));
-        math::fma::<FMA>(exact as f32, map.scale * columns.scale[i], columns.bias[i])
+        let exact = sum.cast_signed().wrapping_sub(map.zero.wrapping_mul(column_sum[i]));
+        math::fma::<FMA>(exact as f32, map.scale * scale[i], bias[i])
     };
-    put_all::<FMA>(tile, (maps.len(), columns.count), place, epilogue, number);
+    put_all::<FMA, N>(tile, maps.len(), place, epilogue, number);
 }
 
 for_each_isa! {
     fn finish_floats(
-        tile: &[u32], columns: &View, rows: usize, place: &Place<'_>, epilogue: Epilogue,
+        tile: &[u32], rows: usize, right: &Packed, panel: usize, place: &Place<'_>,
+        epilogue: Epilogue,
     ) = finish_floats_body;
 }
 
 #[inline(always)]
 fn finish_floats_body<const FMA: bool>(
     tile: &[u32],
-    columns: &View,
     rows: usize,
+    right: &Packed,
+    panel: usize,
     place: &Place<'_>,
     epilogue: Epilogue,
 ) {
-    let number = |_: usize, i: usize, sum: u32| f32::from_bits(sum) + columns.bias[i];
-    put_all::<FMA>(tile, (rows, columns.count), place, epilogue, number);
+    if right.plan.columns == 32 {
+        finish_panel_of_floats::<FMA, 32>(tile, rows, &right.columns, panel, place, epilogue);
+    } else {
+        finish_panel_of_floats::<FMA, 16>(tile, rows, &right.columns, panel, place, epilogue);
+    }
+}
+
+#[inline(always)]
+fn finish_panel_of_floats<const FMA: bool, const N: usize>(
+    tile: &[u32],
+    rows: usize,
+    columns: &Columns,
+    panel: usize,
+    place: &Place<'_>,
+    epilogue: Epilogue,
+) {
+    let bias = &columns.bias.as_chunks::<N>().0[panel];
+    let number = |_: usize, i: usize, sum: u32| f32::from_bits(sum) + bias[i];
+    put_all::<FMA, N>(tile, rows, place, epilogue, number);
 }
 
 /// Writes all rows of a tile; `number` makes a number of a row, a column and a sum.
 #[inline(always)]
-fn put_all<const FMA: bool>(
+fn put_all<const FMA: bool, const N: usize>(
     tile: &[u32],
-    shape: (usize, usize),
+    rows: usize,
     place: &Place<'_>,
     epilogue: Epilogue,
     number: impl Fn(usize, usize, u32) -> f32,
 ) {
     match epilogue.function {
         Function::Identity if epilogue.add => {
-            put(tile, shape, place, |row, i, sum, old| old + number(row, i, sum));
+            put::<N>(tile, rows, place, |row, i, sum, old| old + number(row, i, sum));
         }
-        Function::Identity => put(tile, shape, place, |row, i, sum, _| number(row, i, sum)),
+        Function::Identity => put::<N>(tile, rows, place, |row, i, sum, _| number(row, i, sum)),
         Function::Gelu => {
-            put(tile, shape, place, |row, i, sum, _| math::gelu::<FMA>(number(row, i, sum)));
+            put::<N>(tile, rows, place, |row, i, sum, _| math::gelu::<FMA>(number(row, i, sum)));
         }
         Function::GeluTanh => {
-            put(tile, shape, place, |row, i, sum, _| math::gelu_tanh::<FMA>(number(row, i, sum)));
+            put::<N>(tile, rows, place, |row, i, sum, _| {
+                math::gelu_tanh::<FMA>(number(row, i, sum))
+            });
         }
         Function::QuickGelu => {
-            put(tile, shape, place, |row, i, sum, _| math::quick_gelu::<FMA>(number(row, i, sum)));
+            put::<N>(tile, rows, place, |row, i, sum, _| {
+                math::quick_gelu::<FMA>(number(row, i, sum))
+            });
         }
-        Function::Relu => put(tile, shape, place, |row, i, sum, _| math::relu(number(row, i, sum))),
+        Function::Relu => {
+            put::<N>(tile, rows, place, |row, i, sum, _| math::relu(number(row, i, sum)));
+        }
     }
 }
 
 #[inline(always)]
-fn put(
+fn put<const N: usize>(
     tile: &[u32],
-    (rows, columns): (usize, usize),
+    rows: usize,
     place: &Place<'_>,
     number: impl Fn(usize, usize, u32, f32) -> f32,
 ) {
-    for (row, sums) in tile.chunks_exact(columns).take(rows).enumerate() {
+    for (row, sums) in tile.as_chunks::<N>().0.iter().take(rows).enumerate() {
         // SAFETY: rows and panels do not overlap, and each tile belongs to one task.
         let out = unsafe { place.out.slice(place.start + row * place.stride, place.width) };
-        // The usual widths are constants, so that the compiler can make vectors of them.
-        if out.len() == 32 {
-            put_row::<32>(sums, out, |i, sum, old| number(row, i, sum, old));
-        } else if out.len() == 16 {
-            put_row::<16>(sums, out, |i, sum, old| number(row, i, sum, old));
+        if let Some(out) = out.first_chunk_mut::<N>() {
+            for i in 0..N {
+                out[i] = number(row, i, sums[i], out[i]);
+            }
         } else {
             for (i, (out, &sum)) in out.iter_mut().zip(sums).enumerate() {
                 *out = number(row, i, sum, *out);
             }
-        }
-    }
-}
-
-#[inline(always)]
-fn put_row<const N: usize>(sums: &[u32], out: &mut [f32], number: impl Fn(usize, u32, f32) -> f32) {
-    if let (Some(sums), Some(out)) = (sums.first_chunk::<N>(), out.first_chunk_mut::<N>()) {
-        for i in 0..N {
-            out[i] = number(i, sums[i], out[i]);
         }
     }
 }

@@ -13,7 +13,7 @@ pub(crate) fn fma<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
 
 /// Adding and subtracting it rounds a number of a smaller size to an integer, half to even; the
 /// integer then also stands in the low bits.
-const ROUNDER: f32 = 12_582_912.0; // 1.5 · 2²³
+pub(crate) const ROUNDER: f32 = 12_582_912.0; // 1.5 · 2²³
 
 /// The nearest integer of a number below 2²² in size, half to even.
 #[inline(always)]

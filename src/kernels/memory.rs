@@ -7,7 +7,7 @@
 use crate::kernels::Precision;
 use crate::kernels::attention::Heads;
 use crate::kernels::buffer::{Buffer, Number, Shared};
-use crate::kernels::math::to_bf16;
+use crate::kernels::math::{LANES, from_bf16, to_bf16};
 use crate::kernels::rows::{self, BLOCK};
 use crate::kernels::team::Team;
 use crate::kernels::tier::{Isa, Tier};
@@ -29,9 +29,9 @@ impl Numbers {
         }
     }
 
-    /// `Σ weights[n] · row n` of the rows of [`BLOCK`] numbers from row `first` on.
-    fn weighted(&self, isa: Isa, first: usize, weights: &[f32], out: &mut [f32; BLOCK]) {
-        let range = first * BLOCK..(first + weights.len()) * BLOCK;
+    /// `Σ weights[n] · row n` of the rows of as many numbers as `out` has, from number `first` on.
+    fn weighted(&self, isa: Isa, first: usize, weights: &[f32], out: &mut [f32]) {
+        let range = first..first + weights.len() * out.len();
         match self {
             Self::F32(n) => rows::weighted_f32(isa, weights, &n.as_slice()[range], out),
             Self::Bf16(n) => rows::weighted_bf16(isa, weights, &n.as_slice()[range], out),
@@ -66,16 +66,27 @@ impl Kept for i8 {
 
 /// Keys and values of one image in one layer, for all heads.
 ///
-/// Keys lie transposed in blocks of [`BLOCK`] keys, values row after row of [`BLOCK`] numbers; heads
-/// of other sizes are padded.
+/// Keys lie transposed in blocks of [`BLOCK`] keys, and what is left of them in blocks of [`LANES`];
+/// values lie row after row of [`BLOCK`] numbers. Heads of other sizes are padded.
 #[derive(Debug)]
 pub(crate) struct Memory {
     heads: Heads,
     tokens: usize,
     keys: Numbers,
     values: Numbers,
-    /// Of every head's keys, then of every head's values; empty unless in 8 bits.
-    scales: Vec<f32>,
+    /// Of every head's keys, then of every head's values, in bf16; empty unless in 8 bits.
+    scales: Vec<u16>,
+}
+
+/// Keys with those that fill up the last block.
+fn padded(tokens: usize) -> usize {
+    tokens.next_multiple_of(LANES)
+}
+
+/// First key and number of keys of the block that a key is in.
+fn block_of(tokens: usize, key: usize) -> (usize, usize) {
+    let first = key - key % BLOCK;
+    if first + BLOCK <= tokens { (first, BLOCK) } else { (key - key % LANES, LANES) }
 }
 
 /// Heads and tokens of the tables that are being made.
@@ -89,7 +100,7 @@ struct Shape {
 impl Shape {
     /// Numbers of one head's keys.
     fn keys(&self) -> usize {
-        self.tokens.div_ceil(BLOCK) * self.heads.size * BLOCK
+        padded(self.tokens) * self.heads.size
     }
 
     /// Numbers of one head's values.
@@ -115,7 +126,7 @@ impl Shape {
         team: &Team,
         key_values: &[f32],
         (keys, values): (&mut [T], &mut [T]),
-        scales: &mut [f32],
+        scales: &mut [u16],
     ) {
         let Self { heads, tokens, .. } = self;
         let (keys, values, scales) = (Shared::new(keys), Shared::new(values), Shared::new(scales));
@@ -139,15 +150,15 @@ impl Shape {
         self,
         key_values: &[f32],
         head: usize,
-        (keys, key_scales): (&mut [T], &mut [f32]),
-        (values, value_scales): (&mut [T], &mut [f32]),
+        (keys, key_scales): (&mut [T], &mut [u16]),
+        (values, value_scales): (&mut [T], &mut [u16]),
     ) {
         let Self { isa, heads: Heads { size, .. }, tokens, .. } = self;
         let width = self.heads.width();
         let mut converted = [T::default(); BLOCK];
         for token in 0..tokens {
             let row = |part: usize| &key_values[(2 * token + part) * width + head * size..][..size];
-            let scale = |scales: &mut [f32], part: usize| match scales.get_mut(token) {
+            let scale = |scales: &mut [u16], part: usize| match scales.get_mut(token) {
                 Some(scale) => {
                     let (own, inverse) = scale_of(isa, row(part));
                     *scale = own;
@@ -156,13 +167,14 @@ impl Shape {
                 None => 1.0,
             };
             let inverse = scale(key_scales, 0);
-            let block = &mut keys[token / BLOCK * size * BLOCK..][..size * BLOCK];
+            let (first, width) = block_of(tokens, token);
+            let block = &mut keys[first * size..][..width * size];
             for (part, row) in row(0).chunks(BLOCK).enumerate() {
                 T::convert(isa, row, inverse, &mut converted[..row.len()]);
-                let lines = block[part * BLOCK * BLOCK..].chunks_exact_mut(BLOCK);
+                let lines = block[part * BLOCK * width..].chunks_exact_mut(width);
                 lines
                     .zip(&converted[..row.len()])
-                    .for_each(|(line, &key)| line[token % BLOCK] = key);
+                    .for_each(|(line, &key)| line[token - first] = key);
             }
             let inverse = scale(value_scales, 1);
             for (part, row) in row(1).chunks(BLOCK).enumerate() {
@@ -173,11 +185,14 @@ impl Shape {
     }
 }
 
-/// The scale of a row of signed 8-bit numbers, and its inverse.
-fn scale_of(isa: Isa, row: &[f32]) -> (f32, f32) {
+/// The scale of a row of signed 8-bit numbers, in bf16, and its inverse.
+fn scale_of(isa: Isa, row: &[f32]) -> (u16, f32) {
     // NaN for a row with what is no number: its attention is then NaN too.
     let scale = rows::largest(isa, row) / 127.0;
-    (scale, if scale >= f32::MIN_POSITIVE { 1.0 / scale } else { 0.0 })
+    // Rounded up, so that no number becomes more than 127.
+    let kept = (scale.to_bits().saturating_add(0xffff) >> 16) as u16;
+    let scale = from_bf16(kept);
+    (kept, if scale >= f32::MIN_POSITIVE { 1.0 / scale } else { 0.0 })
 }
 
 impl Memory {
@@ -206,7 +221,7 @@ impl Memory {
                 shape.fill(team, key_values, tables, &mut []);
             }
             (Numbers::Int8(keys), Numbers::Int8(values)) => {
-                self.scales.resize(2 * self.heads.count * self.tokens, 0.0);
+                self.scales.resize(2 * self.heads.count * self.tokens, 0);
                 let tables = shape.tables(keys, values);
                 shape.fill(team, key_values, tables, &mut self.scales);
             }
@@ -217,39 +232,45 @@ impl Memory {
 
     /// Bytes that it keeps.
     pub(crate) fn bytes(&self) -> usize {
-        self.keys.bytes() + self.values.bytes() + self.scales.len() * 4
+        self.keys.bytes() + self.values.bytes() + self.scales.len() * 2
     }
 
     /// Keys, rounded up to what [`attend`](Self::attend) needs as scratch.
     fn places(&self) -> usize {
-        self.tokens.next_multiple_of(BLOCK)
+        padded(self.tokens)
     }
 
     /// One head's part of a query row against all keys, into the same part of `out`.
     fn attend(&self, isa: Isa, head: usize, query: &[f32], scratch: &mut [f32], out: &mut [f32]) {
         let (size, tokens) = (self.heads.size, self.tokens);
-        let blocks = tokens.div_ceil(BLOCK);
-        for (block, scores) in scratch.as_chunks_mut::<BLOCK>().0[..blocks].iter_mut().enumerate() {
-            self.keys.weighted(isa, (head * blocks + block) * size, query, scores);
+        let (own, mut key) = (head * padded(tokens), 0);
+        while key < tokens {
+            let (first, width) = block_of(tokens, key);
+            self.keys.weighted(isa, (own + first) * size, query, &mut scratch[first..][..width]);
+            key = first + width;
         }
         let (scores, scale) = (&mut scratch[..tokens], self.heads.scale());
         let [key_scales, value_scales] = self.scales_of(head);
         if key_scales.is_empty() {
             scores.iter_mut().for_each(|score| *score *= scale);
         } else {
-            scores.iter_mut().zip(key_scales).for_each(|(score, key)| *score *= scale * key);
+            scores
+                .iter_mut()
+                .zip(key_scales)
+                .for_each(|(score, &key)| *score *= scale * from_bf16(key));
         }
         let sum = rows::exp_row(isa, scores);
-        scores.iter_mut().zip(value_scales).for_each(|(score, value)| *score *= value);
+        scores.iter_mut().zip(value_scales).for_each(|(score, &value)| *score *= from_bf16(value));
         let parts = size.div_ceil(BLOCK);
         for (part, out) in out.chunks_mut(BLOCK).enumerate() {
             let mut mixed = [0f32; BLOCK];
-            self.values.weighted(isa, (head * parts + part) * tokens, scores, &mut mixed);
+            let first = (head * parts + part) * tokens * BLOCK;
+            self.values.weighted(isa, first, scores, &mut mixed);
             out.iter_mut().zip(mixed).for_each(|(out, value)| *out = value / sum);
         }
     }
 
-    fn scales_of(&self, head: usize) -> [&[f32]; 2] {
+    fn scales_of(&self, head: usize) -> [&[u16]; 2] {
         if self.scales.is_empty() {
             return [&[], &[]];
         }

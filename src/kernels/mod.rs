@@ -2,7 +2,8 @@
 //!
 //! Everything here is plain slices of numbers: weights are packed once (`packed`), activations become
 //! left operands (`operand`), `gemm` multiplies them, `attention`, `memory` and `cache` do what lies
-//! between the products. `micro` holds the innermost loops, `rows` what is done a row at a time, `team`
+//! between the products. `micro` holds the innermost loops, `rows` what is done a row at a time,
+//! `softmax` what is done a column at a time, `team`
 //! splits work over threads. `unsafe` is allowed here and nowhere else.
 #![allow(
     unsafe_code,
@@ -22,10 +23,12 @@ pub(crate) mod operand;
 pub(crate) mod packed;
 pub(crate) mod rotate;
 pub(crate) mod rows;
+pub(crate) mod softmax;
 pub(crate) mod team;
 #[cfg(test)]
 mod tests;
 mod tier;
+pub(crate) mod vector;
 
 pub use tier::Tier;
 

@@ -1,6 +1,6 @@
 //! The left operand: rows of activations, in the layout that the kernels read.
 
-use crate::kernels::buffer::{Buffer, Shared};
+use crate::kernels::buffer::{Buffer, Shared, Slots};
 use crate::kernels::math::to_bf16;
 use crate::kernels::micro::{Blocks, Format, Micro, Plan};
 use crate::kernels::rotate::rotate;
@@ -14,6 +14,7 @@ pub(crate) struct Operand {
     words: Buffer<u32>,
     maps: Vec<Affine>,
     staging: Buffer<f32>,
+    slots: Slots,
 }
 
 impl Default for Buffer<u32> {
@@ -45,15 +46,19 @@ impl LeftLayout {
 
     /// Words that all rows take, those that only fill up tiles included.
     pub(crate) fn words(&self) -> usize {
-        let rows = match self.plan.micro {
+        self.padded_rows() * self.steps
+    }
+
+    /// Rows, those that only fill up tiles included.
+    pub(crate) fn padded_rows(&self) -> usize {
+        match self.plan.micro {
             Micro::Blocks(_) => self.blocks.rows,
             Micro::Tiles { .. } => self.blocks.rows.next_multiple_of(16),
-        };
-        rows * self.steps
+        }
     }
 
     /// First word and number of words of a block.
-    fn block(&self, block: usize) -> (usize, usize) {
+    pub(crate) fn place(&self, block: usize) -> (usize, usize) {
         let (first, rows) = self.blocks.at(block);
         let rows = match self.plan.micro {
             Micro::Blocks(_) => rows,
@@ -144,22 +149,17 @@ fn scatter(plan: Plan, values: &[f32], row: usize, rows: usize, block: &mut [u32
 
 /// Where rows come from.
 trait Source: Sync {
-    /// Writes row `row` to `out`.
-    fn write(&self, row: usize, out: &mut [f32]);
-
     /// Row `row` where it is, or made in `spare`.
-    fn row<'a>(&'a self, row: usize, spare: &'a mut [f32]) -> &'a [f32] {
-        self.write(row, spare);
-        spare
-    }
+    fn row<'a>(&'a self, row: usize, spare: &'a mut [f32]) -> &'a [f32];
 }
 
 /// Rows that a function writes.
 struct Made<F>(F);
 
 impl<F: Fn(usize, &mut [f32]) + Sync> Source for Made<F> {
-    fn write(&self, row: usize, out: &mut [f32]) {
-        (self.0)(row, out);
+    fn row<'a>(&'a self, row: usize, spare: &'a mut [f32]) -> &'a [f32] {
+        (self.0)(row, spare);
+        spare
     }
 }
 
@@ -170,10 +170,6 @@ struct There<'x> {
 }
 
 impl Source for There<'_> {
-    fn write(&self, row: usize, out: &mut [f32]) {
-        out.copy_from_slice(self.row(row, &mut []));
-    }
-
     fn row<'a>(&'a self, row: usize, _: &'a mut [f32]) -> &'a [f32] {
         &self.x[row * self.depth..][..self.depth]
     }
@@ -210,33 +206,31 @@ impl Operand {
         self.layout = Some(layout);
         self.words.resize(layout.words());
         self.maps.resize(rows, WHOLE);
-        self.staging.resize(layout.blocks.count * depth);
+        self.slots.resize(team.threads());
+        // A row before and after its rotation.
+        self.staging.resize(team.threads() * 2 * depth);
         let words = Shared::new(self.words.as_mut_slice());
         let maps = Shared::new(&mut self.maps);
         let staging = Shared::new(self.staging.as_mut_slice());
-        let isa = plan.tier.isa();
+        let (isa, slots) = (plan.tier.isa(), &self.slots);
         // A few blocks a task: one row of a token is not worth a thread.
         let each = if rows <= 4 { layout.blocks.count.max(1) } else { 1 };
         team.run(layout.blocks.count.div_ceil(each), |task| {
+            let slot = slots.take();
+            // SAFETY: the slot is this task's for as long as it lives.
+            let values = unsafe { staging.slice(slot.index() * 2 * depth, 2 * depth) };
+            let (spare, turned) = values.split_at_mut(depth);
             for block in task * each..((task + 1) * each).min(layout.blocks.count) {
                 let (first, count) = layout.blocks.at(block);
-                let (start, len) = layout.block(block);
+                let (start, len) = layout.place(block);
                 // SAFETY: blocks do not overlap, and each belongs to one task.
-                let (words, maps, values) = unsafe {
-                    (
-                        words.slice(start, len),
-                        maps.slice(first, count),
-                        staging.slice(block * depth, depth),
-                    )
-                };
+                let (words, maps) = unsafe { (words.slice(start, len), maps.slice(first, count)) };
                 for (row, map) in maps.iter_mut().enumerate() {
-                    let values = if layout.plan.rotated {
-                        source.write(first + row, values);
-                        rotate(isa, values);
-                        &*values
-                    } else {
-                        source.row(first + row, values)
-                    };
+                    let mut values = source.row(first + row, spare);
+                    if layout.plan.rotated {
+                        rotate(isa, values, turned);
+                        values = turned;
+                    }
                     *map = layout.put(values, row, count, words);
                 }
             }
@@ -250,7 +244,7 @@ impl Operand {
     /// The words of a block, and how its rows are read.
     pub(crate) fn block(&self, layout: &LeftLayout, block: usize) -> (&[u32], &[Affine]) {
         let (first, rows) = layout.blocks.at(block);
-        let (start, len) = layout.block(block);
+        let (start, len) = layout.place(block);
         (&self.words.as_slice()[start..][..len], &self.maps[first..][..rows])
     }
 }

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use crate::kernels::Precision;
-use crate::kernels::buffer::{Buffer, Shared};
+use crate::kernels::buffer::Buffer;
 use crate::kernels::math::{from_bf16, to_bf16};
 use crate::kernels::micro::{Format, Plan};
 use crate::kernels::rotate::{gain, rotate, rotate_back};
@@ -112,8 +112,8 @@ fn put_column(plan: &Plan, row: &[f32], column: usize, panel: &mut [u8]) -> (f32
     let cells = panel.chunks_exact_mut(bytes).skip(column).step_by(plan.columns);
     let mut turned = Vec::new();
     let row = if plan.rotated {
-        turned.extend_from_slice(row);
-        rotate(plan.tier.isa(), &mut turned);
+        turned.resize(row.len(), 0.0);
+        rotate(plan.tier.isa(), row, &mut turned);
         let share = 1.0 / gain(row.len());
         turned.iter_mut().for_each(|value| *value *= share);
         &turned
@@ -154,33 +154,5 @@ fn put_column(plan: &Plan, row: &[f32], column: usize, panel: &mut [u8]) -> (f32
             }
             (1.0, 0)
         }
-    }
-}
-
-/// A matrix of activations as a right operand, remade for every image: the keys or the values of
-/// one attention head. Its format is f32 or bf16.
-#[derive(Debug)]
-pub(crate) struct Panels<'a> {
-    pub(crate) plan: Plan,
-    pub(crate) steps: usize,
-    pub(crate) count: usize,
-    data: Shared<'a, u8>,
-}
-
-impl<'a> Panels<'a> {
-    /// Bytes that `width` columns of `depth` numbers take.
-    pub(crate) fn bytes(plan: &Plan, depth: usize, width: usize) -> usize {
-        width.div_ceil(plan.columns) * plan.panel_bytes(plan.steps(depth))
-    }
-
-    pub(crate) fn new(plan: Plan, depth: usize, width: usize, data: &'a mut [u8]) -> Self {
-        let (steps, count) = (plan.steps(depth), width.div_ceil(plan.columns));
-        Self { plan, steps, count, data: Shared::new(data) }
-    }
-
-    pub(crate) fn panel(&self, index: usize) -> *const u8 {
-        let bytes = self.plan.panel_bytes(self.steps);
-        // SAFETY: a panel is only read between its writing and the end of this view.
-        unsafe { self.data.slice(index * bytes, bytes) }.as_ptr()
     }
 }

@@ -9,7 +9,7 @@
 //! Walsh–Hadamard matrices of halves and quarters down to [`LANES`] numbers.
 
 use crate::kernels::math::LANES;
-use crate::kernels::tier::for_each_isa;
+use crate::kernels::vector::{Vector, for_each_vector};
 
 /// Signs of a row's numbers, again and again; a prime number of vectors of them, so that numbers
 /// that are mixed have different ones. Without them a row's mean would become an outlier. Drawn by a
@@ -43,87 +43,129 @@ pub(crate) fn gain(depth: usize) -> f32 {
     (1u32 << factors(depth).1) as f32
 }
 
-for_each_isa! {
-    /// Turns a row in place; its square grows by its [`gain`].
-    pub(crate) fn rotate(x: &mut [f32]) = rotate_body;
+for_each_vector! {
+    /// Turns the row `x` into `out`; its square grows by its [`gain`].
+    ///
+    /// # Panics
+    /// The two differ in length.
+    pub(crate) fn rotate(x: &[f32], out: &mut [f32]) = rotate_body;
 }
 
 #[inline(always)]
-fn rotate_body<const FMA: bool>(x: &mut [f32]) {
-    flip(x);
-    mix(x);
+fn rotate_body<V: Vector>(x: &[f32], out: &mut [f32]) {
+    assert_eq!(x.len(), out.len(), "a row and its rotation");
+    let three = factors(x.len()).0;
+    let (rows, vectors) = (x.as_chunks::<LANES>().0, out.as_chunks_mut::<LANES>().0);
+    let signs = SIGNS.as_chunks::<LANES>().0;
+    if three {
+        let third = rows.len() / 3;
+        for i in 0..third {
+            let mut values = [V::splat(0.0); 3];
+            for part in 0..3 {
+                let place = i + part * third;
+                values[part] = V::load(&rows[place]).flip(&signs[place % signs.len()]);
+            }
+            let values = reflect(values);
+            for part in 0..3 {
+                values[part].store(&mut vectors[i + part * third]);
+            }
+        }
+    } else {
+        for (i, (row, vector)) in rows.iter().zip(&mut *vectors).enumerate() {
+            V::load(row).flip(&signs[i % signs.len()]).store(vector);
+        }
+        flip_rest(x, out);
+    }
+    halve::<V>(out);
 }
 
-for_each_isa! {
-    /// Turns a row back, times its [`gain`].
+for_each_vector! {
+    /// Turns a row back in place, times its [`gain`].
     pub(crate) fn rotate_back(x: &mut [f32]) = rotate_back_body;
 }
 
 #[inline(always)]
-fn rotate_back_body<const FMA: bool>(x: &mut [f32]) {
-    // Mixing is its own transpose.
-    mix(x);
-    flip(x);
-}
-
-#[inline(always)]
-fn flip(x: &mut [f32]) {
-    for chunk in x.chunks_mut(SIGNS.len()) {
-        for (value, sign) in chunk.iter_mut().zip(&SIGNS) {
-            *value = f32::from_bits(value.to_bits() ^ sign);
+fn rotate_back_body<V: Vector>(x: &mut [f32]) {
+    // Every mixing is its own transpose, and those of different factors can change places.
+    halve::<V>(x);
+    let vectors = x.as_chunks_mut::<LANES>().0;
+    if factors(vectors.len() * LANES).0 {
+        let third = vectors.len() / 3;
+        for i in 0..third {
+            let mut values = [V::splat(0.0); 3];
+            for part in 0..3 {
+                values[part] = V::load(&vectors[i + part * third]);
+            }
+            let values = reflect(values);
+            for part in 0..3 {
+                values[part].store(&mut vectors[i + part * third]);
+            }
         }
     }
+    for (value, sign) in x.iter_mut().zip(SIGNS.iter().cycle()) {
+        *value = f32::from_bits(value.to_bits() ^ sign);
+    }
 }
 
+/// What is left of a row after its whole vectors.
+fn flip_rest(x: &[f32], out: &mut [f32]) {
+    let whole = x.len() - x.len() % LANES;
+    for i in whole..x.len() {
+        out[i] = f32::from_bits(x[i].to_bits() ^ SIGNS[i % SIGNS.len()]);
+    }
+}
+
+/// Every number less two thirds of the sum of the three.
 #[inline(always)]
-fn mix(x: &mut [f32]) {
+fn reflect<V: Vector>([a, b, c]: [V; 3]) -> [V; 3] {
+    let part = a.add(b).add(c).mul(V::splat(2.0 / 3.0));
+    [a.sub(part), b.sub(part), c.sub(part)]
+}
+
+/// All halvings of a row, as many at a time as there are registers for.
+#[inline(always)]
+fn halve<V: Vector>(x: &mut [f32]) {
     let (three, mut halvings) = factors(x.len());
-    let mut part = x.len();
-    if three {
-        reflect_thirds(x);
-        part /= 3;
-    }
-    while halvings >= 2 {
-        x.chunks_exact_mut(part).for_each(mix_quarters);
-        part /= 4;
-        halvings -= 2;
-    }
-    if halvings == 1 {
-        x.chunks_exact_mut(part).for_each(mix_halves);
-    }
-}
-
-/// Every number less two thirds of the sum of the three in its place.
-#[inline(always)]
-fn reflect_thirds(x: &mut [f32]) {
-    let third = x.len() / 3;
-    let (a, rest) = x.split_at_mut(third);
-    let (b, c) = rest.split_at_mut(third);
-    for ((a, b), c) in a.iter_mut().zip(b).zip(c) {
-        let part = (*a + *b + *c) * (2.0 / 3.0);
-        (*a, *b, *c) = (*a - part, *b - part, *c - part);
+    let vectors = x.as_chunks_mut::<LANES>().0;
+    let mut part = if three { vectors.len() / 3 } else { vectors.len() };
+    while halvings > 0 {
+        // Even shares: six halvings are three and three, not four and two.
+        let now = halvings.div_ceil(halvings.div_ceil(V::HALVINGS));
+        for x in vectors.chunks_exact_mut(part.max(1)) {
+            match now {
+                1 => mix::<V, 2>(x),
+                2 => mix::<V, 4>(x),
+                3 => mix::<V, 8>(x),
+                _ => mix::<V, 16>(x),
+            }
+        }
+        part >>= now;
+        halvings -= now;
     }
 }
 
-/// The Walsh–Hadamard matrix of four, for the four numbers in each place of the quarters.
+/// The Walsh–Hadamard matrix of `N` for the numbers in each place of the `N` parts of `x`.
 #[inline(always)]
-fn mix_quarters(x: &mut [f32]) {
-    let half = x.len() / 2;
-    let (low, high) = x.split_at_mut(half);
-    let ((a, b), (c, d)) = (low.split_at_mut(half / 2), high.split_at_mut(half / 2));
-    for (((a, b), c), d) in a.iter_mut().zip(b).zip(c).zip(d) {
-        let (sum, difference) = ((*a + *c, *b + *d), (*a - *c, *b - *d));
-        (*a, *b) = (sum.0 + sum.1, sum.0 - sum.1);
-        (*c, *d) = (difference.0 + difference.1, difference.0 - difference.1);
-    }
-}
-
-/// The same of two.
-#[inline(always)]
-fn mix_halves(x: &mut [f32]) {
-    let (a, b) = x.split_at_mut(x.len() / 2);
-    for (a, b) in a.iter_mut().zip(b) {
-        (*a, *b) = (*a + *b, *a - *b);
+fn mix<V: Vector, const N: usize>(x: &mut [[f32; LANES]]) {
+    let part = x.len() / N;
+    for i in 0..part {
+        let mut values = [V::splat(0.0); N];
+        for n in 0..N {
+            values[n] = V::load(&x[i + n * part]);
+        }
+        let mut distance = N / 2;
+        while distance > 0 {
+            for n in 0..N {
+                if n & distance == 0 {
+                    let (a, b) = (values[n], values[n + distance]);
+                    (values[n], values[n + distance]) = (a.add(b), a.sub(b));
+                }
+            }
+            distance /= 2;
+        }
+        for n in 0..N {
+            values[n].store(&mut x[i + n * part]);
+        }
     }
 }
 
@@ -141,9 +183,9 @@ mod tests {
         for tier in Tier::available() {
             for depth in [16, 20, 48, 384, 768, 1536, 3072] {
                 let (a, b): (Vec<f32>, Vec<f32>) = (row(depth), row(depth + 5)[5..].to_vec());
-                let (mut x, mut w) = (a.clone(), b.clone());
-                rotate(tier.isa(), &mut x);
-                rotate(tier.isa(), &mut w);
+                let (mut x, mut w) = (vec![0.0; depth], vec![0.0; depth]);
+                rotate(tier.isa(), &a, &mut x);
+                rotate(tier.isa(), &b, &mut w);
                 let dot = |a: &[f32], b: &[f32]| -> f64 {
                     a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
                 };
@@ -160,12 +202,11 @@ mod tests {
     fn an_outlier_is_spread_and_a_mean_stays_small() {
         for depth in [384, 768, 1024, 1536, 3072, 4096] {
             let size = |x: &[f32]| x.iter().fold(0f32, |most, value| most.max(value.abs()));
-            let mut x = vec![0.0; depth];
-            x[100] = 1.0;
-            rotate(Tier::Portable.isa(), &mut x);
+            let (mut row, mut x) = (vec![0.0; depth], vec![0.0; depth]);
+            row[100] = 1.0;
+            rotate(Tier::Portable.isa(), &row, &mut x);
             assert!(size(&x) / gain(depth).sqrt() < 0.25, "{depth}");
-            let mut x = vec![1.0; depth];
-            rotate(Tier::Portable.isa(), &mut x);
+            rotate(Tier::Portable.isa(), &vec![1.0; depth], &mut x);
             let most = size(&x) / gain(depth).sqrt();
             assert!(most < 5.0, "{depth}: {most}");
         }

@@ -60,8 +60,11 @@ fn plain(precision: Precision, x: &[f32], w: &[f32], b: &[f32], depth: usize) ->
     let isa = super::tier::Isa::Portable;
     let (mut x, mut w, mut out) = (x.to_vec(), w.to_vec(), Vec::new());
     if precision == Precision::Int8 {
-        x.chunks_exact_mut(depth).for_each(|row| rotate(isa, row));
-        w.chunks_exact_mut(depth).for_each(|row| rotate(isa, row));
+        for all in [&mut x, &mut w] {
+            for row in all.chunks_exact_mut(depth) {
+                rotate(isa, &row.to_vec(), row);
+            }
+        }
         w.iter_mut().for_each(|value| *value /= gain(depth));
     }
     for x in x.chunks_exact(depth) {

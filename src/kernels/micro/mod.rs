@@ -158,14 +158,6 @@ impl Plan {
         steps * self.columns * self.format.column_bytes()
     }
 
-    /// Most rows of a block.
-    pub(crate) fn block_rows(&self) -> usize {
-        match self.micro {
-            Micro::Blocks(kernels) => kernels.len(),
-            Micro::Tiles { .. } => MOST_ROWS,
-        }
-    }
-
     /// Where rows lie in the left operand.
     pub(crate) fn blocks(&self, rows: usize) -> Blocks {
         match self.micro {
@@ -245,15 +237,29 @@ pub(crate) unsafe fn multiply(
     steps: usize,
     tile: &mut Tile,
 ) {
+    // SAFETY: the caller's word; the tile is large enough for every kernel.
+    unsafe { multiply_into(plan, left, rows, right, steps, tile.0.as_mut_ptr()) }
+}
+
+/// As [`multiply`], to wherever there is room.
+///
+/// # Safety
+/// As for [`multiply`]; `out` has room for the rows, whole tiles of them where the plan has tiles.
+pub(crate) unsafe fn multiply_into(
+    plan: &Plan,
+    left: *const u32,
+    rows: usize,
+    right: *const u8,
+    steps: usize,
+    out: *mut u32,
+) {
     match plan.micro {
-        // SAFETY: the layout is the caller's word; the tile is large enough for every kernel.
-        Micro::Blocks(kernels) => unsafe {
-            kernels[rows - 1](left, right, steps, tile.0.as_mut_ptr());
-        },
+        // SAFETY: layout and room are the caller's word.
+        Micro::Blocks(kernels) => unsafe { kernels[rows - 1](left, right, steps, out) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above; the tiles are configured while the caller's `Ready` lives.
         Micro::Tiles { bytes } => unsafe {
-            amx::multiply(bytes, left, rows, right, steps, tile.0.as_mut_ptr());
+            amx::multiply(bytes, left, rows, right, steps, out);
         },
         #[cfg(not(target_arch = "x86_64"))]
         Micro::Tiles { .. } => {}
