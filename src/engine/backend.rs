@@ -5,7 +5,7 @@ use candle_core::{DType, DeviceLocation, Tensor};
 
 use crate::blip::packed::{PackedImage, PackedItem, PackedModel, Workspace};
 use crate::blip::{BlipConfig, BlipModel, ItemState};
-use crate::engine::EngineInfo;
+use crate::engine::{EngineInfo, GpuInfo};
 use crate::error::{Error, Result};
 
 /// A loaded model, ready to run.
@@ -206,10 +206,27 @@ impl Backend {
         }
     }
 
+    /// Waits until the device has done all that it was told to do; a CPU always has.
+    ///
+    /// # Errors
+    /// Some of it failed.
+    pub fn wait(&self) -> Result<()> {
+        match self {
+            Self::Candle(model) => model.device().synchronize().map_err(|error| {
+                Error::internal("the device failed at its work").with_source(error)
+            }),
+            Self::Packed(_) => Ok(()),
+        }
+    }
+
     /// What is known of the model.
     #[must_use]
     pub fn describe(&self) -> EngineInfo {
         let config = self.config();
+        let gpu = match self {
+            Self::Candle(model) => GpuInfo::of(model.device()),
+            Self::Packed(_) => None,
+        };
         let (parameters, precision, kernels, device) = match self {
             Self::Candle(model) => {
                 let device = match model.device().location() {
@@ -230,6 +247,7 @@ impl Backend {
             precision: precision.to_owned(),
             kernels: kernels.to_owned(),
             device,
+            gpu,
             image_size: config.vision.image_size,
             patch_size: config.vision.patch_size,
             vocab_size: config.text.vocab_size,

@@ -60,6 +60,14 @@ impl LocalEngine {
         std::mem::take(&mut self.timings)
     }
 
+    /// Waits until the device has done all that it was told to do.
+    ///
+    /// # Errors
+    /// Some of it failed.
+    pub fn wait(&self) -> Result<()> {
+        self.model.wait()
+    }
+
     /// Captions a grey image of this size, so that the first real one does not pay for what is set
     /// up lazily.
     ///

@@ -2,7 +2,9 @@
 //! No tensor and no async type crosses this line.
 
 mod backend;
+pub mod batch_size;
 pub mod bench;
+mod device;
 #[cfg(test)]
 pub(crate) mod fake;
 pub mod hub;
@@ -16,6 +18,7 @@ pub mod source;
 mod timings;
 
 pub use self::backend::{Backend, Encoded, Item};
+pub use self::device::GpuInfo;
 pub use self::hub::HubOptions;
 pub use self::input::{EncodedImage, ImageInput, PixelValues};
 pub use self::load::{EngineOptions, load};
@@ -81,6 +84,8 @@ pub struct EngineInfo {
     pub kernels: String,
     /// `cpu`, `cuda:0`.
     pub device: String,
+    /// The GPU that this is, where it is one.
+    pub gpu: Option<GpuInfo>,
     /// Pixels of the square image that the model was trained on.
     pub image_size: usize,
     /// Side of a patch; an image's sides must be multiples of it.
@@ -94,12 +99,10 @@ pub struct EngineInfo {
 }
 
 impl EngineInfo {
-    /// Rows that are decoded together unless somebody chooses: as many as still make an image
-    /// noticeably cheaper. ARCHITECTURE.md has the measurements for a CPU; that of a GPU is a guess
-    /// until there is one to measure.
+    /// Whether a CPU does the arithmetic.
     #[must_use]
-    pub fn default_batch_size(&self) -> usize {
-        if self.device == "cpu" { 8 } else { 32 }
+    pub fn on_cpu(&self) -> bool {
+        self.device == "cpu"
     }
 }
 

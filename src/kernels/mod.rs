@@ -22,11 +22,15 @@ pub(crate) mod operand;
 pub(crate) mod packed;
 pub(crate) mod rotate;
 pub(crate) mod rows;
+#[cfg(feature = "cuda")]
+mod stream;
 pub(crate) mod team;
 #[cfg(test)]
 mod tests;
 mod tier;
 
+#[cfg(feature = "cuda")]
+pub(crate) use stream::one_stream;
 pub use tier::Tier;
 
 /// What the numbers of a product are rounded to.
