@@ -108,18 +108,19 @@ impl Captioner {
     }
 }
 
-/// The rows that suit the device. What was tried out is logged.
+/// The rows that suit the device; what was tried out for it is logged.
 fn fitting_batch(engine: &mut LocalEngine, preprocess: &PreprocessConfig) -> Result<usize> {
-    let found = batch_size::find(engine, preprocess.width, preprocess.height)?;
-    if !engine.info().on_cpu() {
-        tracing::info!(
-            max_batch_size = found.rows,
-            images_per_second = found.images_per_second,
-            "up to {} captions are written together: {}",
-            found.rows,
-            found.limit.as_str()
-        );
+    if engine.info().on_cpu() {
+        return Ok(batch_size::ON_CPU);
     }
+    let found = batch_size::find(engine, preprocess.width, preprocess.height)?;
+    tracing::info!(
+        max_batch_size = found.rows,
+        images_per_second = found.images_per_second,
+        "up to {} captions are written together: {}",
+        found.rows,
+        found.limit.as_str()
+    );
     Ok(found.rows)
 }
 

@@ -25,7 +25,7 @@ const NEW_TOKENS: usize = 10;
 pub struct Found {
     /// Rows that should be decoded together.
     pub rows: usize,
-    /// Images per second with as many; 0 where nothing was timed.
+    /// Images per second with as many.
     pub images_per_second: f64,
     /// Why not more.
     pub limit: Limit,
@@ -54,15 +54,11 @@ impl Limit {
     }
 }
 
-/// The size for `engine`, which has no work and sees images of `width` × `height` pixels: known on a
-/// CPU, and tried out on a GPU.
+/// Tries out what suits `engine`, which has no work and sees images of `width` × `height` pixels.
 ///
 /// # Errors
 /// Not even one image can be captioned, or captioning fails for want of something else than memory.
 pub fn find(engine: &mut LocalEngine, width: usize, height: usize) -> Result<Found> {
-    if engine.info().on_cpu() {
-        return Ok(Found { rows: ON_CPU, images_per_second: 0.0, limit: Limit::Throughput });
-    }
     let new_tokens = NEW_TOKENS.min(engine.info().max_positions.saturating_sub(1)).max(1);
     search(LARGEST, |batch| {
         let workload = Workload { batch, new_tokens, iterations: 2 };
