@@ -167,11 +167,8 @@ impl Linear {
         match self {
             Self::Full { weight, bias } => x.matmul(&weight.t()?)?.broadcast_add(bias),
             Self::Half { weight, bias } => {
-                // candle has no bf16 matrix product on the CPU.
-                let on_cpu = x.device().is_cpu() && weight.dtype() == DType::BF16;
-                let dtype = if on_cpu { DType::F32 } else { weight.dtype() };
-                let y = x.to_dtype(dtype)?.matmul(&weight.to_dtype(dtype)?.t()?)?;
-                y.broadcast_add(&bias.to_dtype(dtype)?)?.to_dtype(x.dtype())
+                let y = product(&x.to_dtype(weight.dtype())?, &weight.t()?)?;
+                y.broadcast_add(bias)?.to_dtype(x.dtype())
             }
             Self::Quantized { weight, bias } => {
                 let y = weight.forward(&x.to_dtype(DType::F32)?.contiguous()?)?;
@@ -236,13 +233,32 @@ pub(crate) fn attention(
     mask: Option<&Tensor>,
 ) -> candle::Result<Tensor> {
     let width = q.dim(candle_core::D::Minus1)?;
-    let q = (q * (width as f64).powf(-0.5))?;
-    let scores = q.matmul(&k.t()?)?;
+    scaled_attention(&(q * (width as f64).powf(-0.5))?, k, v, mask)
+}
+
+/// [`attention`] with queries that are divided by `√d` already: before the product, so that its sums
+/// stay small enough for f16.
+pub(crate) fn scaled_attention(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    mask: Option<&Tensor>,
+) -> candle::Result<Tensor> {
+    let scores = product(q, &k.t()?)?;
     let scores = match mask {
         Some(mask) => scores.broadcast_add(mask)?,
         None => scores,
     };
-    candle_nn::ops::softmax_last_dim(&scores)?.matmul(v)
+    product(&candle_nn::ops::softmax_last_dim(&scores)?, v)
+}
+
+/// A matrix product in any of the number formats: candle has none of bf16 on a CPU.
+fn product(a: &Tensor, b: &Tensor) -> candle::Result<Tensor> {
+    if a.dtype() == DType::BF16 && a.device().is_cpu() {
+        let y = a.to_dtype(DType::F32)?.matmul(&b.to_dtype(DType::F32)?)?;
+        return y.to_dtype(DType::BF16);
+    }
+    a.matmul(b)
 }
 
 /// `[rows, heads · d]` as `[heads, rows, d]`, a view.

@@ -96,8 +96,8 @@ impl BlipModel {
     pub fn encode(&self, pixels: &[f32], width: usize, height: usize) -> Result<Tensor> {
         self.config.vision.check_image(pixels, width, height)?;
         let encode = || {
-            let pixels = Tensor::from_slice(pixels, (3, height, width), &self.device)?;
-            self.vision.forward(&pixels.to_dtype(self.dtype)?)
+            let pixels = Tensor::from_slice(pixels, (1, 3, height, width), &self.device)?;
+            self.vision.forward(&pixels.to_dtype(self.dtype)?)?.squeeze(0)
         };
         encode().map_err(arithmetic)
     }

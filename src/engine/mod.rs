@@ -15,6 +15,8 @@ pub mod quantize;
 pub mod source;
 mod timings;
 
+use std::sync::Arc;
+
 pub use self::backend::{Backend, Encoded, Item};
 pub use self::hub::HubOptions;
 pub use self::input::{EncodedImage, ImageInput, PixelValues};
@@ -118,6 +120,21 @@ pub trait Engine: Send {
     /// # Errors
     /// The pixels are no image for this model, or the arithmetic failed.
     fn encode(&mut self, pixels: &PixelValues) -> Result<EncodedImage>;
+
+    /// How many images at once the vision tower takes faster than one after another; 1 where company
+    /// gains nothing.
+    fn vision_batch(&self) -> usize {
+        1
+    }
+
+    /// [`encode`](Self::encode) of several images, of whatever sizes: all of them or none, in their
+    /// order. Whose fault a failure is, is not said: who wants to know encodes them one by one.
+    ///
+    /// # Errors
+    /// One of them is no image for this model, or the arithmetic failed.
+    fn encode_all(&mut self, images: &[Arc<PixelValues>]) -> Result<Vec<EncodedImage>> {
+        images.iter().map(|pixels| self.encode(pixels)).collect()
+    }
 
     /// Encodes the image if need be, reads the prompt and makes the job part of the batch.
     ///
