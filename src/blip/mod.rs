@@ -2,6 +2,7 @@
 //! them. Weights are never written after loading; what changes lies in [`ItemState`].
 
 pub mod config;
+pub mod device;
 mod layers;
 pub mod packed;
 mod positions;
@@ -14,6 +15,7 @@ pub mod weights;
 use candle_core::{DType, Device, Tensor};
 
 pub use config::BlipConfig;
+pub use device::DeviceModel;
 pub use state::ItemState;
 pub use weights::Weights;
 

@@ -10,6 +10,7 @@ mod input;
 mod layout;
 mod load;
 pub mod local;
+mod on_device;
 mod options;
 pub mod quantize;
 pub mod source;
@@ -17,7 +18,7 @@ mod timings;
 
 use std::sync::Arc;
 
-pub use self::backend::{Backend, Encoded, Item};
+pub use self::backend::{Backend, Encoded, Item, Read, Scores};
 pub use self::hub::HubOptions;
 pub use self::input::{EncodedImage, ImageInput, PixelValues};
 pub use self::load::{EngineOptions, load};
