@@ -189,7 +189,7 @@ impl Worker<'_> {
         }
         let image = entry.image.clone();
         let job = entry.start(image);
-        match guarded(|| self.engine.start(job)) {
+        match guarded(|| self.engine.resume(job, entry.sent())) {
             Ok(()) => self.running.push(entry),
             Err(failure) => self.failed_to_start(entry, failure),
         }

@@ -168,9 +168,27 @@ impl BlipModel {
 /// of memory is told apart, by the words of the device's driver: candle passes on no more than that.
 fn arithmetic(error: candle_core::Error) -> Error {
     let words = error.to_string().to_lowercase().replace('_', " ");
-    if words.contains("out of memory") {
+    // The latter is what cuBLAS says that finds no room to work in.
+    if words.contains("out of memory") || words.contains("alloc failed") {
         let detail = "the device has no memory left; set MAX_BATCH_SIZE to a smaller number";
         return Error::new(ErrorKind::OutOfMemory, detail).with_source(error);
     }
     Error::internal(format!("the model's arithmetic failed: {error}")).with_source(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn want_of_memory_is_told_from_defects_by_the_words_of_the_driver() {
+        let kind = |words: &str| arithmetic(candle_core::Error::Msg(words.to_owned())).kind();
+        let full = [
+            "DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")",
+            "CublasError(CUBLAS_STATUS_ALLOC_FAILED)",
+        ];
+        assert!(full.into_iter().all(|words| kind(words) == ErrorKind::OutOfMemory));
+        let broken = "DriverError(CUDA_ERROR_ILLEGAL_ADDRESS, \"an illegal memory access\")";
+        assert_eq!(kind(broken), ErrorKind::Internal);
+    }
 }

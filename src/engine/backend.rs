@@ -410,7 +410,7 @@ fn read_on_device(
     let vocabulary = model.config().text.vocab_size;
     let mut on_device = Vec::with_capacity(reads.len());
     for Read { item, tokens, best } in reads {
-        on_device.push(DeviceRead { item: item.device()?, tokens: *tokens, best: *best });
+        on_device.push(DeviceRead { item: item.device()?, tokens, best: *best });
     }
     let scores = model.read(state, &mut on_device)?;
     let best = |row: crate::blip::device::BestTokens| {

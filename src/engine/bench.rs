@@ -7,7 +7,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::local::LocalEngine;
-use super::{Engine, Event, GenerationParams, Job, JobId, PixelValues};
+use super::{Engine, Event, GenerationParams, ImageInput, Job, JobId, PixelValues};
 use crate::error::{Error, Result};
 
 /// What is measured.
@@ -112,8 +112,14 @@ fn pass(engine: &mut LocalEngine, images: &[Arc<PixelValues>], new_tokens: usize
         max_new_tokens: new_tokens,
         ..GenerationParams::default()
     };
-    for (id, pixels) in (0..).map(JobId).zip(images) {
-        let (image, params) = (Arc::clone(pixels).into(), params.clone());
+    // Together where the server would do so.
+    let inputs: Vec<ImageInput> = if engine.vision_batch() > 1 {
+        engine.encode_all(images)?.into_iter().map(|image| Arc::new(image).into()).collect()
+    } else {
+        images.iter().map(|pixels| Arc::clone(pixels).into()).collect()
+    };
+    for (id, image) in (0..).map(JobId).zip(inputs) {
+        let params = params.clone();
         engine.start(Job { id, image, prompt: Vec::new(), params })?;
     }
     let mut events = Vec::new();

@@ -214,6 +214,10 @@ impl Engine for LocalEngine {
     }
 
     fn start(&mut self, job: Job) -> Result<()> {
+        self.resume(job, &[])
+    }
+
+    fn resume(&mut self, job: Job, written: &[u32]) -> Result<()> {
         let max_length = self.check(&job)?;
         let text = &self.model.config().text;
         let mut prompt = vec![text.bos_token_id];
@@ -238,7 +242,9 @@ impl Engine for LocalEngine {
             spent.tokens += 1;
             Next::Choose(timed(&mut spent.decode, || model.prefill(&mut item, &prompt))?)
         };
-        let decoder = Decoder::new(&job.params, Task { prompt, end, vocabulary, max_length });
+        let written = written.to_vec();
+        let decoder =
+            Decoder::new(&job.params, Task { prompt, end, vocabulary, max_length, written });
         self.jobs.push(Active { id: job.id, decoder, next });
         self.items.push(item);
         Ok(())

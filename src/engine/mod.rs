@@ -109,9 +109,10 @@ impl EngineInfo {
 /// A captioning model with the state of the work it is doing.
 ///
 /// The owner calls [`start`](Engine::start) for new work at any time and [`step`](Engine::step)
-/// while there are jobs; every call blocks for as long as the arithmetic takes. What comes of a job
-/// does not depend on the jobs beside it, and is the same, token by token, each time that the job is
-/// started anew; a job that samples repeats if its seed is given.
+/// while there are jobs; every call blocks for as long as the arithmetic takes. On a CPU, what comes
+/// of a job does not depend on the jobs beside it, and is the same, token by token, each time that
+/// the job is started anew; a job that samples repeats if its seed is given. On a device company may
+/// change how numbers are rounded.
 ///
 /// An error of kind [`OutOfMemory`](crate::error::ErrorKind::OutOfMemory) says that the device had
 /// no room: the same work may succeed with fewer jobs beside it.
@@ -142,6 +143,16 @@ pub trait Engine: Send {
     /// # Errors
     /// The job cannot be started, and is forgotten; the others are not touched.
     fn start(&mut self, job: Job) -> Result<()>;
+
+    /// [`start`](Self::start) of a job that was started before, and whose caller has heard these
+    /// tokens of its first sequence: it begins with them. Where company may change how numbers are
+    /// rounded, and with it a token, a caller would else hear a mixture of two captions.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    fn resume(&mut self, job: Job, _written: &[u32]) -> Result<()> {
+        self.start(job)
+    }
 
     /// Every job in the batch writes one token; what happened is appended to `events`.
     ///

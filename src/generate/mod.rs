@@ -36,6 +36,9 @@ pub struct Task {
     pub vocabulary: usize,
     /// Longest sequence, prompt included; `max_new_tokens` may end it earlier.
     pub max_length: usize,
+    /// What greedy decoding and sampling take as the first tokens of the first sequence, whatever
+    /// the logits say: somebody has heard them already.
+    pub written: Vec<u32>,
 }
 
 /// What the logits of one step led to.

@@ -17,6 +17,8 @@ pub(super) struct Sampler {
     vocabulary: usize,
     prompt: usize,
     max_length: usize,
+    /// What the first sequence begins with.
+    written: Vec<u32>,
     sequences: Vec<Growing>,
     /// Which sequence each row of the logits belongs to; all read the first row at the start.
     rows: Vec<usize>,
@@ -48,6 +50,7 @@ impl Sampler {
             vocabulary: task.vocabulary,
             prompt: task.prompt.len(),
             max_length: length_limit(params, &task),
+            written: task.written,
             sequences: (0..params.num_return_sequences).map(sequence).collect(),
             rows: (0..params.num_return_sequences).collect(),
             started: false,
@@ -69,7 +72,10 @@ impl Sampler {
         let mut choices = Vec::with_capacity(self.rows.len());
         for (place, &index) in self.rows.iter().enumerate() {
             let row = best.get(if self.started { place } else { 0 })?;
-            let (token, logit) = row.argmax(self.least.forbids(&self.sequences[index].ids))?;
+            let (token, logit) = match self.given(index) {
+                Some(given) => *row.tokens.iter().find(|(token, _)| *token == given)?,
+                None => row.argmax(self.least.forbids(&self.sequences[index].ids))?,
+            };
             choices.push((token, f64::from(row.log_probability(logit))));
         }
         let mut choices = choices.into_iter();
@@ -107,12 +113,21 @@ impl Sampler {
 
     /// The best or a random token of a row, and the logarithm of its probability.
     fn choose(&mut self, index: usize, logits: &[f32]) -> (u32, f64) {
+        let given = self.given(index).filter(|token| (*token as usize) < logits.len());
         let sequence = &mut self.sequences[index];
         let mut scores = logits.to_vec();
         self.chain.process(&sequence.ids, &mut scores);
         let drawn = sequence.random.as_mut().and_then(|random| random.draw(&scores));
         let place = drawn.unwrap_or_else(|| math::argmax(&scores));
+        // Drawn all the same, so that what follows is drawn as it was.
+        let place = given.map_or(place, |token| token as usize);
         (place as u32, f64::from(math::log_probability(logits, place)))
+    }
+
+    /// The token that a sequence must take next, if somebody has heard it already.
+    fn given(&self, index: usize) -> Option<u32> {
+        let place = self.sequences[index].ids.len() - self.prompt;
+        self.written.get(place).copied().filter(|_| index == 0)
     }
 
     /// Appends a token to one sequence.
@@ -203,6 +218,28 @@ mod tests {
         assert_eq!(three, sample(3, 1));
         assert_ne!(three[0].ids, three[1].ids);
         assert_ne!(three[0].ids, sample(1, 2)[0].ids);
+    }
+
+    #[test]
+    fn what_was_heard_is_kept_and_continued() {
+        // Alone it would write 3 3 3 …; behind a 4 it writes 5.
+        let model = |ids: &[u32]| match ids.last() {
+            Some(4) => vec![(5, 2.0), (3, 1.0)],
+            _ => vec![(3, 2.0), (4, 1.0), (5, 0.5)],
+        };
+        for written in [vec![3, 4], vec![3, 8]] {
+            let continued = Task { written: written.clone(), ..task(&[9]) };
+            let (sequences, tokens) = decode(&mut Script::new(model), &greedy(), continued);
+            assert_eq!(tokens[..2], written);
+            assert_eq!(tokens[2], if written[1] == 4 { 5 } else { 3 });
+            assert_eq!(sequences[0].ids[1..], tokens);
+        }
+        // A job that samples draws what it would have drawn.
+        let params = GenerationParams { do_sample: true, seed: Some(3), top_k: 0, ..greedy() };
+        let flat = |_: &[u32]| (3..10).map(|token| (token, 1.0)).collect();
+        let (whole, tokens) = decode(&mut Script::new(flat), &params, task(&[9]));
+        let continued = Task { written: tokens[..3].to_vec(), ..task(&[9]) };
+        assert_eq!(decode(&mut Script::new(flat), &params, continued).0, whole);
     }
 
     #[test]

@@ -34,7 +34,8 @@ pub(super) fn greedy() -> GenerationParams {
 }
 
 pub(super) fn task(prompt: &[u32]) -> Task {
-    Task { prompt: prompt.to_vec(), end: END, vocabulary: VOCABULARY, max_length: 30 }
+    let (prompt, written) = (prompt.to_vec(), Vec::new());
+    Task { prompt, end: END, vocabulary: VOCABULARY, max_length: 30, written }
 }
 
 /// Decodes to the end; the sequences, and the tokens that were reported on the way. A second decoder

@@ -18,6 +18,7 @@ mod best;
 mod item;
 mod launch;
 mod pool;
+mod shape;
 mod slots;
 #[cfg(test)]
 mod tests;

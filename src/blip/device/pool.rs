@@ -9,20 +9,18 @@ use super::attend::{PromptAttend, StepAttend, causal_mask};
 use super::best::best_tokens;
 use super::item::{DeviceItem, DeviceRead, DeviceScores, LastLogits};
 use super::launch::keeping_shapes;
+use super::shape::{Constants, Shape};
 use super::slots::{Slots, runs};
 use super::text::TextDecoder;
 use crate::blip::arithmetic;
 use crate::blip::config::TextConfig;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 
 /// Tokens by which caches grow, and by which steps look back.
 pub(super) const PLACES: usize = 32;
 
 /// Slots of a new pool.
 const FIRST_SLOTS: usize = 4;
-
-/// Elements of a buffer: candle's kernels count them in 32 bits, some of them with a sign.
-const MAX_ELEMENTS: usize = (1 << 31) - 1;
 
 /// Elements of the keys and values that are made at once of new images.
 const MAX_NEW: usize = 1 << 27;
@@ -37,73 +35,6 @@ pub struct DeviceState {
     next: u64,
     shape: Shape,
     constants: Constants,
-}
-
-/// What all pools have in common.
-#[derive(Debug, Clone)]
-struct Shape {
-    layers: usize,
-    heads: usize,
-    d: usize,
-    max_positions: usize,
-    vocabulary: usize,
-    /// Tokens by which caches grow.
-    step: usize,
-    dtype: DType,
-    device: Device,
-}
-
-impl Shape {
-    fn own(&self, rows: usize, places: usize) -> Vec<usize> {
-        vec![self.layers, rows, self.heads, 2, places, self.d]
-    }
-
-    /// The buffers of a pool, of zeros: the images' keys and values, and those of the tokens.
-    fn buffers(
-        &self,
-        slots: usize,
-        lanes: usize,
-        tokens: usize,
-        places: usize,
-    ) -> Result<(Tensor, Tensor, Tensor)> {
-        let image = vec![self.layers, slots, self.heads, tokens, self.d];
-        let own = self.own(slots * lanes, places);
-        if [&image, &own].into_iter().any(|shape| shape.iter().product::<usize>() > MAX_ELEMENTS) {
-            let detail = format!(
-                "{slots} images of {tokens} tokens are more than can be written at once; set \
-                 MAX_BATCH_SIZE to a smaller number"
-            );
-            return Err(Error::new(ErrorKind::OutOfMemory, detail));
-        }
-        let zeros =
-            |shape: Vec<usize>| Tensor::zeros(shape, self.dtype, &self.device).map_err(arithmetic);
-        Ok((zeros(image.clone())?, zeros(image)?, zeros(own)?))
-    }
-}
-
-/// Small tensors that are made once.
-#[derive(Debug)]
-struct Constants {
-    /// 0, 1, 2, …: `[1, places]`.
-    places: Tensor,
-    /// `[1, 1]`.
-    zero: Tensor,
-    /// −∞, `[1, 1]`.
-    never: Tensor,
-}
-
-impl Constants {
-    /// For rows at these positions, `[rows, 1, 1, places]`: zero at the places that a row has
-    /// written, −∞ at those behind.
-    fn mask(&self, positions: &Tensor, places: usize) -> candle::Result<Tensor> {
-        let rows = positions.dim(0)?;
-        let shape = (rows, places);
-        let written = self.places.narrow(1, 0, places)?;
-        let written = written.broadcast_le(&positions.reshape((rows, 1))?)?;
-        let mask = written
-            .where_cond(&self.zero.broadcast_as(shape)?, &self.never.broadcast_as(shape)?)?;
-        mask.reshape((rows, 1, 1, places))
-    }
 }
 
 /// Where in the pools an item lies.
@@ -138,24 +69,8 @@ impl DeviceState {
         device: &Device,
         step: usize,
     ) -> candle::Result<Self> {
-        let max_positions = config.max_position_embeddings;
-        let shape = Shape {
-            layers: config.num_hidden_layers,
-            heads: config.num_attention_heads,
-            d: config.head_dim(),
-            max_positions,
-            vocabulary: config.vocab_size,
-            step,
-            dtype,
-            device: device.clone(),
-        };
-        let places = max_positions.next_multiple_of(step) as u32;
-        let number = |x: f32| Tensor::full(x, (1, 1), device)?.to_dtype(dtype);
-        let constants = Constants {
-            places: Tensor::arange(0, places, device)?.unsqueeze(0)?,
-            zero: number(0.0)?,
-            never: number(f32::NEG_INFINITY)?,
-        };
+        let shape = Shape::new(config, dtype, device, step);
+        let constants = Constants::new(&shape)?;
         Ok(Self { pools: Vec::new(), next: 0, shape, constants })
     }
 
@@ -355,7 +270,7 @@ impl Pool {
         let most = shape.max_positions.next_multiple_of(shape.step);
         let places = (2 * places).min(most).max(tokens.next_multiple_of(shape.step));
         let rows = self.slots.capacity() * self.lanes;
-        let own = Tensor::zeros(shape.own(rows, places), shape.dtype, &shape.device)?;
+        let own = shape.zeros(&shape.own(rows, places))?;
         own.slice_set(&self.own, 4, 0)?;
         self.own = own;
         Ok(())
@@ -381,8 +296,7 @@ impl Pool {
                 self.keys.slice_set(&part(&keys)?, 1, first)?;
                 self.values.slice_set(&part(&values)?, 1, first)?;
                 let empty = shape.own(count * self.lanes, self.own.dim(4)?);
-                let empty = Tensor::zeros(empty, shape.dtype, &shape.device)?;
-                self.own.slice_set(&empty, 1, first * self.lanes)?;
+                self.own.slice_set(&shape.zeros(&empty)?, 1, first * self.lanes)?;
                 done += count;
             }
         }

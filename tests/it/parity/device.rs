@@ -192,3 +192,60 @@ fn half_precision_writes_nearly_the_same_captions() {
     println!("{equal} of {all} greedy captions are those of f32");
     assert!(all >= 10 && 10 * equal >= 9 * all, "{equal} of {all}");
 }
+
+#[test]
+fn a_caption_that_is_started_anew_begins_as_it_was_heard() {
+    let (mut engine, cases, pixels) = Set::tiny("tied", GPU).engine();
+    let begun = job(0, &cases[0], &pixels);
+    let (whole, _) = run(&mut engine, vec![begun.clone()], 1).remove(&0).unwrap();
+    let own = &whole[0].ids[1 + cases[0].prompt.len()..];
+    // What it would write by itself, and what it would not.
+    for heard in [own[..2].to_vec(), vec![own[0] + 1, 9, 11]] {
+        engine.resume(begun.clone(), &heard).unwrap();
+        let (sequences, tokens) = run(&mut engine, Vec::new(), 1).remove(&0).unwrap();
+        assert_eq!(tokens[..heard.len()], heard);
+        assert_eq!(sequences[0].ids[1 + cases[0].prompt.len()..], tokens);
+        assert_eq!(sequences[0].ids == whole[0].ids, heard == own[..2]);
+    }
+}
+
+#[test]
+fn blocks_of_gguf_say_the_same_as_in_the_reference() {
+    use candle_core::{DType, Device};
+    use cutline::blip::{BlipConfig, BlipModel, DeviceModel};
+    use cutline::engine::hub::HubOptions;
+    use cutline::engine::quantize::{Destination, TensorType, quantize};
+    use cutline::engine::source::{self, ModelSource};
+
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/untied");
+    let open = |path: &std::path::Path| {
+        let source: ModelSource = path.to_str().unwrap().parse().unwrap();
+        source::open(&source, &HubOptions::default()).unwrap()
+    };
+    let dir = tempfile::TempDir::new().unwrap();
+    for kind in [TensorType::Q8_0, TensorType::Q4_0] {
+        let out = dir.path().join(kind.to_string());
+        quantize(&open(&folder), kind, &Destination::new(&out, false), &mut |_| {}).unwrap();
+        let files = open(&out);
+        let config = BlipConfig::from_json(&files.config).unwrap();
+        let load = |dtype| DeviceModel::load(&config, &files.weights, dtype, &Device::Cpu).unwrap();
+        let (ours, half) = (load(DType::F32), load(DType::F16));
+        let reference = BlipModel::load(&config, &files.weights, DType::F32, &Device::Cpu).unwrap();
+        assert_eq!(ours.precision(), reference.precision());
+        assert_eq!(ours.parameters(), reference.parameters());
+        let precisions = [(ours, 1e-4), (half, 5e-2)];
+        let mut reference: LocalEngine = LocalEngine::new(reference);
+        let (_, cases, pixels) = Set::tiny("untied", CANDLE).engine();
+        let expected = run(&mut reference, vec![job(0, &cases[0], &pixels)], 1);
+        for (model, close) in precisions {
+            let backend: cutline::engine::Backend = model.try_into().unwrap();
+            let mut engine = LocalEngine::new(backend);
+            let outcomes = run(&mut engine, vec![job(0, &cases[0], &pixels)], 1);
+            let (a, b) = (&expected[&0].0[0], &outcomes[&0].0[0]);
+            let difference = (a.confidence - b.confidence).abs();
+            println!("{kind}: {difference:.1e}, {:?} {:?}", a.ids, b.ids);
+            assert!(difference < close, "{kind}: {difference}");
+            assert!(close > 1e-3 || a.ids == b.ids, "{kind}");
+        }
+    }
+}
