@@ -1,9 +1,9 @@
 //! BLIP for a device that is waited for as little as possible: a GPU.
 //!
 //! The vision tower takes whole batches of images. All captions that are being written lie in
-//! buffers with a slot for each image ([`pool`]), and a step is one pass over all of them, with a
+//! buffers with a slot for each image (`pool`), and a step is one pass over all of them, with a
 //! number of operations that does not depend on how many there are. Of a step's logits only each
-//! row's best few come back ([`best`]), unless somebody needs them all.
+//! row's best few come back (`best`), unless somebody needs them all.
 //!
 //! Everything here is made of candle's operations and runs on its CPU device too, where the tests
 //! compare it with the other two models. What is used, and how, is chosen after what candle's CUDA
