@@ -7,9 +7,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::local::LocalEngine;
-use super::{
-    Encoded, EncodedImage, Engine, Event, GenerationParams, ImageInput, Job, JobId, PixelValues,
-};
+use super::{Encoded, Engine, Event, GenerationParams, ImageInput, Job, JobId, PixelValues};
 use crate::error::{Error, Result};
 
 /// What is measured.
@@ -147,7 +145,8 @@ fn pass(
         ..GenerationParams::default()
     };
     let begin = Instant::now();
-    let encoded = encode(engine, images)?;
+    // Together where the server would do so.
+    let encoded = engine.encode_all(images)?;
     engine.wait()?;
     let vision = begin.elapsed();
     for (id, image) in (0..).map(JobId).zip(encoded) {
@@ -174,10 +173,6 @@ fn pass(
         return Err(Error::internal(format!("{written} tokens were written in a measured pass")));
     }
     Ok([vision, started - vision, begin.elapsed() - started])
-}
-
-fn encode(engine: &mut LocalEngine, images: &[Arc<PixelValues>]) -> Result<Vec<EncodedImage>> {
-    images.iter().map(|pixels| engine.encode(pixels)).collect()
 }
 
 /// The middle one, or the mean of the middle two.

@@ -40,6 +40,9 @@ impl Backend {
     /// does not have; [`Model`](ErrorKind::Model) for weights that the configuration does not fit.
     pub fn load(config: &BlipConfig, weights: &Weights, options: EngineOptions) -> Result<Self> {
         let device = open_device(options.device)?;
+        if !device.is_cpu() {
+            return Self::load_on_device(config, weights, options.precision, &device);
+        }
         Ok(match plan(options, weights.only_q8_0())? {
             Plan::Candle => BlipModel::load(config, weights, DType::F32, &device)?.into(),
             Plan::Packed(tier, precision) => {
