@@ -24,15 +24,36 @@ fn main() -> Result<(), Box<dyn Error>> {
         });
     }
     group.finish();
+    sizes(&mut criterion)?;
     large(&mut criterion)?;
     criterion.final_summary();
+    Ok(())
+}
+
+/// All that is done to a photo on its way to the model, colours and mood included, on one core: what
+/// tells how many cores keep up with a model.
+fn sizes(criterion: &mut Criterion) -> Result<(), Box<dyn Error>> {
+    let (limits, config) = (DecodeLimits::default(), PreprocessConfig::default());
+    let mut group = criterion.benchmark_group("photo to input");
+    for (width, height) in [(816, 612), (1632, 1224), (4000, 3000)] {
+        let bytes = common::camera_photo(width, height)?;
+        let name = format!("{width} × {height}, {} KB", bytes.len() / 1000);
+        group.throughput(Throughput::Elements(1));
+        group.bench_function(BenchmarkId::from_parameter(name), |bencher| {
+            bencher.iter(|| {
+                let photo = decode_for(black_box(&bytes), &limits, config.width, config.height)?;
+                Ok::<_, cutline::error::Error>((Appearance::of(&photo), config.preprocess(&photo)?))
+            });
+        });
+    }
+    group.finish();
     Ok(())
 }
 
 /// A photo of 12 megapixels: Pillow's very samples (`decode`), what is done for the model
 /// (`decode for 384`), and the whole way to its input.
 fn large(criterion: &mut Criterion) -> Result<(), Box<dyn Error>> {
-    let bytes = common::large_photo()?;
+    let bytes = common::camera_photo(4000, 3000)?;
     println!("the large photo has {} bytes", bytes.len());
     let (limits, config) = (DecodeLimits::default(), PreprocessConfig::default());
     let (width, height) = (config.width, config.height);

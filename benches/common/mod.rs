@@ -58,20 +58,21 @@ pub(crate) fn photo(name: &str) -> std::io::Result<Vec<u8>> {
     std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("examples/{name}.jpg")))
 }
 
-/// A JPEG of 4000 × 3000 pixels as a camera makes them, of about 4 MB: an example photo scaled up,
-/// with grain in two sizes in place of the detail that it lacks; 4:2:0, quality 90.
-pub(crate) fn large_photo() -> std::result::Result<Vec<u8>, Box<dyn std::error::Error>> {
-    const WIDTH: usize = 4000;
-    const HEIGHT: usize = 3000;
+/// A JPEG of so many pixels as a camera makes them, of about 4 MB for 4000 × 3000: an example photo
+/// scaled, with grain in two sizes in place of the detail that it lacks; 4:2:0, quality 90.
+pub(crate) fn camera_photo(
+    width: usize,
+    height: usize,
+) -> std::result::Result<Vec<u8>, Box<dyn std::error::Error>> {
     let small = decode(&photo("coffee")?, &DecodeLimits::default())?;
-    let mut rgb = PreprocessConfig::default().with_size(WIDTH, HEIGHT)?.resize(&small)?;
+    let mut rgb = PreprocessConfig::default().with_size(width, height)?.resize(&small)?;
     for (index, pixel) in rgb.as_chunks_mut::<3>().0.iter_mut().enumerate() {
-        let (x, y) = (index % WIDTH, index / WIDTH);
-        let grain = noise(x, y) / 6 + noise(x / 2 + WIDTH, y / 2) / 4;
+        let (x, y) = (index % width, index / width);
+        let grain = noise(x, y) / 6 + noise(x / 2 + width, y / 2) / 4;
         *pixel = pixel.map(|sample| (i32::from(sample) + grain).clamp(0, 255) as u8);
     }
     let mut encoder = mozjpeg::Compress::new(mozjpeg::ColorSpace::JCS_RGB);
-    encoder.set_size(WIDTH, HEIGHT);
+    encoder.set_size(width, height);
     encoder.set_fastest_defaults();
     encoder.set_chroma_sampling_pixel_sizes((2, 2), (2, 2));
     encoder.set_quality(90.0);

@@ -10,8 +10,9 @@ from PIL import Image, ImageEnhance, ImageOps
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 
 
-def make(folder, count):
-    """`count` photos of about 15 KB, the same ones each time: crops, mirrored, of other brightness."""
+def make(folder, count, size=(320, 240)):
+    """`count` photos, of about 15 KB at this size, the same ones each time: crops, mirrored, of other
+    brightness."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{number:04}.jpg" for number in range(count)]
     if all(path.exists() for path in paths):
@@ -28,7 +29,7 @@ def make(folder, count):
         if chance.random() < 0.5:
             photo = ImageOps.mirror(photo)
         photo = ImageEnhance.Brightness(photo).enhance(chance.uniform(0.6, 1.4))
-        photo.resize((320, 240)).save(path, quality=85)
+        photo.resize(size).save(path, quality=85)
     return paths
 
 

@@ -8,23 +8,23 @@ SIDE = 384
 START, END = 30522, 102  # of the decoder: its first token, and the one that ends a caption
 
 
-def config():
-    """Salesforce/blip-image-captioning-base, as transformers describes it."""
-    vision = dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12,
+def config(layers=12):
+    """Salesforce/blip-image-captioning-base, as transformers describes it; fewer layers make it another model."""
+    vision = dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=layers, num_attention_heads=12,
                   image_size=SIDE, patch_size=16)
-    text = dict(hidden_size=768, encoder_hidden_size=768, intermediate_size=3072, num_hidden_layers=12,
+    text = dict(hidden_size=768, encoder_hidden_size=768, intermediate_size=3072, num_hidden_layers=layers,
                 num_attention_heads=12, vocab_size=30524, max_position_embeddings=512,
                 bos_token_id=START, sep_token_id=END, eos_token_id=2, pad_token_id=0)
     return BlipConfig(vision_config=vision, text_config=text)
 
 
-def make(folder, seed=20):
+def make(folder, seed=20, layers=12):
     """Writes config.json and model.safetensors.
 
     The scales keep the states of every layer about one: with transformers' own initial weights
     nothing would depend on the image, and quantisers would see ranges that no trained model has.
     """
-    model = BlipForConditionalGeneration(config()).eval()
+    model = BlipForConditionalGeneration(config(layers)).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -105,6 +105,30 @@ impl Worker<'_> {
         }
     }
 
+    /// The vision tower had no memory for so many images at once.
+    pub(super) fn tower_out_of_memory(&mut self, images: usize) {
+        let limit = (images / 2).max(1);
+        self.vision_limit = Some(limit);
+        let mut state = self.shared.lock();
+        state.out_of_memory += 1;
+        state.vision_limit = Some(limit);
+        drop(state);
+        tracing::warn!(
+            limit,
+            "the device is out of memory; fewer images are encoded together from now on"
+        );
+    }
+
+    /// Several images could not be encoded together; none of them is in the engine.
+    pub(super) fn encoding_failed(&mut self, failure: Failure, images: usize) {
+        let (Failure::Error(error) | Failure::Panic(error)) = &failure;
+        tracing::warn!(images, error = %error, "encoding images together failed; they are encoded one by one");
+        if matches!(failure, Failure::Panic(_)) {
+            // Those in the batch have nothing to do with it: they may go on together.
+            self.evacuate(|_| {});
+        }
+    }
+
     /// A step failed as a whole.
     pub(super) fn failed_step(&mut self, failure: Failure) {
         let (Failure::Error(error) | Failure::Panic(error)) = failure;

@@ -147,6 +147,11 @@ impl Entry {
         Job { id: self.id, image, prompt: self.prompt.clone(), params: self.params.clone() }
     }
 
+    /// The tokens that the caller has.
+    pub(super) fn sent(&self) -> &[u32] {
+        &self.sent
+    }
+
     /// Tells the caller, once, that it is in the model; how long it was in the queue, if it was told.
     pub(super) fn announce(&mut self, now: Instant) -> Option<Duration> {
         if self.started {

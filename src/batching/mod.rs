@@ -3,7 +3,8 @@
 //! - `queue`: who is next; a plain data structure;
 //! - `meter`: how fast it goes;
 //! - `job`: one image on its way through queue and model, and what its caller hears;
-//! - `worker`: the one thread that owns the engine; `faults`: what it does when the engine fails;
+//! - `worker`: the one thread that owns the engine; `vision`: who joins the batch, and how its image
+//!   is encoded; `faults`: what is done when the engine fails;
 //! - `handle`: what async code holds;
 //! - `trace`: what a trace of a request tells of its job.
 
@@ -16,6 +17,7 @@ mod shared;
 #[cfg(test)]
 mod tests;
 mod trace;
+mod vision;
 mod worker;
 
 pub use handle::{Handle, Options, Place, VisionOrder};

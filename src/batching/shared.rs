@@ -24,6 +24,8 @@ pub struct Status {
     pub max_batch_size: usize,
     /// Fewer rows than that, learned when the device had no memory for more.
     pub memory_limit: Option<usize>,
+    /// Fewer images at once in the vision tower than it takes, learned in the same way.
+    pub vision_limit: Option<usize>,
     /// Images finished per second over the last minute.
     pub images_per_second: f64,
     /// How long an image that came now would wait for its turn, at the present speed. Zero when
@@ -73,6 +75,7 @@ pub(super) struct State {
     pub(super) in_flight: usize,
     pub(super) max_rows: usize,
     pub(super) memory_limit: Option<usize>,
+    pub(super) vision_limit: Option<usize>,
     pub(super) finished: u64,
     pub(super) encoded: u64,
     pub(super) failures: u64,
@@ -91,6 +94,7 @@ impl Shared {
             in_flight: 0,
             max_rows,
             memory_limit: None,
+            vision_limit: None,
             finished: 0,
             encoded: 0,
             failures: 0,
@@ -147,6 +151,7 @@ impl State {
             in_flight: self.in_flight,
             max_batch_size: self.max_rows,
             memory_limit: self.memory_limit,
+            vision_limit: self.vision_limit,
             images_per_second: self.meter.images_per_second(now),
             estimated_wait: self.time_for(before, now).unwrap_or_default(),
             finished: self.finished,

@@ -3,14 +3,13 @@
 //! that comes alone never waits for company.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::faults::{Backoff, guarded};
 use super::handle::{Options, VisionOrder};
 use super::job::Entry;
 use super::shared::Shared;
-use crate::engine::{Engine, Event, ImageInput, JobId, Sequence};
+use crate::engine::{Engine, Event, JobId, Sequence};
 use crate::error::Error;
 use crate::metrics::Stage;
 
@@ -25,7 +24,9 @@ pub(super) struct Worker<'a> {
     max_rows: usize,
     /// Fewer rows than those, once the device had no memory for more.
     pub(super) memory_limit: Option<usize>,
-    vision_order: VisionOrder,
+    /// Fewer images at once in the vision tower, for the same reason.
+    pub(super) vision_limit: Option<usize>,
+    pub(super) vision_order: VisionOrder,
 }
 
 /// Runs until no work is accepted any more and all that was accepted is done.
@@ -38,6 +39,7 @@ pub(super) fn run(engine: Box<dyn Engine>, shared: &Shared, options: Options) {
         backoff: Backoff::default(),
         max_rows: options.max_batch_size.max(1),
         memory_limit: None,
+        vision_limit: None,
         vision_order: options.vision_order,
     };
     let _guard = OnExit(shared);
@@ -108,89 +110,6 @@ impl Worker<'_> {
         if left > 0 {
             self.shared.lock().in_flight -= left;
         }
-    }
-
-    /// Takes in what fits beside the running jobs.
-    fn admit(&mut self) {
-        while let Some(entry) = self.next() {
-            let vision = needs_vision(&entry);
-            let failures = self.backoff.failures();
-            self.start(entry);
-            let rest_later = vision && self.vision_order == VisionOrder::OneBetweenSteps;
-            if rest_later || self.backoff.failures() > failures {
-                break;
-            }
-        }
-    }
-
-    /// The next job that fits beside the running ones.
-    fn next(&mut self) -> Option<Entry> {
-        if self.running.iter().any(|entry| entry.alone) {
-            return None;
-        }
-        let empty = self.running.is_empty();
-        let free = self.limit().saturating_sub(self.rows());
-        if let Some(first) = self.resuming.front() {
-            let fits = empty || (!first.alone && first.rows() <= free);
-            return if fits { self.resuming.pop_front() } else { None };
-        }
-        let mut state = self.shared.lock();
-        if needs_vision(state.queue.peek()?) && self.enough_for(state.queue.len()) {
-            return None;
-        }
-        let entry = state.queue.next(free, empty)?;
-        state.in_flight += 1;
-        Some(entry)
-    }
-
-    /// Whether those in the batch are to be decoded further before one of `waiting` images is
-    /// encoded.
-    fn enough_for(&self, waiting: usize) -> bool {
-        self.vision_order == VisionOrder::ByBacklog && self.running.len() >= (waiting / 2).max(2)
-    }
-
-    fn start(&mut self, mut entry: Entry) {
-        if self.is_over(&entry) {
-            return;
-        }
-        if let Some(queued) = entry.announce(Instant::now()) {
-            self.shared.metrics.stage(Stage::Queue, queued);
-        }
-        let image = match &entry.image {
-            ImageInput::Encoded(image) => Arc::clone(image),
-            ImageInput::Pixels(pixels) => {
-                let begin = Instant::now();
-                entry.trace.vision();
-                match guarded(|| self.engine.encode(pixels)) {
-                    Ok(image) => {
-                        let image = Arc::new(image);
-                        self.shared.metrics.stage(Stage::Vision, begin.elapsed());
-                        self.shared.lock().encoded += 1;
-                        entry.encoded(&image);
-                        image
-                    }
-                    Err(failure) => return self.failed_to_start(entry, failure),
-                }
-            }
-        };
-        // The vision tower takes long enough to become tired of waiting.
-        if self.is_over(&entry) {
-            return;
-        }
-        let job = entry.start(image.into());
-        match guarded(|| self.engine.start(job)) {
-            Ok(()) => self.running.push(entry),
-            Err(failure) => self.failed_to_start(entry, failure),
-        }
-    }
-
-    /// Whether nobody waits for it any more, in which case it is let go.
-    fn is_over(&self, entry: &Entry) -> bool {
-        let over = entry.is_over(Instant::now());
-        if over {
-            self.shared.lock().in_flight -= 1;
-        }
-        over
     }
 
     fn step(&mut self, events: &mut Vec<Event>) {
@@ -265,11 +184,6 @@ impl Worker<'_> {
     pub(super) fn limit(&self) -> usize {
         self.memory_limit.map_or(self.max_rows, |limit| limit.min(self.max_rows))
     }
-}
-
-/// Whether the vision tower has yet to see the image.
-fn needs_vision(entry: &Entry) -> bool {
-    matches!(entry.image, ImageInput::Pixels(_))
 }
 
 fn time_until(end: Instant) -> Option<Duration> {

@@ -162,14 +162,22 @@ impl Linear {
         }
     }
 
+    /// The same layer with its numbers in `dtype`; quantised ones stay as they are.
+    pub(crate) fn cast(self, dtype: DType) -> candle::Result<Self> {
+        Ok(match self {
+            Self::Full { weight, bias } | Self::Half { weight, bias } => {
+                Self::new(weight.to_dtype(dtype)?, bias.to_dtype(dtype)?)
+            }
+            quantized @ Self::Quantized { .. } => quantized,
+        })
+    }
+
     /// `[rows, in]` → `[rows, out]`, in the dtype of `x`.
     pub(crate) fn forward(&self, x: &Tensor) -> candle::Result<Tensor> {
         match self {
             Self::Full { weight, bias } => x.matmul(&weight.t()?)?.broadcast_add(bias),
             Self::Half { weight, bias } => {
-                // candle has no bf16 matrix product on the CPU.
-                let on_cpu = x.device().is_cpu() && weight.dtype() == DType::BF16;
-                let dtype = if on_cpu { DType::F32 } else { weight.dtype() };
+                let dtype = multiplied_in(weight);
                 let y = x.to_dtype(dtype)?.matmul(&weight.to_dtype(dtype)?.t()?)?;
                 y.broadcast_add(&bias.to_dtype(dtype)?)?.to_dtype(x.dtype())
             }
@@ -217,10 +225,15 @@ impl Activation {
     /// Applies the function to every element.
     pub(crate) fn forward(self, x: &Tensor) -> candle::Result<Tensor> {
         match self {
+            // Of a half-precision number candle's kernels compute these two in f32 or exactly.
             Self::Gelu => x.gelu_erf(),
-            Self::GeluTanh => x.gelu(),
-            Self::QuickGelu => x * candle_nn::ops::sigmoid(&(x * 1.702)?)?,
             Self::Relu => x.relu(),
+            // The others take powers and exponentials, which f16 has no room for.
+            Self::GeluTanh => x.to_dtype(DType::F32)?.gelu()?.to_dtype(x.dtype()),
+            Self::QuickGelu => {
+                let full = x.to_dtype(DType::F32)?;
+                (&full * candle_nn::ops::sigmoid(&(&full * 1.702)?)?)?.to_dtype(x.dtype())
+            }
         }
     }
 }
@@ -236,13 +249,37 @@ pub(crate) fn attention(
     mask: Option<&Tensor>,
 ) -> candle::Result<Tensor> {
     let width = q.dim(candle_core::D::Minus1)?;
-    let q = (q * (width as f64).powf(-0.5))?;
-    let scores = q.matmul(&k.t()?)?;
+    scaled_attention(&(q * (width as f64).powf(-0.5))?, k, v, mask)
+}
+
+/// [`attention`] with queries that are divided by `√d` already: before the product, so that its sums
+/// stay small enough for f16.
+pub(crate) fn scaled_attention(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    mask: Option<&Tensor>,
+) -> candle::Result<Tensor> {
+    let scores = product(q, &k.t()?)?;
     let scores = match mask {
         Some(mask) => scores.broadcast_add(mask)?,
         None => scores,
     };
-    candle_nn::ops::softmax_last_dim(&scores)?.matmul(v)
+    product(&candle_nn::ops::softmax_last_dim(&scores)?, v)
+}
+
+/// A matrix product in the numbers of its operands.
+fn product(a: &Tensor, b: &Tensor) -> candle::Result<Tensor> {
+    let dtype = multiplied_in(a);
+    a.to_dtype(dtype)?.matmul(&b.to_dtype(dtype)?)?.to_dtype(a.dtype())
+}
+
+/// The numbers in which candle multiplies these: it has no matrix product of bf16 on a CPU.
+fn multiplied_in(x: &Tensor) -> DType {
+    match x.dtype() {
+        DType::BF16 if x.device().is_cpu() => DType::F32,
+        dtype => dtype,
+    }
 }
 
 /// `[rows, heads · d]` as `[heads, rows, d]`, a view.

@@ -2,6 +2,7 @@
 //! them. Weights are never written after loading; what changes lies in [`ItemState`].
 
 pub mod config;
+pub mod device;
 mod layers;
 pub mod packed;
 mod positions;
@@ -14,6 +15,7 @@ pub mod weights;
 use candle_core::{DType, Device, Tensor};
 
 pub use config::BlipConfig;
+pub use device::DeviceModel;
 pub use state::ItemState;
 pub use weights::Weights;
 
@@ -96,8 +98,8 @@ impl BlipModel {
     pub fn encode(&self, pixels: &[f32], width: usize, height: usize) -> Result<Tensor> {
         self.config.vision.check_image(pixels, width, height)?;
         let encode = || {
-            let pixels = Tensor::from_slice(pixels, (3, height, width), &self.device)?;
-            self.vision.forward(&pixels.to_dtype(self.dtype)?)
+            let pixels = Tensor::from_slice(pixels, (1, 3, height, width), &self.device)?;
+            self.vision.forward(&pixels.to_dtype(self.dtype)?)?.squeeze(0)
         };
         encode().map_err(arithmetic)
     }
@@ -166,9 +168,27 @@ impl BlipModel {
 /// of memory is told apart, by the words of the device's driver: candle passes on no more than that.
 fn arithmetic(error: candle_core::Error) -> Error {
     let words = error.to_string().to_lowercase().replace('_', " ");
-    if words.contains("out of memory") {
+    // The latter is what cuBLAS says that finds no room to work in.
+    if words.contains("out of memory") || words.contains("alloc failed") {
         let detail = "the device has no memory left; set MAX_BATCH_SIZE to a smaller number";
         return Error::new(ErrorKind::OutOfMemory, detail).with_source(error);
     }
     Error::internal(format!("the model's arithmetic failed: {error}")).with_source(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn want_of_memory_is_told_from_defects_by_the_words_of_the_driver() {
+        let kind = |words: &str| arithmetic(candle_core::Error::Msg(words.to_owned())).kind();
+        let full = [
+            "DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")",
+            "CublasError(CUBLAS_STATUS_ALLOC_FAILED)",
+        ];
+        assert!(full.into_iter().all(|words| kind(words) == ErrorKind::OutOfMemory));
+        let broken = "DriverError(CUDA_ERROR_ILLEGAL_ADDRESS, \"an illegal memory access\")";
+        assert_eq!(kind(broken), ErrorKind::Internal);
+    }
 }

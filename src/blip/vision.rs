@@ -1,11 +1,14 @@
 //! The vision tower: a ViT with pre-norm, a class token and learned absolute positions.
 //!
+//! It takes any number of images of one size. Where its operations ask for matrices without gaps,
+//! as candle's do on a GPU, they get them: nothing here depends on the device.
+//!
 //! Source: `BlipVisionModel` in transformers' `modeling_blip.py`.
 
 use candle_core::{self as candle, Device, Tensor};
 
 use crate::blip::config::{Activation, VisionConfig};
-use crate::blip::layers::{LayerNorm, Linear, Loader, attention, merge_heads};
+use crate::blip::layers::{LayerNorm, Linear, Loader, attention};
 use crate::blip::positions;
 use crate::error::Result;
 
@@ -48,27 +51,32 @@ impl VisionTower {
         })
     }
 
-    /// Pixels `[3, height, width]` → states `[1 + patches, hidden]`, the class token first.
+    /// Pixels `[images, 3, height, width]` → states `[images, 1 + patches, hidden]`, the class token
+    /// first.
     pub(crate) fn forward(&self, pixels: &Tensor) -> candle::Result<Tensor> {
-        let (_, height, width) = pixels.dims3()?;
+        let (images, _, height, width) = pixels.dims4()?;
         let (rows, columns) = (height / self.patch_size, width / self.patch_size);
         let patches = self.patches.forward(&self.unfold(pixels, rows, columns)?)?;
-        let x = Tensor::cat(&[&self.class, &patches], 0)?;
-        let mut x = (x + self.positions.at(rows, columns)?)?;
+        let (_, hidden) = patches.dims2()?;
+        let patches = patches.reshape((images, rows * columns, hidden))?;
+        let class = self.class.broadcast_as((images, 1, hidden))?.contiguous()?;
+        let x = Tensor::cat(&[&class, &patches], 1)?;
+        let x = x.broadcast_add(&self.positions.at(rows, columns)?)?;
+        let mut x = x.reshape((images * (1 + rows * columns), hidden))?;
         for layer in &self.layers {
-            x = layer.forward(&x)?;
+            x = layer.forward(&x, images)?;
         }
-        self.post_layernorm.forward(&x)
+        self.post_layernorm.forward(&x)?.reshape((images, 1 + rows * columns, hidden))
     }
 
-    /// `[3, height, width]` → `[rows · columns, 3 · patch²]`, one patch a row in the order of the
-    /// convolution's kernel.
+    /// `[images, 3, height, width]` → `[images · rows · columns, 3 · patch²]`, one patch a row in
+    /// the order of the convolution's kernel.
     fn unfold(&self, pixels: &Tensor, rows: usize, columns: usize) -> candle::Result<Tensor> {
-        let side = self.patch_size;
+        let (side, images) = (self.patch_size, pixels.dim(0)?);
         pixels
-            .reshape(&[3, rows, side, columns, side][..])?
-            .permute([1, 3, 0, 2, 4])?
-            .reshape((rows * columns, 3 * side * side))
+            .reshape(&[images, 3, rows, side, columns, side][..])?
+            .permute([0, 2, 4, 1, 3, 5])?
+            .reshape((images * rows * columns, 3 * side * side))
     }
 }
 
@@ -143,17 +151,20 @@ impl Layer {
         })
     }
 
-    fn forward(&self, x: &Tensor) -> candle::Result<Tensor> {
-        let x = (self.attend(&self.layer_norm1.forward(x)?)? + x)?;
+    /// `[images · tokens, hidden]` → the same.
+    fn forward(&self, x: &Tensor, images: usize) -> candle::Result<Tensor> {
+        let x = (self.attend(&self.layer_norm1.forward(x)?, images)? + x)?;
         let inner = self.activation.forward(&self.fc1.forward(&self.layer_norm2.forward(&x)?)?)?;
         self.fc2.forward(&inner)? + x
     }
 
-    fn attend(&self, x: &Tensor) -> candle::Result<Tensor> {
+    fn attend(&self, x: &Tensor, images: usize) -> candle::Result<Tensor> {
         let (rows, hidden) = x.dims2()?;
-        let qkv = self.qkv.forward(x)?.reshape((rows, 3, self.heads, hidden / self.heads))?;
-        let part = |n| qkv.narrow(1, n, 1)?.squeeze(1)?.transpose(0, 1);
-        let context = attention(&part(0)?, &part(1)?, &part(2)?, None)?;
-        self.projection.forward(&merge_heads(&context)?)
+        let shape = [images, rows / images, 3, self.heads, hidden / self.heads];
+        // One copy makes matrices without gaps of all three, which is what cuBLAS is given.
+        let parts = self.qkv.forward(x)?.reshape(&shape[..])?.permute([2, 0, 3, 1, 4])?;
+        let parts = parts.contiguous()?;
+        let context = attention(&parts.get(0)?, &parts.get(1)?, &parts.get(2)?, None)?;
+        self.projection.forward(&context.transpose(1, 2)?.reshape((rows, hidden))?)
     }
 }

@@ -15,6 +15,7 @@ pub struct Decoders {
     limits: DecodeLimits,
     /// One permit for each image that may be worked on.
     permits: Arc<Semaphore>,
+    workers: usize,
     /// Bytes of images that may be held, those that are still received included.
     budget: Budget,
 }
@@ -23,7 +24,14 @@ impl Decoders {
     /// For images within `limits`, `max_workers` (at least 1) at a time, which are held in `budget`.
     #[must_use]
     pub fn new(limits: DecodeLimits, max_workers: usize, budget: Budget) -> Self {
-        Self { limits, permits: Arc::new(Semaphore::new(max_workers.max(1))), budget }
+        let workers = max_workers.max(1);
+        Self { limits, permits: Arc::new(Semaphore::new(workers)), workers, budget }
+    }
+
+    /// Images that are worked on at a time.
+    #[must_use]
+    pub fn workers(&self) -> usize {
+        self.workers
     }
 
     /// The bytes of images that may be held at a time.

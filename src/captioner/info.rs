@@ -3,6 +3,8 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::engine::GpuInfo;
+
 /// The loaded model and how it is run.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct ModelInfo {
@@ -18,6 +20,10 @@ pub struct ModelInfo {
     pub kernels: String,
     /// `cpu`, `cuda:0`.
     pub device: String,
+    /// The GPU that this is; left out on a CPU.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub gpu: Option<Gpu>,
     /// Threads that the arithmetic uses.
     pub threads: usize,
     /// Width and height of the model's input, in pixels.
@@ -42,12 +48,30 @@ pub struct ModelInfo {
     pub license: Option<String>,
     /// Reading and converting the weights.
     pub load_ms: f64,
-    /// The first forward pass.
+    /// The first forward passes; on a GPU also trying out how many captions are written together.
     pub warm_up_ms: f64,
     /// Resident memory of the process when the model was ready, where the system tells.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub memory_bytes: Option<u64>,
+}
+
+/// A GPU, as its driver describes it.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct Gpu {
+    /// Its name: `NVIDIA L4`, …
+    pub name: String,
+    /// All of its memory, used or not.
+    pub memory_bytes: u64,
+    /// Its compute capability: `8.9`, …
+    pub compute_capability: String,
+}
+
+impl From<GpuInfo> for Gpu {
+    fn from(info: GpuInfo) -> Self {
+        let GpuInfo { name, memory_bytes, compute_capability } = info;
+        Self { name, memory_bytes, compute_capability }
+    }
 }
 
 /// Defaults and limits of decoding.
@@ -63,4 +87,23 @@ pub struct GenerationDefaults {
     pub num_beams_limit: usize,
     /// Largest `num_captions`.
     pub num_captions_limit: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gpu_is_described_in_the_words_of_the_contract() {
+        let info = GpuInfo {
+            name: "NVIDIA L4".into(),
+            memory_bytes: 24 << 30,
+            compute_capability: "8.9".into(),
+        };
+        let json = serde_json::to_value(Gpu::from(info)).unwrap();
+        let expected = serde_json::json!({
+            "name": "NVIDIA L4", "memory_bytes": 25_769_803_776_u64, "compute_capability": "8.9",
+        });
+        assert_eq!(json, expected);
+    }
 }

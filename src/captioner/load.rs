@@ -1,16 +1,22 @@
 //! From settings to a captioner that is warm.
 
+use std::num::NonZero;
 use std::time::Instant;
 
 use super::run::milliseconds;
-use super::{Captioner, GenerationDefaults, MemoryLimits, ModelInfo, Parts};
+use super::{Captioner, GenerationDefaults, Gpu, MemoryLimits, ModelInfo, Parts};
 use crate::batching::VisionOrder;
+use crate::engine::batch_size;
+use crate::engine::local::LocalEngine;
 use crate::engine::source::{self, ModelFiles, ModelSource};
 use crate::engine::{EngineInfo, EngineOptions, GenerationParams, HubOptions, MAX_BEAMS};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{DecodeLimits, PreprocessConfig};
 use crate::metrics::Metrics;
 use crate::text::{Tokenizer, TokenizerSource};
+
+/// Images that are decoded at a time while a CPU runs the model: it needs the cores itself.
+pub const WORKERS_ON_CPU: usize = 2;
 
 /// Everything that decides how a [`Captioner`] works.
 #[derive(Debug, Clone)]
@@ -29,8 +35,8 @@ pub struct CaptionerSettings {
     pub max_image_bytes: usize,
     /// Largest image in pixels.
     pub max_image_pixels: u64,
-    /// Images that are decoded at a time.
-    pub max_workers: usize,
+    /// Images that are decoded at a time; `None` for what suits the device.
+    pub max_workers: Option<usize>,
     /// Rows that are decoded together; `None` for what suits the device.
     pub max_batch_size: Option<usize>,
     /// When images are encoded while others are decoded.
@@ -72,6 +78,10 @@ impl Captioner {
 
         let begin = Instant::now();
         engine.warm_up(preprocess.width, preprocess.height)?;
+        let max_batch_size = match settings.max_batch_size {
+            Some(rows) => rows,
+            None => fitting_batch(&mut engine, &preprocess)?,
+        };
         let warm_up_ms = milliseconds(begin.elapsed());
 
         let engine_info = engine.info().clone();
@@ -86,10 +96,8 @@ impl Captioner {
                     max_pixels: settings.max_image_pixels,
                 },
                 info,
-                max_workers: settings.max_workers,
-                max_batch_size: settings
-                    .max_batch_size
-                    .unwrap_or_else(|| engine_info.default_batch_size()),
+                max_workers: settings.max_workers.unwrap_or_else(|| workers(&engine_info)),
+                max_batch_size,
                 vision_order: settings.vision_order,
                 queue_capacity: settings.queue_capacity,
                 memory: settings.memory,
@@ -97,6 +105,32 @@ impl Captioner {
             },
             metrics,
         )
+    }
+}
+
+/// The rows that suit the device; what was tried out for it is logged.
+fn fitting_batch(engine: &mut LocalEngine, preprocess: &PreprocessConfig) -> Result<usize> {
+    if engine.info().on_cpu() {
+        return Ok(batch_size::ON_CPU);
+    }
+    let found = batch_size::find(engine, preprocess.width, preprocess.height)?;
+    tracing::info!(
+        max_batch_size = found.rows,
+        images_per_second = found.images_per_second,
+        "up to {} captions are written together: {}",
+        found.rows,
+        found.limit.as_str()
+    );
+    Ok(found.rows)
+}
+
+/// Images that are decoded at a time. A GPU leaves the cores to them, and captions faster than a few
+/// of them decode.
+fn workers(engine: &EngineInfo) -> usize {
+    if engine.on_cpu() {
+        WORKERS_ON_CPU
+    } else {
+        std::thread::available_parallelism().map_or(WORKERS_ON_CPU, NonZero::get)
     }
 }
 
@@ -157,6 +191,7 @@ fn describe(
         precision: engine.precision.clone(),
         kernels: engine.kernels.clone(),
         device: engine.device.clone(),
+        gpu: engine.gpu.clone().map(Gpu::from),
         threads: engine.threads,
         input_size: [preprocess.width, preprocess.height],
         vocab_size: engine.vocab_size,

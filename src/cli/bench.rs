@@ -1,5 +1,7 @@
 //! `cutline bench`
 
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -8,9 +10,9 @@ use serde::Serialize;
 
 use super::{options, print};
 use crate::config::{Group, LogSettings, captioner_settings};
-use crate::engine::bench::{Measured, Workload, measure};
+use crate::engine::bench::{Measured, Workload, measure, states};
 use crate::engine::{self, EngineInfo, source};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry::{self, Output};
 
 pub(super) const NAME: &str = "bench";
@@ -30,6 +32,13 @@ pub(super) fn command() -> Command {
         .arg(number("batch", "1", "Images that are captioned together"))
         .arg(number("new-tokens", "10", "Tokens of every caption, no more and no fewer"))
         .arg(number("iterations", "10", "Measured passes, after one that is not counted"))
+        .arg(
+            Arg::new("states")
+                .long("states")
+                .value_name("FILE")
+                .help("Also write the vision tower's output of one image, f32 in little endian")
+                .value_parser(value_parser!(PathBuf)),
+        )
         .after_help(
             "Times are medians in milliseconds, of one image's share. A folder with config.json \
              and weights is enough: nothing is decoded to text.\n\n\
@@ -53,6 +62,9 @@ pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode> {
     let files = source::open(&settings.model, &settings.hub)?;
     let mut engine = engine::load(&files, settings.engine)?;
     let measured = measure(&mut engine, workload)?;
+    if let Some(path) = matches.get_one::<PathBuf>("states") {
+        write_states(&states(&mut engine)?, path)?;
+    }
     let report = Report::new(&files.id, engine.info(), workload, measured);
     let json = serde_json::to_string(&report)
         .map_err(|error| Error::internal("the times cannot be printed").with_source(error))?;
@@ -73,6 +85,9 @@ struct Report<'a> {
     decode_ms: f64,
     end_to_end_ms: f64,
     images_per_second: f64,
+    device: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gpu: Option<&'a str>,
 }
 
 impl<'a> Report<'a> {
@@ -88,8 +103,18 @@ impl<'a> Report<'a> {
             decode_ms: milliseconds(times.decode),
             end_to_end_ms: milliseconds(times.end_to_end),
             images_per_second: rounded(1.0 / times.end_to_end.as_secs_f64()),
+            device: &info.device,
+            gpu: info.gpu.as_ref().map(|gpu| gpu.name.as_str()),
         }
     }
+}
+
+fn write_states(states: &[f32], path: &Path) -> Result<()> {
+    let bytes: Vec<u8> = states.iter().flat_map(|number| number.to_le_bytes()).collect();
+    fs::write(path, bytes).map_err(|error| {
+        let path = path.display();
+        Error::new(ErrorKind::Io, format!("{path} cannot be written ({error}); name another file"))
+    })
 }
 
 fn milliseconds(time: Duration) -> f64 {

@@ -164,8 +164,7 @@ pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode> {
     let always = asked.kept();
     let Asked { sidecars, tell, .. } = asked;
     let sidecars = sidecars.map(|sidecars| (sidecars, existing));
-    let work =
-        Work::new(captioner, params, settings.max_image_bytes, settings.max_workers, sidecars);
+    let work = Work::new(captioner, params, settings.max_image_bytes, sidecars);
     let mut progress = Progress::new(tell, counts);
     tell_of(&inputs, tell, &progress);
     let runtime = runtime()?;

@@ -20,7 +20,7 @@ pub use self::protection::{ApiKeys, CorsOrigins, ProtectionSettings, PublicEndpo
 pub use self::table::{Group, SETTINGS, Setting, env_example};
 pub use self::values::Values;
 use crate::batching::VisionOrder;
-use crate::captioner::{CaptionerSettings, MemoryLimits};
+use crate::captioner::{CaptionerSettings, MemoryLimits, WORKERS_ON_CPU};
 use crate::engine::source::ModelSource;
 use crate::engine::{DeviceChoice, EngineOptions, HubOptions, KernelChoice, Precision};
 use crate::error::Result;
@@ -56,7 +56,7 @@ impl Settings {
             http: HttpSettings {
                 max_image_bytes: max_image_bytes(&read)?,
                 max_image_pixels: max_image_pixels(&read)?,
-                max_workers: max_workers(&read)?,
+                max_workers: max_workers(&read)?.unwrap_or(WORKERS_ON_CPU),
                 max_inflight_bytes: max_inflight_bytes(&read)?,
                 request_timeout: read.seconds("REQUEST_TIMEOUT", 0.001)?,
                 shutdown_grace: read.seconds("SHUTDOWN_GRACE", 0.0)?,
@@ -103,7 +103,7 @@ impl Default for HttpSettings {
         Self {
             max_image_bytes: 10 << 20,
             max_image_pixels: 100_000_000,
-            max_workers: 2,
+            max_workers: WORKERS_ON_CPU,
             max_inflight_bytes: MemoryLimits::default().max_inflight_bytes,
             request_timeout: Duration::from_secs(30),
             shutdown_grace: Duration::from_secs(30),
@@ -223,7 +223,7 @@ pub fn captioner_settings(values: &Values) -> Result<CaptionerSettings> {
         max_image_bytes: max_image_bytes(&read)?,
         max_image_pixels: max_image_pixels(&read)?,
         max_workers: max_workers(&read)?,
-        max_batch_size: read.optional_number("MAX_BATCH_SIZE", 1, 1024)?,
+        max_batch_size: read.number_or_auto("MAX_BATCH_SIZE", 1, 1024)?,
         vision_order: VisionOrder::default(),
         queue_capacity: read.number("QUEUE_CAPACITY", 1, 1 << 20)?,
         memory: memory_limits(&read)?,
@@ -266,27 +266,41 @@ fn max_image_pixels(read: &Reader<'_>) -> Result<u64> {
     read.number("MAX_IMAGE_PIXELS", 1, u64::from(u32::MAX))
 }
 
-fn max_workers(read: &Reader<'_>) -> Result<usize> {
-    read.number("MAX_WORKERS", 1, 1024)
+/// `None` for what suits the device.
+fn max_workers(read: &Reader<'_>) -> Result<Option<usize>> {
+    read.number_or_auto("MAX_WORKERS", 1, 1024)
 }
 
+/// `USE_GPU` says whether, `DEVICE` which one. A GPU that is named is meant, so without it the start
+/// fails; that it exists is the engine's to find out.
 fn device(read: &Reader<'_>) -> Result<DeviceChoice> {
-    let choices = [
-        ("auto", DeviceChoice::Auto),
-        ("true", DeviceChoice::Cuda(0)),
-        ("1", DeviceChoice::Cuda(0)),
-        ("false", DeviceChoice::Cpu),
-        ("0", DeviceChoice::Cpu),
+    let wanted = [
+        ("auto", None),
+        ("true", Some(true)),
+        ("1", Some(true)),
+        ("false", Some(false)),
+        ("0", Some(false)),
     ];
-    let device = read.choice("USE_GPU", &choices)?;
-    if matches!(device, DeviceChoice::Cuda(_)) && !cfg!(feature = "cuda") {
+    let use_gpu = read.choice("USE_GPU", &wanted)?;
+    let device: DeviceChoice = read.optional("DEVICE")?.unwrap_or_default();
+    let chosen = match (use_gpu, device) {
+        (Some(true), DeviceChoice::Cpu) | (Some(false), DeviceChoice::Cuda(_)) => {
+            let remedy = "USE_GPU says the opposite; leave one of them out";
+            return Err(read.unusable("DEVICE", remedy));
+        }
+        (Some(true), DeviceChoice::Auto) => DeviceChoice::Cuda(0),
+        (Some(false), _) => DeviceChoice::Cpu,
+        (_, device) => device,
+    };
+    if matches!(chosen, DeviceChoice::Cuda(_)) && !cfg!(feature = "cuda") {
+        let name = if use_gpu == Some(true) { "USE_GPU" } else { "DEVICE" };
         return Err(read.unusable(
-            "USE_GPU",
+            name,
             "this binary is built without the cuda feature; build it with --features cuda, or \
-             give auto or false",
+             leave it out for the CPU",
         ));
     }
-    Ok(device)
+    Ok(chosen)
 }
 
 /// Which of them this build computes in is the engine's to say.

@@ -59,6 +59,24 @@ impl<'v> Reader<'v> {
         }
     }
 
+    /// A number, or `None` for `auto`.
+    pub(super) fn number_or_auto<N>(&self, name: &str, least: N, most: N) -> Result<Option<N>>
+    where
+        N: FromStr + PartialOrd + Display + Copy,
+    {
+        if self.required(name)?.eq_ignore_ascii_case("auto") {
+            return Ok(None);
+        }
+        // Every other text is a number or a mistake.
+        match self.optional_number(name, least, most) {
+            Err(_) => {
+                let remedy = format!("give auto, or a whole number from {least} to {most}");
+                Err(self.unusable(name, &remedy))
+            }
+            number => number,
+        }
+    }
+
     pub(super) fn seconds(&self, name: &str, least: f64) -> Result<Duration> {
         let text = self.required(name)?;
         match text.parse::<f64>() {

@@ -84,7 +84,7 @@ const fn unset(
 }
 
 /// Every setting, group after group.
-pub const SETTINGS: [Setting; 37] = [
+pub const SETTINGS: [Setting; 38] = [
     setting("HOST", Server, "127.0.0.1", "Address to listen on; 0.0.0.0 for every one"),
     setting("PORT", Server, "8000", "Port to listen on; 0 for any that is free"),
     setting(
@@ -175,7 +175,18 @@ pub const SETTINGS: [Setting; 37] = [
         "where huggingface_hub keeps them: HF_HUB_CACHE, HF_HOME/hub, ~/.cache/huggingface/hub",
         "Folder for models from the hub",
     ),
-    setting("USE_GPU", Model, "auto", "auto, true or false; true fails where there is no GPU"),
+    setting(
+        "USE_GPU",
+        Model,
+        "auto",
+        "auto, true or false; true stops the start where no GPU can be used; needs the feature cuda",
+    ),
+    unset(
+        "DEVICE",
+        Model,
+        "as USE_GPU says, and the first GPU",
+        "cpu, or a GPU by its number: cuda:1; stops the start where that cannot be used",
+    ),
     setting("PRECISION", Model, "auto", "auto, f32, f16, bf16 or int8"),
     setting(
         "CPU_KERNELS",
@@ -183,11 +194,11 @@ pub const SETTINGS: [Setting; 37] = [
         "auto",
         "Instructions on a CPU: auto, portable, avx2, avx2-vnni, avx512, avx512-vnni, amx, candle",
     ),
-    unset(
+    setting(
         "MAX_BATCH_SIZE",
         Model,
-        "8 on a CPU, 32 on a GPU",
-        "Captions or beams that the model writes together",
+        "auto",
+        "Captions or beams that the model writes together; auto: 8 on a CPU, tried out on a GPU",
     ),
     setting("HF_ENDPOINT", Model, "https://huggingface.co", "Address of the hub"),
     Setting {
@@ -209,7 +220,13 @@ pub const SETTINGS: [Setting; 37] = [
         "the model's own",
         "Height in pixels to which images are resized for the model",
     ),
-    setting("MAX_WORKERS", Images, "2", "Images that are decoded at the same time"),
+    setting(
+        "MAX_WORKERS",
+        Images,
+        "auto",
+        "Images that are decoded at the same time; auto: 2 beside a model on the CPU, all cores \
+         beside a GPU",
+    ),
     setting(
         "FALLBACK_TEXT",
         Images,

@@ -7,7 +7,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::local::LocalEngine;
-use super::{Engine, Event, GenerationParams, Job, JobId, PixelValues};
+use super::{Encoded, Engine, Event, GenerationParams, ImageInput, Job, JobId, PixelValues};
 use crate::error::{Error, Result};
 
 /// What is measured.
@@ -40,20 +40,30 @@ pub struct Measured {
 /// [`InvalidParameter`](crate::error::ErrorKind::InvalidParameter): a number is 0, or the model has
 /// no room for so many tokens. Otherwise a pass failed.
 pub fn measure(engine: &mut LocalEngine, workload: Workload) -> Result<Measured> {
-    check(engine, workload)?;
     let side = engine.info().image_size;
+    measure_sized(engine, workload, [side, side])
+}
+
+/// [`measure`] on images of this width and height, multiples of the model's patches.
+///
+/// # Errors
+/// As [`measure`].
+pub fn measure_sized(
+    engine: &mut LocalEngine,
+    workload: Workload,
+    size: [usize; 2],
+) -> Result<Measured> {
+    check(engine, workload)?;
     // One image for all: the engine does not look whether it knows one, and the pixels of many would
     // count as memory that the model needs.
-    let images = vec![Arc::new(image(0, side)); workload.batch];
+    let image = Arc::new(image_sized(0, size));
+    let images: Vec<_> = std::iter::repeat_n(image, workload.batch).collect();
     pass(engine, &images, workload.new_tokens)?;
     let mut stages: [Vec<Duration>; 4] = Default::default();
     for _ in 0..workload.iterations {
-        engine.take_timings();
         let begin = Instant::now();
-        pass(engine, &images, workload.new_tokens)?;
-        let end_to_end = begin.elapsed();
-        let spent = engine.take_timings();
-        let times = [spent.vision, spent.cross_kv, spent.decode, end_to_end];
+        let [vision, cross_kv, decode] = pass(engine, &images, workload.new_tokens)?;
+        let times = [vision, cross_kv, decode, begin.elapsed()];
         stages.iter_mut().zip(times).for_each(|(stage, time)| stage.push(time));
     }
     let [vision, cross_kv, decode, end_to_end] =
@@ -67,27 +77,31 @@ pub fn measure(engine: &mut LocalEngine, workload: Workload) -> Result<Measured>
 /// they quantise.
 #[must_use]
 pub fn image(seed: u64, side: usize) -> PixelValues {
+    image_sized(seed, [side, side])
+}
+
+fn image_sized(seed: u64, [width, height]: [usize; 2]) -> PixelValues {
     const KNOTS: usize = 12;
     let mut random = ChaCha8Rng::seed_from_u64(seed);
-    let mut data = Vec::with_capacity(3 * side * side);
+    let mut data = Vec::with_capacity(3 * width * height);
     for _ in 0..3 {
         let knots: Vec<f32> =
             (0..(KNOTS + 1) * (KNOTS + 1)).map(|_| random.random_range(-2.0..2.0)).collect();
-        let between = |x: usize| {
+        let between = |x: usize, side: usize| {
             let place = x as f32 * KNOTS as f32 / side as f32;
             (place as usize, place.fract())
         };
-        for y in 0..side {
-            let (row, down) = between(y);
-            for x in 0..side {
-                let (column, right) = between(x);
+        for y in 0..height {
+            let (row, down) = between(y, height);
+            for x in 0..width {
+                let (column, right) = between(x, width);
                 let first = row * (KNOTS + 1) + column;
                 let mix = |at: usize| knots[at] * (1.0 - right) + knots[at + 1] * right;
                 data.push(mix(first) * (1.0 - down) + mix(first + KNOTS + 1) * down);
             }
         }
     }
-    PixelValues { data, width: side, height: side }
+    PixelValues { data, width, height }
 }
 
 fn check(engine: &LocalEngine, workload: Workload) -> Result<()> {
@@ -106,17 +120,49 @@ fn check(engine: &LocalEngine, workload: Workload) -> Result<()> {
     Ok(())
 }
 
-/// Captions all images together, greedily, with exactly `new_tokens` tokens each.
-fn pass(engine: &mut LocalEngine, images: &[Arc<PixelValues>], new_tokens: usize) -> Result<()> {
+/// The vision tower's output of image 0 of those that are measured, token after token: what two
+/// devices or precisions can be compared by.
+///
+/// # Errors
+/// The arithmetic failed.
+pub fn states(engine: &mut LocalEngine) -> Result<Vec<f32>> {
+    let encoded = engine.encode(&image(0, engine.info().image_size))?;
+    match encoded.content::<Encoded>() {
+        Some(states) => states.states(),
+        None => Err(Error::internal("the engine's image is another engine's")),
+    }
+}
+
+/// Captions all images together, greedily, with exactly `new_tokens` tokens each. The times of the
+/// vision tower, of the cross-attention's keys and values, and of reading and writing tokens: a GPU,
+/// which works while the program goes on, is waited for at the end of each.
+fn pass(
+    engine: &mut LocalEngine,
+    images: &[Arc<PixelValues>],
+    new_tokens: usize,
+) -> Result<[Duration; 3]> {
     let params = GenerationParams {
         min_new_tokens: new_tokens,
         max_new_tokens: new_tokens,
         ..GenerationParams::default()
     };
-    for (id, pixels) in (0..).map(JobId).zip(images) {
-        let (image, params) = (Arc::clone(pixels).into(), params.clone());
-        engine.start(Job { id, image, prompt: Vec::new(), params })?;
+    let (mut vision, mut cross_kv) = (Duration::ZERO, Duration::ZERO);
+    // As many together as the server would take, so that no more states are kept.
+    for images in images.chunks(engine.vision_batch().max(1)) {
+        let begin = Instant::now();
+        let encoded = engine.encode_all(images)?;
+        engine.wait()?;
+        vision += begin.elapsed();
+        let begin = Instant::now();
+        for image in encoded {
+            let id = JobId(engine.active() as u64);
+            let image = ImageInput::Encoded(Arc::new(image));
+            engine.start(Job { id, image, prompt: Vec::new(), params: params.clone() })?;
+        }
+        engine.wait()?;
+        cross_kv += begin.elapsed();
     }
+    let begin = Instant::now();
     let mut events = Vec::new();
     while engine.active() > 0 {
         engine.step(&mut events)?;
@@ -134,7 +180,7 @@ fn pass(engine: &mut LocalEngine, images: &[Arc<PixelValues>], new_tokens: usize
     if written != new_tokens * images.len() {
         return Err(Error::internal(format!("{written} tokens were written in a measured pass")));
     }
-    Ok(())
+    Ok([vision, cross_kv, begin.elapsed()])
 }
 
 /// The middle one, or the mean of the middle two.

@@ -14,6 +14,8 @@ use crate::error::{Error, ErrorKind, Result};
 pub(crate) enum Call {
     /// An image of this width.
     Encode(usize),
+    /// Images of these widths at once.
+    EncodeAll(Vec<usize>),
     Start(JobId),
     /// With the jobs that were in the batch.
     Step(Vec<JobId>),
@@ -42,6 +44,12 @@ pub(crate) enum Defect {
     Memory(usize),
     /// Every step fails.
     Broken,
+    /// Every encoding with an image of this width in it fails.
+    BadImage(usize),
+    /// Every encoding with an image of this width in it panics.
+    BombImage(usize),
+    /// There is memory for so many images at once in the vision tower.
+    VisionMemory(usize),
 }
 
 /// The test's end.
@@ -57,6 +65,8 @@ struct State {
     permits: Option<usize>,
     steps: VecDeque<Mishap>,
     encodings: VecDeque<Mishap>,
+    /// Images that the vision tower takes at once; 0 stands for one.
+    vision_batch: usize,
     defect: Option<Defect>,
     calls: Vec<Call>,
 }
@@ -71,6 +81,11 @@ impl Script {
     /// An engine that never waits.
     pub(crate) fn free() -> Arc<Self> {
         Arc::default()
+    }
+
+    /// Its vision tower gains by taking so many images at once.
+    pub(crate) fn set_vision_batch(&self, images: usize) {
+        self.state.lock().unwrap().vision_batch = images;
     }
 
     pub(crate) fn let_step(&self, steps: usize) {
@@ -126,6 +141,16 @@ impl Script {
         self.changed.notify_all();
     }
 
+    fn enter_encoding(&self, widths: &[usize]) -> Option<Mishap> {
+        let mut state = self.state.lock().unwrap();
+        state.encodings.pop_front().or(match state.defect {
+            Some(Defect::BadImage(width)) if widths.contains(&width) => Some(Mishap::Fail),
+            Some(Defect::BombImage(width)) if widths.contains(&width) => Some(Mishap::Panic),
+            Some(Defect::VisionMemory(most)) if widths.len() > most => Some(Mishap::OutOfMemory),
+            _ => None,
+        })
+    }
+
     fn enter_step(&self, jobs: &[JobId]) -> Option<Mishap> {
         let mut state = self.state.lock().unwrap();
         while state.permits == Some(0) {
@@ -176,9 +201,22 @@ impl Engine for FakeEngine {
     fn encode(&mut self, pixels: &PixelValues) -> Result<EncodedImage> {
         self.script.record(Call::Encode(pixels.width));
         self.check()?;
-        let mishap = self.script.state.lock().unwrap().encodings.pop_front();
+        let mishap = self.script.enter_encoding(&[pixels.width]);
         mishap.map_or(Ok(()), |mishap| self.suffer(mishap))?;
         Ok(EncodedImage::new(pixels.width, 8))
+    }
+
+    fn vision_batch(&self) -> usize {
+        self.script.state.lock().unwrap().vision_batch.max(1)
+    }
+
+    fn encode_all(&mut self, images: &[Arc<PixelValues>]) -> Result<Vec<EncodedImage>> {
+        let widths: Vec<usize> = images.iter().map(|pixels| pixels.width).collect();
+        self.script.record(Call::EncodeAll(widths.clone()));
+        self.check()?;
+        let mishap = self.script.enter_encoding(&widths);
+        mishap.map_or(Ok(()), |mishap| self.suffer(mishap))?;
+        Ok(widths.into_iter().map(|width| EncodedImage::new(width, 8)).collect())
     }
 
     fn start(&mut self, job: Job) -> Result<()> {

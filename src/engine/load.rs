@@ -1,8 +1,9 @@
 //! From files and choices to an engine.
 
-use candle_core::{DType, Device};
+use candle_core::DType;
 
 use super::backend::Backend;
+use super::device::open_device;
 use super::local::LocalEngine;
 use super::source::ModelFiles;
 use super::{DeviceChoice, KernelChoice, Precision};
@@ -39,6 +40,9 @@ impl Backend {
     /// does not have; [`Model`](ErrorKind::Model) for weights that the configuration does not fit.
     pub fn load(config: &BlipConfig, weights: &Weights, options: EngineOptions) -> Result<Self> {
         let device = open_device(options.device)?;
+        if !device.is_cpu() {
+            return Self::load_on_device(config, weights, options.precision, &device);
+        }
         Ok(match plan(options, weights.only_q8_0())? {
             Plan::Candle => BlipModel::load(config, weights, DType::F32, &device)?.into(),
             Plan::Packed(tier, precision) => {
@@ -109,19 +113,6 @@ fn unavailable(precision: Precision) -> Error {
     )
 }
 
-fn open_device(choice: DeviceChoice) -> Result<Device> {
-    match choice {
-        DeviceChoice::Auto | DeviceChoice::Cpu => Ok(Device::Cpu),
-        DeviceChoice::Cuda(number) => Err(Error::new(
-            ErrorKind::Config,
-            format!(
-                "cuda:{number} cannot be used: this version computes on the CPU only; set \
-                 USE_GPU=auto or USE_GPU=false"
-            ),
-        )),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -132,8 +123,6 @@ mod tests {
 
     #[test]
     fn what_is_not_there_is_refused_with_a_remedy() {
-        assert!(open_device(DeviceChoice::Auto).unwrap().is_cpu());
-        assert!(open_device(DeviceChoice::Cuda(1)).unwrap_err().detail().contains("cuda:1"));
         let error = chosen(Precision::F16, KernelChoice::Auto, None).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Config);
         assert!(error.detail().contains("PRECISION=auto"), "{error}");

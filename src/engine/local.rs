@@ -1,12 +1,13 @@
 //! The engine over a loaded BLIP: which jobs are in the batch, and what each does with its logits.
 
+use std::sync::Arc;
 use std::time::Instant;
 
-use crate::engine::backend::{Backend, Encoded, Item};
+use crate::engine::backend::{Backend, Encoded, Item, Read, Scores};
 use crate::engine::timings::{Timings, timed};
 use crate::engine::{EncodedImage, Engine, EngineInfo, Event, ImageInput, Job, JobId, PixelValues};
 use crate::error::{Error, Result};
-use crate::generate::{Decoder, GenerationParams, Progress, Task};
+use crate::generate::{Decoder, GenerationParams, Progress, Step, Task};
 
 /// A BLIP captioner with the batch that it is working on.
 #[derive(Debug)]
@@ -31,7 +32,7 @@ struct Active {
 enum Next {
     /// Chooses from the logits of its prompt, which are there already.
     Choose(Vec<f32>),
-    /// Reads these tokens, one a row.
+    /// Reads these tokens: one a row, or its first ones.
     Read(Vec<u32>),
 }
 
@@ -58,6 +59,15 @@ impl LocalEngine {
     /// Where the time went since the last call, or since the beginning.
     pub fn take_timings(&mut self) -> Timings {
         std::mem::take(&mut self.timings)
+    }
+
+    /// Has the device do what was put off for the jobs that were started, and waits until it is idle.
+    ///
+    /// # Errors
+    /// Some of it failed.
+    pub fn wait(&mut self) -> Result<()> {
+        self.model.settle()?;
+        self.model.wait()
     }
 
     /// Captions a grey image of this size, so that the first real one does not pay for what is set
@@ -87,40 +97,30 @@ impl LocalEngine {
         }
     }
 
-    /// The logits of every job for its next choice, in the order of the jobs.
-    fn forward(&mut self) -> Result<Vec<Vec<f32>>> {
-        let (mut items, mut tokens) = (Vec::new(), Vec::new());
+    /// What every job has to choose from, in the order of the jobs.
+    fn forward(&mut self) -> Result<Vec<Scores>> {
+        let mut reads = Vec::with_capacity(self.jobs.len());
         for (job, item) in self.jobs.iter().zip(&mut self.items) {
-            if let Next::Read(next) = &job.next {
-                tokens.extend_from_slice(next);
-                items.push(item);
+            if let Next::Read(tokens) = &job.next {
+                self.timings.tokens += item.rows() as u64;
+                reads.push(Read { item, tokens, best: job.decoder.wanted() });
             }
         }
-        self.timings.tokens += tokens.len() as u64;
-        let read =
-            if items.is_empty() { Vec::new() } else { self.model.step(&mut items, &tokens)? };
-        let mut rest = read.as_slice();
+        let read = if reads.is_empty() { Vec::new() } else { self.model.read(&mut reads)? };
+        let mut read = read.into_iter();
         let share = |job: &mut Active| match &mut job.next {
-            Next::Choose(ready) => std::mem::take(ready),
-            Next::Read(tokens) => {
-                let (own, behind) = rest.split_at(tokens.len() * self.info.vocab_size);
-                rest = behind;
-                own.to_vec()
-            }
+            Next::Choose(ready) => Some(Scores::Logits(std::mem::take(ready))),
+            Next::Read(_) => read.next(),
         };
-        Ok(self.jobs.iter_mut().map(share).collect())
+        let all: Option<Vec<_>> = self.jobs.iter_mut().map(share).collect();
+        all.ok_or_else(|| Error::internal("a step left a job out"))
     }
 
     /// One job's share of a step; the events that come of it, and whether the job goes on.
-    fn choose(&mut self, index: usize, logits: &[f32], events: &mut Vec<Event>) -> Result<bool> {
-        if let Some(place) = logits.iter().position(|logit| !logit.is_finite()) {
-            let (value, token) = (logits[place], place % self.info.vocab_size);
-            return Err(Error::internal(format!(
-                "the model's logits are not finite: {value} for token {token}"
-            )));
-        }
-        let Active { id, decoder, next } = &mut self.jobs[index];
-        let (job, step) = (*id, decoder.advance(logits));
+    fn choose(&mut self, index: usize, scores: &Scores, events: &mut Vec<Event>) -> Result<bool> {
+        let step = self.decide(index, scores)?;
+        let Active { id, next, .. } = &mut self.jobs[index];
+        let job = *id;
         if let Some(token) = step.newest {
             events.push(Event::Token { job, token });
         }
@@ -134,6 +134,22 @@ impl LocalEngine {
                 *next = Next::Read(tokens);
                 Ok(true)
             }
+        }
+    }
+
+    fn decide(&mut self, index: usize, scores: &Scores) -> Result<Step> {
+        let decoder = &mut self.jobs[index].decoder;
+        match scores {
+            Scores::Logits(logits) => {
+                check_finite(logits, self.info.vocab_size)?;
+                Ok(decoder.advance(logits))
+            }
+            Scores::Best(best) => match decoder.advance_by_best(best) {
+                Some(step) => Ok(step),
+                // Rare: two tokens that are equal where the choice is cut off.
+                None => Ok(decoder.advance(&self.model.logits(&self.items[index])?)),
+            },
+            Scores::NotFinite => Err(Error::internal("the model's logits are not finite")),
         }
     }
 
@@ -175,11 +191,47 @@ impl Engine for LocalEngine {
         Ok(EncodedImage::new(image, bytes))
     }
 
+    fn vision_batch(&self) -> usize {
+        let side = self.info.image_size;
+        self.model.vision_batch(side, side)
+    }
+
+    fn encode_all(&mut self, images: &[Arc<PixelValues>]) -> Result<Vec<EncodedImage>> {
+        let mut encoded: Vec<Option<EncodedImage>> = images.iter().map(|_| None).collect();
+        let mut rest: Vec<usize> = (0..images.len()).collect();
+        while let Some(&first) = rest.first() {
+            let (width, height) = (images[first].width, images[first].height);
+            let mut room = self.model.vision_batch(width, height).max(1);
+            let together: Vec<usize> = rest
+                .extract_if(.., |n| {
+                    let fits = room > 0 && (images[*n].width, images[*n].height) == (width, height);
+                    room -= usize::from(fits);
+                    fits
+                })
+                .collect();
+            let pixels: Vec<&[f32]> = together.iter().map(|&n| images[n].data.as_slice()).collect();
+            let (model, spent) = (&mut self.model, &mut self.timings);
+            let some = timed(&mut spent.vision, || model.encode_all(&pixels, width, height))?;
+            spent.images += some.len() as u64;
+            for (n, image) in together.into_iter().zip(some) {
+                let bytes = image.bytes();
+                encoded[n] = Some(EncodedImage::new(image, bytes));
+            }
+        }
+        let all: Option<Vec<_>> = encoded.into_iter().collect();
+        all.ok_or_else(|| Error::internal("an image was left out"))
+    }
+
     fn start(&mut self, job: Job) -> Result<()> {
+        self.resume(job, &[])
+    }
+
+    fn resume(&mut self, job: Job, written: &[u32]) -> Result<()> {
         let max_length = self.check(&job)?;
         let text = &self.model.config().text;
         let mut prompt = vec![text.bos_token_id];
         prompt.extend(&job.prompt);
+        text.check_tokens(&prompt)?;
         let (end, vocabulary) = (text.sep_token_id, text.vocab_size);
         let image = match job.image {
             ImageInput::Encoded(image) => image,
@@ -190,25 +242,30 @@ impl Engine for LocalEngine {
             .ok_or_else(|| Error::internal("the image was encoded by another kind of engine"))?;
         let (model, spent) = (&mut self.model, &mut self.timings);
         // The last token is written, but never read.
-        let mut item = timed(&mut spent.cross_kv, || model.begin(states, max_length - 1))?;
+        let (places, rows) = (max_length - 1, job.params.rows());
+        let mut item = timed(&mut spent.cross_kv, || model.begin(states, places, rows))?;
         // A single token is read in the next step, together with those of the other jobs.
-        let next = if prompt.len() == 1 {
+        let next = if prompt.len() == 1 || model.reads_prompts_in_steps() {
             Next::Read(prompt.clone())
         } else {
             spent.tokens += 1;
             Next::Choose(timed(&mut spent.decode, || model.prefill(&mut item, &prompt))?)
         };
-        let decoder = Decoder::new(&job.params, Task { prompt, end, vocabulary, max_length });
+        let written = written.to_vec();
+        let decoder =
+            Decoder::new(&job.params, Task { prompt, end, vocabulary, max_length, written });
         self.jobs.push(Active { id: job.id, decoder, next });
         self.items.push(item);
         Ok(())
     }
 
     fn step(&mut self, events: &mut Vec<Event>) -> Result<()> {
+        let (model, spent) = (&mut self.model, &mut self.timings);
+        timed(&mut spent.cross_kv, || model.settle())?;
         let begin = Instant::now();
         let mut ended = Vec::new();
-        for (index, logits) in self.forward()?.into_iter().enumerate() {
-            match self.choose(index, &logits, events) {
+        for (index, scores) in self.forward()?.into_iter().enumerate() {
+            match self.choose(index, &scores, events) {
                 Ok(true) => {}
                 Ok(false) => ended.push(index),
                 Err(error) => {
@@ -235,4 +292,10 @@ impl Engine for LocalEngine {
         self.items.clear();
         self.model.renew();
     }
+}
+
+fn check_finite(logits: &[f32], vocabulary: usize) -> Result<()> {
+    let Some(place) = logits.iter().position(|logit| !logit.is_finite()) else { return Ok(()) };
+    let (value, token) = (logits[place], place % vocabulary);
+    Err(Error::internal(format!("the model's logits are not finite: {value} for token {token}")))
 }

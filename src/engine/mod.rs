@@ -2,7 +2,9 @@
 //! No tensor and no async type crosses this line.
 
 mod backend;
+pub mod batch_size;
 pub mod bench;
+mod device;
 #[cfg(test)]
 pub(crate) mod fake;
 pub mod hub;
@@ -10,12 +12,16 @@ mod input;
 mod layout;
 mod load;
 pub mod local;
+mod on_device;
 mod options;
 pub mod quantize;
 pub mod source;
 mod timings;
 
-pub use self::backend::{Backend, Encoded, Item};
+use std::sync::Arc;
+
+pub use self::backend::{Backend, Encoded, Item, Read, Scores};
+pub use self::device::GpuInfo;
 pub use self::hub::HubOptions;
 pub use self::input::{EncodedImage, ImageInput, PixelValues};
 pub use self::load::{EngineOptions, load};
@@ -81,6 +87,8 @@ pub struct EngineInfo {
     pub kernels: String,
     /// `cpu`, `cuda:0`.
     pub device: String,
+    /// The GPU that this is, where it is one.
+    pub gpu: Option<GpuInfo>,
     /// Pixels of the square image that the model was trained on.
     pub image_size: usize,
     /// Side of a patch; an image's sides must be multiples of it.
@@ -94,21 +102,20 @@ pub struct EngineInfo {
 }
 
 impl EngineInfo {
-    /// Rows that are decoded together unless somebody chooses: as many as still make an image
-    /// noticeably cheaper. ARCHITECTURE.md has the measurements for a CPU; that of a GPU is a guess
-    /// until there is one to measure.
+    /// Whether a CPU does the arithmetic.
     #[must_use]
-    pub fn default_batch_size(&self) -> usize {
-        if self.device == "cpu" { 8 } else { 32 }
+    pub fn on_cpu(&self) -> bool {
+        self.device == "cpu"
     }
 }
 
 /// A captioning model with the state of the work it is doing.
 ///
 /// The owner calls [`start`](Engine::start) for new work at any time and [`step`](Engine::step)
-/// while there are jobs; every call blocks for as long as the arithmetic takes. What comes of a job
-/// does not depend on the jobs beside it, and is the same, token by token, each time that the job is
-/// started anew; a job that samples repeats if its seed is given.
+/// while there are jobs; every call blocks for as long as the arithmetic takes. On a CPU, what comes
+/// of a job does not depend on the jobs beside it, and is the same, token by token, each time that
+/// the job is started anew; a job that samples repeats if its seed is given. On a device company may
+/// change how numbers are rounded.
 ///
 /// An error of kind [`OutOfMemory`](crate::error::ErrorKind::OutOfMemory) says that the device had
 /// no room: the same work may succeed with fewer jobs beside it.
@@ -119,11 +126,36 @@ pub trait Engine: Send {
     /// The pixels are no image for this model, or the arithmetic failed.
     fn encode(&mut self, pixels: &PixelValues) -> Result<EncodedImage>;
 
+    /// How many images at once the vision tower takes faster than one after another; 1 where company
+    /// gains nothing.
+    fn vision_batch(&self) -> usize {
+        1
+    }
+
+    /// [`encode`](Self::encode) of several images, of whatever sizes: all of them or none, in their
+    /// order. Whose fault a failure is, is not said: who wants to know encodes them one by one.
+    ///
+    /// # Errors
+    /// One of them is no image for this model, or the arithmetic failed.
+    fn encode_all(&mut self, images: &[Arc<PixelValues>]) -> Result<Vec<EncodedImage>> {
+        images.iter().map(|pixels| self.encode(pixels)).collect()
+    }
+
     /// Encodes the image if need be, reads the prompt and makes the job part of the batch.
     ///
     /// # Errors
     /// The job cannot be started, and is forgotten; the others are not touched.
     fn start(&mut self, job: Job) -> Result<()>;
+
+    /// [`start`](Self::start) of a job that was started before, and whose caller has heard these
+    /// tokens of its first sequence: it begins with them. Where company may change how numbers are
+    /// rounded, and with it a token, a caller would else hear a mixture of two captions.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    fn resume(&mut self, job: Job, _written: &[u32]) -> Result<()> {
+        self.start(job)
+    }
 
     /// Every job in the batch writes one token; what happened is appended to `events`.
     ///

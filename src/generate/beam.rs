@@ -2,10 +2,11 @@
 //! where also the reasons for its peculiarities are given; with `do_sample` the candidates of a
 //! step are drawn instead of taken.
 
-use super::filters::{Chain, LogitsProcessor};
+use super::best::Best;
+use super::filters::{Chain, LogitsProcessor, MinLength};
 use super::params::{EarlyStopping, FinishReason, GenerationParams, Sequence};
 use super::random::{Random, fresh_seed};
-use super::{Progress, Step, Task, confidence, length_limit, math};
+use super::{Progress, Step, Task, confidence, length_limit, math, needs_all_logits};
 
 /// Stands for "worse than anything real"; transformers adds it to scores in f32.
 const NEVER: f32 = -1.0e9;
@@ -14,6 +15,9 @@ const NEVER: f32 = -1.0e9;
 #[derive(Debug)]
 pub(super) struct BeamSearch {
     chain: Chain,
+    /// The only processor there is when the best tokens decide.
+    least: MinLength,
+    by_best: bool,
     end: u32,
     vocabulary: usize,
     beams: usize,
@@ -69,6 +73,8 @@ impl BeamSearch {
         let nothing = Finished { beam: beam(NEVER), score: NEVER, done: false };
         Self {
             chain: Chain::new(params, task.prompt.len(), task.end),
+            least: MinLength { length: task.prompt.len() + params.min_new_tokens, end: task.end },
+            by_best: !needs_all_logits(params),
             end: task.end,
             vocabulary: task.vocabulary,
             beams,
@@ -87,10 +93,25 @@ impl BeamSearch {
         }
     }
 
+    /// As many as there are candidates, one more if one is the end and too early, and one to see that
+    /// they are ahead.
+    pub(super) fn wanted(&self) -> Option<usize> {
+        self.by_best.then_some(2 * self.beams + 2)
+    }
+
     pub(super) fn advance(&mut self, logits: &[f32]) -> Step {
         let candidates = self.candidates(logits);
-        let sources = self.keep_running(&candidates);
-        self.keep_finished(&candidates);
+        self.proceed(&candidates)
+    }
+
+    pub(super) fn advance_by_best(&mut self, best: &[Best]) -> Option<Step> {
+        let candidates = self.best_candidates(best)?;
+        Some(self.proceed(&candidates))
+    }
+
+    fn proceed(&mut self, candidates: &[Candidate]) -> Step {
+        let sources = self.keep_running(candidates);
+        self.keep_finished(candidates);
         self.running = sources.1;
         self.update_improvement();
         self.started = true;
@@ -133,18 +154,47 @@ impl BeamSearch {
         };
         chosen
             .into_iter()
-            .map(|flat| {
-                let (source, token) = (flat / size, (flat % size) as u32);
-                let beam = &self.running[source];
-                Candidate {
-                    source,
-                    token,
-                    score: scores[flat],
-                    log_probability: beam.log_probability + f64::from(raw[flat]),
-                    ends: token == self.end || beam.ids.len() + 1 >= self.max_length,
-                }
-            })
+            .map(|flat| self.candidate(flat / size, (flat % size) as u32, scores[flat], raw[flat]))
             .collect()
+    }
+
+    /// [`candidates`](Self::candidates) from the best tokens of every row; `None` if another token
+    /// may belong to them.
+    fn best_candidates(&self, best: &[Best]) -> Option<Vec<Candidate>> {
+        let mut all = Vec::new();
+        let mut edge = f32::NEG_INFINITY;
+        for (index, beam) in self.running.iter().enumerate() {
+            let row = best.get(if self.started { index } else { 0 })?;
+            let forbidden = self.least.forbids(&beam.ids);
+            for &(token, logit) in &row.tokens {
+                if Some(token) != forbidden {
+                    let raw = row.log_probability(logit);
+                    all.push(self.candidate(index, token, raw + beam.score, raw));
+                }
+            }
+            if let Some(logit) = row.edge() {
+                edge = edge.max(row.log_probability(logit) + beam.score);
+            }
+        }
+        // As `math::top` has it: of equal ones the first beam's, and of those the first token.
+        all.sort_by(|a, b| {
+            let in_place = (a.source, a.token).cmp(&(b.source, b.token));
+            b.score.partial_cmp(&a.score).unwrap_or(in_place).then(in_place)
+        });
+        all.truncate(2 * self.beams);
+        let last = all.get(2 * self.beams - 1)?;
+        (last.score > edge).then_some(all)
+    }
+
+    fn candidate(&self, source: usize, token: u32, score: f32, raw: f32) -> Candidate {
+        let beam = &self.running[source];
+        Candidate {
+            source,
+            token,
+            score,
+            log_probability: beam.log_probability + f64::from(raw),
+            ends: token == self.end || beam.ids.len() + 1 >= self.max_length,
+        }
     }
 
     fn extend(&self, candidate: &Candidate, score: f32) -> Beam {

@@ -104,10 +104,17 @@ pub struct MinLength {
     pub end: u32,
 }
 
+impl MinLength {
+    /// The token that may not follow these, if there is one.
+    pub(super) fn forbids(&self, ids: &[u32]) -> Option<u32> {
+        (ids.len() < self.length).then_some(self.end)
+    }
+}
+
 impl LogitsProcessor for MinLength {
     fn process(&self, ids: &[u32], scores: &mut [f32]) {
-        if ids.len() < self.length
-            && let Some(score) = scores.get_mut(self.end as usize)
+        if let Some(end) = self.forbids(ids)
+            && let Some(score) = scores.get_mut(end as usize)
         {
             *score = f32::NEG_INFINITY;
         }

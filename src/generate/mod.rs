@@ -1,11 +1,15 @@
 //! Decoding strategies over plain slices of logits: they choose tokens and say which row continues
 //! which. Nothing here knows the model.
 //!
+//! Where the logits are on a device, greedy decoding and beam search can do with each row's best
+//! few ([`Best`]) and choose the same tokens.
+//!
 //! The semantics are those of `generate` in Hugging Face transformers 5.23: the order of the
 //! logits processors, beam search with its finished beams and its length penalty, and the
 //! stopping criteria.
 
 mod beam;
+mod best;
 pub mod filters;
 mod math;
 pub mod params;
@@ -14,6 +18,7 @@ mod sample;
 #[cfg(test)]
 mod script;
 
+pub use best::Best;
 pub use params::{EarlyStopping, FinishReason, GenerationParams, MAX_BEAMS, Sequence};
 pub use random::fresh_seed;
 
@@ -31,6 +36,9 @@ pub struct Task {
     pub vocabulary: usize,
     /// Longest sequence, prompt included; `max_new_tokens` may end it earlier.
     pub max_length: usize,
+    /// What greedy decoding and sampling take as the first tokens of the first sequence, whatever
+    /// the logits say: somebody has heard them already.
+    pub written: Vec<u32>,
 }
 
 /// What the logits of one step led to.
@@ -79,6 +87,28 @@ impl Decoder {
         })
     }
 
+    /// How many of each row's best tokens are enough, most of the time, for
+    /// [`advance_by_best`](Self::advance_by_best); `None` if the choice takes all logits, because
+    /// they are edited or drawn from.
+    #[must_use]
+    pub fn wanted(&self) -> Option<usize> {
+        match &self.0 {
+            Strategy::Sample(sampler) => sampler.wanted(),
+            Strategy::Beam(search) => search.wanted(),
+        }
+    }
+
+    /// [`advance`](Self::advance) by the best of every row instead of all its logits: the same
+    /// choice, equal values included. `None` if these do not decide it, as when a token that is not
+    /// among them may have the same value as one that is; nothing has changed then, and it takes
+    /// all logits.
+    pub fn advance_by_best(&mut self, best: &[Best]) -> Option<Step> {
+        match &mut self.0 {
+            Strategy::Sample(sampler) => sampler.advance_by_best(best),
+            Strategy::Beam(search) => search.advance_by_best(best),
+        }
+    }
+
     /// Takes the logits of the last token of every row, row after row.
     ///
     /// The first call takes those of the prompt: one row, from which all sequences grow. Later
@@ -94,6 +124,12 @@ impl Decoder {
 /// The length at which a sequence ends for want of room.
 fn length_limit(params: &GenerationParams, task: &Task) -> usize {
     task.max_length.min(task.prompt.len() + params.max_new_tokens)
+}
+
+/// Whether every logit is needed as it is: to be edited by what is known of the tokens so far, or to
+/// be drawn from. That `end` may be forbidden changes only one.
+fn needs_all_logits(params: &GenerationParams) -> bool {
+    params.do_sample || params.repetition_penalty != 1.0 || params.no_repeat_ngram_size > 0
 }
 
 /// Geometric mean of `count` probabilities whose logarithms add up to `log_probability`.

@@ -1,18 +1,24 @@
 //! Greedy decoding and sampling: sequences that do not know each other.
 
-use super::filters::{Chain, LogitsProcessor};
+use super::best::Best;
+use super::filters::{Chain, LogitsProcessor, MinLength};
 use super::params::{FinishReason, GenerationParams, Sequence};
 use super::random::{Random, fresh_seed};
-use super::{Progress, Step, Task, confidence, length_limit, math};
+use super::{Progress, Step, Task, confidence, length_limit, math, needs_all_logits};
 
 /// Sequences that grow by their best or by a random token.
 #[derive(Debug)]
 pub(super) struct Sampler {
     chain: Chain,
+    /// The only processor there is when the best token decides.
+    least: MinLength,
+    by_best: bool,
     end: u32,
     vocabulary: usize,
     prompt: usize,
     max_length: usize,
+    /// What the first sequence begins with.
+    written: Vec<u32>,
     sequences: Vec<Growing>,
     /// Which sequence each row of the logits belongs to; all read the first row at the start.
     rows: Vec<usize>,
@@ -38,24 +44,54 @@ impl Sampler {
         };
         Self {
             chain: Chain::new(params, task.prompt.len(), task.end),
+            least: MinLength { length: task.prompt.len() + params.min_new_tokens, end: task.end },
+            by_best: !needs_all_logits(params),
             end: task.end,
             vocabulary: task.vocabulary,
             prompt: task.prompt.len(),
             max_length: length_limit(params, &task),
+            written: task.written,
             sequences: (0..params.num_return_sequences).map(sequence).collect(),
             rows: (0..params.num_return_sequences).collect(),
             started: false,
         }
     }
 
+    /// The best, another one if that is the end and too early, and one to see that they are ahead.
+    pub(super) fn wanted(&self) -> Option<usize> {
+        self.by_best.then_some(3)
+    }
+
     pub(super) fn advance(&mut self, logits: &[f32]) -> Step {
+        self.proceed(|sampler, index, source| {
+            sampler.choose(index, &logits[source * sampler.vocabulary..][..sampler.vocabulary])
+        })
+    }
+
+    pub(super) fn advance_by_best(&mut self, best: &[Best]) -> Option<Step> {
+        let mut choices = Vec::with_capacity(self.rows.len());
+        for (place, &index) in self.rows.iter().enumerate() {
+            let row = best.get(if self.started { place } else { 0 })?;
+            let (token, logit) = match self.given(index) {
+                Some(given) => *row.tokens.iter().find(|(token, _)| *token == given)?,
+                None => row.argmax(self.least.forbids(&self.sequences[index].ids))?,
+            };
+            choices.push((token, f64::from(row.log_probability(logit))));
+        }
+        let mut choices = choices.into_iter();
+        Some(self.proceed(|sampler, _, _| choices.next().unwrap_or((sampler.end, 0.0))))
+    }
+
+    /// Every sequence that goes on takes the token that `choose` gives, by the sequence's index and
+    /// the row that it reads, with the logarithm of its probability.
+    fn proceed(&mut self, mut choose: impl FnMut(&mut Self, usize, usize) -> (u32, f64)) -> Step {
         let newest_of_first = self.rows.first() == Some(&0);
         let (mut tokens, mut sources, mut rows) = (Vec::new(), Vec::new(), Vec::new());
         let mut newest = None;
         for (place, index) in std::mem::take(&mut self.rows).into_iter().enumerate() {
             let source = if self.started { place } else { 0 };
-            let row = &logits[source * self.vocabulary..][..self.vocabulary];
-            let token = self.grow(index, row);
+            let (token, log_probability) = choose(self, index, source);
+            self.grow(index, token, log_probability);
             if place == 0 && newest_of_first {
                 newest = Some(token);
             }
@@ -75,22 +111,35 @@ impl Sampler {
         Step { newest, progress }
     }
 
-    /// Appends a token to one sequence.
-    fn grow(&mut self, index: usize, logits: &[f32]) -> u32 {
+    /// The best or a random token of a row, and the logarithm of its probability.
+    fn choose(&mut self, index: usize, logits: &[f32]) -> (u32, f64) {
+        let given = self.given(index).filter(|token| (*token as usize) < logits.len());
         let sequence = &mut self.sequences[index];
         let mut scores = logits.to_vec();
         self.chain.process(&sequence.ids, &mut scores);
         let drawn = sequence.random.as_mut().and_then(|random| random.draw(&scores));
         let place = drawn.unwrap_or_else(|| math::argmax(&scores));
-        let token = place as u32;
-        sequence.log_probability += f64::from(math::log_probability(logits, place));
+        // Drawn all the same, so that what follows is drawn as it was.
+        let place = given.map_or(place, |token| token as usize);
+        (place as u32, f64::from(math::log_probability(logits, place)))
+    }
+
+    /// The token that a sequence must take next, if somebody has heard it already.
+    fn given(&self, index: usize) -> Option<u32> {
+        let place = self.sequences[index].ids.len() - self.prompt;
+        self.written.get(place).copied().filter(|_| index == 0)
+    }
+
+    /// Appends a token to one sequence.
+    fn grow(&mut self, index: usize, token: u32, log_probability: f64) {
+        let sequence = &mut self.sequences[index];
+        sequence.log_probability += log_probability;
         sequence.ids.push(token);
         if token == self.end {
             sequence.finished = Some(FinishReason::Stop);
         } else if sequence.ids.len() >= self.max_length {
             sequence.finished = Some(FinishReason::Length);
         }
-        token
     }
 
     fn take(&mut self) -> Vec<Sequence> {
@@ -169,6 +218,28 @@ mod tests {
         assert_eq!(three, sample(3, 1));
         assert_ne!(three[0].ids, three[1].ids);
         assert_ne!(three[0].ids, sample(1, 2)[0].ids);
+    }
+
+    #[test]
+    fn what_was_heard_is_kept_and_continued() {
+        // Alone it would write 3 3 3 …; behind a 4 it writes 5.
+        let model = |ids: &[u32]| match ids.last() {
+            Some(4) => vec![(5, 2.0), (3, 1.0)],
+            _ => vec![(3, 2.0), (4, 1.0), (5, 0.5)],
+        };
+        for written in [vec![3, 4], vec![3, 8]] {
+            let continued = Task { written: written.clone(), ..task(&[9]) };
+            let (sequences, tokens) = decode(&mut Script::new(model), &greedy(), continued);
+            assert_eq!(tokens[..2], written);
+            assert_eq!(tokens[2], if written[1] == 4 { 5 } else { 3 });
+            assert_eq!(sequences[0].ids[1..], tokens);
+        }
+        // A job that samples draws what it would have drawn.
+        let params = GenerationParams { do_sample: true, seed: Some(3), top_k: 0, ..greedy() };
+        let flat = |_: &[u32]| (3..10).map(|token| (token, 1.0)).collect();
+        let (whole, tokens) = decode(&mut Script::new(flat), &params, task(&[9]));
+        let continued = Task { written: tokens[..3].to_vec(), ..task(&[9]) };
+        assert_eq!(decode(&mut Script::new(flat), &params, continued).0, whole);
     }
 
     #[test]

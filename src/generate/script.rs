@@ -1,6 +1,6 @@
 //! A model for tests: a function from tokens to logits that records what it was asked.
 
-use super::{Decoder, GenerationParams, Progress, Sequence, Task};
+use super::{Best, Decoder, GenerationParams, Progress, Sequence, Task};
 
 pub(super) const VOCABULARY: usize = 10;
 pub(super) const END: u32 = 2;
@@ -34,20 +34,28 @@ pub(super) fn greedy() -> GenerationParams {
 }
 
 pub(super) fn task(prompt: &[u32]) -> Task {
-    Task { prompt: prompt.to_vec(), end: END, vocabulary: VOCABULARY, max_length: 30 }
+    let (prompt, written) = (prompt.to_vec(), Vec::new());
+    Task { prompt, end: END, vocabulary: VOCABULARY, max_length: 30, written }
 }
 
-/// Decodes to the end; the sequences, and the tokens that were reported on the way.
+/// Decodes to the end; the sequences, and the tokens that were reported on the way. A second decoder
+/// is given no more than the best of every row, where that is enough, and must do the same.
 pub(super) fn decode<F: Fn(&[u32]) -> Vec<(usize, f32)>>(
     script: &mut Script<F>,
     params: &GenerationParams,
     task: Task,
 ) -> (Vec<Sequence>, Vec<u32>) {
     let mut rows = vec![task.prompt.clone()];
-    let mut decoder = Decoder::new(params, task);
+    let mut decoder = Decoder::new(params, task.clone());
+    let mut by_best = Decoder::new(params, task);
     let mut reported = Vec::new();
     loop {
-        let step = decoder.advance(&script.logits(&rows));
+        let logits = script.logits(&rows);
+        let step = decoder.advance(&logits);
+        let best = |count| logits.chunks(VOCABULARY).map(|row| Best::of(row, count)).collect();
+        let best: Option<Vec<Best>> = by_best.wanted().map(best);
+        let same = best.and_then(|best| by_best.advance_by_best(&best));
+        assert_eq!(same.unwrap_or_else(|| by_best.advance(&logits)), step);
         reported.extend(step.newest);
         match step.progress {
             Progress::Finished(sequences) => return (sequences, reported),

@@ -86,6 +86,10 @@ pub(super) struct BatchHealth {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub(super) memory_limit: Option<usize>,
+    /// Images that the vision tower is given at once, for the same reason fewer than it takes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub(super) vision_limit: Option<usize>,
     /// Images that were captioned.
     pub(super) finished: u64,
     /// Images that the vision tower encoded.

@@ -66,6 +66,7 @@ fn batch(status: &Status) -> BatchHealth {
     BatchHealth {
         max_size: status.max_batch_size,
         memory_limit: status.memory_limit,
+        vision_limit: status.vision_limit,
         finished: status.finished,
         encoded: status.encoded,
         failures: status.failures,

@@ -45,6 +45,7 @@ pub async fn run(
     tracing::info!(
         model = info.id,
         device = info.device,
+        gpu = info.gpu.as_ref().map(|gpu| gpu.name.as_str()),
         precision = info.precision,
         load_ms = info.load_ms,
         warm_up_ms = info.warm_up_ms,

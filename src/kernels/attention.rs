@@ -150,11 +150,12 @@ impl SelfAttention {
         team.run(2 * heads.count, |task| {
             let (head, part) = (task / 2, 1 + task % 2);
             let row = |token: usize| row(qkv, heads, token, part, head);
-            // SAFETY: every head has a place of its own.
             if part == 1 {
+                // SAFETY: every head has a place of its own.
                 let keys = unsafe { keys.slice(head * each_keys, each_keys) };
                 pack_rows(&sizes.keys, row, keys);
             } else {
+                // SAFETY: as above.
                 let values = unsafe { values.slice(head * each_values, each_values) };
                 pack_columns(&sizes.values, sizes.tokens, row, values);
             }

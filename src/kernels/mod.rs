@@ -24,12 +24,16 @@ pub(crate) mod packed;
 pub(crate) mod rotate;
 pub(crate) mod rows;
 pub(crate) mod softmax;
+#[cfg(feature = "cuda")]
+mod stream;
 pub(crate) mod team;
 #[cfg(test)]
 mod tests;
 mod tier;
 pub(crate) mod vector;
 
+#[cfg(feature = "cuda")]
+pub(crate) use stream::one_stream;
 pub use tier::Tier;
 
 /// What the numbers of a product are rounded to.

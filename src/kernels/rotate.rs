@@ -61,13 +61,12 @@ fn rotate_body<V: Vector>(x: &[f32], out: &mut [f32]) {
         let third = rows.len() / 3;
         for i in 0..third {
             let mut values = [V::splat(0.0); 3];
-            for part in 0..3 {
+            for (part, value) in values.iter_mut().enumerate() {
                 let place = i + part * third;
-                values[part] = V::load(&rows[place]).flip(&signs[place % signs.len()]);
+                *value = V::load(&rows[place]).flip(&signs[place % signs.len()]);
             }
-            let values = reflect(values);
-            for part in 0..3 {
-                values[part].store(&mut vectors[i + part * third]);
+            for (part, value) in reflect(values).into_iter().enumerate() {
+                value.store(&mut vectors[i + part * third]);
             }
         }
     } else {
@@ -93,12 +92,11 @@ fn rotate_back_body<V: Vector>(x: &mut [f32]) {
         let third = vectors.len() / 3;
         for i in 0..third {
             let mut values = [V::splat(0.0); 3];
-            for part in 0..3 {
-                values[part] = V::load(&vectors[i + part * third]);
+            for (part, value) in values.iter_mut().enumerate() {
+                *value = V::load(&vectors[i + part * third]);
             }
-            let values = reflect(values);
-            for part in 0..3 {
-                values[part].store(&mut vectors[i + part * third]);
+            for (part, value) in reflect(values).into_iter().enumerate() {
+                value.store(&mut vectors[i + part * third]);
             }
         }
     }
@@ -150,8 +148,8 @@ fn mix<V: Vector, const N: usize>(x: &mut [[f32; LANES]]) {
     let part = x.len() / N;
     for i in 0..part {
         let mut values = [V::splat(0.0); N];
-        for n in 0..N {
-            values[n] = V::load(&x[i + n * part]);
+        for (n, value) in values.iter_mut().enumerate() {
+            *value = V::load(&x[i + n * part]);
         }
         let mut distance = N / 2;
         while distance > 0 {
@@ -163,8 +161,8 @@ fn mix<V: Vector, const N: usize>(x: &mut [[f32; LANES]]) {
             }
             distance /= 2;
         }
-        for n in 0..N {
-            values[n].store(&mut x[i + n * part]);
+        for (n, value) in values.into_iter().enumerate() {
+            value.store(&mut x[i + n * part]);
         }
     }
 }

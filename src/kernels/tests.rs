@@ -62,7 +62,8 @@ fn plain(precision: Precision, x: &[f32], w: &[f32], b: &[f32], depth: usize) ->
     if precision == Precision::Int8 {
         for all in [&mut x, &mut w] {
             for row in all.chunks_exact_mut(depth) {
-                rotate(isa, &row.to_vec(), row);
+                let plain = row.to_vec();
+                rotate(isa, &plain, row);
             }
         }
         w.iter_mut().for_each(|value| *value /= gain(depth));

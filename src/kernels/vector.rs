@@ -154,9 +154,10 @@ impl Vector for Plain {
 
     #[inline(always)]
     fn pair_bf16(self, high: Self, out: &mut [u32; LANES]) {
-        for i in 0..LANES {
-            let (low, high) = (self.0[i].to_bits(), high.0[i].to_bits());
-            out[i] = (low.wrapping_add(0x8000) >> 16) | (high.wrapping_add(0x8000) & 0xffff_0000);
+        for ((out, low), high) in out.iter_mut().zip(self.0).zip(high.0) {
+            let (low, high) =
+                (low.to_bits().wrapping_add(0x8000), high.to_bits().wrapping_add(0x8000));
+            *out = (low >> 16) | (high & 0xffff_0000);
         }
     }
 
@@ -382,11 +383,11 @@ mod x86 {
         #[inline(always)]
         fn times_power(self, rounded: Self) -> Self {
             let mut both = self.0;
-            for i in 0..2 {
+            for (x, rounded) in both.iter_mut().zip(rounded.0) {
                 // SAFETY: see above.
-                both[i] = unsafe {
-                    let n = _mm256_slli_epi32::<23>(_mm256_castps_si256(rounded.0[i]));
-                    _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(both[i]), n))
+                *x = unsafe {
+                    let n = _mm256_slli_epi32::<23>(_mm256_castps_si256(rounded));
+                    _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(*x), n))
                 };
             }
             Self(both)

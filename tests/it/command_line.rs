@@ -13,6 +13,7 @@ mod traces;
 #[cfg(feature = "embedded-model")]
 mod with_model;
 
+use std::fs;
 use std::process::{Command, Output, Stdio};
 
 use tempfile::TempDir;
@@ -170,13 +171,46 @@ fn a_bench_needs_no_tokenizer_and_prints_one_line() {
     let keys: Vec<&String> = line.as_object().unwrap().keys().collect();
     let times = ["vision_ms", "cross_kv_ms", "decode_ms", "end_to_end_ms", "images_per_second"];
     assert_eq!(keys[..5], ["model", "precision", "kernels", "threads", "batch"]);
-    assert_eq!(keys[5..], times);
+    assert_eq!(keys[5..10], times);
+    assert_eq!(keys[10..], ["device"], "and gpu, where there is one");
+    assert_eq!(line["device"], "cpu");
     assert_eq!((&line["model"], &line["batch"]), (&"tied".into(), &3.into()));
     assert_eq!(line["precision"], "f32");
     let time = |key: &str| line[key].as_f64().unwrap();
     assert!(times.iter().all(|key| time(key) > 0.0), "{line}");
     let stages: f64 = times[..3].iter().map(|key| time(key)).sum();
     assert!(stages <= 2.0 * time("end_to_end_ms"), "{line}");
+}
+
+#[test]
+fn a_bench_writes_what_the_tower_sees() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = bare_model();
+    let states = |kernels: &str| {
+        let path = folder.path().join(kernels);
+        let output = run(&[
+            "bench",
+            "--model",
+            &model,
+            "--precision=f32",
+            "--iterations=1",
+            &format!("--cpu-kernels={kernels}"),
+            &format!("--states={}", path.display()),
+        ]);
+        assert_status(&output, 0);
+        let bytes = fs::read(path).unwrap();
+        let (numbers, rest) = bytes.as_chunks::<4>();
+        assert!(rest.is_empty());
+        numbers.iter().map(|number| f32::from_le_bytes(*number)).collect::<Vec<_>>()
+    };
+    let (kernels, candle) = (states("portable"), states("candle"));
+    assert!(kernels.len() > 100 && kernels.len() == candle.len());
+    let difference = kernels.iter().zip(&candle).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(difference < 1e-4, "{difference}");
+    assert!(kernels.iter().any(|&number| number != kernels[0]));
+    let nowhere = folder.path().join("none/states").display().to_string();
+    let output = run(&["bench", "--model", &model, "--iterations=1", "--states", &nowhere]);
+    assert_sentence(&output, 1, &["none/states", "another file"]);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 mod api;
 mod appearance;
 mod architecture;
+mod batch_size;
 mod command_line;
 mod image;
 mod parity;

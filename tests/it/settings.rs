@@ -54,7 +54,8 @@ fn defaults_are_those_of_the_contract() {
     assert_eq!(settings.http.max_image_bytes, 10_485_760);
     assert_eq!(settings.captioner.max_image_bytes, 10_485_760);
     assert_eq!(settings.captioner.max_image_pixels, 100_000_000);
-    assert_eq!(settings.captioner.max_workers, 2);
+    assert_eq!(settings.captioner.max_workers, None);
+    assert_eq!(settings.http.max_workers, 2);
     assert_eq!(settings.captioner.max_batch_size, None);
     assert_eq!(settings.captioner.target_width, None);
     assert_eq!(settings.captioner.engine.device, DeviceChoice::Auto);
@@ -96,6 +97,9 @@ fn every_value_that_cannot_be_used_is_named_with_a_remedy() {
         ("TARGET_IMAGE_WIDTH", "wide"),
         ("TARGET_IMAGE_HEIGHT", "0"),
         ("USE_GPU", "maybe"),
+        ("DEVICE", "gpu"),
+        ("DEVICE", "cuda:x"),
+        ("MAX_WORKERS", "all"),
         ("PRECISION", "fp32"),
         ("LOG_LEVEL", "loud"),
         ("DEBUG", "a lot"),
@@ -130,8 +134,49 @@ fn every_value_that_cannot_be_used_is_named_with_a_remedy() {
 #[cfg(not(feature = "cuda"))]
 #[test]
 fn a_gpu_that_is_not_built_in_is_refused_by_name() {
-    let error = settings(&[("USE_GPU", "true")]).unwrap_err();
-    assert!(error.detail().contains("USE_GPU") && error.detail().contains("cuda"), "{error}");
+    for (name, value) in [("USE_GPU", "true"), ("DEVICE", "cuda:0"), ("DEVICE", "cuda")] {
+        let error = settings(&[(name, value)]).unwrap_err();
+        assert!(error.detail().contains(name) && error.detail().contains("--features cuda"));
+    }
+}
+
+#[test]
+fn whether_and_which_gpu_is_asked_for() {
+    let choice = |pairs: &[(&str, &str)]| settings(pairs).map(|s| s.captioner.engine.device);
+    assert_eq!(choice(&[]).unwrap(), DeviceChoice::Auto);
+    assert_eq!(choice(&[("DEVICE", "auto")]).unwrap(), DeviceChoice::Auto);
+    assert_eq!(choice(&[("DEVICE", "cpu")]).unwrap(), DeviceChoice::Cpu);
+    assert_eq!(choice(&[("USE_GPU", "0"), ("DEVICE", "cpu")]).unwrap(), DeviceChoice::Cpu);
+    assert_eq!(choice(&[("USE_GPU", "false"), ("DEVICE", "auto")]).unwrap(), DeviceChoice::Cpu);
+    for contradiction in
+        [[("USE_GPU", "true"), ("DEVICE", "cpu")], [("USE_GPU", "false"), ("DEVICE", "cuda:0")]]
+    {
+        let error = choice(&contradiction).unwrap_err();
+        assert!(error.detail().contains("DEVICE") && error.detail().contains("USE_GPU"), "{error}");
+    }
+}
+
+#[cfg(feature = "cuda")]
+#[test]
+fn a_gpu_is_asked_for_by_its_number() {
+    let choice = |pairs: &[(&str, &str)]| settings(pairs).unwrap().captioner.engine.device;
+    assert_eq!(choice(&[("USE_GPU", "true")]), DeviceChoice::Cuda(0));
+    assert_eq!(choice(&[("DEVICE", "cuda:1")]), DeviceChoice::Cuda(1));
+    assert_eq!(choice(&[("USE_GPU", "true"), ("DEVICE", "cuda:2")]), DeviceChoice::Cuda(2));
+}
+
+#[test]
+fn what_suits_the_device_is_called_auto() {
+    let numbers = |pairs: &[(&str, &str)]| {
+        let captioner = settings(pairs).unwrap().captioner;
+        (captioner.max_batch_size, captioner.max_workers)
+    };
+    assert_eq!(numbers(&[("MAX_BATCH_SIZE", "Auto"), ("MAX_WORKERS", "auto")]), (None, None));
+    assert_eq!(numbers(&[("MAX_BATCH_SIZE", "64"), ("MAX_WORKERS", "16")]), (Some(64), Some(16)));
+    for (name, value) in [("MAX_BATCH_SIZE", "many"), ("MAX_WORKERS", "0")] {
+        let error = settings(&[(name, value)]).unwrap_err();
+        assert!(error.detail().contains("give auto, or a whole number from 1 to"), "{error}");
+    }
 }
 
 #[cfg(not(feature = "otlp"))]
@@ -187,7 +232,7 @@ fn the_command_line_wins_over_the_environment_and_that_over_the_file() {
     values.set_option("PORT", "3".into());
     let settings = Settings::new(&values).unwrap();
     assert_eq!((settings.host.as_str(), settings.port), ("environment", 3));
-    assert_eq!(settings.captioner.max_workers, 3, "an empty value is none");
+    assert_eq!(settings.captioner.max_workers, Some(3), "an empty value is none");
     values.set_option("PORT", "x".into());
     let error = Settings::new(&values).unwrap_err();
     assert!(error.detail().contains("from the command line"), "{error}");

@@ -1,7 +1,8 @@
 //! The worker with a scripted engine: who is in the batch, and who is let go. What a failure costs is
-//! in `faults`.
+//! in `faults`, several images at once in the vision tower are in `together`.
 
 mod faults;
+mod together;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -44,12 +44,10 @@ pub(in crate::cli) enum End {
 }
 
 impl Work {
-    /// `workers`: photos that are decoded at a time.
     pub(in crate::cli) fn new(
         captioner: Captioner,
         params: CaptionParams,
         max_bytes: usize,
-        workers: usize,
         sidecars: Option<(Sidecars, Existing)>,
     ) -> Self {
         let status = captioner.status();
@@ -57,7 +55,7 @@ impl Work {
         // What the model reads of one: three numbers of four bytes a pixel.
         let input = (width * height * 12).max(1) as u64;
         let fitting = usize::try_from(captioner.budget().capacity() / input).unwrap_or(usize::MAX);
-        let busy = status.max_batch_size.saturating_add(workers);
+        let busy = status.max_batch_size.saturating_add(captioner.decoders().workers());
         let at_once = busy.min(status.queue_capacity).min(fitting).clamp(1, Semaphore::MAX_PERMITS);
         Self {
             parameters: captioner.fingerprint(&params).into(),

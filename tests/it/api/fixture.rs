@@ -239,6 +239,7 @@ fn model_info() -> ModelInfo {
         precision: "f32".into(),
         kernels: "none".into(),
         device: "cpu".into(),
+        gpu: None,
         threads: 1,
         input_size: [32, 32],
         vocab_size: 10,

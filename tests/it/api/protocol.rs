@@ -65,7 +65,9 @@ async fn the_model_is_described() {
     let info = fixture.get("/model/info").await.json();
     assert_eq!(info["id"], "scripted");
     assert_eq!(info["generation"]["max_new_tokens"], 20);
-    assert!(info.get("revision").is_none(), "what is absent is left out: {info}");
+    for absent in ["revision", "gpu"] {
+        assert!(info.get(absent).is_none(), "what is absent is left out: {info}");
+    }
 }
 
 #[tokio::test]

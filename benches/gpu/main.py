@@ -1,0 +1,66 @@
+"""Parity and speed of cutline on a GPU, beside transformers; see README.md."""
+
+import argparse
+import pathlib
+
+import common
+import offline
+import parity
+import serving
+import table
+
+STEPS = {"parity": parity.run, "offline": offline.run, "server": serving.run}
+
+
+def main():
+    options = arguments()
+    results = common.Results(options.folder / "results.json", common.identity(options), options.again)
+    results.put("machine", common.machine(options))
+    for name in options.steps:
+        results.all.pop(f"step {name}", None)
+        try:
+            STEPS[name](options, results)
+        except common.Failure as failure:
+            results.put(f"step {name}", {"failed": str(failure)})
+            common.say(f"{name}: failed: {failure}")
+    text = table.markdown(results.all, options)
+    (options.folder / "table.md").write_text(text)
+    print(text, flush=True)
+    raise SystemExit(1 if table.failures(results.all, options) else 0)
+
+
+def arguments():
+    numbers = lambda text: [int(number) for number in text.split(",")]
+    words = lambda text: text.split(",")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=pathlib.Path, help="for weights, photos and results")
+    parser.add_argument("--cutline", required=True, help="the program, built with --features cuda")
+    parser.add_argument("--device", default="cuda:0", help="cuda:0, cuda:1, …; cpu only tries this script")
+    parser.add_argument("--steps", type=words, default=list(STEPS), help="some of " + ",".join(STEPS))
+    parser.add_argument("--precisions", type=words, help="of cutline; f16,bf16 on a GPU, f32 on a CPU")
+    parser.add_argument("--batches", type=numbers, default=[1, 2, 4, 8, 16, 32, 64, 128, 256])
+    parser.add_argument("--new-tokens", type=int, default=10)
+    parser.add_argument("--iterations", type=int, default=10, help="measured passes for each batch")
+    parser.add_argument("--rounds", type=int, default=1, help="processes for each batch, in turn; medians count")
+    parser.add_argument("--layers", type=int, default=12, help="of tower and decoder; 12 are BLIP base")
+    parser.add_argument("--photos", type=pathlib.Path, help="folder of JPEGs")
+    parser.add_argument("--photo-count", type=int, default=400, help="photos that are made where none are given")
+    parser.add_argument("--references", type=pathlib.Path, help="what people wrote of the photos, for cutline eval")
+    parser.add_argument("--clients", type=int, default=0, help="of the server; 0 for four batches of them")
+    parser.add_argument("--seconds", type=float, default=20, help="that the server is measured")
+    parser.add_argument("--timeout", type=float, default=540, help="seconds that one process may take")
+    parser.add_argument("--quick", action="store_true", help="few passes, photos and seconds, to try the script")
+    parser.add_argument("--again", action="store_true", help="forget what was measured before")
+    options = parser.parse_args()
+    if unknown := set(options.steps) - set(STEPS):
+        parser.error(f"there is no step {', '.join(sorted(unknown))}; there are {', '.join(STEPS)}")
+    options.on_cpu = options.device == "cpu"
+    options.precisions = options.precisions or (["f32"] if options.on_cpu else ["f16", "bf16"])
+    if options.quick:
+        options.iterations, options.seconds = 1, 3
+        options.photo_count = min(options.photo_count, 8)
+    return options
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""Throughput without a server: cutline and transformers on the same weights, batch after batch."""
+
+import json
+import statistics
+import sys
+
+import common
+
+# How transformers is run: its precision on a GPU, and whether torch.compile is used.
+PEERS = {"transformers": "eager", "torch.compile": "compile"}
+
+
+def run(options, results):
+    folder = common.model(options)
+    for batch in options.batches:
+        for precision in options.precisions:
+            results.once(f"cutline {precision} {batch}", lambda: rounds(options, lambda: own(options, precision, batch, folder)))
+        for peer, how in PEERS.items():
+            results.once(f"{peer} {batch}", lambda: rounds(options, lambda: other(options, how, batch, folder)))
+
+
+def rounds(options, measure):
+    """Medians over the rounds, a process each: images per second, and milliseconds of an image's stages."""
+    lines = [measure() for _ in range(options.rounds)]
+    return {key: statistics.median(line[key] for line in lines) for key in ("vision_ms", "decode_ms", "end_to_end_ms")}
+
+
+def own(options, precision, batch, folder):
+    line = common.bench(options, options.device, precision, batch, folder)
+    if line["device"] != options.device:
+        raise common.Failure(f"it ran on {line['device']}")
+    # The keys and values of the cross-attention belong to decoding, where transformers computes them.
+    return {"vision_ms": line["vision_ms"], "decode_ms": line["cross_kv_ms"] + line["decode_ms"],
+            "end_to_end_ms": line["end_to_end_ms"]}
+
+
+def other(options, how, batch, folder):
+    command = [sys.executable, common.HERE / "run_torch.py", folder, "--how", how, "--device", options.device,
+               "--batch", batch, "--new-tokens", options.new_tokens, "--iterations", options.iterations]
+    return json.loads(common.output(command, options.timeout).splitlines()[-1])

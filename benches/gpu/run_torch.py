@@ -1,0 +1,76 @@
+"""Times transformers for one batch, as it comes or compiled; prints a line of JSON, in milliseconds an image."""
+
+import argparse
+import json
+import pathlib
+import statistics
+import time
+
+import common  # noqa: F401, it finds the modules of the peers
+import torch
+import weights
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=pathlib.Path)
+    parser.add_argument("--how", choices=["eager", "compile"], required=True)
+    parser.add_argument("--device", required=True)
+    parser.add_argument("--batch", type=int, required=True)
+    parser.add_argument("--new-tokens", type=int, required=True)
+    parser.add_argument("--iterations", type=int, required=True)
+    options = parser.parse_args()
+    device = torch.device(options.device)
+    # f16 on a CPU is emulated; there the numbers only show that this runs.
+    dtype = torch.float32 if device.type == "cpu" else torch.float16
+    with torch.inference_mode():
+        print(json.dumps(measure(options, device, dtype)))
+
+
+def measure(options, device, dtype):
+    model = weights.load(options.folder, dtype).to(device)
+    # Each program copies its images from ordinary memory, as they come from decoding.
+    pixels = torch.from_numpy(weights.images(options.batch))
+    tower, decoder = model.vision_model, model.text_decoder
+    if options.how == "compile":
+        # Shapes are those of the run; only the cache grows, which is compiled once for all lengths.
+        tower = torch.compile(tower, dynamic=False)
+        decoder.forward = torch.compile(decoder.forward, dynamic=True)
+    length = dict(min_new_tokens=options.new_tokens, max_new_tokens=options.new_tokens)
+
+    def finish():
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    # Together these are what BlipForConditionalGeneration.generate does.
+    def encode():
+        states = tower(pixels.to(device, dtype))[0]
+        finish()
+        return states
+
+    def write(states):
+        ids = torch.full((len(states), 1), weights.START, device=device)
+        mask = torch.ones(states.shape[:-1], dtype=torch.long, device=device)
+        written = decoder.generate(
+            input_ids=ids, eos_token_id=weights.END, pad_token_id=0, encoder_hidden_states=states,
+            encoder_attention_mask=mask, do_sample=False, num_beams=1, use_cache=True, **length)
+        return written[:, 1:].cpu()
+
+    times = []
+    # What compiles, and what is set up lazily, is not counted.
+    for number in range(-2, options.iterations):
+        begin = time.perf_counter()
+        states = encode()
+        between = time.perf_counter()
+        ids = write(states)
+        end = time.perf_counter()
+        if ids.shape != (options.batch, options.new_tokens):
+            raise SystemExit(f"error: {tuple(ids.shape)} tokens were written")
+        if number >= 0:
+            times.append((between - begin, end - between, end - begin))
+    vision, decode, whole = (1e3 * statistics.median(part) / options.batch for part in zip(*times))
+    return {"vision_ms": vision, "decode_ms": decode, "end_to_end_ms": whole}
+
+
+if __name__ == "__main__":
+    main()

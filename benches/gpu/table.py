@@ -1,0 +1,139 @@
+"""One Markdown text of all results."""
+
+import parity
+
+# What the project aims at, at a batch of 64: against transformers as it comes, and compiled.
+BATCH, EAGER, COMPILED = 64, 1.5, 1.0
+SERVER_SHARE, LATENCY_MS = 0.85, 30
+
+
+def markdown(results, options):
+    parts = [head(results, options), throughput(results, options), stages(results, options),
+             served(results), compared(results, options)]
+    if missed := failures(results, options):
+        parts.append("Not as it should be:\n\n" + "\n".join(f"- {line}" for line in missed))
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def head(results, options):
+    machine, device = results["machine"], results["machine"]["device"]
+    what = device["name"]
+    if "memory_gib" in device:
+        what += f" ({device['memory_gib']} GiB, compute capability {device['compute_capability']}, driver {device['driver']})"
+    text = (f"{what}; {machine['cores']} cores of {machine['cpu']}; {machine['cutline']}, torch {machine['torch']}, "
+            f"transformers {machine['transformers']}; {machine['date']}. BLIP base with seeded random weights"
+            f"{'' if options.layers == 12 else f', but {options.layers} layers'}, 384 × 384, greedy, exactly "
+            f"{options.new_tokens} tokens.")
+    if options.on_cpu or options.quick:
+        text = "**This only tries the script: no number here is a measurement.** " + text
+    return text
+
+
+def batches(results, options):
+    return [batch for batch in options.batches
+            if any(f"cutline {precision} {batch}" in results for precision in options.precisions)]
+
+
+def rate(results, name, stage="end_to_end_ms"):
+    times = results.get(name, {})
+    return 1e3 / times[stage] if times.get(stage) else None
+
+
+def number(value):
+    if value is None:
+        return "–"
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def ratio(own, other):
+    return f"{own / other:.2f}" if own and other else "–"
+
+
+def peers_precision(options):
+    return "f32" if options.on_cpu else "f16"
+
+
+def throughput(results, options):
+    there = batches(results, options)
+    if not there:
+        return ""
+    peers = peers_precision(options)
+    first = options.precisions[0]
+    names = [f"cutline {precision}" for precision in options.precisions]
+    lines = ["| images per second, end to end | " + " | ".join(names) + f" | transformers {peers} | compiled "
+             f"| {names[0]} / transformers | {names[0]} / compiled |",
+             "| --- |" + " ---: |" * (len(names) + 4)]
+    for batch in there:
+        own = [rate(results, f"cutline {precision} {batch}") for precision in options.precisions]
+        eager, compiled = rate(results, f"transformers {batch}"), rate(results, f"torch.compile {batch}")
+        cells = [*map(number, own), number(eager), number(compiled), ratio(own[0], eager), ratio(own[0], compiled)]
+        lines.append(f"| batch {batch} | " + " | ".join(cells) + " |")
+    failed = [f"- {name}: {results[name]['failed']}" for name in sorted(results)
+              if isinstance(results[name], dict) and "failed" in results[name]]
+    return "\n".join(lines) + ("\n\nNo numbers:\n\n" + "\n".join(failed) if failed else "")
+
+
+def stages(results, options):
+    there = batches(results, options)
+    if not there:
+        return ""
+    peers = peers_precision(options)
+    first = options.precisions[0]
+    programs = {f"cutline {first}": f"cutline {first}", f"transformers {peers}": "transformers", "compiled": "torch.compile"}
+    heads = [f"{stage}: {name}" for stage in ("vision", "decoding") for name in programs]
+    lines = ["| images per second, alone | " + " | ".join(heads) + " |", "| --- |" + " ---: |" * len(heads)]
+    for batch in there:
+        cells = [number(rate(results, f"{program} {batch}", stage))
+                 for stage in ("vision_ms", "decode_ms") for program in programs.values()]
+        lines.append(f"| batch {batch} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def served(results):
+    server = results.get("server", {})
+    if "share" not in server:
+        return ""
+    return ("| by HTTP, from JPEG | |\n| --- | ---: |\n"
+            f"| device, precision, batch, clients | {server['device']}, {server['precision']}, {server['batch']}, {server['clients']} |\n"
+            f"| images per second, photos of {server['mean_kilobytes']:.0f} KB | {number(server['images_per_second'])} |\n"
+            f"| `cutline bench` at that batch | {number(server['bench_images_per_second'])} |\n"
+            f"| share | {server['share']:.0%} |\n"
+            f"| a client that is alone, ms: median, longest | {server['latency_ms']:.1f}, {server['latency_most_ms']:.1f} |")
+
+
+def compared(results, options):
+    rows = []
+    for precision in parity.candidates(options):
+        captions, tower = results.get(f"parity {precision}", {}), results.get(f"vision {precision}", {})
+        if "equal" not in captions and "largest" not in tower:
+            continue
+        equal = f"{captions['equal']:.1%} of {captions['captions']}" if "equal" in captions else "–"
+        cider = f"{captions['cider']:.4f}, {captions['cider_change']:+.2%}" if "cider" in captions else "–"
+        largest = f"{tower['largest']:.1e}, {tower['mean']:.1e}" if "largest" in tower else "–"
+        rows.append(f"| {precision} | {equal} | {cider} | {largest} |")
+    if not rows:
+        return ""
+    return ("| against f32 on the CPU | captions word for word | CIDEr-D, change | tower's output, of its range: largest, mean difference |\n"
+            "| --- | ---: | ---: | ---: |\n" + "\n".join(rows))
+
+
+def failures(results, options):
+    """What failed, or misses what the project aims at."""
+    missed = [f"{name}: {value['failed']}" for name, value in results.items()
+              if isinstance(value, dict) and "failed" in value]
+    for precision in parity.candidates(options):
+        missed += parity.judge(results, precision)
+    if options.on_cpu or options.quick:
+        return missed
+    first = options.precisions[0]
+    own = rate(results, f"cutline {first} {BATCH}")
+    for peer, aim in (("transformers", EAGER), ("torch.compile", COMPILED)):
+        other = rate(results, f"{peer} {BATCH}")
+        if own and other and own / other < aim:
+            missed.append(f"batch {BATCH}: {own / other:.2f} of {peer}, not {aim}")
+    server = results.get("server", {})
+    if server.get("share", 1) < SERVER_SHARE:
+        missed.append(f"server: {server['share']:.0%} of the offline figure, not {SERVER_SHARE:.0%}")
+    if server.get("latency_ms", 0) > LATENCY_MS:
+        missed.append(f"server: {server['latency_ms']:.1f} ms for one image, not {LATENCY_MS}")
+    return missed

@@ -1,0 +1,227 @@
+//! A model with the goldens that belong to it, and the ways to run it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use cutline::blip::{BlipConfig, Weights};
+use cutline::engine::local::LocalEngine;
+use cutline::engine::{
+    Backend, DeviceChoice, EngineOptions, Job, JobId, KernelChoice, PixelValues, Precision,
+};
+use cutline::generate::{EarlyStopping, GenerationParams};
+use cutline::kernels::Tier;
+use safetensors::SafeTensors;
+use serde::Deserialize;
+
+/// How a model is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// On a CPU.
+    Cpu(KernelChoice, Precision),
+    /// As on a GPU, on candle's CPU device.
+    Gpu(Precision),
+}
+
+pub(super) const CANDLE: Way = Way::Cpu(KernelChoice::Candle, Precision::F32);
+pub(super) const GPU: Way = Way::Gpu(Precision::F32);
+
+/// Every way to compute in f32 here.
+pub(super) fn full_precision() -> Vec<Way> {
+    let tiers = Tier::available().iter();
+    let tiers = tiers.map(|&tier| Way::Cpu(KernelChoice::Tier(tier), Precision::F32));
+    [CANDLE, GPU].into_iter().chain(tiers).collect()
+}
+
+/// Every way in every precision that keeps a job the same bit for bit in any company.
+pub(super) fn every_exact_way() -> Vec<Way> {
+    let mut ways: Vec<Way> = full_precision().into_iter().filter(|way| way.is_exact()).collect();
+    for &tier in Tier::available() {
+        let kernels = KernelChoice::Tier(tier);
+        ways.extend([Precision::Bf16, Precision::Int8].map(|p| Way::Cpu(kernels, p)));
+    }
+    ways
+}
+
+/// The fastest kernels here.
+pub(super) fn best(precision: Precision) -> Way {
+    Way::Cpu(KernelChoice::Auto, precision)
+}
+
+impl Way {
+    /// Whether a job comes to the same bits in any company. As on a GPU all rows are multiplied at
+    /// once, and then rounding may depend on their number.
+    pub(super) fn is_exact(self) -> bool {
+        matches!(self, Self::Cpu(..))
+    }
+}
+
+/// A model with what transformers made of it.
+pub(super) struct Set {
+    pub(super) name: String,
+    pub(super) model: Backend,
+    goldens: Goldens,
+    tensors: Vec<u8>,
+}
+
+#[derive(Deserialize)]
+struct Goldens {
+    /// Height and width of the images that are computed, not stored.
+    #[serde(default)]
+    sizes: Vec<[usize; 2]>,
+    cases: Vec<Case>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Case {
+    pub(super) name: String,
+    pub(super) image: usize,
+    pub(super) prompt: Vec<u32>,
+    params: serde_json::Map<String, serde_json::Value>,
+    pub(super) sequences: Vec<Expected>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Expected {
+    pub(super) ids: Vec<u32>,
+    pub(super) generated: usize,
+    pub(super) finish_reason: String,
+    pub(super) score: Option<f32>,
+    pub(super) confidence: f32,
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+impl Set {
+    pub(super) fn tiny(name: &str, way: Way) -> Self {
+        let folder = root().join("tests/goldens").join(name);
+        Self::load(name, &folder, &folder, way)
+    }
+
+    pub(super) fn embedded(way: Way) -> Self {
+        let goldens = root().join("tests/goldens/embedded");
+        Self::load("embedded", &root().join("models/cutline-small"), &goldens, way)
+    }
+
+    pub(super) fn load(name: &str, checkpoint: &Path, goldens: &Path, way: Way) -> Self {
+        let read = |path: PathBuf| {
+            std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+        };
+        let config = BlipConfig::from_json(&read(checkpoint.join("config.json"))).unwrap();
+        let bytes = read(checkpoint.join("model.safetensors"));
+        let weights = Weights::from_safetensors_bytes(name, bytes.into()).unwrap();
+        let model = match way {
+            Way::Cpu(kernels, precision) => {
+                let options = EngineOptions { device: DeviceChoice::Cpu, precision, kernels };
+                Backend::load(&config, &weights, options)
+            }
+            Way::Gpu(precision) => Backend::load_for_gpu_on_cpu(&config, &weights, precision),
+        };
+        Self {
+            name: format!("{name} ({way:?})"),
+            model: model.unwrap(),
+            goldens: serde_json::from_slice(&read(goldens.join("goldens.json"))).unwrap(),
+            tensors: read(goldens.join("goldens.safetensors")),
+        }
+    }
+
+    pub(super) fn images(&self) -> usize {
+        1 + self.goldens.cases.iter().map(|case| case.image).max().unwrap()
+    }
+
+    fn bytes(&self, name: &str) -> Option<(Vec<usize>, Vec<u8>)> {
+        let tensors = SafeTensors::deserialize(&self.tensors).unwrap();
+        tensors.tensor(name).ok().map(|view| (view.shape().to_vec(), view.data().to_vec()))
+    }
+
+    /// A stored tensor as rows of its last dimension.
+    pub(super) fn rows(&self, name: &str) -> Option<Vec<Vec<f32>>> {
+        let (shape, bytes) = self.bytes(name)?;
+        let values: Vec<f32> =
+            bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        Some(values.chunks(*shape.last().unwrap()).map(<[f32]>::to_vec).collect())
+    }
+
+    /// The token ids whose logits are stored.
+    pub(super) fn ids(&self, image: usize) -> Vec<u32> {
+        let (_, bytes) = self.bytes(&format!("ids.{image}")).unwrap();
+        bytes.chunks_exact(8).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+    }
+
+    pub(super) fn pixels(&self, image: usize) -> PixelValues {
+        if let Some((shape, _)) = self.bytes(&format!("pixels.{image}")) {
+            let data = self.rows(&format!("pixels.{image}")).unwrap().concat();
+            return PixelValues { data, width: shape[2], height: shape[1] };
+        }
+        let [height, width] = self.goldens.sizes[image];
+        let data = match self.bytes(&format!("u8.{image}")) {
+            Some((_, bytes)) => normalised(&bytes),
+            None => synthetic(image, width, height),
+        };
+        PixelValues { data, width, height }
+    }
+
+    pub(super) fn engine(self) -> (LocalEngine, Vec<Case>, Vec<Arc<PixelValues>>) {
+        let pixels = (0..self.images()).map(|image| Arc::new(self.pixels(image))).collect();
+        (LocalEngine::new(self.model), self.goldens.cases, pixels)
+    }
+}
+
+/// The synthetic images of make_goldens.py.
+fn synthetic(n: usize, width: usize, height: usize) -> Vec<f32> {
+    let mut data = Vec::with_capacity(3 * width * height);
+    for channel in 0..3 {
+        for y in 0..height {
+            for x in 0..width {
+                let value = (3 + n) * x + (2 + n) * y * (channel + 1) + x * y / (8 + 5 * n);
+                data.push((value % 256) as f32 / 64.0 - 2.0);
+            }
+        }
+    }
+    data
+}
+
+/// Interleaved bytes to normalised planes, with CLIP's mean and deviation.
+fn normalised(bytes: &[u8]) -> Vec<f32> {
+    const MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
+    const DEVIATION: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
+    let plane = |c: usize| {
+        bytes
+            .iter()
+            .skip(c)
+            .step_by(3)
+            .map(move |b| (f32::from(*b) / 255.0 - MEAN[c]) / DEVIATION[c])
+    };
+    (0..3).flat_map(plane).collect()
+}
+
+pub(super) fn params(case: &Case) -> GenerationParams {
+    let mut params = GenerationParams::default();
+    for (name, value) in &case.params {
+        let number = || value.as_u64().unwrap() as usize;
+        let real = || value.as_f64().unwrap() as f32;
+        match name.as_str() {
+            "max_new_tokens" => params.max_new_tokens = number(),
+            "min_new_tokens" => params.min_new_tokens = number(),
+            "num_beams" => params.num_beams = number(),
+            "num_return_sequences" => params.num_return_sequences = number(),
+            "no_repeat_ngram_size" => params.no_repeat_ngram_size = number(),
+            "length_penalty" => params.length_penalty = real(),
+            "repetition_penalty" => params.repetition_penalty = real(),
+            "early_stopping" if value == true => params.early_stopping = EarlyStopping::Always,
+            "early_stopping" => params.early_stopping = EarlyStopping::Never,
+            other => panic!("{other} is not translated"),
+        }
+    }
+    params
+}
+
+pub(super) fn job(id: usize, case: &Case, pixels: &[Arc<PixelValues>]) -> Job {
+    Job {
+        id: JobId(id as u64),
+        image: pixels[case.image].clone().into(),
+        prompt: case.prompt.clone(),
+        params: params(case),
+    }
+}
