@@ -56,6 +56,21 @@ impl Tokenizer {
         Ok(Self { inner, clean_up })
     }
 
+    /// Refuses a model that has no embedding for one of the tokenizer's ids: a prompt could ask for
+    /// it.
+    ///
+    /// # Errors
+    /// [`Model`](crate::error::ErrorKind::Model): the two do not belong together.
+    pub fn check_fits(&self, vocab_size: usize) -> Result<()> {
+        match self.inner.get_vocab(true).into_iter().max_by_key(|(_, id)| *id) {
+            Some((token, id)) if id as usize >= vocab_size => Err(Error::model(format!(
+                "the tokenizer has the id {id} for {token:?}, but the model has only {vocab_size} \
+                 tokens; fetch both again from one revision"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
     /// The word pieces of a prompt, without first and last token.
     ///
     /// # Errors
@@ -189,6 +204,14 @@ mod tests {
         // 14 is [DEC]; 99 is outside the vocabulary, as the hub's 30522.
         assert_eq!(t.decode(&[99, 14, 5, 12, 13, 11, 3]).unwrap(), "a cats.");
         assert_eq!(t.vocab_size(), 15);
+    }
+
+    #[test]
+    fn a_tokenizer_of_another_model_is_refused() {
+        let tokenizer = tokenizer("{}");
+        assert!(tokenizer.check_fits(15).is_ok() && tokenizer.check_fits(16).is_ok());
+        let error = tokenizer.check_fits(14).unwrap_err();
+        assert!(error.detail().contains("14 for \"[DEC]\""), "{error}");
     }
 
     #[test]

@@ -72,6 +72,7 @@ impl Captioner {
             config: files.tokenizer.config.as_deref(),
         })?;
         let mut engine = crate::engine::load(&files, settings.engine)?;
+        tokenizer.check_fits(engine.info().vocab_size)?;
         let preprocess = preprocessing(settings, &files, engine.info())?;
         check_memory(settings, &preprocess)?;
         let load_ms = milliseconds(begin.elapsed());

@@ -113,6 +113,17 @@ impl TryFrom<DeviceModel> for Backend {
     }
 }
 
+/// Every item's part of all rows' logits.
+fn shares(logits: &[f32], rows: &[usize], vocabulary: usize) -> Vec<Scores> {
+    let mut rest = logits;
+    let mut share = |rows: &usize| {
+        let (own, behind) = rest.split_at(rows * vocabulary);
+        rest = behind;
+        Scores::Logits(own.to_vec())
+    };
+    rows.iter().map(&mut share).collect()
+}
+
 /// An image or an item came to the other backend than the one that made it.
 fn mixed() -> Error {
     Error::internal("the states of two kinds of model were mixed")
@@ -311,16 +322,16 @@ impl Backend {
             return read_on_device(model, state, reads);
         }
         let tokens: Vec<u32> = reads.iter().flat_map(|read| read.tokens).copied().collect();
-        let mut items: Vec<_> = reads.iter_mut().map(|read| &mut *read.item).collect();
-        let logits = self.step(&mut items, &tokens)?;
+        let rows: Vec<usize> = reads.iter().map(|read| read.tokens.len()).collect();
         let vocabulary = self.config().text.vocab_size;
-        let mut rest = logits.as_slice();
-        let share = |read: &Read<'_>| {
-            let (own, behind) = rest.split_at(read.tokens.len() * vocabulary);
-            rest = behind;
-            Scores::Logits(own.to_vec())
-        };
-        Ok(reads.iter().map(share).collect())
+        let mut items: Vec<_> = reads.iter_mut().map(|read| &mut *read.item).collect();
+        if let Self::Packed(both) = self {
+            let (model, work) = &mut **both;
+            let mut items =
+                items.into_iter().map(|item| item.packed()).collect::<Result<Vec<_>>>()?;
+            return Ok(shares(model.step(work, &mut items, &tokens)?, &rows, vocabulary));
+        }
+        Ok(shares(&self.step(&mut items, &tokens)?, &rows, vocabulary))
     }
 
     /// All logits of what the item has read last, where a step did not give them.

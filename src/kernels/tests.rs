@@ -5,11 +5,14 @@ use super::buffer::Buffer;
 use super::gemm::{Epilogue, linear};
 use super::math::{Function, to_bf16};
 use super::memory::{self, Memory};
+use super::micro::Plan;
 use super::operand::Operand;
 use super::packed::Packed;
 use super::rotate::{gain, rotate};
 use super::rows;
+use super::softmax::soften;
 use super::team::{Team, session};
+use super::vector::{self, Vector, for_each_vector};
 use super::{Precision, Tier};
 
 const PRECISIONS: [Precision; 3] = [Precision::F32, Precision::Bf16, Precision::Int8];
@@ -353,6 +356,90 @@ fn attention_to_a_table_agrees_with_plain_loops_and_ignores_company() {
                 );
                 assert_eq!(alone, out[2 * width..], "{tier} {precision:?}");
                 assert!(memories[0].bytes() > 0);
+            }
+        }
+    }
+}
+
+for_each_vector! {
+    /// Both exponentials of every number, and pairs of the numbers themselves in bf16.
+    fn exponentials(x: &[f32], exact: &mut [f32], rough: &mut [f32]) = exponentials_body;
+}
+
+#[inline(always)]
+fn exponentials_body<V: Vector>(x: &[f32], exact: &mut [f32], rough: &mut [f32]) {
+    let (exact, rough) = (exact.as_chunks_mut().0, rough.as_chunks_mut().0);
+    for ((x, exact), rough) in x.as_chunks().0.iter().zip(exact).zip(rough) {
+        vector::exp(V::load(x)).store(exact);
+        vector::exp2_rough(V::load(x)).store(rough);
+    }
+}
+
+#[test]
+fn exponentials_of_vectors_are_those_of_double_precision() {
+    let x: Vec<f32> = (0..16 * 500).map(|i| i as f32 * -0.01).collect();
+    for &tier in Tier::available() {
+        let (mut exact, mut rough) = (vec![0.0; x.len()], vec![0.0; x.len()]);
+        exponentials(tier.isa(), &x, &mut exact, &mut rough);
+        for ((&x, exact), rough) in x.iter().zip(exact).zip(rough) {
+            let (e, two) = (f64::from(x).exp(), f64::from(x).exp2());
+            assert!((f64::from(exact) / e - 1.0).abs() < 3e-7, "{tier}: e^{x} = {exact}");
+            assert!((f64::from(rough) / two - 1.0).abs() < 8e-5, "{tier}: 2^{x} = {rough}");
+        }
+        let (mut exact, mut rough) = ([0.0; 16], [0.0; 16]);
+        let ends: [f32; 16] =
+            std::array::from_fn(|i| [f32::NAN, f32::NEG_INFINITY, -1e30, -126.4][i % 4]);
+        exponentials(tier.isa(), &ends, &mut exact, &mut rough);
+        for i in 0..16 {
+            let (exact, rough) = (exact[i], rough[i]);
+            assert_eq!((exact.is_nan(), rough.is_nan()), (i % 4 == 0, i % 4 == 0), "{tier}");
+            assert!(i % 4 == 0 || (exact < 2e-38 && (0.0..2e-38).contains(&rough)), "{tier} {i}");
+        }
+    }
+}
+
+#[test]
+fn columns_become_probabilities_and_a_nan_stays_in_its_own() {
+    for &tier in Tier::available() {
+        for precision in [Precision::F32, Precision::Bf16] {
+            let precision = if tier.has_bf16() { precision } else { Precision::F32 };
+            let plan = Plan::new(tier, precision);
+            for keys in [1, 2, 7, 64, 577] {
+                let mut scores = noise(keys * plan.columns, 50);
+                scores.iter_mut().for_each(|score| *score *= 20.0);
+                scores[3] = f32::NAN;
+                let steps = plan.steps(keys);
+                let mut panel = vec![u32::MAX; steps * plan.columns];
+                let sums = soften(&plan, &scores, &mut panel);
+                for column in (0..plan.columns).filter(|&column| column != 3) {
+                    let at = |key: usize| f64::from(scores[key * plan.columns + column]);
+                    let most = (0..keys).map(at).fold(f64::MIN, f64::max);
+                    let (mut sum, half) = (0.0, precision == Precision::Bf16);
+                    for key in 0..keys {
+                        let x = at(key) - most;
+                        let truth = if half { x.exp2() } else { x.exp() };
+                        let group = plan.format.group();
+                        let word = panel[key / group * plan.columns + column];
+                        let bits = match (half, key % group) {
+                            (false, _) => word,
+                            (true, 0) => word << 16,
+                            (true, _) => word & 0xffff_0000,
+                        };
+                        let error = (f64::from(f32::from_bits(bits)) - truth).abs();
+                        assert!(error <= if half { 0.004 } else { 3e-7 } * truth + 1e-37);
+                        sum += truth;
+                    }
+                    let error = (f64::from(sums[column]) / sum - 1.0).abs();
+                    assert!(error < if half { 1e-4 } else { 1e-6 }, "{tier} {keys}: {error}");
+                }
+                assert!(sums[3].is_nan(), "{tier} {precision:?} {keys}");
+                // What fills up the last step is zero: it meets values of no token.
+                let used = keys.div_ceil(plan.format.group());
+                assert!(panel[used * plan.columns..].iter().all(|&word| word == 0));
+                if precision == Precision::Bf16 && keys % 2 == 1 {
+                    let last = &panel[(used - 1) * plan.columns..][..plan.columns];
+                    assert!(last.iter().all(|word| word >> 16 == 0), "{tier} {keys}");
+                }
             }
         }
     }
