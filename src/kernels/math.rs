@@ -21,6 +21,13 @@ pub(crate) fn round(x: f32) -> i32 {
     (x + ROUNDER).to_bits().wrapping_sub(ROUNDER.to_bits()).cast_signed()
 }
 
+/// The natural logarithm of 2 in two parts, the first so short that its multiples are exact.
+pub(crate) const LN_2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
+
+/// Coefficients of eˣ about 0 beyond 1 + x, the highest power's first.
+pub(crate) const EXP: [f32; 6] =
+    [1.987_569_1e-4, 1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5];
+
 /// eˣ for x ≤ 88, to about two units in the last place; below −87 it is the smallest normal
 /// number's neighbourhood, not zero. NaN stays NaN.
 ///
@@ -30,10 +37,12 @@ pub(crate) fn exp<const FMA: bool>(x: f32) -> f32 {
     let x = if x < -87.0 { -87.0 } else { x };
     let shifted = fma::<FMA>(x, std::f32::consts::LOG2_E, ROUNDER);
     let n = shifted - ROUNDER;
-    let r = fma::<FMA>(n, -0.693_359_4, x);
-    let r = fma::<FMA>(n, 2.121_944_4e-4, r);
-    let mut p = 1.987_569_1e-4;
-    for c in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
+    let mut r = x;
+    for part in LN_2 {
+        r = fma::<FMA>(n, -part, r);
+    }
+    let [mut p, rest @ ..] = EXP;
+    for c in rest {
         p = fma::<FMA>(p, r, c);
     }
     let p = fma::<FMA>(p * r, r, r + 1.0);

@@ -8,7 +8,7 @@
 //! has to be inlined: a body is plain loops and calls of `#[inline(always)]` functions, and hands no
 //! closure to the standard library (`for_each`, `from_fn`, `map`).
 
-use crate::kernels::math::{LANES, ROUNDER};
+use crate::kernels::math::{EXP, LANES, LN_2, ROUNDER};
 
 /// [`LANES`] numbers in f32.
 ///
@@ -41,7 +41,13 @@ pub(crate) trait Vector: Copy {
     fn pair_bf16(self, high: Self, out: &mut [u32; LANES]);
     /// The numbers' own bits.
     fn store_bits(self, out: &mut [u32; LANES]);
-    fn lanes(self) -> [f32; LANES];
+
+    #[inline(always)]
+    fn lanes(self) -> [f32; LANES] {
+        let mut lanes = [0.0; LANES];
+        self.store(&mut lanes);
+        lanes
+    }
 }
 
 /// eˣ for x ≤ 88, as [`math::exp`](crate::kernels::math::exp).
@@ -51,10 +57,13 @@ pub(crate) fn exp<V: Vector>(x: V) -> V {
     let x = V::splat(-87.0).max(x);
     let shifted = x.fma(V::splat(std::f32::consts::LOG2_E), V::splat(ROUNDER));
     let n = shifted.sub(V::splat(ROUNDER));
-    let r = n.fma(V::splat(-0.693_359_4), x);
-    let r = n.fma(V::splat(2.121_944_4e-4), r);
-    let mut p = V::splat(1.987_569_1e-4);
-    for c in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
+    let mut r = x;
+    for part in LN_2 {
+        r = n.fma(V::splat(-part), r);
+    }
+    let [first, rest @ ..] = EXP;
+    let mut p = V::splat(first);
+    for c in rest {
         p = p.fma(r, V::splat(c));
     }
     let p = p.mul(r).fma(r, r.add(V::splat(1.0)));
@@ -164,11 +173,6 @@ impl Vector for Plain {
     #[inline(always)]
     fn store_bits(self, out: &mut [u32; LANES]) {
         *out = self.0.map(f32::to_bits);
-    }
-
-    #[inline(always)]
-    fn lanes(self) -> [f32; LANES] {
-        self.0
     }
 }
 
@@ -286,13 +290,6 @@ mod x86 {
         fn store_bits(self, out: &mut [u32; LANES]) {
             // SAFETY: see above.
             unsafe { _mm512_storeu_ps(out.as_mut_ptr().cast(), self.0) }
-        }
-
-        #[inline(always)]
-        fn lanes(self) -> [f32; LANES] {
-            let mut lanes = [0.0; LANES];
-            self.store(&mut lanes);
-            lanes
         }
     }
 
@@ -414,13 +411,6 @@ mod x86 {
                 _mm256_storeu_ps(out.as_mut_ptr().cast(), self.0[0]);
                 _mm256_storeu_ps(out[8..].as_mut_ptr().cast(), self.0[1]);
             }
-        }
-
-        #[inline(always)]
-        fn lanes(self) -> [f32; LANES] {
-            let mut lanes = [0.0; LANES];
-            self.store(&mut lanes);
-            lanes
         }
     }
 }
