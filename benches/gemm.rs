@@ -3,7 +3,7 @@
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use cutline::kernels::Tier;
-use cutline::kernels::measure::Product;
+use cutline::kernels::bench::Product;
 
 /// Rows, depth and width of the base model: vision tower, one token, a batch of tokens.
 const SHAPES: [(usize, usize, usize); 6] = [

@@ -6,7 +6,7 @@ use std::error::Error;
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput};
-use cutline::image::{Appearance, DecodeLimits, Measures, PreprocessConfig, decode, decode_for};
+use cutline::image::{Colors, DecodeLimits, Measures, PreprocessConfig, decode, decode_for};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut criterion = common::criterion();
@@ -42,7 +42,7 @@ fn sizes(criterion: &mut Criterion) -> Result<(), Box<dyn Error>> {
         group.bench_function(BenchmarkId::from_parameter(name), |bencher| {
             bencher.iter(|| {
                 let photo = decode_for(black_box(&bytes), &limits, config.width, config.height)?;
-                Ok::<_, cutline::error::Error>((Appearance::of(&photo), config.preprocess(&photo)?))
+                Ok::<_, cutline::error::Error>((Colors::of(&photo), config.preprocess(&photo)?))
             });
         });
     }
@@ -71,7 +71,7 @@ fn large(criterion: &mut Criterion) -> Result<(), Box<dyn Error>> {
         });
     });
     group.bench_function("colours and mood", |bencher| {
-        bencher.iter(|| Appearance::of(black_box(&decoded)));
+        bencher.iter(|| Colors::of(black_box(&decoded)));
     });
     group.bench_function("brightness, contrast, sharpness, colourfulness", |bencher| {
         bencher.iter(|| Measures::of(black_box(&decoded)));

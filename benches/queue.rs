@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, SamplingMode, Throughput};
-use cutline::batching::{Handle, JobEvent, Options, Place, Priority, VisionOrder, Work};
 use cutline::engine::{GenerationParams, PixelValues, bench};
 use cutline::error::{Error as CutlineError, Result};
+use cutline::scheduler::{Handle, JobEvent, Options, Place, Priority, VisionOrder, Work};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tokio::runtime::Runtime;

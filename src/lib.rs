@@ -9,20 +9,21 @@
 //! ```
 //!
 //! `metrics` and `error` lie below all of them.
-pub mod batching;
-pub mod blip;
 pub mod cache;
 pub mod captioner;
 pub mod cli;
 pub mod config;
 pub mod engine;
-pub mod error;
-pub mod generate;
 pub mod http;
-pub mod image;
-pub mod kernels;
 pub mod metrics;
-pub mod score;
+pub mod scheduler;
 pub mod telemetry;
 pub mod text;
-pub mod xmp;
+
+pub use cutline_blip as blip;
+pub use cutline_error as error;
+pub use cutline_generate as generate;
+pub use cutline_image as image;
+pub use cutline_kernels as kernels;
+pub use cutline_score as score;
+pub use cutline_xmp as xmp;

@@ -13,7 +13,7 @@ use tracing_subscriber::registry;
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::config::{Level, LogSettings, TraceSettings};
-use crate::error::Result;
+use cutline_error::Result;
 
 /// Where log lines go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +47,7 @@ pub struct Traces {
 /// [`start`] for a server: its log on standard output, and its traces, if there is an endpoint.
 ///
 /// # Errors
-/// [`Config`](crate::error::ErrorKind::Config): the endpoint cannot be used.
+/// [`Config`](cutline_error::ErrorKind::Config): the endpoint cannot be used.
 pub fn start_server(log: LogSettings, traces: &TraceSettings) -> Result<Traces> {
     #[cfg(feature = "otlp")]
     {

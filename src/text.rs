@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use serde_json::{Value, json};
 use tokenizers::Tokenizer as Inner;
 
-use crate::error::{Error, Result};
+use cutline_error::{Error, Result};
 
 /// The files that a checkpoint may hold for its tokenizer.
 #[derive(Debug, Clone, Copy, Default)]
@@ -29,7 +29,7 @@ impl Tokenizer {
     /// Builds the tokenizer from what the checkpoint holds.
     ///
     /// # Errors
-    /// [`Model`](crate::error::ErrorKind::Model) when there is neither `tokenizer.json` nor
+    /// [`Model`](cutline_error::ErrorKind::Model) when there is neither `tokenizer.json` nor
     /// `vocab.txt`, or one that cannot be read.
     pub fn load(source: TokenizerSource<'_>) -> Result<Self> {
         let config: Value = match source.config {
@@ -60,7 +60,7 @@ impl Tokenizer {
     /// it.
     ///
     /// # Errors
-    /// [`Model`](crate::error::ErrorKind::Model): the two do not belong together.
+    /// [`Model`](cutline_error::ErrorKind::Model): the two do not belong together.
     pub fn check_fits(&self, vocab_size: usize) -> Result<()> {
         match self.inner.get_vocab(true).into_iter().max_by_key(|(_, id)| *id) {
             Some((token, id)) if id as usize >= vocab_size => Err(Error::model(format!(
@@ -74,7 +74,7 @@ impl Tokenizer {
     /// The word pieces of a prompt, without first and last token.
     ///
     /// # Errors
-    /// [`InvalidParameter`](crate::error::ErrorKind::InvalidParameter) for text that the tokenizer
+    /// [`InvalidParameter`](cutline_error::ErrorKind::InvalidParameter) for text that the tokenizer
     /// cannot take apart.
     pub fn encode(&self, prompt: &str) -> Result<Vec<u32>> {
         let encoding = self.inner.encode_fast(prompt, false).map_err(|e| {
@@ -91,7 +91,7 @@ impl Tokenizer {
     /// not hold (the hub's BLIP tokenizers lack the decoder's first token).
     ///
     /// # Errors
-    /// [`Internal`](crate::error::ErrorKind::Internal): the decoder of a broken `tokenizer.json`.
+    /// [`Internal`](cutline_error::ErrorKind::Internal): the decoder of a broken `tokenizer.json`.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
         let text = self.inner.decode(ids, true).map_err(|e| {
             Error::internal("the tokenizer cannot decode its own ids").with_source(e)

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cutline::error::ErrorKind;
-use cutline::image::{Appearance, DecodeLimits, Measures, decode, decode_for};
+use cutline::image::{Colors, DecodeLimits, Measures, decode, decode_for};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
@@ -155,7 +155,7 @@ fn check(name: &str, bytes: &[u8]) {
             assert!(image.width > 0 && image.height > 0, "{name}");
             assert_eq!(image.rgb.len(), 3 * image.width * image.height, "{name}");
             assert!((1..=8).contains(&image.orientation), "{name}");
-            assert!(!Appearance::of(&image).colors.is_empty(), "{name}");
+            assert!(!Colors::of(&image).colors.is_empty(), "{name}");
             Measures::of(&image).unwrap();
         }
         Err(error) => assert!(

@@ -6,10 +6,10 @@
 //!
 //! None of them knows what a caption is.
 
-mod flight;
 mod key;
+mod single_flight;
 mod store;
 
-pub use flight::{Board, Flights, Lead};
 pub use key::{Identity, Key};
+pub use single_flight::{InFlight, Leader, SingleFlight};
 pub use store::{Store, Weigh};

@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::{Choice, ImageInfo, VisionCacheState};
 use crate::cache::Weigh;
 use crate::engine::EncodedImage;
-use crate::error::Result;
-use crate::image::{Appearance, DominantColor};
+use cutline_error::Result;
+use cutline_image::{Colors, DominantColor};
 
 /// The part of an answer that is the same for everybody who asks the same.
 #[derive(Debug)]
@@ -16,7 +16,7 @@ pub(super) struct Answer {
     pub(super) choices: Vec<Choice>,
     pub(super) image: ImageInfo,
     /// Its colours and mood.
-    pub(super) appearance: Appearance,
+    pub(super) appearance: Colors,
 }
 
 impl Weigh for Arc<Answer> {
@@ -41,7 +41,7 @@ pub(super) struct Seen {
     pub(super) encoded: Arc<EncodedImage>,
     pub(super) image: ImageInfo,
     /// Its colours and mood.
-    pub(super) appearance: Appearance,
+    pub(super) appearance: Colors,
 }
 
 impl Weigh for Seen {
@@ -61,7 +61,7 @@ impl ImageInfo {
 }
 
 /// What an appearance holds beside itself.
-fn heap(appearance: &Appearance) -> usize {
+fn heap(appearance: &Colors) -> usize {
     let names = appearance.colors.iter().map(|color| color.hex.capacity() + color.name.capacity());
     names.sum::<usize>() + appearance.colors.capacity() * size_of::<DominantColor>()
 }

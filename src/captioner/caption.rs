@@ -5,7 +5,7 @@ use utoipa::ToSchema;
 
 use super::style::Fallback;
 use crate::engine::FinishReason;
-use crate::image::{Appearance, DecodedImage};
+use cutline_image::{Colors, DecodedImage};
 
 /// One caption among those returned.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
@@ -128,7 +128,7 @@ pub struct Caption {
     pub image: ImageInfo,
     /// Its colours and mood, if they were asked for.
     #[serde(flatten)]
-    pub appearance: Option<Appearance>,
+    pub appearance: Option<Colors>,
     /// Where the time went.
     pub timings: Timings,
     /// The most images that shared a decoding step with it, itself included; `None` for an answer

@@ -6,8 +6,8 @@ use tokio::sync::Semaphore;
 use tracing::Instrument;
 
 use super::budget::{Budget, Photo};
-use crate::error::{Error, ErrorKind, Result};
-use crate::image::DecodeLimits;
+use cutline_error::{Error, ErrorKind, Result};
+use cutline_image::DecodeLimits;
 
 /// Works on images, so many at a time. Cheap to clone; all clones share their number.
 #[derive(Debug, Clone)]

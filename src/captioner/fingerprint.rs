@@ -1,7 +1,7 @@
 //! What was asked of photos, in a few letters that can be kept beside their captions.
 
 use super::{CaptionParams, Captioner};
-use crate::image::PREPROCESSING_VERSION;
+use cutline_image::PREPROCESSING_VERSION;
 
 /// Hexadecimal digits: 64 bits tell apart what one person asks of one archive.
 const DIGITS: usize = 16;

@@ -5,15 +5,15 @@ use std::time::Instant;
 
 use super::run::milliseconds;
 use super::{Captioner, GenerationDefaults, Gpu, MemoryLimits, ModelInfo, Parts};
-use crate::batching::VisionOrder;
 use crate::engine::batch_size;
 use crate::engine::local::LocalEngine;
 use crate::engine::source::{self, ModelFiles, ModelSource};
 use crate::engine::{EngineInfo, EngineOptions, GenerationParams, HubOptions, MAX_BEAMS};
-use crate::error::{Error, ErrorKind, Result};
-use crate::image::{DecodeLimits, PreprocessConfig};
 use crate::metrics::Metrics;
+use crate::scheduler::VisionOrder;
 use crate::text::{Tokenizer, TokenizerSource};
+use cutline_error::{Error, ErrorKind, Result};
+use cutline_image::{DecodeLimits, PreprocessConfig};
 
 /// Images that are decoded at a time while a CPU runs the model: it needs the cores itself.
 pub const WORKERS_ON_CPU: usize = 2;

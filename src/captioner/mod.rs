@@ -37,14 +37,14 @@ pub use self::params::{CachePolicy, CaptionParams};
 pub use self::process::{ProcessTimings, ProcessedImage, ProcessedInfo};
 pub use self::run::{CaptionEvent, Run};
 pub use self::style::{Fallback, Style, TextStyle, repeats_itself};
-use crate::batching::{Handle, Options, VisionOrder};
-pub use crate::batching::{Priority, Status};
-use crate::cache::{Flights, Identity, Store};
+use crate::cache::{Identity, SingleFlight, Store};
 use crate::engine::Engine;
-use crate::error::Result;
-use crate::image::{DecodeLimits, PREPROCESSING_VERSION, PreprocessConfig};
 use crate::metrics::{CacheNow, Metrics, ModelNow};
+use crate::scheduler::{Handle, Options, VisionOrder};
+pub use crate::scheduler::{Priority, Status};
 use crate::text::Tokenizer;
+use cutline_error::Result;
+use cutline_image::{DecodeLimits, PREPROCESSING_VERSION, PreprocessConfig};
 
 /// Makes captions. Cheap to clone; the model is closed when the last clone is dropped.
 #[derive(Debug, Clone)]
@@ -64,7 +64,7 @@ struct Inner {
     answers: Store<Arc<Answer>>,
     /// Images that were encoded before.
     seen: Store<Seen>,
-    flights: Flights<Progress>,
+    flights: SingleFlight<Progress>,
     metrics: Metrics,
     memory: MemoryLimits,
     /// The text where there is no description.
@@ -124,7 +124,7 @@ impl Captioner {
     /// Puts `engine` to work.
     ///
     /// # Errors
-    /// [`Internal`](crate::error::ErrorKind::Internal): the system has no thread to give.
+    /// [`Internal`](cutline_error::ErrorKind::Internal): the system has no thread to give.
     pub fn with_engine(engine: Box<dyn Engine>, parts: Parts) -> Result<Self> {
         Self::measured(engine, parts, Metrics::new())
     }
@@ -155,7 +155,7 @@ impl Captioner {
             identity,
             answers: Store::new(memory.cache_max_bytes, memory.cache_ttl),
             seen: Store::new(memory.vision_cache_bytes, memory.cache_ttl),
-            flights: Flights::default(),
+            flights: SingleFlight::default(),
             metrics,
             memory,
             fallback: parts.fallback_text,

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::style::{Style, TextStyle};
 use crate::engine::GenerationParams;
-use crate::error::{Error, Result};
+use cutline_error::{Error, Result};
 
 /// What the result cache may do for a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -75,7 +75,7 @@ impl CaptionParams {
     /// Sets one parameter from a JSON value, strictly: a number must be a JSON number.
     ///
     /// # Errors
-    /// [`InvalidParameter`](crate::error::ErrorKind::InvalidParameter), naming the field: an
+    /// [`InvalidParameter`](cutline_error::ErrorKind::InvalidParameter), naming the field: an
     /// unknown name or a value of the wrong type.
     pub fn set(&mut self, name: &str, value: &Value) -> Result<()> {
         let g = &mut self.generation;
@@ -126,7 +126,7 @@ impl CaptionParams {
     /// Checks ranges and contradictions that need no model.
     ///
     /// # Errors
-    /// [`InvalidParameter`](crate::error::ErrorKind::InvalidParameter), naming the field.
+    /// [`InvalidParameter`](cutline_error::ErrorKind::InvalidParameter), naming the field.
     pub fn validate(&self) -> Result<()> {
         self.generation.validate()?;
         self.text.validate()

@@ -9,8 +9,8 @@ use super::ImageInfo;
 use super::budget::Photo;
 use super::decoders::Decoders;
 use super::run::milliseconds;
-use crate::error::Result;
-use crate::image::{Appearance, DecodeLimits, Measures, PreprocessConfig, decode_for};
+use cutline_error::Result;
+use cutline_image::{Colors, DecodeLimits, Measures, PreprocessConfig, decode_for};
 
 /// The answer of `POST /image/process`.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
@@ -19,7 +19,7 @@ pub struct ProcessedImage {
     pub image: ProcessedInfo,
     /// Dominant colours and mood.
     #[serde(flatten)]
-    pub appearance: Appearance,
+    pub appearance: Colors,
     /// Brightness, contrast, sharpness, colourfulness.
     #[serde(flatten)]
     pub measures: Measures,
@@ -53,7 +53,7 @@ impl Decoders {
     /// Decodes `photo`, an image file, and tells what can be told of it without a model.
     ///
     /// # Errors
-    /// As [`decode`](crate::image::decode()).
+    /// As [`decode`](cutline_image::decode()).
     pub async fn process(&self, photo: impl Into<Photo>) -> Result<ProcessedImage> {
         let begin = Instant::now();
         let mut processed = self.run(photo.into(), process).await?;
@@ -68,7 +68,7 @@ fn process(bytes: &[u8], limits: &DecodeLimits) -> Result<ProcessedImage> {
     let PreprocessConfig { width, height, .. } = PreprocessConfig::default();
     let decoded = decode_for(bytes, limits, width, height)?;
     let decode = begin.elapsed();
-    let appearance = Appearance::of(&decoded);
+    let appearance = Colors::of(&decoded);
     let measures = Measures::of(&decoded)?;
     let info = ImageInfo::of(&blake3::hash(bytes), bytes.len(), &decoded);
     let timings = ProcessTimings {

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use super::answer::{Answer, Finished, Progress};
 use super::style::styled;
 use super::{CacheState, Caption, Captioner, Style, TextStyle, Timings, VisionCacheState};
-use crate::error::{Error, Result};
+use cutline_error::{Error, Result};
 
 /// What happens on the way to a caption.
 #[derive(Debug, Clone, PartialEq)]

@@ -10,9 +10,9 @@ use super::answer::{Answer, Progress};
 use super::run::{Caller, Run};
 use super::work::{self, Task, VisionUse};
 use super::{CachePolicy, CaptionParams, Captioner, Photo, Priority};
-use crate::cache::{Board, Key};
-use crate::error::{Error, Result};
+use crate::cache::{InFlight, Key};
 use crate::metrics::{CacheName, Lookup};
+use cutline_error::{Error, Result};
 
 /// More bytes than this are hashed on a thread that may take its time; blake3 reads them within a
 /// millisecond.
@@ -52,8 +52,8 @@ impl Captioner {
     /// What is wrong with a single image is said by its run.
     ///
     /// # Errors
-    /// [`InvalidParameter`](crate::error::ErrorKind::InvalidParameter), or
-    /// [`QueueFull`](crate::error::ErrorKind::QueueFull) when there are not enough places, or not
+    /// [`InvalidParameter`](cutline_error::ErrorKind::InvalidParameter), or
+    /// [`QueueFull`](cutline_error::ErrorKind::QueueFull) when there are not enough places, or not
     /// enough memory for what the model would read.
     pub async fn start_all(
         &self,
@@ -187,7 +187,7 @@ impl Captioner {
         &self,
         asked: &[Asked],
         policy: CachePolicy,
-        board: &Board<'_, Progress>,
+        board: &InFlight<'_, Progress>,
     ) -> Vec<Found> {
         let mut new = HashSet::new();
         let metrics = &self.inner.metrics;

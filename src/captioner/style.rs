@@ -4,7 +4,7 @@
 //! so that asking for another style costs nothing.
 
 use super::Choice;
-use crate::error::{Error, Result};
+use cutline_error::{Error, Result};
 
 /// How the text of a caption is put.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -70,7 +70,7 @@ impl TextStyle {
     /// Checks the length, and that it is asked for where it means something.
     ///
     /// # Errors
-    /// [`InvalidParameter`](crate::error::ErrorKind::InvalidParameter), naming `max_chars`.
+    /// [`InvalidParameter`](cutline_error::ErrorKind::InvalidParameter), naming `max_chars`.
     pub fn validate(&self) -> Result<()> {
         let Some(chars) = self.max_chars else { return Ok(()) };
         if self.style != Style::AltText {

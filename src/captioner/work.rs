@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 use super::answer::{Answer, Finished, Progress, Seen};
 use super::budget::{Permit, Photo};
 use super::{Captioner, Choice, ImageInfo, Inner, VisionCacheState};
-use crate::batching::{JobEvent, Place, Work};
-use crate::cache::{Key, Lead};
+use crate::cache::{Key, Leader};
 use crate::engine::{EncodedImage, GenerationParams, ImageInput, Sequence};
-use crate::error::{Error, Result};
-use crate::image::{Appearance, DecodeLimits, decode_for};
 use crate::metrics::{CacheName, Lookup, Stage};
+use crate::scheduler::{JobEvent, Place, Work};
+use cutline_error::{Error, Result};
+use cutline_image::{Colors, DecodeLimits, decode_for};
 
 /// What is to be computed, and for what it may be used.
 #[derive(Debug)]
@@ -40,12 +40,12 @@ pub(super) enum VisionUse {
 /// What is known of an image that is ready for the model.
 struct Prepared {
     image: ImageInfo,
-    appearance: Appearance,
+    appearance: Colors,
     vision: Option<VisionCacheState>,
 }
 
 /// Computes `task` until it is done or nobody waits for it any more.
-pub(super) async fn drive(captioner: Captioner, lead: Lead<Progress>, task: Task) {
+pub(super) async fn drive(captioner: Captioner, lead: Leader<Progress>, task: Task) {
     let result = tokio::select! {
         result = compute(&captioner, &lead, task) => result,
         // Dropping the work takes it back from queue and model.
@@ -63,7 +63,7 @@ pub(super) async fn drive(captioner: Captioner, lead: Lead<Progress>, task: Task
     );
 }
 
-async fn compute(captioner: &Captioner, lead: &Lead<Progress>, task: Task) -> Result<Finished> {
+async fn compute(captioner: &Captioner, lead: &Leader<Progress>, task: Task) -> Result<Finished> {
     let begin = Instant::now();
     let Task { photo, hash, prompt, params, place, permit, vision } = task;
     let read = prompt.len();
@@ -131,7 +131,7 @@ async fn prepare(
         })?;
         let pixels = metrics.timed(Stage::Preprocess, || preprocess.preprocess(&decoded))?;
         // Even for those who do not ask for it: others may ask for the same photo.
-        let appearance = metrics.timed(Stage::Analysis, || Ok(Appearance::of(&decoded)))?;
+        let appearance = metrics.timed(Stage::Analysis, || Ok(Colors::of(&decoded)))?;
         Ok((pixels, ImageInfo::of(&hash, size, &decoded), appearance))
     };
     if let VisionUse::ReadWrite(_) = vision

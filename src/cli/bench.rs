@@ -12,8 +12,8 @@ use super::{options, print};
 use crate::config::{Group, LogSettings, captioner_settings};
 use crate::engine::bench::{Measured, Workload, measure, states};
 use crate::engine::{self, EngineInfo, source};
-use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry::{self, Output};
+use cutline_error::{Error, ErrorKind, Result};
 
 pub(super) const NAME: &str = "bench";
 const GROUPS: [Group; 2] = [Group::Model, Group::Logs];

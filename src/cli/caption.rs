@@ -16,12 +16,12 @@ use super::folder::sidecar::{Kind, Sidecars};
 use super::folder::work::{End, Work};
 use super::signals::Signals;
 use super::{FAILED, options, print, runtime};
-use crate::batching::VisionOrder;
 use crate::captioner::{CaptionParams, Captioner, CaptionerSettings, Style};
 use crate::config::{Group, LogSettings, captioner_settings};
-use crate::error::{Error, Result};
+use crate::scheduler::VisionOrder;
 use crate::telemetry::{self, Output as LogOutput};
-use crate::xmp::Existing;
+use cutline_error::{Error, Result};
+use cutline_xmp::Existing;
 
 pub(super) const NAME: &str = "caption";
 const GROUPS: [Group; 3] = [Group::Model, Group::Images, Group::Logs];

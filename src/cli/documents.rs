@@ -8,7 +8,7 @@ use clap_complete::Shell;
 use clap_mangen::Man;
 
 use super::print;
-use crate::error::{Error, ErrorKind, Result};
+use cutline_error::{Error, ErrorKind, Result};
 
 pub(super) const COMPLETIONS: &str = "completions";
 pub(super) const MAN: &str = "man";

@@ -10,8 +10,8 @@ use serde_json::Value;
 
 use super::folder::results::{Results, name_of};
 use super::{complain, print};
-use crate::error::{Error, ErrorKind, Result};
-use crate::score::{Pair, Scores};
+use cutline_error::{Error, ErrorKind, Result};
+use cutline_score::{Pair, Scores};
 
 pub(super) const NAME: &str = "eval";
 

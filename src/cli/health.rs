@@ -10,7 +10,7 @@ use clap::{Arg, ArgMatches, Command};
 
 use super::{FAILED, complain, options, print};
 use crate::config::{Group, Settings};
-use crate::error::{Error, ErrorKind, Result};
+use cutline_error::{Error, ErrorKind, Result};
 
 pub(super) const NAME: &str = "health";
 

@@ -25,8 +25,7 @@ use std::process::ExitCode;
 use clap::Command;
 use tokio::runtime::Runtime;
 
-use crate::error::{Error, ErrorKind, Result};
-use crate::kernels::heap;
+use cutline_error::{Error, ErrorKind, Result};
 
 /// What a command made of itself.
 const FAILED: u8 = 1;
@@ -36,7 +35,7 @@ const MISUSED: u8 = 2;
 /// Runs the program with the arguments of this process.
 #[must_use]
 pub fn main() -> ExitCode {
-    heap::give_back_large_blocks();
+    cutline_kernels::malloc::give_back_large_blocks();
     let matches = match command().try_get_matches() {
         Ok(matches) => matches,
         // `--help` and `--version` come this way too, with status 0.

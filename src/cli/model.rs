@@ -7,8 +7,8 @@ use clap::{Arg, ArgMatches, Command};
 use super::{options, print, quantize};
 use crate::captioner::Captioner;
 use crate::config::{Group, LogSettings, captioner_settings};
-use crate::error::{Error, Result};
 use crate::telemetry::{self, Output};
+use cutline_error::{Error, Result};
 
 pub(super) const NAME: &str = "model";
 const GROUPS: [Group; 3] = [Group::Model, Group::Images, Group::Logs];

@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use clap::Command;
 
-use crate::error::Result;
 use crate::http;
+use cutline_error::Result;
 
 pub(super) const NAME: &str = "openapi";
 

@@ -6,7 +6,7 @@ use clap::{Arg, ArgMatches, Command};
 
 use crate::captioner::CaptionParams;
 use crate::config::{Group, SETTINGS, Setting, Values};
-use crate::error::{Error, Result};
+use cutline_error::{Error, Result};
 
 /// clap keeps names for as long as the program runs.
 static SETTING_OPTIONS: LazyLock<Vec<(String, &'static Setting)>> =

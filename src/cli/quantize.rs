@@ -13,8 +13,8 @@ use super::{complain, options, print};
 use crate::config::{Group, LogSettings, captioner_settings};
 use crate::engine::quantize::{Destination, Quantized, TensorType, quantize};
 use crate::engine::source;
-use crate::error::{Error, Result};
 use crate::telemetry::{self, Output};
+use cutline_error::{Error, Result};
 
 pub(super) const NAME: &str = "quantize";
 

@@ -9,9 +9,9 @@ use tokio::net::TcpListener;
 use super::signals::Signals;
 use super::{options, runtime};
 use crate::config::{Group, Settings};
-use crate::error::{Error, ErrorKind, Result};
 use crate::http;
 use crate::telemetry;
+use cutline_error::{Error, ErrorKind, Result};
 
 pub(super) const NAME: &str = "serve";
 

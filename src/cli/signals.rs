@@ -1,6 +1,6 @@
 //! Being asked to stop.
 
-use crate::error::{Error, Result};
+use cutline_error::{Error, Result};
 
 /// The signals that ask a process to stop.
 #[derive(Debug)]

@@ -19,11 +19,11 @@ use self::parse::Reader;
 pub use self::protection::{ApiKeys, CorsOrigins, ProtectionSettings, PublicEndpoints, RateLimit};
 pub use self::table::{Group, SETTINGS, Setting, env_example};
 pub use self::values::Values;
-use crate::batching::VisionOrder;
 use crate::captioner::{CaptionerSettings, MemoryLimits, WORKERS_ON_CPU};
 use crate::engine::source::ModelSource;
 use crate::engine::{DeviceChoice, EngineOptions, HubOptions, KernelChoice, Precision};
-use crate::error::Result;
+use crate::scheduler::VisionOrder;
+use cutline_error::Result;
 
 /// Everything that `cutline serve` needs to know.
 #[derive(Debug, Clone)]
@@ -46,7 +46,7 @@ impl Settings {
     /// Reads every setting.
     ///
     /// # Errors
-    /// [`Config`](crate::error::ErrorKind::Config): one sentence that names the setting and says
+    /// [`Config`](cutline_error::ErrorKind::Config): one sentence that names the setting and says
     /// what it must be.
     pub fn new(values: &Values) -> Result<Self> {
         let read = Reader::new(values);

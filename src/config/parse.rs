@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::table::{self, Setting};
 use super::values::{Value, Values};
-use crate::error::{Error, ErrorKind, Result};
+use cutline_error::{Error, ErrorKind, Result};
 
 /// The longest time that can be set: a day.
 const MAX_SECONDS: f64 = 86_400.0;

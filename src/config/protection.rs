@@ -5,7 +5,7 @@ use std::fs;
 use std::num::NonZeroU32;
 
 use super::parse::Reader;
-use crate::error::Result;
+use cutline_error::Result;
 
 /// More requests a minute than this server could answer on any machine.
 const MAX_RATE: u32 = 1_000_000;

@@ -7,7 +7,7 @@ use std::fmt;
 use std::path::Path;
 
 use super::table::SETTINGS;
-use crate::error::{Error, ErrorKind, Result};
+use cutline_error::{Error, ErrorKind, Result};
 
 /// Variables that other programs define, and that decide where models are kept.
 const FOREIGN: [&str; 5] = ["HF_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME", "HOME", "USERPROFILE"];

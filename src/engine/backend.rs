@@ -3,12 +3,12 @@
 
 use candle_core::{DType, Device, DeviceLocation, Tensor};
 
-use crate::blip::device::{DeviceItem, DeviceRead, DeviceScores, DeviceState};
-use crate::blip::packed::{PackedImage, PackedItem, PackedModel, Workspace};
-use crate::blip::{BlipConfig, BlipModel, DeviceModel, ItemState};
 use crate::engine::{EngineInfo, GpuInfo};
-use crate::error::{Error, Result};
-use crate::generate::Best;
+use cutline_blip::cpu::{CpuImage, CpuModel, CpuSlot, Workspace};
+use cutline_blip::gpu::{GpuRead, GpuScores, GpuSlot, GpuState};
+use cutline_blip::{BlipConfig, BlipModel, GpuModel, ItemState};
+use cutline_error::{Error, Result};
+use cutline_generate::TopLogits;
 
 /// A loaded model, ready to run.
 #[derive(Debug)]
@@ -16,9 +16,9 @@ pub enum Backend {
     /// On candle.
     Candle(Box<BlipModel>),
     /// On candle for a device, with the captions that are being written there.
-    Device(Box<(DeviceModel, DeviceState)>),
+    Device(Box<(GpuModel, GpuState)>),
     /// On the kernels, with the memory that a pass needs.
-    Packed(Box<(PackedModel, Workspace)>),
+    Packed(Box<(CpuModel, Workspace)>),
 }
 
 /// An encoded image, for the backend that made it.
@@ -27,7 +27,7 @@ pub enum Encoded {
     /// On candle's device, `[tokens, width]`.
     Candle(Tensor),
     /// In plain memory.
-    Packed(PackedImage),
+    Packed(CpuImage),
 }
 
 impl Encoded {
@@ -63,9 +63,9 @@ pub enum Item {
     /// On candle.
     Candle(ItemState),
     /// On candle for a device.
-    Device(DeviceItem),
+    Device(GpuSlot),
     /// On the kernels.
-    Packed(PackedItem),
+    Packed(CpuSlot),
 }
 
 /// What an item reads in a step.
@@ -86,7 +86,7 @@ pub enum Scores {
     /// All logits, `vocabulary` of every row.
     Logits(Vec<f32>),
     /// The best of every row; all of their logits, and all others of the rows, are finite.
-    Best(Vec<Best>),
+    Best(Vec<TopLogits>),
     /// The logits are not finite.
     NotFinite,
 }
@@ -97,17 +97,17 @@ impl From<BlipModel> for Backend {
     }
 }
 
-impl From<PackedModel> for Backend {
-    fn from(model: PackedModel) -> Self {
+impl From<CpuModel> for Backend {
+    fn from(model: CpuModel) -> Self {
         let work = model.workspace();
         Self::Packed(Box::new((model, work)))
     }
 }
 
-impl TryFrom<DeviceModel> for Backend {
+impl TryFrom<GpuModel> for Backend {
     type Error = Error;
 
-    fn try_from(model: DeviceModel) -> Result<Self> {
+    fn try_from(model: GpuModel) -> Result<Self> {
         let state = model.state()?;
         Ok(Self::Device(Box::new((model, state))))
     }
@@ -147,14 +147,14 @@ impl Item {
         }
     }
 
-    fn device(&mut self) -> Result<&mut DeviceItem> {
+    fn device(&mut self) -> Result<&mut GpuSlot> {
         match self {
             Self::Device(item) => Ok(item),
             _ => Err(mixed()),
         }
     }
 
-    fn packed(&mut self) -> Result<&mut PackedItem> {
+    fn packed(&mut self) -> Result<&mut CpuSlot> {
         match self {
             Self::Packed(item) => Ok(item),
             _ => Err(mixed()),
@@ -249,9 +249,9 @@ impl Backend {
     ///
     /// # Errors
     /// The arithmetic failed.
-    pub fn settle(&mut self) -> Result<()> {
+    pub fn prefill_cross_kv(&mut self) -> Result<()> {
         match self {
-            Self::Device(both) => both.0.settle(&mut both.1),
+            Self::Device(both) => both.0.prefill_cross_kv(&mut both.1),
             Self::Candle(_) | Self::Packed(_) => Ok(()),
         }
     }
@@ -432,24 +432,24 @@ fn name(device: &Device) -> String {
 }
 
 fn read_on_device(
-    model: &DeviceModel,
-    state: &mut DeviceState,
+    model: &GpuModel,
+    state: &mut GpuState,
     reads: &mut [Read<'_>],
 ) -> Result<Vec<Scores>> {
     let vocabulary = model.config().text.vocab_size;
     let mut on_device = Vec::with_capacity(reads.len());
     for Read { item, tokens, best } in reads {
-        on_device.push(DeviceRead { item: item.device()?, tokens, best: *best });
+        on_device.push(GpuRead { item: item.device()?, tokens, best: *best });
     }
     let scores = model.read(state, &mut on_device)?;
-    let best = |row: crate::blip::device::BestTokens| {
+    let best = |row: cutline_blip::gpu::BestTokens| {
         let complete = row.tokens.len() == vocabulary;
-        Best { tokens: row.tokens, log_sum: row.log_sum, complete }
+        TopLogits { tokens: row.tokens, log_sum: row.log_sum, complete }
     };
     let convert = |scores| match scores {
-        DeviceScores::Logits(logits) => Scores::Logits(logits),
-        DeviceScores::Best(rows) => Scores::Best(rows.into_iter().map(best).collect()),
-        DeviceScores::NotFinite => Scores::NotFinite,
+        GpuScores::Logits(logits) => Scores::Logits(logits),
+        GpuScores::Best(rows) => Scores::Best(rows.into_iter().map(best).collect()),
+        GpuScores::NotFinite => Scores::NotFinite,
     };
     Ok(scores.into_iter().map(convert).collect())
 }

@@ -6,7 +6,7 @@
 use super::Engine;
 use super::bench::{Workload, measure_sized};
 use super::local::LocalEngine;
-use crate::error::{Error, ErrorKind, Result};
+use cutline_error::{Error, ErrorKind, Result};
 
 /// Rows on a CPU: as many as still make an image noticeably cheaper.
 pub const ON_CPU: usize = 8;

@@ -8,7 +8,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::local::LocalEngine;
 use super::{Encoded, Engine, Event, GenerationParams, ImageInput, Job, JobId, PixelValues};
-use crate::error::{Error, Result};
+use cutline_error::{Error, Result};
 
 /// What is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +37,7 @@ pub struct Measured {
 /// Runs the workload on images of the model's own size and times it.
 ///
 /// # Errors
-/// [`InvalidParameter`](crate::error::ErrorKind::InvalidParameter): a number is 0, or the model has
+/// [`InvalidParameter`](cutline_error::ErrorKind::InvalidParameter): a number is 0, or the model has
 /// no room for so many tokens. Otherwise a pass failed.
 pub fn measure(engine: &mut LocalEngine, workload: Workload) -> Result<Measured> {
     let side = engine.info().image_size;

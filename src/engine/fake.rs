@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use super::{
     EncodedImage, Engine, Event, FinishReason, ImageInput, Job, JobId, PixelValues, Sequence,
 };
-use crate::error::{Error, ErrorKind, Result};
+use cutline_error::{Error, ErrorKind, Result};
 
 /// Something that the engine was asked to do.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,16 +4,7 @@ use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
-/// A preprocessed image: normalised RGB planes, channel-first, `3 × height × width`.
-#[derive(Debug, Clone, PartialEq)]
-pub struct PixelValues {
-    /// `3 · height · width` values, plane after plane, row after row.
-    pub data: Vec<f32>,
-    /// Pixels a row.
-    pub width: usize,
-    /// Rows.
-    pub height: usize,
-}
+use cutline_image::PixelValues;
 
 /// What an engine's vision tower made of an image. Only the engine that made it can look inside;
 /// everybody else keeps it, counts its bytes, and gives it back for another caption of the image.

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use crate::error::{Error, Result};
+use cutline_error::{Error, Result};
 
 /// Weights in one file, the preferred format first.
 pub(super) const SINGLES: [&str; 2] = ["model.safetensors", "pytorch_model.bin"];

@@ -7,10 +7,10 @@ use super::device::open_device;
 use super::local::LocalEngine;
 use super::source::ModelFiles;
 use super::{DeviceChoice, KernelChoice, Precision};
-use crate::blip::packed::PackedModel;
-use crate::blip::{BlipConfig, BlipModel, Weights};
-use crate::error::{Error, ErrorKind, Result};
-use crate::kernels::{self, Tier};
+use cutline_blip::cpu::CpuModel;
+use cutline_blip::{BlipConfig, BlipModel, Weights};
+use cutline_error::{Error, ErrorKind, Result};
+use cutline_kernels::Tier;
 
 /// How a model is to be run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -46,7 +46,7 @@ impl Backend {
         Ok(match plan(options, weights.only_q8_0())? {
             Plan::Candle => BlipModel::load(config, weights, DType::F32, &device)?.into(),
             Plan::Packed(tier, precision) => {
-                PackedModel::load(config, weights, tier, precision)?.into()
+                CpuModel::load(config, weights, tier, precision)?.into()
             }
         })
     }
@@ -56,7 +56,7 @@ impl Backend {
 #[derive(Debug, PartialEq, Eq)]
 enum Plan {
     Candle,
-    Packed(Tier, kernels::Precision),
+    Packed(Tier, cutline_kernels::Precision),
 }
 
 /// `only_q8_0` says, of a checkpoint in GGML's blocks, whether all of them are of 8 bits.
@@ -79,13 +79,13 @@ fn plan(options: EngineOptions, only_q8_0: Option<bool>) -> Result<Plan> {
     let precision = match options.precision {
         // Blocks of fewer bits are small because somebody wanted them small: they stay so.
         Precision::Auto if only_q8_0 == Some(false) => return Ok(Plan::Candle),
-        Precision::Auto if only_q8_0 == Some(true) => kernels::Precision::Int8,
+        Precision::Auto if only_q8_0 == Some(true) => cutline_kernels::Precision::Int8,
         // The fastest that keeps nine captions in ten word for word: see ARCHITECTURE.md.
-        Precision::Auto if tier.has_bf16() => kernels::Precision::Int8,
-        Precision::Auto => kernels::Precision::F32,
-        Precision::Int8 => kernels::Precision::Int8,
-        Precision::F32 => kernels::Precision::F32,
-        Precision::Bf16 => kernels::Precision::Bf16,
+        Precision::Auto if tier.has_bf16() => cutline_kernels::Precision::Int8,
+        Precision::Auto => cutline_kernels::Precision::F32,
+        Precision::Int8 => cutline_kernels::Precision::Int8,
+        Precision::F32 => cutline_kernels::Precision::F32,
+        Precision::Bf16 => cutline_kernels::Precision::Bf16,
         Precision::F16 => return Err(unavailable(options.precision)),
     };
     Ok(Plan::Packed(tier, precision))
@@ -137,8 +137,8 @@ mod tests {
     #[test]
     fn blocks_of_eight_bits_are_packed_and_others_stay_with_candle() {
         let portable = KernelChoice::Tier(Tier::Portable);
-        let int8 = Plan::Packed(Tier::Portable, kernels::Precision::Int8);
-        let full = Plan::Packed(Tier::Portable, kernels::Precision::F32);
+        let int8 = Plan::Packed(Tier::Portable, cutline_kernels::Precision::Int8);
+        let full = Plan::Packed(Tier::Portable, cutline_kernels::Precision::F32);
         assert_eq!(chosen(Precision::Auto, portable, Some(true)).unwrap(), int8);
         assert_eq!(chosen(Precision::Auto, portable, Some(false)).unwrap(), Plan::Candle);
         assert_eq!(chosen(Precision::Auto, portable, None).unwrap(), full);

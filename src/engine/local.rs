@@ -6,8 +6,8 @@ use std::time::Instant;
 use crate::engine::backend::{Backend, Encoded, Item, Read, Scores};
 use crate::engine::timings::{Timings, timed};
 use crate::engine::{EncodedImage, Engine, EngineInfo, Event, ImageInput, Job, JobId, PixelValues};
-use crate::error::{Error, Result};
-use crate::generate::{Decoder, GenerationParams, Progress, Step, Task};
+use cutline_error::{Error, Result};
+use cutline_generate::{Decoder, GenerationParams, Progress, Step, Task};
 
 /// A BLIP captioner with the batch that it is working on.
 #[derive(Debug)]
@@ -66,7 +66,7 @@ impl LocalEngine {
     /// # Errors
     /// Some of it failed.
     pub fn wait(&mut self) -> Result<()> {
-        self.model.settle()?;
+        self.model.prefill_cross_kv()?;
         self.model.wait()
     }
 
@@ -261,7 +261,7 @@ impl Engine for LocalEngine {
 
     fn step(&mut self, events: &mut Vec<Event>) -> Result<()> {
         let (model, spent) = (&mut self.model, &mut self.timings);
-        timed(&mut spent.cross_kv, || model.settle())?;
+        timed(&mut spent.cross_kv, || model.prefill_cross_kv())?;
         let begin = Instant::now();
         let mut ended = Vec::new();
         for (index, scores) in self.forward()?.into_iter().enumerate() {

@@ -23,15 +23,16 @@ use std::sync::Arc;
 pub use self::backend::{Backend, Encoded, Item, Read, Scores};
 pub use self::device::GpuInfo;
 pub use self::hub::HubOptions;
-pub use self::input::{EncodedImage, ImageInput, PixelValues};
+pub use self::input::{EncodedImage, ImageInput};
 pub use self::load::{EngineOptions, load};
 pub use self::options::{DeviceChoice, KernelChoice, Precision};
 pub use self::timings::Timings;
-use crate::error::{Error, Result};
-pub use crate::generate::fresh_seed;
-pub use crate::generate::params::{
+use cutline_error::{Error, Result};
+pub use cutline_generate::fresh_seed;
+pub use cutline_generate::params::{
     EarlyStopping, FinishReason, GenerationParams, MAX_BEAMS, Sequence,
 };
+pub use cutline_image::PixelValues;
 
 /// Names one image's work inside the engine; chosen by the caller, unique while it runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -117,7 +118,7 @@ impl EngineInfo {
 /// the job is started anew; a job that samples repeats if its seed is given. On a device company may
 /// change how numbers are rounded.
 ///
-/// An error of kind [`OutOfMemory`](crate::error::ErrorKind::OutOfMemory) says that the device had
+/// An error of kind [`OutOfMemory`](cutline_error::ErrorKind::OutOfMemory) says that the device had
 /// no room: the same work may succeed with fewer jobs beside it.
 pub trait Engine: Send {
     /// Runs the vision tower. The jobs in the batch are not touched.

@@ -4,8 +4,8 @@ use candle_core::{DType, Device};
 
 use super::Precision;
 use super::backend::Backend;
-use crate::blip::{BlipConfig, DeviceModel, Weights};
-use crate::error::{Error, ErrorKind, Result};
+use cutline_blip::{BlipConfig, GpuModel, Weights};
+use cutline_error::{Error, ErrorKind, Result};
 
 impl Backend {
     /// The model for GPUs, on this device. What multiplies on a CPU has no say in it.
@@ -20,7 +20,7 @@ impl Backend {
         device: &Device,
     ) -> Result<Self> {
         let dtype = dtype(precision, weights.is_quantized())?;
-        DeviceModel::load(config, weights, dtype, device)?.try_into()
+        GpuModel::load(config, weights, dtype, device)?.try_into()
     }
 
     /// The model for GPUs, on the CPU: slow, and there to be compared with the others.

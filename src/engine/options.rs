@@ -3,8 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::error::{Error, ErrorKind};
-use crate::kernels::Tier;
+use cutline_error::{Error, ErrorKind};
+use cutline_kernels::Tier;
 
 /// Where the arithmetic runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

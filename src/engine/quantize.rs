@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 
 use super::layout::GGUF;
 use super::source::ModelFiles;
-use crate::blip::BlipConfig;
-use crate::blip::quantize::QuantizationPlan;
-pub use crate::blip::weights::TensorType;
-use crate::blip::weights::{GgufAbout, GgufTensor};
-use crate::error::{Error, ErrorKind, Result};
+use cutline_blip::BlipConfig;
+use cutline_blip::quantize::QuantizationPlan;
+pub use cutline_blip::weights::TensorType;
+use cutline_blip::weights::{GgufAbout, GgufTensor};
+use cutline_error::{Error, ErrorKind, Result};
 
 /// What was written.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -12,10 +12,11 @@ use axum::middleware::Next;
 use axum::response::Response;
 
 use super::connection::Connection;
+use super::error::Failure;
 use super::rate::{Client, Limiter};
 use super::state::AppState;
 use crate::config::{ApiKeys, ProtectionSettings, PublicEndpoints};
-use crate::error::{Error, ErrorKind, Result};
+use cutline_error::{Error, ErrorKind, Result};
 
 /// Another place for a key.
 pub(super) const API_KEY: &str = "x-api-key";
@@ -27,7 +28,7 @@ pub(super) async fn check(
     State(state): State<AppState>,
     request: Request,
     next: Next,
-) -> Result<Response> {
+) -> Result<Response, Failure> {
     state.guard().admit(&request)?;
     Ok(next.run(request).await)
 }

@@ -18,14 +18,15 @@ use tokio::time::{Instant, timeout_at};
 use tokio_stream::StreamExt;
 
 use super::dto::{BatchAnswer, BatchItem, BatchSummary, ItemResult};
+use super::error::Failure;
 use super::error::problem;
 use super::extract::{self, Item, Uploads};
 use super::generate::too_late;
 use super::observe::{Ending, RequestId};
 use super::state::AppState;
 use crate::captioner::{Caption, Captioner, Priority, Run};
-use crate::error::{Error, Result};
 use crate::metrics::Metrics;
+use cutline_error::{Error, Result};
 
 const LINES: &str = "application/x-ndjson";
 
@@ -49,18 +50,18 @@ pub(super) async fn batch(
     State(state): State<AppState>,
     Extension(id): Extension<RequestId>,
     request: Request,
-) -> Result<Response> {
+) -> Result<Response, Failure> {
     // Asked before the body is read: a client that waits for `100 Continue` sends nothing in vain.
     let captioner = state.captioner()?;
     let settings = state.settings();
     let lines = wants_lines(request.headers());
     let uploads = extract::uploads(request, settings, captioner).await?;
     if uploads.params.stream {
-        return Err(Error::parameter(
+        return Err(Failure(Error::parameter(
             "stream",
             "a batch does not stream words; leave stream out, and ask with Accept: \
              application/x-ndjson for each result as soon as it is ready",
-        ));
+        )));
     }
     let metrics = state.metrics().clone();
     let results = Results::start(captioner, uploads, settings.request_timeout, metrics).await?;

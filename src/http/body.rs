@@ -13,7 +13,7 @@ use tokio::time::{Sleep, sleep};
 use tokio_stream::StreamExt;
 
 use crate::captioner::{Budget, Permit, Photo};
-use crate::error::{Error, ErrorKind, Result};
+use cutline_error::{Error, ErrorKind, Result};
 
 /// How much a body may hold and how long it may take.
 #[derive(Debug, Clone, Copy)]

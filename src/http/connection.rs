@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, Sleep};
 
-use super::crowd::{Crowd, Member};
+use super::connection_limit::{ConnectionLimit, Member};
 
 /// How long the rest of a refused upload is read and thrown away.
 const LINGER: Duration = Duration::from_secs(10);
@@ -28,22 +28,22 @@ const LINGER_BYTES: usize = 256 << 20;
 
 /// Accepts connections that are closed when they are silent for too long.
 #[derive(Debug)]
-pub(super) struct PatientListener {
+pub(super) struct TimeoutListener {
     listener: TcpListener,
     idle: Duration,
-    crowd: Crowd,
+    crowd: ConnectionLimit,
 }
 
-impl PatientListener {
+impl TimeoutListener {
     /// At most `most` connections at a time. Each may take `idle` from its start, or from the last
     /// answer, to the end of the next request's headers, and for taking the next bytes of an answer.
     pub(super) fn new(listener: TcpListener, idle: Duration, most: usize) -> Self {
-        Self { listener, idle, crowd: Crowd::new(most) }
+        Self { listener, idle, crowd: ConnectionLimit::new(most) }
     }
 }
 
-impl Listener for PatientListener {
-    type Io = PatientStream;
+impl Listener for TimeoutListener {
+    type Io = TimeoutStream;
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
@@ -52,7 +52,7 @@ impl Listener for PatientListener {
         let member = self.crowd.admit().await;
         // Answers are small and written at once; waiting for more only delays them.
         let _ = stream.set_nodelay(true);
-        (PatientStream::new(stream, member, self.idle), address)
+        (TimeoutStream::new(stream, member, self.idle), address)
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -85,8 +85,8 @@ impl Connection {
     }
 }
 
-impl Connected<IncomingStream<'_, PatientListener>> for Connection {
-    fn connect_info(stream: IncomingStream<'_, PatientListener>) -> Self {
+impl Connected<IncomingStream<'_, TimeoutListener>> for Connection {
+    fn connect_info(stream: IncomingStream<'_, TimeoutListener>) -> Self {
         Self { member: stream.io().member.clone(), peer: *stream.remote_addr() }
     }
 }
@@ -103,7 +103,7 @@ impl Drop for Busy {
 
 /// A TCP stream with a deadline for silence, which ends politely.
 #[derive(Debug)]
-pub(super) struct PatientStream {
+pub(super) struct TimeoutStream {
     stream: TcpStream,
     member: Member,
     idle: Duration,
@@ -115,7 +115,7 @@ pub(super) struct PatientStream {
     discarded: Option<usize>,
 }
 
-impl PatientStream {
+impl TimeoutStream {
     fn new(stream: TcpStream, member: Member, idle: Duration) -> Self {
         Self {
             stream,
@@ -171,7 +171,7 @@ impl PatientStream {
     }
 }
 
-impl AsyncRead for PatientStream {
+impl AsyncRead for TimeoutStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -197,7 +197,7 @@ impl AsyncRead for PatientStream {
     }
 }
 
-impl AsyncWrite for PatientStream {
+impl AsyncWrite for TimeoutStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

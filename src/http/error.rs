@@ -9,32 +9,39 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 
 use super::dto::Problem;
-use crate::error::{Error, ErrorKind};
+use cutline_error::{Error, ErrorKind};
 
-/// Rides in the extensions of an answer until `observe` has logged it and put its request id in.
+/// An error as the answer of a handler. It stays in the extensions of the answer until `observe` has
+/// logged it and added the request id.
 #[derive(Debug, Clone)]
 pub(super) struct Failure(pub(super) Error);
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self(error)
+    }
+}
 
 /// What users of the server read instead of internals.
 const INTERNAL: &str = "the server failed to answer, which is a defect; try again, and if it \
                         happens again report it with the request_id, which is in the server's log";
 
-impl IntoResponse for Error {
+impl IntoResponse for Failure {
     /// An answer of which `observe` writes the final body, because only it knows the request's id.
     fn into_response(self) -> Response {
-        let mut response = Response::new(problem_body(&self, None));
-        *response.status_mut() = status(self.kind());
+        let mut response = Response::new(problem_body(&self.0, None));
+        *response.status_mut() = status(self.0.kind());
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if let Some(after) = retry_after(&self) {
+        if let Some(after) = retry_after(&self.0) {
             // Whole seconds, and never 0, which would invite a storm.
             let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
         }
-        if self.kind() == ErrorKind::Unauthorized {
+        if self.0.kind() == ErrorKind::Unauthorized {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        response.extensions_mut().insert(Failure(self));
+        response.extensions_mut().insert(self);
         response
     }
 }
@@ -69,7 +76,7 @@ pub(super) fn from_panic(payload: Box<dyn Any + Send>) -> Response {
         .map(String::as_str)
         .or_else(|| payload.downcast_ref::<&str>().copied())
         .unwrap_or("no message");
-    Error::internal(format!("a handler panicked: {message}")).into_response()
+    Failure(Error::internal(format!("a handler panicked: {message}"))).into_response()
 }
 
 /// The table of the contract.

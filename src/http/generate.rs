@@ -8,12 +8,13 @@ use axum::response::{IntoResponse, Response};
 use tokio::time::timeout;
 
 use super::dto::StreamEvent;
+use super::error::Failure;
 use super::extract::{self, Upload};
 use super::observe::{Outcome, RequestId};
 use super::state::AppState;
 use super::stream;
 use crate::captioner::{Caption, Captioner};
-use crate::error::{Error, ErrorKind, Result};
+use cutline_error::{Error, ErrorKind, Result};
 
 /// One image to its caption
 ///
@@ -36,19 +37,23 @@ pub(super) async fn generate(
     State(state): State<AppState>,
     Extension(id): Extension<RequestId>,
     request: Request,
-) -> Result<Response> {
+) -> Result<Response, Failure> {
     // Asked before the body is read: a client that waits for `100 Continue` sends nothing in vain.
     let captioner = state.captioner()?;
     let settings = state.settings();
     let upload = extract::upload(request, settings, captioner).await?;
     let limit = settings.request_timeout;
     if upload.params.stream {
-        return stream::respond(captioner, upload, limit, id).await;
+        return Ok(stream::respond(captioner, upload, limit, id).await?);
     }
     whole(captioner, upload, limit).await
 }
 
-async fn whole(captioner: &Captioner, upload: Upload, limit: Duration) -> Result<Response> {
+async fn whole(
+    captioner: &Captioner,
+    upload: Upload,
+    limit: Duration,
+) -> Result<Response, Failure> {
     // Boxed: the state of decoding and waiting is large, and so would be every future around it.
     let work = Box::pin(captioner.caption(upload.photo, upload.params));
     // When the time is up the future is dropped, which takes the image back from the model.

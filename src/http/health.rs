@@ -7,9 +7,10 @@ use axum::extract::State;
 use axum::http::StatusCode;
 
 use super::dto::{BatchHealth, Health, HealthStatus, Probe, QueueHealth};
+use super::error::Failure;
 use super::state::AppState;
 use crate::captioner::{Captioner, Status};
-use crate::error::{Error, ErrorKind, Result};
+use cutline_error::{Error, ErrorKind, Result};
 
 /// The state of model and queue
 ///
@@ -99,12 +100,14 @@ pub(super) async fn live() -> Json<Probe> {
     tag = "operation",
     responses((status = OK, description = "It would", body = Probe)),
 )]
-pub(super) async fn ready(State(state): State<AppState>) -> Result<Json<Probe>> {
+pub(super) async fn ready(State(state): State<AppState>) -> Result<Json<Probe>, Failure> {
     let status = state.captioner()?.status();
     match judge(&state, Some(&status)) {
-        HealthStatus::Failed => Err(not_ready("the model has stopped; restart the server", 30)),
+        HealthStatus::Failed => {
+            Err(Failure(not_ready("the model has stopped; restart the server", 30)))
+        }
         HealthStatus::Overloaded => {
-            Err(not_ready("the queue is full; try again a little later", 1))
+            Err(Failure(not_ready("the queue is full; try again a little later", 1)))
         }
         _ => Ok(Json(Probe { status: "ready" })),
     }

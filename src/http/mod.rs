@@ -14,8 +14,8 @@ mod auth;
 mod batch;
 mod body;
 mod connection;
+mod connection_limit;
 mod cors;
-mod crowd;
 mod dto;
 mod error;
 mod extract;
@@ -40,10 +40,11 @@ use axum::middleware;
 use axum::routing::{get, post};
 use tower_http::catch_panic::CatchPanicLayer;
 
+use self::error::Failure;
 pub use self::openapi::contract_json;
 pub use self::server::{run, serve};
 pub use self::state::AppState;
-use crate::error::{Error, ErrorKind};
+use cutline_error::{Error, ErrorKind};
 
 /// Method, path and purpose of everything that [`app`] answers.
 pub const ENDPOINTS: [(&str, &str, &str); 11] = [
@@ -94,19 +95,22 @@ pub fn app(state: AppState) -> Router {
         .with_state(state)
 }
 
-async fn not_found() -> Error {
-    Error::new(ErrorKind::NotFound, "there is nothing at this address; GET / lists what there is")
+async fn not_found() -> Failure {
+    Failure(Error::new(
+        ErrorKind::NotFound,
+        "there is nothing at this address; GET / lists what there is",
+    ))
 }
 
-async fn method_not_allowed(method: Method, uri: Uri) -> Error {
+async fn method_not_allowed(method: Method, uri: Uri) -> Failure {
     let mut allowed: Vec<&str> =
         ENDPOINTS.iter().filter(|(_, path, _)| *path == uri.path()).map(|(m, ..)| *m).collect();
     if allowed.is_empty() {
         // The files of the page, which are no part of the contract.
         allowed.push("GET");
     }
-    Error::new(
+    Failure(Error::new(
         ErrorKind::MethodNotAllowed,
         format!("{method} is not for this address; use {}", allowed.join(" or ")),
-    )
+    ))
 }

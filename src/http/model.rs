@@ -3,9 +3,10 @@
 use axum::Json;
 use axum::extract::State;
 
+use super::error::Failure;
 use super::state::{AppState, loading};
 use crate::captioner::ModelInfo;
-use crate::error::Result;
+use cutline_error::Result;
 
 /// The loaded model
 #[utoipa::path(
@@ -15,6 +16,6 @@ use crate::error::Result;
     tag = "operation",
     responses((status = OK, description = "The model and how it is run", body = ModelInfo)),
 )]
-pub(super) async fn info(State(state): State<AppState>) -> Result<Json<ModelInfo>> {
-    state.loaded().map(|captioner| Json(captioner.info().clone())).ok_or_else(loading)
+pub(super) async fn info(State(state): State<AppState>) -> Result<Json<ModelInfo>, Failure> {
+    state.loaded().map(|captioner| Json(captioner.info().clone())).ok_or_else(|| loading().into())
 }

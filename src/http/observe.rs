@@ -23,9 +23,9 @@ use super::connection::{Busy, Connection};
 use super::error::{Failure, problem_body};
 use super::state::{Active, AppState};
 use crate::captioner::{CacheState, Caption, ProcessTimings, ProcessedImage, Timings};
-use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::telemetry;
+use cutline_error::Error;
 
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub(super) const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");

@@ -7,12 +7,13 @@ use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use tokio::time::timeout;
 
+use super::error::Failure;
 use super::extract;
 use super::observe::Outcome;
 use super::state::AppState;
 use crate::captioner::{ProcessTimings, ProcessedImage};
-use crate::error::{Error, ErrorKind, Result};
 use crate::metrics::Stage;
+use cutline_error::{Error, ErrorKind, Result};
 
 /// What can be told of an image without the model
 ///
@@ -25,7 +26,10 @@ use crate::metrics::Stage;
     tag = "images",
     responses((status = OK, description = "What the image is like", body = ProcessedImage)),
 )]
-pub(super) async fn process(State(state): State<AppState>, request: Request) -> Result<Response> {
+pub(super) async fn process(
+    State(state): State<AppState>,
+    request: Request,
+) -> Result<Response, Failure> {
     let decoders = state.decoders()?;
     let settings = state.settings();
     let image = extract::image(request, settings, decoders.budget()).await?;

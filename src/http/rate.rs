@@ -15,7 +15,7 @@ use moka::sync::Cache;
 use tokio::time::Instant;
 
 use crate::config::RateLimit;
-use crate::error::{Error, ErrorKind, Result};
+use cutline_error::{Error, ErrorKind, Result};
 
 /// Clients that are remembered; with more than these, who has been silent longest starts anew. That
 /// is some megabytes, whatever addresses somebody makes up.

@@ -6,15 +6,15 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::connection::{Connection, PatientListener};
+use super::connection::{Connection, TimeoutListener};
 use super::{AppState, app};
 use crate::captioner::Captioner;
 use crate::config::Settings;
-use crate::error::{Error, ErrorKind, Result};
 use crate::metrics::Metrics;
+use cutline_error::{Error, ErrorKind, Result};
 
 /// What connections get to write out their last answers, even when the grace is used up.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Serves on `listener` at once, loads the model beside that, and ends when `shutdown` does and
 /// accepted requests are answered.
@@ -71,7 +71,7 @@ pub async fn serve(
         Ok(address) => tracing::info!("listening on http://{address}"),
         Err(error) => return Err(broken_listener(error)),
     }
-    let listener = PatientListener::new(listener, settings.idle_timeout, settings.max_connections);
+    let listener = TimeoutListener::new(listener, settings.idle_timeout, settings.max_connections);
     let service = app(state.clone()).into_make_service_with_connect_info::<Connection>();
     let (close, closed) = oneshot::channel::<()>();
     let mut server = Box::pin(
@@ -97,7 +97,7 @@ pub async fn serve(
         ended = &mut server => return ended.map_err(broken_listener),
         deadline = stop => deadline,
     };
-    let left = deadline.saturating_duration_since(Instant::now()).max(LAST_WORDS);
+    let left = deadline.saturating_duration_since(Instant::now()).max(DRAIN_TIMEOUT);
     match timeout(left, server).await {
         Ok(ended) => ended.map_err(broken_listener),
         // Connections that send nothing and take nothing; they end with the process.

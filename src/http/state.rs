@@ -10,9 +10,9 @@ use tokio::sync::watch;
 use super::auth::Guard;
 use crate::captioner::{Budget, Captioner, Decoders};
 use crate::config::HttpSettings;
-use crate::error::{Error, ErrorKind, Result};
-use crate::image::DecodeLimits;
 use crate::metrics::Metrics;
+use cutline_error::{Error, ErrorKind, Result};
+use cutline_image::DecodeLimits;
 
 /// What the handlers share: the captioner once it is loaded, the limits, and who is being served.
 /// Cheap to clone.

@@ -17,7 +17,7 @@ use super::extract::Upload;
 use super::generate::too_late;
 use super::observe::{Ending, Outcome, RequestId};
 use crate::captioner::{CaptionEvent, Captioner, Run};
-use crate::error::{Error, Result};
+use cutline_error::{Error, Result};
 
 /// A comment is sent when there is nothing else to send for so long, so that nothing on the way
 /// takes the connection for dead.

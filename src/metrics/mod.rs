@@ -23,7 +23,7 @@ use prometheus_client::registry::Registry;
 
 pub use self::now::{CacheNow, ModelNow, Now};
 use self::process::Process;
-use crate::error::Result;
+use cutline_error::Result;
 
 /// The `Content-Type` of [`Metrics::render`].
 pub const CONTENT_TYPE: &str = prometheus_text::CONTENT_TYPE;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use cutline::image::{Appearance, DecodeLimits, Measures, MoodLabel, decode, decode_for};
+use cutline::image::{Colors, DecodeLimits, Measures, MoodLabel, decode, decode_for};
 use image::{ImageFormat, Rgb, RgbImage};
 
 fn example(name: &str) -> Vec<u8> {
@@ -18,8 +18,8 @@ fn png(width: u32, height: u32, pixel: impl Fn(u32, u32) -> [u8; 3]) -> Vec<u8> 
     bytes.into_inner()
 }
 
-fn appearance(bytes: &[u8]) -> Appearance {
-    Appearance::of(&decode(bytes, &DecodeLimits::default()).unwrap())
+fn appearance(bytes: &[u8]) -> Colors {
+    Colors::of(&decode(bytes, &DecodeLimits::default()).unwrap())
 }
 
 fn near(one: [u8; 3], two: [u8; 3], levels: u8) -> bool {
@@ -31,7 +31,7 @@ fn half_red_and_half_blue_in_any_size() {
     for (width, height) in [(2, 1), (64, 64), (1000, 3), (1600, 1200)] {
         let bytes =
             png(width, height, |x, _| if x < width / 2 { [255, 0, 0] } else { [0, 0, 255] });
-        let Appearance { colors, mood } = appearance(&bytes);
+        let Colors { colors, mood } = appearance(&bytes);
         let told: Vec<_> = colors.iter().map(|c| (&*c.hex, &*c.name, c.fraction)).collect();
         assert_eq!(told, [("#0000ff", "blue", 0.5), ("#ff0000", "red", 0.5)], "{width}×{height}");
         assert_eq!(mood.label, MoodLabel::Energetic);
@@ -43,7 +43,7 @@ fn half_red_and_half_blue_in_any_size() {
 
 #[test]
 fn a_grey_ramp_has_five_greys_and_no_warmth_of_its_own() {
-    let Appearance { colors, mood } = appearance(&png(512, 40, |x, _| [(x / 2) as u8; 3]));
+    let Colors { colors, mood } = appearance(&png(512, 40, |x, _| [(x / 2) as u8; 3]));
     assert_eq!(colors.len(), 5);
     for color in &colors {
         assert!(near(color.rgb, [color.rgb[1]; 3], 1), "{color:?}");
@@ -65,7 +65,7 @@ fn one_colour_with_noise_is_one_colour() {
     let bytes = png(700, 500, |x, y| {
         [0, 1, 2].map(|c| (base[c] + noise(x, y, c as u32)).clamp(0, 255) as u8)
     });
-    let Appearance { colors, .. } = appearance(&bytes);
+    let Colors { colors, .. } = appearance(&bytes);
     assert_eq!(colors.len(), 1, "{colors:?}");
     assert!(near(colors[0].rgb, [46, 139, 87], 4), "{colors:?}");
     assert_eq!((&*colors[0].name, colors[0].fraction), ("seagreen", 1.0));
@@ -121,7 +121,7 @@ fn the_example_photos_have_their_colours() {
     ];
     let mut wrong = Vec::new();
     for (name, expected, label) in known {
-        let Appearance { colors, mood } = appearance(&example(name));
+        let Colors { colors, mood } = appearance(&example(name));
         let same = colors.len() == expected.len()
             && colors.iter().zip(expected).all(|(color, (rgb, fraction))| {
                 near(color.rgb, *rgb, 2) && (color.fraction - fraction).abs() < 0.01
@@ -138,8 +138,8 @@ fn the_example_photos_have_their_colours() {
 fn the_way_of_decoding_changes_no_colour() {
     let bytes = example("coffee.jpg");
     let limits = DecodeLimits::default();
-    let exact = Appearance::of(&decode(&bytes, &limits).unwrap());
-    let quick = Appearance::of(&decode_for(&bytes, &limits, 64, 64).unwrap());
+    let exact = Colors::of(&decode(&bytes, &limits).unwrap());
+    let quick = Colors::of(&decode_for(&bytes, &limits, 64, 64).unwrap());
     assert_eq!(exact.colors.len(), quick.colors.len());
     for (one, two) in exact.colors.iter().zip(&quick.colors) {
         assert!(near(one.rgb, two.rgb, 2), "{one:?} {two:?}");

@@ -4,7 +4,6 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use cutline::batching::{Handle, JobEvent, Options, Priority, Submission, VisionOrder, Work};
 use cutline::engine::local::LocalEngine;
 use cutline::engine::source::{self, ModelSource};
 use cutline::engine::{
@@ -12,6 +11,7 @@ use cutline::engine::{
     Job, JobId, KernelChoice, PixelValues, Precision, Sequence, bench,
 };
 use cutline::error::{Error, Result};
+use cutline::scheduler::{Handle, JobEvent, Options, Priority, Submission, VisionOrder, Work};
 
 #[derive(Debug, Clone, Copy)]
 enum Mishap {

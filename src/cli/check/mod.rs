@@ -13,7 +13,7 @@ use super::folder::inputs::Inputs;
 use super::folder::results::{Entry, Results};
 use super::folder::sidecar::{Kind, Sidecars};
 use super::{FAILED, complain, print};
-use crate::error::{Error, ErrorKind, Result};
+use cutline_error::{Error, ErrorKind, Result};
 
 pub(super) const NAME: &str = "check";
 

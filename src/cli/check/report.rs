@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use crate::captioner::repeats_itself;
-use crate::error::{Error, Result};
+use cutline_error::{Error, Result};
 
 /// Paths of each kind in a table; JSON has all of them.
 const SHOWN: usize = 5;

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use super::record::{Format, Record, head};
 use super::results::{Entry, Results};
 use crate::cli::unwritable;
-use crate::error::{Error, ErrorKind, Result};
+use cutline_error::{Error, ErrorKind, Result};
 
 /// Where results go.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use std::time::UNIX_EPOCH;
 use serde::{Deserialize, Serialize};
 
 use crate::captioner::{Caption, Choice, Fallback};
-use crate::error::{Error, Result};
+use cutline_error::{Error, Result};
 
 /// How results are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -162,7 +162,7 @@ impl Record<'_> {
     /// What is written of it, with the end of its last line; of an array's element without.
     ///
     /// # Errors
-    /// [`Internal`](crate::error::ErrorKind::Internal): strings and numbers can always be written.
+    /// [`Internal`](cutline_error::ErrorKind::Internal): strings and numbers can always be written.
     pub(in crate::cli) fn write(&self, format: Format) -> Result<String> {
         match format {
             Format::Text => Ok(self.lines()),

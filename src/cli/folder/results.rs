@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::record::{COLUMNS, Format, Stamp};
-use crate::error::{Error, ErrorKind, Result};
+use cutline_error::{Error, ErrorKind, Result};
 
 /// One photo of which a file of results tells.
 #[derive(Debug, Clone, PartialEq)]

@@ -15,8 +15,8 @@ use serde_json::Value;
 use super::inputs::Photo;
 use super::record::{Record, Stamp};
 use crate::captioner::TextStyle;
-use crate::error::{Error, ErrorKind, Result};
-use crate::xmp::{self, Existing, Texts};
+use cutline_error::{Error, ErrorKind, Result};
+use cutline_xmp::{self, Existing, Texts};
 
 /// What a sidecar is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,7 +101,7 @@ impl Sidecars {
                 }
             }
             Kind::Xmp => {
-                let texts = xmp::read(&text).ok()?;
+                let texts = cutline_xmp::read(&text).ok()?;
                 let complete = texts.description.is_some() && texts.alt_text.is_some();
                 let text = texts.alt_text.or(texts.description).unwrap_or_default();
                 Said { text, complete, ..Said::default() }
@@ -181,7 +181,7 @@ fn merged(path: &Path, text: &str, existing: Existing) -> Result<String> {
             return Err(Error::new(ErrorKind::Io, detail));
         }
     };
-    xmp::merge(there.as_deref(), &texts, existing).map_err(|error| {
+    cutline_xmp::merge(there.as_deref(), &texts, existing).map_err(|error| {
         let detail = format!("its sidecar {} {error}", path.display());
         Error::new(ErrorKind::Io, detail).with_source(error)
     })
@@ -254,7 +254,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let photos = [photo(&folder, "a.jpg"), photo(&folder, "b.jpg"), photo(&folder, "b.png")];
         for name in ["a.xmp", "b.xmp"] {
-            let xmp = xmp::merge(None, &Texts::default(), Existing::Keep).unwrap();
+            let xmp = cutline_xmp::merge(None, &Texts::default(), Existing::Keep).unwrap();
             fs::write(folder.path().join(name), xmp).unwrap();
         }
         let sidecars = Sidecars::new(Kind::Xmp, &photos);

@@ -16,8 +16,8 @@ use super::record::{Described, Record, Stamp};
 use super::sidecar::Sidecars;
 use crate::captioner::{CaptionParams, Captioner, Fallback, Style};
 use crate::cli::signals::Signals;
-use crate::error::{Error, ErrorKind, Result};
-use crate::xmp::Existing;
+use cutline_error::{Error, ErrorKind, Result};
+use cutline_xmp::Existing;
 
 /// What is done to every photo. Cheap to clone.
 #[derive(Debug, Clone)]

@@ -9,7 +9,7 @@ use candle_core::{DType, Device, Tensor};
 
 use super::capability::{Built, Capability};
 use super::{GpuInfo, Obstacle, one_line};
-use crate::kernels::one_stream;
+use cutline_kernels::one_stream;
 
 /// Opens the GPU of this number, if the kernels in this binary run on it, and tries it.
 pub(super) fn open(number: usize) -> Result<Device, Obstacle> {

@@ -13,7 +13,7 @@ use candle_core::Device;
 
 use self::capability::{Built, Capability};
 use super::DeviceChoice;
-use crate::error::{Error, ErrorKind, Result};
+use cutline_error::{Error, ErrorKind, Result};
 
 /// A GPU, as its driver describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]

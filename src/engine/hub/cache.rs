@@ -17,7 +17,7 @@ use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 
 use super::Snapshot;
 use crate::engine::layout::{self, INDEXES, SINGLES};
-use crate::error::{Error, Result};
+use cutline_error::{Error, Result};
 
 /// What a model may have beside its config and weights, in the order of fetching.
 pub(super) const OPTIONAL: [&str; 6] = [

@@ -14,7 +14,7 @@ use ureq::{Agent, Body};
 
 use super::HubOptions;
 use super::cache::is_plain;
-use crate::error::{Error, Result};
+use cutline_error::{Error, Result};
 
 /// How often a request is sent before the hub counts as unreachable.
 const ATTEMPTS: u32 = 5;

@@ -12,7 +12,7 @@ use super::cache::{RepoCache, create_parent, unwritable};
 use super::client::{Client, Meta, Trouble, header};
 use super::{HubOptions, Snapshot};
 use crate::engine::layout::{self, INDEXES, SINGLES};
-use crate::error::{Error, Result};
+use cutline_error::{Error, Result};
 
 /// Bytes that are read from the network at once.
 const CHUNK: usize = 256 << 10;

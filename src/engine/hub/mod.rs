@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use self::cache::{Cached, RepoCache};
 use self::download::Download;
-use crate::error::{Error, Result};
+use cutline_error::{Error, Result};
 
 /// The hub that is asked unless `HF_ENDPOINT` names another.
 pub const DEFAULT_ENDPOINT: &str = "https://huggingface.co";

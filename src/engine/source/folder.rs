@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use super::{ModelFiles, TokenizerFiles};
-use crate::blip::weights::{CheckedFile, Weights};
 use crate::engine::layout::{self, GGUF, INDEXES, SINGLES};
-use crate::error::{Error, Result};
+use cutline_blip::weights::{CheckedFile, Weights};
+use cutline_error::{Error, Result};
 
 /// More than any of the small files has; a larger one is something else under its name.
 const SMALL: usize = 64 << 20;

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use super::hub::{self, HubOptions};
-use crate::blip::weights::Weights;
-use crate::error::{Error, ErrorKind, Result};
+use cutline_blip::weights::Weights;
+use cutline_error::{Error, ErrorKind, Result};
 
 /// Where to take the model from; parsed from the setting `MODEL`.
 #[derive(Debug, Clone, PartialEq, Eq)]

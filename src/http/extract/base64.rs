@@ -7,8 +7,8 @@ use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
 use super::malformed;
-use crate::error::Result;
 use crate::http::body::TooLarge;
+use cutline_error::Result;
 
 /// Padding may be there or not.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -19,8 +19,8 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 /// The bytes that `text` stands for, at most `max_bytes`.
 ///
 /// # Errors
-/// [`MalformedRequest`](crate::error::ErrorKind::MalformedRequest) or
-/// [`ImageTooLarge`](crate::error::ErrorKind::ImageTooLarge).
+/// [`MalformedRequest`](cutline_error::ErrorKind::MalformedRequest) or
+/// [`ImageTooLarge`](cutline_error::ErrorKind::ImageTooLarge).
 pub(super) fn decode(mut text: &str, max_bytes: usize) -> Result<Vec<u8>> {
     if text.starts_with("http://") || text.starts_with("https://") {
         return Err(malformed("addresses are not fetched here; send the image itself as base64"));
@@ -53,7 +53,7 @@ pub(super) fn decode(mut text: &str, max_bytes: usize) -> Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::ErrorKind;
+    use cutline_error::ErrorKind;
 
     #[test]
     fn base64_is_read_with_and_without_head_padding_and_line_breaks() {

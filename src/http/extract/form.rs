@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{malformed, twice};
 use crate::captioner::CaptionParams;
-use crate::error::{Error, Result};
+use cutline_error::{Error, Result};
 
 /// Longest value of one parameter; the longest prompt that a model reads is far shorter.
 const VALUE_BYTES: usize = 16 * 1024;

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::form::Form;
 use super::object::{Fields, ImageArray, Object};
 use super::{Count, Images, Transport, base64, malformed, too_many, twice};
-use crate::error::Result;
+use cutline_error::Result;
 
 pub(super) async fn read(
     parts: &Parts,

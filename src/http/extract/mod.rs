@@ -18,7 +18,7 @@ use self::form::Form;
 use super::body::{BodyLimits, Incoming, TooLarge};
 use crate::captioner::{Budget, CaptionParams, Captioner, Photo};
 use crate::config::HttpSettings;
-use crate::error::{Error, ErrorKind, Result};
+use cutline_error::{Error, ErrorKind, Result};
 
 /// Room for everything in a body that is not an image: parameters, part headers, JSON.
 const ENVELOPE_BYTES: usize = 64 * 1024;

@@ -10,7 +10,7 @@ use axum::http::request::Parts;
 
 use super::form::{self, Form};
 use super::{ENVELOPE_BYTES, Images, Transport, image_too_large, malformed};
-use crate::error::{Error, Result};
+use cutline_error::{Error, Result};
 
 pub(super) async fn read(
     parts: Parts,

@@ -9,7 +9,7 @@ use serde::de::{
 use serde_json::{Map, Value};
 
 use super::{base64, malformed};
-use crate::error::Result as Outcome;
+use cutline_error::Result as Outcome;
 
 /// More fields than this are no request; the names that exist are far fewer.
 const MAX_FIELDS: usize = 64;

@@ -9,7 +9,7 @@ use utoipa::openapi::{
 };
 
 use super::super::error::{problem, status};
-use crate::error::{Error, ErrorKind};
+use cutline_error::{Error, ErrorKind};
 
 /// Whatever has a body may have these.
 const OF_BODIES: [ErrorKind; 9] = [

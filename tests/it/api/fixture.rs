@@ -8,7 +8,6 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes, to_bytes};
 use axum::http::{HeaderMap, Method, Request, StatusCode};
-use cutline::batching::VisionOrder;
 use cutline::captioner::{Captioner, GenerationDefaults, MemoryLimits, ModelInfo, Parts};
 use cutline::config::HttpSettings;
 use cutline::engine::{
@@ -18,6 +17,7 @@ use cutline::error::{Error, Result};
 use cutline::http::{AppState, app};
 use cutline::image::{DecodeLimits, PreprocessConfig};
 use cutline::metrics::Metrics;
+use cutline::scheduler::VisionOrder;
 use cutline::text::{Tokenizer, TokenizerSource};
 use image::{ImageFormat, RgbImage};
 use serde_json::Value;

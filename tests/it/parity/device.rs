@@ -212,7 +212,7 @@ fn a_caption_that_is_started_anew_begins_as_it_was_heard() {
 #[test]
 fn blocks_of_gguf_say_the_same_as_in_the_reference() {
     use candle_core::{DType, Device};
-    use cutline::blip::{BlipConfig, BlipModel, DeviceModel};
+    use cutline::blip::{BlipConfig, BlipModel, GpuModel};
     use cutline::engine::hub::HubOptions;
     use cutline::engine::quantize::{Destination, TensorType, quantize};
     use cutline::engine::source::{self, ModelSource};
@@ -228,7 +228,7 @@ fn blocks_of_gguf_say_the_same_as_in_the_reference() {
         quantize(&open(&folder), kind, &Destination::new(&out, false), &mut |_| {}).unwrap();
         let files = open(&out);
         let config = BlipConfig::from_json(&files.config).unwrap();
-        let load = |dtype| DeviceModel::load(&config, &files.weights, dtype, &Device::Cpu).unwrap();
+        let load = |dtype| GpuModel::load(&config, &files.weights, dtype, &Device::Cpu).unwrap();
         let (ours, half) = (load(DType::F32), load(DType::F16));
         let reference = BlipModel::load(&config, &files.weights, DType::F32, &Device::Cpu).unwrap();
         assert_eq!(ours.precision(), reference.precision());

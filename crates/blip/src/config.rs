@@ -1,0 +1,433 @@
+//! `config.json` of a BLIP checkpoint: the part of it that captioning needs, with the defaults of
+//! transformers' `BlipConfig`, `BlipVisionConfig` and `BlipTextConfig` (5.23) for what is left out.
+
+use serde::Deserialize;
+
+use cutline_error::{Error, Result};
+
+const CAPTIONING: &str = "BlipForConditionalGeneration";
+
+/// Shapes and constants of a BLIP captioner.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BlipConfig {
+    /// The image encoder.
+    pub vision: VisionConfig,
+    /// The caption decoder.
+    pub text: TextConfig,
+    /// Whether the language-model head shares its matrix with the word embedding.
+    pub tie_word_embeddings: bool,
+}
+
+/// Shapes and constants of the vision tower.
+#[derive(Debug, Clone, PartialEq)]
+pub struct VisionConfig {
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Width inside the feed-forward layers.
+    pub intermediate_size: usize,
+    /// How many transformer layers.
+    pub num_hidden_layers: usize,
+    /// Attention heads a layer; divides `hidden_size`.
+    pub num_attention_heads: usize,
+    /// Side in pixels of the square image that the position embedding was trained for.
+    pub image_size: usize,
+    /// Side of a square patch in pixels; divides `image_size`.
+    pub patch_size: usize,
+    /// Between the feed-forward layers.
+    pub hidden_act: Activation,
+    /// Added to the variance in every layer norm.
+    pub layer_norm_eps: f64,
+}
+
+/// Shapes and constants of the text decoder.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TextConfig {
+    /// Rows of the word embedding.
+    pub vocab_size: usize,
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Width inside the feed-forward layers.
+    pub intermediate_size: usize,
+    /// How many transformer layers.
+    pub num_hidden_layers: usize,
+    /// Attention heads a layer; divides `hidden_size`.
+    pub num_attention_heads: usize,
+    /// Rows of the position embedding: the longest sequence, first token included.
+    pub max_position_embeddings: usize,
+    /// Between the feed-forward layers, and in the head's transform.
+    pub hidden_act: Activation,
+    /// Added to the variance in every layer norm.
+    pub layer_norm_eps: f64,
+    /// The first token of every caption (`[DEC]`).
+    pub bos_token_id: u32,
+    /// Ends a caption (`[SEP]`).
+    pub sep_token_id: u32,
+    /// Fills up short sequences; never decoded here.
+    pub pad_token_id: u32,
+}
+
+/// The non-linearities that `hidden_act` can name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// Exact GELU, by the error function.
+    Gelu,
+    /// GELU approximated with tanh (`gelu_new`, `gelu_pytorch_tanh`).
+    GeluTanh,
+    /// `x · sigmoid(1.702 x)`.
+    QuickGelu,
+    /// `max(x, 0)`.
+    Relu,
+}
+
+impl BlipConfig {
+    /// Reads and checks a checkpoint's `config.json`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Model`](cutline_error::ErrorKind::Model): no JSON, another architecture than
+    /// BLIP for captioning, or shapes that cannot work.
+    pub fn from_json(json: &[u8]) -> Result<Self> {
+        let raw: RawConfig = serde_json::from_slice(json).map_err(|e| {
+            Error::model(format!("config.json cannot be read as a BLIP configuration: {e}"))
+                .with_source(e)
+        })?;
+        raw.check_architecture()?;
+        let tie_word_embeddings = raw.tie_word_embeddings || raw.text_config.tie_word_embeddings;
+        let config = Self {
+            vision: raw.vision_config.resolve()?,
+            text: raw.text_config.resolve()?,
+            tie_word_embeddings,
+        };
+        Ok(config)
+    }
+}
+
+impl VisionConfig {
+    /// Width of one attention head.
+    #[must_use]
+    pub fn head_dim(&self) -> usize {
+        self.hidden_size / self.num_attention_heads
+    }
+
+    /// Patches along one side of the image that the model was trained on.
+    #[must_use]
+    pub fn grid(&self) -> usize {
+        self.image_size / self.patch_size
+    }
+
+    /// Whether `pixels` are planes `3 × height × width` in whole patches.
+    pub(crate) fn check_image(&self, pixels: &[f32], width: usize, height: usize) -> Result<()> {
+        let patch = self.patch_size;
+        let fits = |side: usize| side > 0 && side.is_multiple_of(patch);
+        if !fits(width) || !fits(height) || pixels.len() != 3 * width * height {
+            return Err(Error::internal(format!(
+                "{} pixel values are no 3 × {height} × {width} image in patches of {patch}",
+                pixels.len()
+            )));
+        }
+        Ok(())
+    }
+}
+
+impl TextConfig {
+    /// Width of one attention head.
+    #[must_use]
+    pub fn head_dim(&self) -> usize {
+        self.hidden_size / self.num_attention_heads
+    }
+
+    /// Whether all tokens are in the vocabulary.
+    pub fn check_tokens(&self, tokens: &[u32]) -> Result<()> {
+        let known = self.vocab_size;
+        match tokens.iter().find(|&&token| token as usize >= known) {
+            None => Ok(()),
+            Some(token) => Err(Error::internal(format!("token {token} is not in 0..{known}"))),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct RawConfig {
+    model_type: Option<String>,
+    architectures: Option<Vec<String>>,
+    #[serde(default)]
+    vision_config: RawVision,
+    #[serde(default)]
+    text_config: RawText,
+    #[serde(default = "yes")]
+    tie_word_embeddings: bool,
+}
+
+impl RawConfig {
+    fn check_architecture(&self) -> Result<()> {
+        match self.model_type.as_deref() {
+            Some("blip") => {}
+            other => {
+                return Err(Error::model(format!(
+                    "config.json says model_type {:?}, but only \"blip\" is supported; choose a \
+                     BLIP captioning checkpoint such as Salesforce/blip-image-captioning-base",
+                    other.unwrap_or("<missing>")
+                )));
+            }
+        }
+        let Some(architectures) = &self.architectures else { return Ok(()) };
+        if architectures.is_empty() || architectures.iter().any(|a| a == CAPTIONING) {
+            return Ok(());
+        }
+        Err(Error::model(format!(
+            "config.json says architectures {architectures:?}, which does not write captions; \
+             choose a {CAPTIONING} checkpoint"
+        )))
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(default)]
+struct RawVision {
+    hidden_size: usize,
+    intermediate_size: usize,
+    num_hidden_layers: usize,
+    num_attention_heads: usize,
+    image_size: Side,
+    patch_size: Side,
+    hidden_act: String,
+    layer_norm_eps: f64,
+}
+
+impl Default for RawVision {
+    fn default() -> Self {
+        Self {
+            hidden_size: 768,
+            intermediate_size: 3072,
+            num_hidden_layers: 12,
+            num_attention_heads: 12,
+            image_size: Side::Square(384),
+            patch_size: Side::Square(16),
+            hidden_act: "gelu".to_owned(),
+            layer_norm_eps: 1e-5,
+        }
+    }
+}
+
+impl RawVision {
+    fn resolve(self) -> Result<VisionConfig> {
+        let section = "vision_config";
+        heads_divide(section, self.hidden_size, self.num_attention_heads)?;
+        positive(section, "intermediate_size", self.intermediate_size)?;
+        positive(section, "num_hidden_layers", self.num_hidden_layers)?;
+        let image_size = self.image_size.square("image_size")?;
+        let patch_size = self.patch_size.square("patch_size")?;
+        if !image_size.is_multiple_of(patch_size) {
+            return Err(Error::model(format!(
+                "config.json, vision_config: image_size {image_size} is not a multiple of \
+                 patch_size {patch_size}"
+            )));
+        }
+        Ok(VisionConfig {
+            hidden_size: self.hidden_size,
+            intermediate_size: self.intermediate_size,
+            num_hidden_layers: self.num_hidden_layers,
+            num_attention_heads: self.num_attention_heads,
+            image_size,
+            patch_size,
+            hidden_act: activation(section, &self.hidden_act)?,
+            layer_norm_eps: self.layer_norm_eps,
+        })
+    }
+}
+
+/// transformers allows a number or a pair.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Side {
+    Square(usize),
+    Pair([usize; 2]),
+}
+
+impl Side {
+    fn square(&self, field: &str) -> Result<usize> {
+        match *self {
+            Self::Square(side) | Self::Pair([side, _]) if side == 0 => Err(Error::model(format!(
+                "config.json, vision_config: {field} must be greater than 0"
+            ))),
+            Self::Square(side) => Ok(side),
+            Self::Pair([a, b]) if a == b => Ok(a),
+            Self::Pair([a, b]) => Err(Error::model(format!(
+                "config.json, vision_config: {field} is {a} × {b}, but only squares are supported"
+            ))),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(default)]
+struct RawText {
+    vocab_size: usize,
+    hidden_size: usize,
+    intermediate_size: usize,
+    num_hidden_layers: usize,
+    num_attention_heads: usize,
+    max_position_embeddings: usize,
+    hidden_act: String,
+    layer_norm_eps: f64,
+    bos_token_id: Option<u32>,
+    sep_token_id: Option<u32>,
+    pad_token_id: Option<u32>,
+    is_decoder: bool,
+    tie_word_embeddings: bool,
+}
+
+impl Default for RawText {
+    fn default() -> Self {
+        Self {
+            vocab_size: 30524,
+            hidden_size: 768,
+            intermediate_size: 3072,
+            num_hidden_layers: 12,
+            num_attention_heads: 8,
+            max_position_embeddings: 512,
+            hidden_act: "gelu".to_owned(),
+            layer_norm_eps: 1e-12,
+            bos_token_id: Some(30522),
+            sep_token_id: Some(102),
+            pad_token_id: Some(0),
+            is_decoder: true,
+            tie_word_embeddings: true,
+        }
+    }
+}
+
+impl RawText {
+    fn resolve(self) -> Result<TextConfig> {
+        let section = "text_config";
+        heads_divide(section, self.hidden_size, self.num_attention_heads)?;
+        positive(section, "vocab_size", self.vocab_size)?;
+        positive(section, "intermediate_size", self.intermediate_size)?;
+        positive(section, "num_hidden_layers", self.num_hidden_layers)?;
+        if self.max_position_embeddings < 2 {
+            return Err(Error::model(
+                "config.json, text_config: max_position_embeddings must be at least 2",
+            ));
+        }
+        if !self.is_decoder {
+            return Err(Error::model(
+                "config.json, text_config: is_decoder is false, so the model has no \
+                 cross-attention and cannot write captions",
+            ));
+        }
+        Ok(TextConfig {
+            bos_token_id: self.token("bos_token_id", self.bos_token_id)?,
+            sep_token_id: self.token("sep_token_id", self.sep_token_id)?,
+            pad_token_id: self.token("pad_token_id", self.pad_token_id)?,
+            vocab_size: self.vocab_size,
+            hidden_size: self.hidden_size,
+            intermediate_size: self.intermediate_size,
+            num_hidden_layers: self.num_hidden_layers,
+            num_attention_heads: self.num_attention_heads,
+            max_position_embeddings: self.max_position_embeddings,
+            hidden_act: activation(section, &self.hidden_act)?,
+            layer_norm_eps: self.layer_norm_eps,
+        })
+    }
+
+    fn token(&self, field: &str, id: Option<u32>) -> Result<u32> {
+        id.filter(|&id| (id as usize) < self.vocab_size).ok_or_else(|| {
+            Error::model(format!(
+                "config.json, text_config: {field} must be one of the {} tokens of the vocabulary",
+                self.vocab_size
+            ))
+        })
+    }
+}
+
+const fn yes() -> bool {
+    true
+}
+
+fn positive(section: &str, field: &str, value: usize) -> Result<()> {
+    if value > 0 {
+        return Ok(());
+    }
+    Err(Error::model(format!("config.json, {section}: {field} must be greater than 0")))
+}
+
+fn heads_divide(section: &str, hidden: usize, heads: usize) -> Result<()> {
+    if hidden > 0 && heads > 0 && hidden.is_multiple_of(heads) {
+        return Ok(());
+    }
+    Err(Error::model(format!(
+        "config.json, {section}: hidden_size {hidden} is not a multiple of num_attention_heads \
+         {heads}"
+    )))
+}
+
+fn activation(section: &str, name: &str) -> Result<Activation> {
+    match name {
+        "gelu" | "gelu_python" => Ok(Activation::Gelu),
+        "gelu_new" | "gelu_pytorch_tanh" | "gelu_python_tanh" => Ok(Activation::GeluTanh),
+        "quick_gelu" => Ok(Activation::QuickGelu),
+        "relu" => Ok(Activation::Relu),
+        _ => Err(Error::model(format!(
+            "config.json, {section}: hidden_act {name:?} is not supported; supported are gelu, \
+             gelu_new, gelu_pytorch_tanh, quick_gelu and relu"
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(json: &str) -> String {
+        let error = BlipConfig::from_json(json.as_bytes()).unwrap_err();
+        assert_eq!(error.kind(), cutline_error::ErrorKind::Model);
+        error.to_string()
+    }
+
+    #[test]
+    fn what_is_left_out_has_the_defaults_of_transformers() {
+        let config = BlipConfig::from_json(br#"{"model_type": "blip"}"#).unwrap();
+        assert_eq!(config.vision.grid(), 24);
+        assert_eq!(config.vision.num_attention_heads, 12);
+        assert_eq!(config.vision.layer_norm_eps, 1e-5);
+        assert_eq!(config.text.num_attention_heads, 8);
+        assert_eq!(config.text.layer_norm_eps, 1e-12);
+        assert_eq!((config.text.bos_token_id, config.text.sep_token_id), (30522, 102));
+        assert_eq!(config.text.vocab_size, 30524);
+        assert!(config.tie_word_embeddings);
+    }
+
+    #[test]
+    fn the_head_is_untied_only_if_both_sections_say_so() {
+        let tied = |top, text| {
+            let json = format!(
+                r#"{{"model_type": "blip", "tie_word_embeddings": {top},
+                    "text_config": {{"tie_word_embeddings": {text}}}}}"#
+            );
+            BlipConfig::from_json(json.as_bytes()).unwrap().tie_word_embeddings
+        };
+        assert!(tied(true, true) && tied(true, false) && tied(false, true));
+        assert!(!tied(false, false));
+    }
+
+    #[test]
+    fn other_architectures_are_refused_with_the_reason() {
+        assert!(refused(r#"{"model_type": "blip-2"}"#).contains("blip-2"));
+        assert!(refused("{}").contains("model_type"));
+        let vqa = r#"{"model_type": "blip", "architectures": ["BlipForQuestionAnswering"]}"#;
+        assert!(refused(vqa).contains("BlipForQuestionAnswering"));
+        assert!(refused("not json").contains("config.json"));
+    }
+
+    #[test]
+    fn shapes_that_cannot_work_are_refused_with_the_field() {
+        let with = |section: &str| refused(&format!(r#"{{"model_type": "blip", {section}}}"#));
+        assert!(with(r#""text_config": {"num_attention_heads": 7}"#).contains("text_config"));
+        assert!(with(r#""vision_config": {"num_attention_heads": 0}"#).contains("vision_config"));
+        assert!(with(r#""vision_config": {"hidden_act": "mish"}"#).contains("mish"));
+        assert!(with(r#""vision_config": {"image_size": [384, 224]}"#).contains("384 × 224"));
+        assert!(with(r#""vision_config": {"image_size": 383}"#).contains("patch_size"));
+        assert!(with(r#""text_config": {"sep_token_id": null}"#).contains("sep_token_id"));
+        assert!(with(r#""text_config": {"bos_token_id": 30524}"#).contains("bos_token_id"));
+        assert!(with(r#""text_config": {"is_decoder": false}"#).contains("is_decoder"));
+    }
+}

@@ -1,0 +1,208 @@
+//! The one error type of the crate. It knows what went wrong and how to say it, not how a protocol
+//! reports it: HTTP turns [`ErrorKind`] into a status, the command line into an exit status.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::time::Duration;
+
+/// Shorthand used throughout the crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What kind of thing went wrong. [`ErrorKind::code`] is part of the HTTP contract and never changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ErrorKind {
+    /// The request's envelope is broken: multipart, JSON or base64.
+    MalformedRequest,
+    /// The request's body came too slowly.
+    RequestTimeout,
+    /// The answer took longer than the request may take.
+    InferenceTimeout,
+    /// More bytes or pixels than the limits allow.
+    ImageTooLarge,
+    /// More images, or more bytes of them, than one batch may have.
+    BatchTooLarge,
+    /// The bytes are no image format that is read here.
+    UnsupportedFormat,
+    /// A known format, but the image is broken.
+    UndecodableImage,
+    /// A parameter is unknown, out of range, or contradicts another.
+    InvalidParameter,
+    /// The request has no key, and needs one.
+    Unauthorized,
+    /// The request's key is none of those that count.
+    Forbidden,
+    /// The client asks more often than it may.
+    RateLimited,
+    /// The queue has no place left; nothing was queued.
+    QueueFull,
+    /// The model is not loaded or not warm yet.
+    NotReady,
+    /// The server is stopping and takes no new work.
+    ShuttingDown,
+    /// There is nothing at this address.
+    NotFound,
+    /// The address exists, but not for this method.
+    MethodNotAllowed,
+    /// A setting cannot be used.
+    Config,
+    /// The model cannot be found, fetched, read or run.
+    Model,
+    /// The device has no memory left for this work; with less beside it there may be.
+    OutOfMemory,
+    /// A file cannot be read or written.
+    Io,
+    /// A defect of this program.
+    Internal,
+}
+
+impl ErrorKind {
+    /// The stable, machine-readable name, as the HTTP contract lists it.
+    #[must_use]
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::MalformedRequest => "malformed_request",
+            Self::RequestTimeout => "request_timeout",
+            Self::InferenceTimeout => "inference_timeout",
+            Self::ImageTooLarge => "image_too_large",
+            Self::BatchTooLarge => "batch_too_large",
+            Self::UnsupportedFormat => "unsupported_format",
+            Self::UndecodableImage => "undecodable_image",
+            Self::InvalidParameter => "invalid_parameter",
+            Self::Unauthorized => "unauthorized",
+            Self::Forbidden => "forbidden",
+            Self::RateLimited => "rate_limited",
+            Self::QueueFull => "queue_full",
+            Self::NotReady => "not_ready",
+            Self::ShuttingDown => "shutting_down",
+            Self::NotFound => "not_found",
+            Self::MethodNotAllowed => "method_not_allowed",
+            Self::Config => "invalid_setting",
+            Self::Model => "model_error",
+            Self::OutOfMemory => "out_of_memory",
+            Self::Io => "io_error",
+            Self::Internal => "internal",
+        }
+    }
+}
+
+/// An error with a sentence for the user that says what to do.
+///
+/// The boxed source is for the log; it is never part of [`fmt::Display`].
+#[derive(Debug, Clone)]
+pub struct Error(Box<Inner>);
+
+#[derive(Debug, Clone)]
+struct Inner {
+    kind: ErrorKind,
+    detail: Cow<'static, str>,
+    field: Option<Cow<'static, str>>,
+    retry_after: Option<Duration>,
+    source: Option<std::sync::Arc<dyn std::error::Error + Send + Sync>>,
+}
+
+impl Error {
+    /// An error of `kind`; `detail` is a sentence that tells the user what to do.
+    pub fn new(kind: ErrorKind, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self(Box::new(Inner {
+            kind,
+            detail: detail.into(),
+            field: None,
+            retry_after: None,
+            source: None,
+        }))
+    }
+
+    /// [`ErrorKind::InvalidParameter`] for the parameter `field`.
+    pub fn parameter(
+        field: impl Into<Cow<'static, str>>,
+        detail: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        let mut error = Self::new(ErrorKind::InvalidParameter, detail);
+        error.0.field = Some(field.into());
+        error
+    }
+
+    /// [`ErrorKind::Internal`]: `detail` goes to the log, users of the server never see it.
+    pub fn internal(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(ErrorKind::Internal, detail)
+    }
+
+    /// [`ErrorKind::Model`].
+    pub fn model(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(ErrorKind::Model, detail)
+    }
+
+    /// Attaches the cause, for the log.
+    #[must_use]
+    pub fn with_source(
+        mut self,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        self.0.source = Some(std::sync::Arc::from(source.into()));
+        self
+    }
+
+    /// Says when it makes sense to try again.
+    #[must_use]
+    pub fn with_retry_after(mut self, after: Duration) -> Self {
+        self.0.retry_after = Some(after);
+        self
+    }
+
+    /// What kind of error this is.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// The sentence for the user.
+    #[must_use]
+    pub fn detail(&self) -> &str {
+        &self.0.detail
+    }
+
+    /// The name of the parameter or setting at fault, where there is one.
+    #[must_use]
+    pub fn field(&self) -> Option<&str> {
+        self.0.field.as_deref()
+    }
+
+    /// When to try again, where that is known.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.0.retry_after
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.detail)
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source.as_deref().map(|e| e as &(dyn std::error::Error + 'static))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn display_is_the_detail_and_the_source_stays_reachable() {
+        let io = std::io::Error::other("disk on fire");
+        let error = Error::model("cannot read weights; check the disk").with_source(io);
+        assert_eq!(error.to_string(), "cannot read weights; check the disk");
+        assert_eq!(std::error::Error::source(&error).unwrap().to_string(), "disk on fire");
+        assert_eq!(error.kind().code(), "model_error");
+    }
+
+    #[test]
+    fn a_parameter_error_names_its_field() {
+        let error = Error::parameter("num_beams", "num_beams must be between 1 and 10");
+        assert_eq!(error.field(), Some("num_beams"));
+        assert_eq!(error.kind(), ErrorKind::InvalidParameter);
+    }
+}

@@ -1,0 +1,101 @@
+//! Pillow's `Image.resize` on 8-bit RGB.
+
+use fast_image_resize::images::{Image, ImageRef};
+use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+
+use super::decode::DecodedImage;
+use super::preprocess::Resample;
+use cutline_error::{Error, Result};
+
+/// `image` stretched to `width × height`, as `3 · width · height` bytes.
+///
+/// The filters and their rounding to 8 bits are those of Pillow up to one level, and so is the order
+/// of the two passes, which matters where a filter overshoots and is clipped in between.
+///
+/// # Errors
+/// None for a consistent image; a defect is reported as [`Error::internal`].
+pub(super) fn resize(
+    image: &DecodedImage,
+    width: usize,
+    height: usize,
+    resample: Resample,
+) -> Result<Vec<u8>> {
+    let source = view(&image.rgb, image.width, image.height)?;
+    if resample == Resample::Nearest {
+        return Ok(run(&source, width, height, ResizeAlg::Nearest)?.into_vec());
+    }
+    let algorithm = ResizeAlg::Convolution(filter(resample));
+    // Left to itself, the library filters columns first.
+    if columns_first((image.width, image.height), (width, height)) {
+        return Ok(run(&source, width, height, algorithm)?.into_vec());
+    }
+    let narrow = run(&source, width, image.height, algorithm)?;
+    let narrow = view(narrow.buffer(), width, image.height)?;
+    Ok(run(&narrow, width, height, algorithm)?.into_vec())
+}
+
+/// Pillow 13 filters columns first where the height shrinks much more than the width (its pull
+/// request 9549; the rule was measured on 13.0.0). Before, it always filtered rows first.
+fn columns_first(from: (usize, usize), to: (usize, usize)) -> bool {
+    let (less_width, less_height) = (from.0.saturating_sub(to.0), from.1.saturating_sub(to.1));
+    less_height > 2 * less_width
+}
+
+fn filter(resample: Resample) -> FilterType {
+    match resample {
+        Resample::Nearest | Resample::Box => FilterType::Box,
+        Resample::Lanczos => FilterType::Lanczos3,
+        Resample::Bilinear => FilterType::Bilinear,
+        // Catmull-Rom is the cubic with a = -0.5, as Pillow's.
+        Resample::Bicubic => FilterType::CatmullRom,
+        Resample::Hamming => FilterType::Hamming,
+    }
+}
+
+fn run(
+    source: &ImageRef<'_>,
+    width: usize,
+    height: usize,
+    algorithm: ResizeAlg,
+) -> Result<Image<'static>> {
+    let mut target = Image::new(side(width)?, side(height)?, PixelType::U8x3);
+    let options = ResizeOptions::new().resize_alg(algorithm).use_alpha(false);
+    Resizer::new()
+        .resize(source, &mut target, &options)
+        .map_err(|error| Error::internal("the image cannot be resized").with_source(error))?;
+    Ok(target)
+}
+
+fn view(rgb: &[u8], width: usize, height: usize) -> Result<ImageRef<'_>> {
+    ImageRef::new(side(width)?, side(height)?, rgb, PixelType::U8x3)
+        .map_err(|error| Error::internal("the image's pixels are incomplete").with_source(error))
+}
+
+fn side(length: usize) -> Result<u32> {
+    u32::try_from(length)
+        .map_err(|error| Error::internal("the image's side is too long").with_source(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every line was read off Pillow 13.0.0, by comparing its answer with that of two calls.
+    #[test]
+    fn the_order_of_the_passes_is_pillows() {
+        for (from, to, expected) in [
+            ((100, 100), (60, 19), true),
+            ((100, 100), (60, 20), false),
+            ((200, 100), (180, 59), true),
+            ((200, 100), (180, 60), false),
+            ((100, 200), (10, 19), true),
+            ((100, 200), (10, 20), false),
+            ((100, 100), (200, 99), true),
+            ((12, 140), (61, 200), false),
+            ((4000, 3000), (384, 384), false),
+            ((3000, 4000), (384, 384), false),
+        ] {
+            assert_eq!(columns_first(from, to), expected, "{from:?} to {to:?}");
+        }
+    }
+}

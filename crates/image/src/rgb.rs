@@ -1,0 +1,146 @@
+//! Every colour type that the decoders produce, to 8-bit RGB, as the reference does it:
+//! `convert_to_rgb` of transformers 5 (`image_transforms.py`) over Pillow.
+//!
+//! - Transparency is composited over white ([`over_white`] is the one place that decides this).
+//! - Grey is repeated.
+//! - Of 16 bits the upper 8 are kept. Pillow does so for colour; its `I;16` → `RGB` for grey clips
+//!   at 255 instead, which turns nearly every 16-bit photo white, and is not copied here.
+
+use image::ColorType;
+
+use cutline_error::{Error, ErrorKind, Result};
+
+/// `pixels` (rows without padding, 16-bit samples in native order) as 8-bit RGB.
+///
+/// # Errors
+/// [`ErrorKind::UnsupportedFormat`] for floating-point samples: nothing says what is white in them.
+pub(super) fn to_rgb8(pixels: Vec<u8>, color: ColorType) -> Result<Vec<u8>> {
+    match color {
+        ColorType::Rgb8 => Ok(pixels),
+        ColorType::L8 => Ok(widen::<1>(&pixels, |[y]| [y; 3])),
+        ColorType::La8 => Ok(widen::<2>(&pixels, |[y, a]| [over_white(y, a); 3])),
+        ColorType::Rgba8 => Ok(narrow::<4>(pixels, |[r, g, b, a]| {
+            [over_white(r, a), over_white(g, a), over_white(b, a)]
+        })),
+        ColorType::L16 => Ok(widen::<2>(&pixels, |y| [high(y); 3])),
+        ColorType::La16 => Ok(narrow::<4>(pixels, |[y0, y1, a0, a1]| {
+            [over_white(high([y0, y1]), high([a0, a1])); 3]
+        })),
+        ColorType::Rgb16 => Ok(narrow::<6>(pixels, |[r0, r1, g0, g1, b0, b1]| {
+            [high([r0, r1]), high([g0, g1]), high([b0, b1])]
+        })),
+        ColorType::Rgba16 => Ok(narrow::<8>(pixels, |[r0, r1, g0, g1, b0, b1, a0, a1]| {
+            let alpha = high([a0, a1]);
+            [[r0, r1], [g0, g1], [b0, b1]].map(|sample| over_white(high(sample), alpha))
+        })),
+        other => Err(Error::new(
+            ErrorKind::UnsupportedFormat,
+            format!(
+                "images with samples of type {other:?} are not read; send 8 or 16 bits a sample"
+            ),
+        )),
+    }
+}
+
+/// CMYK of a JPEG, whose inks are inverted (255 is no ink) as Adobe writes them and Pillow always
+/// assumes, as Pillow's `Convert.c` turns it to RGB.
+pub(super) fn inverted_cmyk_to_rgb8(pixels: Vec<u8>) -> Vec<u8> {
+    narrow::<4>(pixels, |[c, m, y, k]| [c, m, y].map(|ink| under_black(ink, k)))
+}
+
+/// What an inverted ink leaves of the light `k`: `k - (255 - ink) * k / 255`, rounded as Pillow does.
+fn under_black(ink: u8, k: u8) -> u8 {
+    let product = u32::from(255 - ink) * u32::from(k) + 0x80;
+    let absorbed = ((product >> 8) + product) >> 8;
+    k.saturating_sub(u8::try_from(absorbed).unwrap_or(u8::MAX))
+}
+
+/// The sample that is seen when `value` with opacity `alpha` lies on white.
+///
+/// Pillow's `AlphaComposite.c` for an opaque background, rounding included.
+fn over_white(value: u8, alpha: u8) -> u8 {
+    const HALF: u32 = 0x80;
+    let (value, alpha) = (u32::from(value), u32::from(alpha));
+    // Pillow carries 7 more bits through this division by 255; they are zero when the background
+    // is opaque.
+    let sum = value * alpha + 255 * (255 - alpha) + HALF;
+    u8::try_from(((sum >> 8) + sum) >> 8).unwrap_or(u8::MAX)
+}
+
+fn high(sample: [u8; 2]) -> u8 {
+    u16::from_ne_bytes(sample).to_be_bytes()[0]
+}
+
+/// Pixels of fewer than three bytes, to a new vector.
+fn widen<const N: usize>(pixels: &[u8], convert: impl Fn([u8; N]) -> [u8; 3]) -> Vec<u8> {
+    pixels.as_chunks::<N>().0.iter().flat_map(|&pixel| convert(pixel)).collect()
+}
+
+/// Pixels of more than three bytes, in place: the result never overtakes what is still to be read.
+fn narrow<const N: usize>(mut pixels: Vec<u8>, convert: impl Fn([u8; N]) -> [u8; 3]) -> Vec<u8> {
+    let count = pixels.len() / N;
+    for index in 0..count {
+        let mut pixel = [0; N];
+        pixel.copy_from_slice(&pixels[index * N..][..N]);
+        pixels[index * 3..][..3].copy_from_slice(&convert(pixel));
+    }
+    pixels.truncate(count * 3);
+    pixels
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The arithmetic of Pillow's `AlphaComposite.c`, word by word, for a white opaque background.
+    fn pillow(value: u32, alpha: u32) -> u32 {
+        if alpha == 0 {
+            return 255;
+        }
+        let out = alpha * 255 + 255 * (255 - alpha);
+        let coef1 = alpha * 255 * 255 * (1 << 7) / out;
+        let coef2 = 255 * (1 << 7) - coef1;
+        let sum = value * coef1 + 255 * coef2 + (0x80 << 7);
+        (((sum >> 8) + sum) >> 8) >> 7
+    }
+
+    #[test]
+    fn compositing_is_pillows_for_every_value_and_alpha() {
+        for value in 0..=255_u8 {
+            for alpha in 0..=255_u8 {
+                let expected = pillow(u32::from(value), u32::from(alpha));
+                assert_eq!(u32::from(over_white(value, alpha)), expected, "{value} {alpha}");
+            }
+        }
+    }
+
+    #[test]
+    fn sixteen_bits_keep_their_upper_half_in_every_layout() {
+        let samples = |values: &[u16]| -> Vec<u8> {
+            values.iter().flat_map(|value| value.to_ne_bytes()).collect()
+        };
+        let grey = to_rgb8(samples(&[0x12FF, 0xFE00]), ColorType::L16).unwrap();
+        assert_eq!(grey, [0x12, 0x12, 0x12, 0xFE, 0xFE, 0xFE]);
+        let color = samples(&[0x01FF, 0x02FF, 0x03FF, 0xFFFF, 0x8000, 0]);
+        assert_eq!(to_rgb8(color, ColorType::Rgb16).unwrap(), [1, 2, 3, 255, 128, 0]);
+        let clear = samples(&[0x01FF, 0x02FF, 0x03FF, 0, 0x0400, 0x0500, 0x0600, 0xFFFF]);
+        assert_eq!(to_rgb8(clear, ColorType::Rgba16).unwrap(), [255, 255, 255, 4, 5, 6]);
+        let grey_alpha = samples(&[0x0700, 0xFFFF, 0x0700, 0]);
+        assert_eq!(to_rgb8(grey_alpha, ColorType::La16).unwrap(), [7, 7, 7, 255, 255, 255]);
+    }
+
+    #[test]
+    fn inverted_inks_let_through_what_they_say() {
+        let pixels = vec![255, 255, 255, 255, 0, 128, 255, 255, 255, 128, 0, 100, 9, 9, 9, 0];
+        assert_eq!(
+            inverted_cmyk_to_rgb8(pixels),
+            [255, 255, 255, 0, 128, 255, 100, 50, 0, 0, 0, 0]
+        );
+    }
+
+    #[test]
+    fn floating_point_is_refused() {
+        let error = to_rgb8(vec![0; 12], ColorType::Rgb32F).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::UnsupportedFormat);
+    }
+}

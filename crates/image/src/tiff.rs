@@ -1,0 +1,120 @@
+//! What is checked of a TIFF before its decoder sees it.
+//!
+//! The decoder takes memory for as many values as a field of the directory announces, up to 256 MiB,
+//! and only then finds that the file has none: one wrong byte is enough.
+
+use super::format::ImageFormat;
+use cutline_error::{Error, ErrorKind, Result};
+
+/// Refuses a file of which a field of the first directory announces more bytes than the file has.
+///
+/// # Errors
+/// [`ErrorKind::UndecodableImage`]. What else may be wrong with the directory is the decoder's to say.
+pub(super) fn check_fields(bytes: &[u8]) -> Result<()> {
+    if Directory::first(bytes).is_none_or(|directory| directory.fits()) {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::UndecodableImage,
+        format!(
+            "the {} image is damaged or cut off; open it, save it again and resend",
+            ImageFormat::Tiff
+        ),
+    ))
+}
+
+/// A directory of fields in a file.
+struct Directory<'f> {
+    file: &'f [u8],
+    little: bool,
+    /// BigTIFF has counts and offsets of 64 bits.
+    big: bool,
+    /// Where the fields begin.
+    fields: usize,
+    count: usize,
+}
+
+impl<'f> Directory<'f> {
+    fn first(file: &'f [u8]) -> Option<Self> {
+        let little = file.starts_with(b"II");
+        let directory = Self { file, little, big: false, fields: 0, count: 0 };
+        let big = directory.number(2, 2)? == 43;
+        let offset =
+            usize::try_from(if big { directory.number(8, 8)? } else { directory.number(4, 4)? });
+        let (offset, width) = (offset.ok()?, if big { 8 } else { 2 });
+        let count = usize::try_from(directory.number(offset, width)?).ok()?;
+        Some(Self { big, fields: offset.checked_add(width)?, count, ..directory })
+    }
+
+    fn fits(&self) -> bool {
+        let (size, width) = if self.big { (20, 8) } else { (12, 4) };
+        (0..self.count)
+            .map_while(|index| {
+                let field = self.fields.checked_add(index.checked_mul(size)?)?;
+                Some((self.number(field.checked_add(2)?, 2)?, self.number(field + 4, width)?))
+            })
+            .all(|(kind, count)| count.saturating_mul(value_bytes(kind)) <= self.file.len() as u64)
+    }
+
+    /// The whole number in `width` bytes at `offset`, if they are there.
+    fn number(&self, offset: usize, width: usize) -> Option<u64> {
+        let bytes = self.file.get(offset..offset.checked_add(width)?)?;
+        let add = |number: u64, byte: &u8| (number << 8) | u64::from(*byte);
+        Some(if self.little { bytes.iter().rev().fold(0, add) } else { bytes.iter().fold(0, add) })
+    }
+}
+
+/// Bytes of one value of a field's type.
+fn value_bytes(kind: u64) -> u64 {
+    match kind {
+        3 | 8 => 2,
+        4 | 9 | 11 | 13 => 4,
+        5 | 10 | 12 | 16..=18 => 8,
+        _ => 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file of one field: of `kind`, `count` times.
+    fn tiff(kind: u16, count: u32) -> Vec<u8> {
+        let head = [&b"II*\0"[..], &8_u32.to_le_bytes(), &1_u16.to_le_bytes()].concat();
+        let field =
+            [&258_u16.to_le_bytes()[..], &kind.to_le_bytes(), &count.to_le_bytes(), &[0; 4]];
+        [head, field.concat(), vec![0; 6]].concat()
+    }
+
+    #[test]
+    fn a_field_larger_than_the_file_is_refused() {
+        assert_eq!(tiff(3, 3).len(), 28);
+        assert!(check_fields(&tiff(3, 14)).is_ok());
+        assert!(check_fields(&tiff(1, 28)).is_ok());
+        for (kind, count) in [(3, 15), (1, 29), (12, 4), (16, u32::MAX)] {
+            let error = check_fields(&tiff(kind, count)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::UndecodableImage, "{kind} {count}");
+        }
+    }
+
+    #[test]
+    fn both_byte_orders_and_sizes_are_read() {
+        let motorola =
+            [&b"MM\0*\0\0\0\x08\0\x01"[..], b"\x01\x02\0\x04\0\0\0\x09", &[0; 8]].concat();
+        assert!(check_fields(&motorola).is_err());
+        let big = [
+            &b"II\x2B\0\x08\0\0\0"[..],
+            &16_u64.to_le_bytes(),
+            &1_u64.to_le_bytes(),
+            b"\x02\x01\x01\0",
+            &(1_u64 << 40).to_le_bytes(),
+            &[0; 16],
+        ]
+        .concat();
+        assert!(check_fields(&big).is_err());
+        // What is not there cannot be too large; the decoder refuses it.
+        assert!(check_fields(&big[..30]).is_ok());
+        assert!(check_fields(b"II*\0\xFF\xFF\xFF\xFF").is_ok());
+        assert!(check_fields(b"II").is_ok());
+    }
+}

@@ -1,0 +1,170 @@
+//! Which instructions the kernels use, chosen once from what the CPU reports.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::OnceLock;
+
+/// A set of kernels, named by the instructions that they need; ordered from the plainest to the best.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Tier {
+    /// Plain Rust for any CPU; on aarch64 the compiler turns it into NEON.
+    Portable,
+    /// x86-64 with AVX2 and FMA.
+    Avx2,
+    /// AVX2 with 8-bit dot products (AVX-VNNI).
+    Avx2Vnni,
+    /// AVX-512 F, BW, DQ and VL.
+    Avx512,
+    /// AVX-512 with 8-bit and bf16 dot products.
+    Avx512Vnni,
+    /// AVX-512 as above, and matrix tiles for 8 bits and bf16.
+    Amx,
+}
+
+/// How wide the row kernels (norms, quantising, softmax) are compiled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Isa {
+    Portable,
+    Avx2,
+    Avx512,
+}
+
+impl Tier {
+    /// Every tier, the plainest first.
+    pub const ALL: [Self; 6] =
+        [Self::Portable, Self::Avx2, Self::Avx2Vnni, Self::Avx512, Self::Avx512Vnni, Self::Amx];
+
+    /// The best one that this CPU and its operating system allow.
+    #[must_use]
+    pub fn best() -> Self {
+        *Self::available().last().unwrap_or(&Self::Portable)
+    }
+
+    /// The tiers that run here, the plainest first.
+    #[must_use]
+    pub fn available() -> &'static [Self] {
+        static FOUND: OnceLock<Vec<Tier>> = OnceLock::new();
+        FOUND.get_or_init(|| Self::ALL.into_iter().filter(|tier| tier.runs_here()).collect())
+    }
+
+    /// Whether it runs here.
+    #[must_use]
+    pub fn is_available(self) -> bool {
+        Self::available().contains(&self)
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn runs_here(self) -> bool {
+        use std::arch::is_x86_feature_detected as has;
+        match self {
+            Self::Portable => true,
+            Self::Avx2 => has!("avx2") && has!("fma"),
+            Self::Avx2Vnni => Self::Avx2.runs_here() && has!("avxvnni"),
+            Self::Avx512 => {
+                Self::Avx2.runs_here()
+                    && has!("avx512f")
+                    && has!("avx512bw")
+                    && has!("avx512dq")
+                    && has!("avx512vl")
+            }
+            Self::Avx512Vnni => {
+                Self::Avx512.runs_here() && has!("avx512vnni") && has!("avx512bf16")
+            }
+            Self::Amx => Self::Avx512Vnni.runs_here() && super::microkernels::amx::permitted(),
+        }
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    fn runs_here(self) -> bool {
+        self == Self::Portable
+    }
+
+    pub fn isa(self) -> Isa {
+        match self {
+            Self::Portable => Isa::Portable,
+            Self::Avx2 | Self::Avx2Vnni => Isa::Avx2,
+            Self::Avx512 | Self::Avx512Vnni | Self::Amx => Isa::Avx512,
+        }
+    }
+
+    /// Whether products of bf16 numbers are an instruction; elsewhere they are computed in f32.
+    #[must_use]
+    pub fn has_bf16(self) -> bool {
+        self >= Self::Avx512Vnni
+    }
+
+    /// The name in `CPU_KERNELS` and in `/model/info`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Portable => "portable",
+            Self::Avx2 => "avx2",
+            Self::Avx2Vnni => "avx2-vnni",
+            Self::Avx512 => "avx512",
+            Self::Avx512Vnni => "avx512-vnni",
+            Self::Amx => "amx",
+        }
+    }
+}
+
+impl fmt::Display for Tier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Tier {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        Self::ALL.into_iter().find(|tier| tier.as_str() == text).ok_or(())
+    }
+}
+
+/// Compiles one generic function for every [`Isa`], and calls the one asked for.
+///
+/// The body is `#[inline(always)]` and takes a constant that says whether fused multiply-add is an
+/// instruction; inlined into a function with more instructions, it is compiled with them.
+macro_rules! for_each_isa {
+    ($(#[$doc:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? = $body:ident;) => {
+        $(#[$doc])*
+        #[allow(clippy::too_many_arguments, reason = "kernels take slices, not structs")]
+        $vis fn $name(isa: $crate::isa::Isa, $($arg: $ty),*) $(-> $ret)? {
+            #[cfg(target_arch = "x86_64")]
+            {
+                use $crate::isa::Isa;
+                #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
+                #[allow(clippy::too_many_arguments, reason = "as above")]
+                fn wide($($arg: $ty),*) $(-> $ret)? { $body::<true>($($arg),*) }
+                #[target_feature(enable = "avx2,fma")]
+                #[allow(clippy::too_many_arguments, reason = "as above")]
+                fn narrow($($arg: $ty),*) $(-> $ret)? { $body::<true>($($arg),*) }
+                match isa {
+                    // SAFETY: an Isa beyond Portable comes from a Tier that the CPU was asked for.
+                    Isa::Avx512 => return unsafe { wide($($arg),*) },
+                    // SAFETY: as above.
+                    Isa::Avx2 => return unsafe { narrow($($arg),*) },
+                    Isa::Portable => {}
+                }
+            }
+            let _ = isa;
+            $body::<false>($($arg),*)
+        }
+    };
+}
+pub(crate) use for_each_isa;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_back_and_the_plain_tier_always_runs() {
+        for tier in Tier::ALL {
+            assert_eq!(tier.as_str().parse(), Ok(tier));
+        }
+        assert_eq!("sse9".parse::<Tier>(), Err(()));
+        assert_eq!(Tier::available().first(), Some(&Tier::Portable));
+        assert!(Tier::best().is_available());
+    }
+}

@@ -1,0 +1,455 @@
+//! Every kernel of every tier that runs here, against plain loops in double precision.
+
+use super::activations::Operand;
+use super::attention::{Heads, SelfAttention};
+use super::buffer::Buffer;
+use super::cross_kv::{self, Memory};
+use super::gemm::{Epilogue, linear};
+use super::math::{Function, to_bf16};
+use super::microkernels::Plan;
+use super::packed_weights::Packed;
+use super::rotate::{gain, rotate};
+use super::rows;
+use super::softmax::soften;
+use super::thread_pool::{Team, session};
+use super::vector::{self, Vector, for_each_vector};
+use super::{Precision, Tier};
+
+const PRECISIONS: [Precision; 3] = [Precision::F32, Precision::Bf16, Precision::Int8];
+
+/// Rows, depth, width: one of each, odd ones, whole blocks, one more and one less.
+const SHAPES: [(usize, usize, usize); 12] = [
+    (1, 1, 1),
+    (1, 64, 33),
+    (2, 3, 5),
+    (5, 17, 31),
+    (12, 64, 32),
+    (13, 65, 97),
+    (16, 128, 16),
+    (17, 48, 64),
+    (31, 100, 40),
+    (33, 130, 65),
+    (64, 256, 128),
+    (97, 384, 200),
+];
+
+/// Numbers between −1 and 1, the same for the same seed.
+fn noise(len: usize, seed: u32) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(12_345);
+    let next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as f32 / 8_388_608.0 - 1.0
+    };
+    std::iter::repeat_with(next).take(len).collect()
+}
+
+fn product(x: &[f32], weights: &Packed, epilogue: Epilogue, out: &mut [f32]) {
+    let (mut operand, depth) = (Operand::default(), weights.depth);
+    let plan = weights.plan;
+    session(|team| {
+        operand.fill(team, plan, x.len() / depth, depth, |row, values| {
+            values.copy_from_slice(&x[row * depth..][..depth]);
+        });
+        linear(team, &operand, weights, out, epilogue);
+    });
+}
+
+fn bf16(value: f32) -> f64 {
+    f64::from(f32::from_bits(to_bf16(value) << 16))
+}
+
+/// `x Wᵀ + b` of numbers as the precision keeps them, and what may be lost in summing.
+fn plain(precision: Precision, x: &[f32], w: &[f32], b: &[f32], depth: usize) -> Vec<(f64, f64)> {
+    let isa = super::isa::Isa::Portable;
+    let (mut x, mut w, mut out) = (x.to_vec(), w.to_vec(), Vec::new());
+    if precision == Precision::Int8 {
+        for all in [&mut x, &mut w] {
+            for row in all.chunks_exact_mut(depth) {
+                let plain = row.to_vec();
+                rotate(isa, &plain, row);
+            }
+        }
+        w.iter_mut().for_each(|value| *value /= gain(depth));
+    }
+    for x in x.chunks_exact(depth) {
+        let map = rows::affine(isa, x);
+        let mut numbers = vec![0u8; depth];
+        rows::quantize(isa, x, map, &mut numbers);
+        for (w, &b) in w.chunks_exact(depth).zip(b) {
+            let most = w.iter().fold(0f32, |m, v| m.max(v.abs())) / 127.0;
+            let term = |i: usize| match precision {
+                Precision::F32 => f64::from(x[i]) * f64::from(w[i]),
+                Precision::Bf16 => bf16(x[i]) * bf16(w[i]),
+                Precision::Int8 => {
+                    let weight = (f64::from(w[i]) / f64::from(most)).round_ties_even();
+                    let number = i32::from(numbers[i]) - map.zero;
+                    f64::from(map.scale) * f64::from(number) * f64::from(most) * weight
+                }
+            };
+            let sum: f64 = (0..depth).map(term).sum();
+            let size: f64 = (0..depth).map(|i| term(i).abs()).sum();
+            out.push((sum + f64::from(b), 1e-6 * (size + f64::from(b.abs())) + 1e-30));
+        }
+    }
+    out
+}
+
+#[test]
+fn products_agree_with_plain_loops_in_every_tier_and_shape() {
+    for &tier in Tier::available() {
+        for precision in PRECISIONS {
+            for (rows, depth, width) in SHAPES {
+                let (x, w, b) = (noise(rows * depth, 1), noise(width * depth, 2), noise(width, 3));
+                let packed = Packed::new(tier, precision, &w, &b, depth);
+                let mut out = vec![f32::NAN; rows * width];
+                product(&x, &packed, Epilogue::STORE, &mut out);
+                let truth = plain(precision, &x, &w, &b, depth);
+                for (i, (&value, (sum, tolerance))) in out.iter().zip(truth).enumerate() {
+                    let error = (f64::from(value) - sum).abs();
+                    let shape = (rows, depth, width);
+                    assert!(
+                        error <= tolerance,
+                        "{tier} {precision:?} {shape:?} at {i}: {value} for {sum}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn integers_are_the_same_in_every_tier() {
+    let (rows, depth, width) = (19, 200, 70);
+    let (x, w, b) = (noise(rows * depth, 5), noise(width * depth, 6), noise(width, 7));
+    let results: Vec<Vec<f32>> = Tier::available()
+        .iter()
+        .filter(|&&tier| tier != Tier::Portable) // It rounds the last addition once more.
+        .map(|&tier| {
+            let packed = Packed::new(tier, Precision::Int8, &w, &b, depth);
+            let mut out = vec![0.0; rows * width];
+            product(&x, &packed, Epilogue::STORE, &mut out);
+            out
+        })
+        .collect();
+    assert!(results.windows(2).all(|pair| pair[0] == pair[1]));
+}
+
+#[test]
+fn a_row_has_the_same_bits_in_any_company() {
+    let (rows, depth, width) = (75, 160, 90);
+    let (x, w, b) = (noise(rows * depth, 8), noise(width * depth, 9), noise(width, 10));
+    for &tier in Tier::available() {
+        for precision in PRECISIONS {
+            let packed = Packed::new(tier, precision, &w, &b, depth);
+            let mut all = vec![0.0; rows * width];
+            product(&x, &packed, Epilogue::of(Function::Gelu), &mut all);
+            for (first, count) in [(0, 1), (3, 2), (10, 13), (40, 35), (74, 1)] {
+                let mut some = vec![0.0; count * width];
+                let part = &x[first * depth..(first + count) * depth];
+                product(part, &packed, Epilogue::of(Function::Gelu), &mut some);
+                let expected = &all[first * width..(first + count) * width];
+                assert_eq!(some, expected, "{tier} {precision:?} {first}");
+            }
+        }
+    }
+}
+
+#[test]
+fn epilogues_apply_their_function_and_add_to_what_is_there() {
+    type Plain = fn(f32) -> f32;
+    let functions: [(Function, Plain); 5] = [
+        (Function::Identity, |x| x),
+        (Function::Relu, |x| x.max(0.0)),
+        (Function::Gelu, super::math::gelu::<false>),
+        (Function::GeluTanh, super::math::gelu_tanh::<false>),
+        (Function::QuickGelu, super::math::quick_gelu::<false>),
+    ];
+    let (x, w, b) = (noise(7 * 20, 11), noise(37 * 20, 12), noise(37, 13));
+    for &tier in Tier::available() {
+        let packed = Packed::new(tier, Precision::F32, &w, &b, 20);
+        let mut sums = vec![0.0; 7 * 37];
+        product(&x, &packed, Epilogue::STORE, &mut sums);
+        for (function, plain) in functions {
+            let mut out = vec![0.0; 7 * 37];
+            product(&x, &packed, Epilogue::of(function), &mut out);
+            for (value, &sum) in out.iter().zip(&sums) {
+                assert!((value - plain(sum)).abs() < 1e-6, "{tier} {function:?}({sum}) = {value}");
+            }
+        }
+        let mut out = vec![2.0; 7 * 37];
+        product(&x, &packed, Epilogue::ADD, &mut out);
+        assert!(out.iter().zip(&sums).all(|(value, sum)| *value == 2.0 + sum));
+    }
+}
+
+#[test]
+fn what_is_no_number_stays_in_its_row() {
+    let (depth, width) = (70, 40);
+    let (w, b) = (noise(width * depth, 14), noise(width, 15));
+    for &tier in Tier::available() {
+        for precision in PRECISIONS {
+            let packed = Packed::new(tier, precision, &w, &b, depth);
+            let clean = noise(14 * depth, 16);
+            let mut expected = vec![0.0; 14 * width];
+            product(&clean, &packed, Epilogue::STORE, &mut expected);
+            for poison in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                let mut x = clean.clone();
+                x[3 * depth + 5] = poison;
+                let mut out = vec![0.0; 14 * width];
+                product(&x, &packed, Epilogue::STORE, &mut out);
+                for (row, (values, expected)) in
+                    out.chunks(width).zip(expected.chunks(width)).enumerate()
+                {
+                    let at = format!("{tier} {precision:?} {poison} row {row}");
+                    if row == 3 {
+                        assert!(values.iter().all(|value| !value.is_finite()), "{at}");
+                    } else {
+                        assert_eq!(values, expected, "{at}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn denormals_and_outliers_are_computed_with_not_tripped_over() {
+    let (depth, width) = (64, 32);
+    let (w, b) = (noise(width * depth, 17), vec![0.0; width]);
+    let mut x = noise(3 * depth, 18);
+    x[..depth].iter_mut().for_each(|value| *value *= 1e-42);
+    x[depth + 7] = 3e37;
+    x[2 * depth + 9] = -5e4;
+    for &tier in Tier::available() {
+        for precision in PRECISIONS {
+            let packed = Packed::new(tier, precision, &w, &b, depth);
+            let mut out = vec![f32::NAN; 3 * width];
+            product(&x, &packed, Epilogue::STORE, &mut out);
+            assert!(out[..width].iter().all(|value| value.abs() < 1e-38), "{tier} {precision:?}");
+            for (row, outlier) in [(1, depth + 7), (2, 2 * depth + 9)] {
+                for (column, value) in out[row * width..][..width].iter().enumerate() {
+                    let share = x[outlier] * w[column * depth + outlier % depth];
+                    let error = (value - share).abs() / x[outlier].abs();
+                    assert!(
+                        error < 0.02,
+                        "{tier} {precision:?} {row} {column}: {value} for {share}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn rows_of_packed_weights_are_read_back() {
+    let w = noise(50 * 37, 19);
+    for &tier in Tier::available() {
+        for (precision, tolerance) in PRECISIONS.into_iter().zip([0.0, 0.004, 0.0041]) {
+            let packed = Packed::new(tier, precision, &w, &[0.0; 50], 37);
+            let mut row = [0.0; 37];
+            packed.row(41, &mut row);
+            for (value, truth) in row.iter().zip(&w[41 * 37..]) {
+                assert!((value - truth).abs() <= tolerance, "{tier} {precision:?}");
+            }
+        }
+    }
+}
+
+/// `softmax(q kᵀ / √d) v` of one head in double precision.
+fn plain_attention(q: &[f32], keys: &[&[f32]], values: &[&[f32]]) -> Vec<f64> {
+    let scale = 1.0 / (q.len() as f64).sqrt();
+    let dot = |k: &[f32]| q.iter().zip(k).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+    let weights: Vec<f64> = keys.iter().map(|key| (dot(key) * scale).exp()).collect();
+    let sum: f64 = weights.iter().sum();
+    let mix =
+        |i: usize| values.iter().zip(&weights).map(|(v, w)| f64::from(v[i]) * w).sum::<f64>() / sum;
+    (0..q.len()).map(mix).collect()
+}
+
+#[test]
+fn self_attention_agrees_with_plain_loops() {
+    for &tier in Tier::available() {
+        for (precision, tolerance) in PRECISIONS.into_iter().zip([2e-6, 0.02, 0.02]) {
+            for (tokens, heads, size) in
+                [(1, 1, 8), (5, 3, 16), (17, 2, 64), (65, 2, 24), (100, 1, 80)]
+            {
+                let heads = Heads { count: heads, size };
+                let width = heads.width();
+                let qkv: Vec<f32> = noise(tokens * 3 * width, 20).iter().map(|v| v * 2.0).collect();
+                let mut out = vec![f32::NAN; tokens * width];
+                let mut attention = SelfAttention::new(tier, precision, heads);
+                session(|team| attention.run(team, &qkv, tokens, &mut out));
+                let part = |token: usize, part: usize, head: usize| {
+                    &qkv[token * 3 * width + part * width + head * size..][..size]
+                };
+                for (head, query) in (0..heads.count).flat_map(|h| (0..tokens).map(move |t| (h, t)))
+                {
+                    let keys: Vec<&[f32]> = (0..tokens).map(|t| part(t, 1, head)).collect();
+                    let values: Vec<&[f32]> = (0..tokens).map(|t| part(t, 2, head)).collect();
+                    let truth = plain_attention(part(query, 0, head), &keys, &values);
+                    let got = &out[query * width + head * size..][..size];
+                    for (value, truth) in got.iter().zip(truth) {
+                        let error = (f64::from(*value) - truth).abs();
+                        assert!(error < tolerance, "{tier} {precision:?} {tokens}×{size}: {error}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn attention_to_a_table_agrees_with_plain_loops_and_ignores_company() {
+    for &tier in Tier::available() {
+        for (precision, tolerance) in PRECISIONS.into_iter().zip([2e-6, 0.01, 0.02]) {
+            for (tokens, size) in [(1, 4), (63, 16), (64, 64), (65, 64), (130, 80)] {
+                let heads = Heads { count: 2, size };
+                let width = heads.width();
+                let tables: Vec<Vec<f32>> =
+                    (0..2).map(|n| noise(tokens * 2 * width, 30 + n)).collect();
+                let fill = |table: &Vec<f32>| {
+                    let mut memory = Memory::new(precision, heads);
+                    // What an earlier and larger image leaves behind must not show.
+                    let earlier = vec![7.0; 2 * table.len()];
+                    memory.fill(&Team::alone(), tier, &earlier);
+                    memory.fill(&Team::alone(), tier, table);
+                    memory
+                };
+                let memories: Vec<Memory> = tables.iter().map(fill).collect();
+                let queries = noise(3 * width, 40);
+                let mut out = vec![f32::NAN; 3 * width];
+                let items = [(&memories[0], 1), (&memories[1], 2)];
+                session(|team| {
+                    let scratch = &mut Buffer::new();
+                    cross_kv::attend(
+                        team,
+                        tier,
+                        items.iter().copied(),
+                        &queries,
+                        scratch,
+                        &mut out,
+                    );
+                });
+                for (row, table) in [(0, 0), (1, 1), (2, 1)] {
+                    let part = |token: usize, part: usize, head: usize| {
+                        &tables[table][token * 2 * width + part * width + head * size..][..size]
+                    };
+                    for head in 0..2 {
+                        let keys: Vec<&[f32]> = (0..tokens).map(|t| part(t, 0, head)).collect();
+                        let values: Vec<&[f32]> = (0..tokens).map(|t| part(t, 1, head)).collect();
+                        let query = &queries[row * width + head * size..][..size];
+                        let truth = plain_attention(query, &keys, &values);
+                        for (value, truth) in
+                            out[row * width + head * size..][..size].iter().zip(truth)
+                        {
+                            let error = (f64::from(*value) - truth).abs();
+                            assert!(
+                                error < tolerance,
+                                "{tier} {precision:?} {tokens}×{size}: {error}"
+                            );
+                        }
+                    }
+                }
+                let mut alone = vec![0.0; width];
+                let single = [(&memories[1], 1)];
+                let (scratch, query) = (&mut Buffer::new(), &queries[2 * width..]);
+                cross_kv::attend(
+                    &Team::alone(),
+                    tier,
+                    single.iter().copied(),
+                    query,
+                    scratch,
+                    &mut alone,
+                );
+                assert_eq!(alone, out[2 * width..], "{tier} {precision:?}");
+                assert!(memories[0].bytes() > 0);
+            }
+        }
+    }
+}
+
+for_each_vector! {
+    /// Both exponentials of every number, and pairs of the numbers themselves in bf16.
+    fn exponentials(x: &[f32], exact: &mut [f32], rough: &mut [f32]) = exponentials_body;
+}
+
+#[inline(always)]
+fn exponentials_body<V: Vector>(x: &[f32], exact: &mut [f32], rough: &mut [f32]) {
+    let (exact, rough) = (exact.as_chunks_mut().0, rough.as_chunks_mut().0);
+    for ((x, exact), rough) in x.as_chunks().0.iter().zip(exact).zip(rough) {
+        vector::exp(V::load(x)).store(exact);
+        vector::exp2_rough(V::load(x)).store(rough);
+    }
+}
+
+#[test]
+fn exponentials_of_vectors_are_those_of_double_precision() {
+    let x: Vec<f32> = (0..16 * 500).map(|i| i as f32 * -0.01).collect();
+    for &tier in Tier::available() {
+        let (mut exact, mut rough) = (vec![0.0; x.len()], vec![0.0; x.len()]);
+        exponentials(tier.isa(), &x, &mut exact, &mut rough);
+        for ((&x, exact), rough) in x.iter().zip(exact).zip(rough) {
+            let (e, two) = (f64::from(x).exp(), f64::from(x).exp2());
+            assert!((f64::from(exact) / e - 1.0).abs() < 3e-7, "{tier}: e^{x} = {exact}");
+            assert!((f64::from(rough) / two - 1.0).abs() < 8e-5, "{tier}: 2^{x} = {rough}");
+        }
+        let (mut exact, mut rough) = ([0.0; 16], [0.0; 16]);
+        let ends: [f32; 16] =
+            std::array::from_fn(|i| [f32::NAN, f32::NEG_INFINITY, -1e30, -126.4][i % 4]);
+        exponentials(tier.isa(), &ends, &mut exact, &mut rough);
+        for i in 0..16 {
+            let (exact, rough) = (exact[i], rough[i]);
+            assert_eq!((exact.is_nan(), rough.is_nan()), (i % 4 == 0, i % 4 == 0), "{tier}");
+            assert!(i % 4 == 0 || (exact < 2e-38 && (0.0..2e-38).contains(&rough)), "{tier} {i}");
+        }
+    }
+}
+
+#[test]
+fn columns_become_probabilities_and_a_nan_stays_in_its_own() {
+    for &tier in Tier::available() {
+        for precision in [Precision::F32, Precision::Bf16] {
+            let precision = if tier.has_bf16() { precision } else { Precision::F32 };
+            let plan = Plan::new(tier, precision);
+            for keys in [1, 2, 7, 64, 577] {
+                let mut scores = noise(keys * plan.columns, 50);
+                scores.iter_mut().for_each(|score| *score *= 20.0);
+                scores[3] = f32::NAN;
+                let steps = plan.steps(keys);
+                let mut panel = vec![u32::MAX; steps * plan.columns];
+                let sums = soften(&plan, &scores, &mut panel);
+                for column in (0..plan.columns).filter(|&column| column != 3) {
+                    let at = |key: usize| f64::from(scores[key * plan.columns + column]);
+                    let most = (0..keys).map(at).fold(f64::MIN, f64::max);
+                    let (mut sum, half) = (0.0, precision == Precision::Bf16);
+                    for key in 0..keys {
+                        let x = at(key) - most;
+                        let truth = if half { x.exp2() } else { x.exp() };
+                        let group = plan.format.group();
+                        let word = panel[key / group * plan.columns + column];
+                        let bits = match (half, key % group) {
+                            (false, _) => word,
+                            (true, 0) => word << 16,
+                            (true, _) => word & 0xffff_0000,
+                        };
+                        let error = (f64::from(f32::from_bits(bits)) - truth).abs();
+                        // The distance from the greatest is rounded to f32 first.
+                        let share = if half { 0.004 } else { 3e-7 + 1e-7 * x.abs() };
+                        assert!(error <= share * truth + 1e-37, "{tier} {keys}: {x}, {error}");
+                        sum += truth;
+                    }
+                    let error = (f64::from(sums[column]) / sum - 1.0).abs();
+                    assert!(error < if half { 1e-4 } else { 1e-6 }, "{tier} {keys}: {error}");
+                }
+                assert!(sums[3].is_nan(), "{tier} {precision:?} {keys}");
+                // What fills up the last step is zero: it meets values of no token.
+                let used = keys.div_ceil(plan.format.group());
+                assert!(panel[used * plan.columns..].iter().all(|&word| word == 0));
+                if precision == Precision::Bf16 && keys % 2 == 1 {
+                    let last = &panel[(used - 1) * plan.columns..][..plan.columns];
+                    assert!(last.iter().all(|word| word >> 16 == 0), "{tier} {keys}");
+                }
+            }
+        }
+    }
+}

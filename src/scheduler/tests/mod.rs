@@ -1,0 +1,329 @@
+//! The worker with a scripted engine: who is in the batch, and who is let go. What a failure costs is
+//! in `faults`, several images at once in the vision tower are in `together`.
+
+mod recovery;
+mod together;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::{Handle, JobEvent, Options, Priority, Submission, VisionOrder, Work};
+use crate::engine::fake::{Call, FakeEngine, Mishap, Script};
+use crate::engine::{GenerationParams, JobId, PixelValues, Sequence};
+use cutline_error::{Error, ErrorKind};
+
+fn spawn(script: &Arc<Script>, max_batch_size: usize, queue_capacity: usize) -> Handle {
+    // Who is in a batch then depends on nothing but its size.
+    let options = Options { max_batch_size, queue_capacity, vision_order: VisionOrder::AllFirst };
+    Handle::spawn(FakeEngine::boxed(script), options).unwrap()
+}
+
+/// Some work on an image whose width is its name.
+fn work(image: usize, tokens: usize, beams: usize) -> Work {
+    let pixels = PixelValues { data: Vec::new(), width: image, height: 0 };
+    let params = GenerationParams {
+        max_new_tokens: tokens,
+        num_beams: beams,
+        ..GenerationParams::default()
+    };
+    Work { image: pixels.into(), prompt: Vec::new(), params, deadline: None }
+}
+
+fn submit_work(handle: &Handle, work: Work) -> Result<Submission, Error> {
+    handle.reserve(1, Priority::Interactive)?.pop().unwrap().submit(work)
+}
+
+fn submit(handle: &Handle, tokens: usize, beams: usize) -> Result<Submission, Error> {
+    submit_work(handle, work(0, tokens, beams))
+}
+
+/// Everything that happens to a job.
+fn events(mut submission: Submission) -> Vec<JobEvent> {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async {
+        let mut events = Vec::new();
+        while let Some(event) = submission.next().await {
+            events.push(event);
+        }
+        events
+    })
+}
+
+/// The end of a job, and the tokens that came before it.
+fn outcome(submission: Submission) -> (Vec<u32>, Option<Result<Vec<Sequence>, Error>>) {
+    let (mut tokens, mut end) = (Vec::new(), None);
+    for event in events(submission) {
+        assert!(end.is_none(), "nothing follows the end: {event:?}");
+        match event {
+            JobEvent::Started { .. } | JobEvent::Encoded(_) => {}
+            JobEvent::Token(token) => tokens.push(token),
+            JobEvent::Done { sequences, .. } => end = Some(Ok(sequences)),
+            JobEvent::Failed(error) => end = Some(Err(error)),
+        }
+    }
+    (tokens, end)
+}
+
+fn failure(submission: Submission) -> Error {
+    outcome(submission).1.expect("an end").expect_err("a failure")
+}
+
+fn succeeds(submission: Submission, tokens: usize) {
+    let (streamed, end) = outcome(submission);
+    let sequences = end.expect("an end").expect("success");
+    assert_eq!(streamed.len(), tokens);
+    assert_eq!(sequences[0].ids, streamed, "the answer is the fold of the stream");
+}
+
+fn step(ids: &[u64]) -> Call {
+    Call::Step(ids.iter().copied().map(JobId).collect())
+}
+
+#[test]
+fn what_arrives_while_the_model_is_busy_joins_between_steps() {
+    let script = Script::gated();
+    let handle = spawn(&script, 8, 8);
+    let first = submit(&handle, 3, 1).unwrap();
+    script.wait_for(&step(&[0])); // alone: it does not wait for company
+    let second = submit(&handle, 3, 1).unwrap();
+    script.open();
+    succeeds(first, 3);
+    succeeds(second, 3);
+    let calls = script.calls();
+    assert!(calls.contains(&step(&[0, 1])), "{calls:?}");
+    assert!(calls.contains(&step(&[1])), "the first one left the batch: {calls:?}");
+}
+
+#[test]
+fn no_more_rows_are_decoded_together_than_allowed() {
+    let script = Script::gated();
+    let handle = spawn(&script, 4, 8);
+    let wide = submit(&handle, 2, 3).unwrap();
+    script.wait_for(&step(&[0]));
+    let too_wide = submit(&handle, 1, 2).unwrap();
+    let narrow = submit(&handle, 1, 1).unwrap();
+    script.open();
+    succeeds(wide, 2);
+    succeeds(too_wide, 1);
+    succeeds(narrow, 1);
+    let calls = script.calls();
+    assert!(!calls.contains(&step(&[0, 1])), "3 + 2 rows are more than 4: {calls:?}");
+    assert!(!calls.contains(&step(&[0, 2])), "nobody overtakes: {calls:?}");
+}
+
+#[test]
+fn a_caller_that_left_costs_nothing_more() {
+    let script = Script::gated();
+    let handle = spawn(&script, 1, 8);
+    let running = submit(&handle, 60, 1).unwrap();
+    script.wait_for(&step(&[0]));
+    let waiting = submit(&handle, 60, 1).unwrap();
+    let staying = submit(&handle, 2, 1).unwrap();
+    drop(waiting);
+    drop(running);
+    script.open();
+    succeeds(staying, 2);
+    let calls = script.calls();
+    assert!(!calls.contains(&Call::Start(JobId(1))), "it left while it waited: {calls:?}");
+    assert!(calls.contains(&Call::Cancel(JobId(0))), "it left while it ran: {calls:?}");
+    let steps_of_the_first = calls.iter().filter(|call| **call == step(&[0])).count();
+    assert_eq!(steps_of_the_first, 1, "only the step that was under way");
+}
+
+#[test]
+fn a_full_queue_says_when_to_come_back_and_queues_nothing() {
+    let script = Script::gated();
+    let handle = spawn(&script, 1, 1);
+    let running = submit(&handle, 1, 1).unwrap();
+    script.wait_for(&step(&[0]));
+    let waiting = submit(&handle, 1, 1).unwrap();
+    let error = submit(&handle, 1, 1).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::QueueFull);
+    assert!(error.retry_after().is_some());
+    let status = handle.status();
+    assert_eq!((status.queue_depth, status.in_flight, status.accepting), (1, 1, false));
+    script.open();
+    succeeds(running, 1);
+    succeeds(waiting, 1);
+}
+
+#[test]
+fn closing_finishes_what_was_accepted_and_takes_nothing_new() {
+    let script = Script::gated();
+    let handle = spawn(&script, 1, 8);
+    let running = submit(&handle, 2, 1).unwrap();
+    let waiting = submit(&handle, 2, 1).unwrap();
+    handle.close();
+    assert_eq!(submit(&handle, 1, 1).unwrap_err().kind(), ErrorKind::ShuttingDown);
+    script.open();
+    succeeds(running, 2);
+    succeeds(waiting, 2);
+    drop(handle); // joins the thread
+    assert!(Arc::strong_count(&script) == 1, "the engine is gone with its thread");
+}
+
+#[test]
+fn the_last_handle_takes_the_thread_with_it() {
+    let script = Script::free();
+    let handle = spawn(&script, 1, 8);
+    let clone = handle.clone();
+    drop(handle);
+    succeeds(submit(&clone, 1, 1).unwrap(), 1);
+    drop(clone);
+    assert_eq!(Arc::strong_count(&script), 1);
+}
+
+#[test]
+fn places_are_promised_before_there_is_an_image_to_put_into_them() {
+    let script = Script::gated();
+    let handle = spawn(&script, 1, 4);
+    let mut places = handle.reserve(3, Priority::Bulk).unwrap();
+    assert_eq!(handle.reserve(2, Priority::Interactive).unwrap_err().kind(), ErrorKind::QueueFull);
+    let status = handle.status();
+    assert_eq!((status.queue_depth, status.reserved), (0, 3), "all or none");
+    drop(places.pop());
+    assert_eq!(handle.status().reserved, 2, "a place that is dropped is given back");
+    // What is promised is kept, also by a server that stops.
+    handle.close();
+    assert_eq!(submit(&handle, 1, 1).unwrap_err().kind(), ErrorKind::ShuttingDown);
+    let submission = places.pop().unwrap().submit(work(0, 2, 1)).unwrap();
+    script.open();
+    succeeds(submission, 2);
+    drop(handle);
+    let submission = places.pop().unwrap().submit(work(0, 2, 1)).unwrap();
+    succeeds(submission, 2);
+}
+
+#[test]
+fn a_bad_parameter_gives_the_place_back() {
+    let handle = spawn(&Script::free(), 1, 1);
+    assert_eq!(submit(&handle, 0, 1).unwrap_err().field(), Some("max_new_tokens"));
+    assert_eq!(handle.status().reserved, 0);
+    succeeds(submit(&handle, 1, 1).unwrap(), 1);
+}
+
+#[test]
+fn more_than_the_queue_can_ever_hold_is_refused_with_a_remedy() {
+    let handle = spawn(&Script::free(), 1, 4);
+    let error = handle.reserve(5, Priority::Bulk).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::QueueFull);
+    assert!(error.detail().contains("QUEUE_CAPACITY"), "{error}");
+}
+
+#[test]
+fn single_images_go_before_bulk_but_do_not_starve_it() {
+    let script = Script::gated();
+    let handle = spawn(&script, 1, 64);
+    let first = submit(&handle, 1, 1).unwrap();
+    script.wait_for(&step(&[0]));
+    let put = |priority| {
+        let place = handle.reserve(1, priority).unwrap().pop().unwrap();
+        place.submit(work(0, 1, 1)).unwrap()
+    };
+    let mut jobs = vec![first];
+    jobs.extend((0..2).map(|_| put(Priority::Bulk))); // 1 and 2
+    jobs.extend((0..7).map(|_| put(Priority::Interactive))); // 3 to 9
+    script.open();
+    jobs.into_iter().for_each(|job| succeeds(job, 1));
+    let order: Vec<u64> = script
+        .calls()
+        .into_iter()
+        .filter_map(|call| if let Call::Start(id) = call { Some(id.0) } else { None })
+        .collect();
+    assert_eq!(order, [0, 3, 4, 5, 6, 1, 7, 8, 9, 2]);
+}
+
+#[test]
+fn an_encoded_image_is_handed_out_once_and_spares_the_vision_tower() {
+    let script = Script::free();
+    let handle = spawn(&script, 1, 4);
+    let first = events(submit_work(&handle, work(7, 2, 1)).unwrap());
+    let [JobEvent::Started { .. }, JobEvent::Encoded(image), JobEvent::Token(0), rest @ ..] =
+        first.as_slice()
+    else {
+        panic!("{first:?}")
+    };
+    assert!(matches!(rest, [JobEvent::Token(1), JobEvent::Done { batch_size: 1, .. }]));
+    assert_eq!(image.bytes(), 8);
+    let again = Work { image: Arc::clone(image).into(), ..work(0, 2, 1) };
+    let second = events(submit_work(&handle, again).unwrap());
+    assert!(!second.iter().any(|event| matches!(event, JobEvent::Encoded(_))), "{second:?}");
+    assert!(matches!(second.last(), Some(JobEvent::Done { .. })));
+    assert_eq!(script.count(&Call::Encode(7)), 1);
+    assert_eq!((handle.status().encoded, handle.status().finished), (1, 2));
+}
+
+#[test]
+fn a_job_whose_time_is_up_costs_nothing_more() {
+    let script = Script::gated();
+    let handle = spawn(&script, 1, 8);
+    let soon = Instant::now() + Duration::from_millis(20);
+    let with_deadline = |tokens| Work { deadline: Some(soon), ..work(0, tokens, 1) };
+    let running = submit_work(&handle, with_deadline(60)).unwrap();
+    script.wait_for(&step(&[0]));
+    let waiting = submit_work(&handle, with_deadline(60)).unwrap();
+    let patient = submit(&handle, 2, 1).unwrap();
+    std::thread::sleep(soon.saturating_duration_since(Instant::now()));
+    script.open();
+    assert_eq!(failure(running).kind(), ErrorKind::InferenceTimeout);
+    assert_eq!(failure(waiting).kind(), ErrorKind::InferenceTimeout);
+    succeeds(patient, 2);
+    assert_eq!(script.count(&Call::Start(JobId(1))), 0, "its time was up while it waited");
+    assert_eq!(script.count(&step(&[0])), 1, "only the step that was under way");
+    let status = handle.status();
+    assert_eq!((status.in_flight, status.queue_depth, status.degraded), (0, 0, false));
+}
+
+/// The steps of a batch of at most four when `later` images come while one is being decoded; each
+/// gets four tokens.
+fn steps(vision_order: VisionOrder, later: usize) -> Vec<Call> {
+    let script = Script::gated();
+    let options = Options { max_batch_size: 4, queue_capacity: 16, vision_order };
+    let handle = Handle::spawn(FakeEngine::boxed(&script), options).unwrap();
+    let mut jobs = vec![submit(&handle, 4, 1).unwrap()];
+    script.wait_for(&step(&[0]));
+    jobs.extend((0..later).map(|_| submit(&handle, 4, 1).unwrap()));
+    script.open();
+    jobs.into_iter().for_each(|job| succeeds(job, 4));
+    script.calls().into_iter().filter(|call| matches!(call, Call::Step(_))).collect()
+}
+
+#[test]
+fn few_are_encoded_before_the_next_step_unless_many_wait() {
+    let pair = step(&[0, 1]);
+    let few = steps(VisionOrder::ByBacklog, 2);
+    assert_eq!(few[..5], [step(&[0]), pair.clone(), pair.clone(), pair, step(&[1, 2])]);
+    let many = steps(VisionOrder::ByBacklog, 12);
+    assert_eq!(many[..2], [step(&[0]), step(&[0, 1, 2, 3])]);
+}
+
+#[test]
+fn when_images_are_encoded_can_be_chosen() {
+    let whole = step(&[0, 1, 2]);
+    let all_first = steps(VisionOrder::AllFirst, 2);
+    assert_eq!(all_first[..3], [step(&[0]), whole.clone(), whole.clone()]);
+    let one_between = steps(VisionOrder::OneBetweenSteps, 2);
+    assert_eq!(one_between[..3], [step(&[0]), step(&[0, 1]), whole]);
+}
+
+#[test]
+fn the_wait_is_told_at_the_present_speed() {
+    let script = Script::gated();
+    let handle = spawn(&script, 1, 2);
+    assert_eq!(handle.status().estimated_wait, Duration::ZERO);
+    let running = submit(&handle, 2, 1).unwrap();
+    script.wait_for(&step(&[0]));
+    std::thread::sleep(Duration::from_millis(30));
+    script.let_step(1);
+    script.wait_until(|calls| calls.iter().filter(|call| **call == step(&[0])).count() == 2);
+    let waiting = [submit(&handle, 1, 1).unwrap(), submit(&handle, 1, 1).unwrap()];
+    // One image that is not done takes 30 ms at least; two wait and one has to leave.
+    let wait = handle.status().estimated_wait;
+    assert!(wait >= Duration::from_millis(90), "{wait:?}");
+    let after = submit(&handle, 1, 1).unwrap_err().retry_after().unwrap();
+    assert!(after >= Duration::from_millis(30) && after < wait, "{after:?}");
+    script.open();
+    succeeds(running, 2);
+    waiting.into_iter().for_each(|job| succeeds(job, 1));
+    assert!(handle.status().images_per_second > 0.0);
+}

@@ -1,0 +1,127 @@
+//! How fast images are finished. Plain numbers; the clock is the caller's.
+
+use std::time::{Duration, Instant};
+
+/// Seconds that are looked back on.
+const WINDOW: u64 = 60;
+
+/// What happened in the last minute, second by second.
+#[derive(Debug)]
+pub(super) struct Throughput {
+    begin: Instant,
+    seconds: [Second; WINDOW as usize],
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Second {
+    /// Which one since the beginning, from 1 on; what is older than the window does not count.
+    number: u64,
+    finished: u64,
+    busy: Duration,
+}
+
+impl Throughput {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { begin: now, seconds: [Second::default(); WINDOW as usize] }
+    }
+
+    /// An image was finished.
+    pub(super) fn finished(&mut self, now: Instant) {
+        self.second(now).finished += 1;
+    }
+
+    /// The model worked from `since` until now.
+    pub(super) fn worked(&mut self, since: Instant, now: Instant) {
+        self.second(now).busy += now.saturating_duration_since(since);
+    }
+
+    /// Images finished per second over the last minute, or since the beginning if that is less.
+    pub(super) fn images_per_second(&self, now: Instant) -> f64 {
+        let age = now.saturating_duration_since(self.begin).as_secs_f64();
+        self.sum(now).0 as f64 / age.clamp(1.0, WINDOW as f64)
+    }
+
+    /// How long the model takes for so many images, going by what it did of late: by the time that
+    /// it worked, because a pause says nothing of its speed. `None` if it did nothing of late.
+    pub(super) fn time_for(&self, images: usize, now: Instant) -> Option<Duration> {
+        let (finished, busy) = self.sum(now);
+        // A model that works on its first image takes at least as long as it has taken by now.
+        let each = busy.as_secs_f64() / finished.max(1) as f64;
+        let time = Duration::try_from_secs_f64(each * images as f64).unwrap_or(Duration::MAX);
+        (!busy.is_zero()).then_some(time)
+    }
+
+    fn sum(&self, now: Instant) -> (u64, Duration) {
+        let oldest = self.number(now).saturating_sub(WINDOW - 1);
+        let recent = self.seconds.iter().filter(|second| second.number >= oldest.max(1));
+        recent.fold((0, Duration::ZERO), |(finished, busy), second| {
+            (finished + second.finished, busy + second.busy)
+        })
+    }
+
+    fn second(&mut self, now: Instant) -> &mut Second {
+        let number = self.number(now);
+        let second = &mut self.seconds[(number % WINDOW) as usize];
+        if second.number != number {
+            *second = Second { number, ..Second::default() };
+        }
+        second
+    }
+
+    fn number(&self, now: Instant) -> u64 {
+        1 + now.saturating_duration_since(self.begin).as_secs()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(begin: Instant, seconds: f64) -> Instant {
+        begin + Duration::from_secs_f64(seconds)
+    }
+
+    #[test]
+    fn a_young_meter_divides_by_its_age_and_an_old_one_by_a_minute() {
+        let begin = Instant::now();
+        let mut meter = Throughput::new(begin);
+        (0..20).for_each(|i| meter.finished(at(begin, f64::from(i) / 2.0)));
+        assert_eq!(meter.images_per_second(at(begin, 10.0)), 2.0);
+        assert_eq!(meter.images_per_second(at(begin, 40.0)), 0.5);
+        (600..720).for_each(|i| meter.finished(at(begin, f64::from(i))));
+        assert_eq!(meter.images_per_second(at(begin, 719.5)), 1.0);
+    }
+
+    #[test]
+    fn what_is_older_than_a_minute_is_forgotten() {
+        let begin = Instant::now();
+        let mut meter = Throughput::new(begin);
+        meter.finished(at(begin, 1.5));
+        meter.worked(begin, at(begin, 1.5));
+        assert!(meter.images_per_second(at(begin, 60.0)) > 0.0);
+        assert_eq!(meter.images_per_second(at(begin, 61.0)), 0.0);
+        assert_eq!(meter.time_for(1, at(begin, 61.0)), None);
+    }
+
+    #[test]
+    fn pauses_do_not_make_the_model_slow() {
+        let begin = Instant::now();
+        let mut meter = Throughput::new(begin);
+        assert_eq!(meter.time_for(5, begin), None, "nothing is known");
+        // Four images in a second of work within half a minute.
+        for i in [0.0, 7.0, 14.0, 29.0] {
+            meter.worked(at(begin, i), at(begin, i + 0.25));
+            meter.finished(at(begin, i + 0.25));
+        }
+        let time = meter.time_for(8, at(begin, 30.0)).unwrap();
+        assert!((time.as_secs_f64() - 2.0).abs() < 1e-6, "{time:?}");
+    }
+
+    #[test]
+    fn the_first_image_takes_at_least_as_long_as_it_has_taken() {
+        let begin = Instant::now();
+        let mut meter = Throughput::new(begin);
+        meter.worked(begin, at(begin, 3.0));
+        assert_eq!(meter.time_for(2, at(begin, 3.0)), Some(Duration::from_secs(6)));
+    }
+}
