@@ -12,7 +12,7 @@ use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::registry;
 use tracing_subscriber::registry::LookupSpan;
 
-use crate::config::{Level, LogSettings, TraceSettings};
+use crate::config::{LogSettings, TraceSettings};
 use cutline_error::Result;
 
 /// Where log lines go.
@@ -98,7 +98,7 @@ where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
     // Other crates' lines are for their developers.
-    let level = filter(settings.level);
+    let level = LevelFilter::from_level(settings.level);
     let targets = Targets::new()
         .with_default(level.min(LevelFilter::WARN))
         .with_target(env!("CARGO_CRATE_NAME"), level);
@@ -109,14 +109,4 @@ where
         lines.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
     };
     registry().with(lines.with_filter(targets))
-}
-
-fn filter(level: Level) -> LevelFilter {
-    match level {
-        Level::Error => LevelFilter::ERROR,
-        Level::Warn => LevelFilter::WARN,
-        Level::Info => LevelFilter::INFO,
-        Level::Debug => LevelFilter::DEBUG,
-        Level::Trace => LevelFilter::TRACE,
-    }
 }
