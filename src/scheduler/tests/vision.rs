@@ -8,8 +8,11 @@ use crate::engine::fake::Defect;
 /// of four tokens waiting, on images of the widths 1, 2, ….
 fn crowd(script: &Arc<Script>, at_once: usize, waiting: usize) -> (Handle, Vec<Submission>) {
     script.set_vision_batch(at_once);
-    let options =
-        Options { max_batch_size: 16, queue_capacity: 64, vision_order: VisionOrder::default() };
+    let options = SchedulerOptions {
+        max_batch_size: 16,
+        queue_capacity: 64,
+        vision_order: VisionOrder::default(),
+    };
     let handle = Handle::spawn(FakeEngine::boxed(script), options).unwrap();
     let first = submit(&handle, 4, 1).unwrap();
     script.wait_for(&step(&[0]));
@@ -54,7 +57,7 @@ fn one_batch_of_images_between_two_steps_can_be_chosen() {
     let script = Script::gated();
     script.set_vision_batch(2);
     let vision_order = VisionOrder::OneBetweenSteps;
-    let options = Options { max_batch_size: 16, queue_capacity: 64, vision_order };
+    let options = SchedulerOptions { max_batch_size: 16, queue_capacity: 64, vision_order };
     let handle = Handle::spawn(FakeEngine::boxed(&script), options).unwrap();
     let mut jobs = vec![submit(&handle, 4, 1).unwrap()];
     script.wait_for(&step(&[0]));
@@ -87,7 +90,7 @@ fn encoded_images_come_in_with_the_others() {
     let first = submit(&handle, 4, 1).unwrap();
     script.wait_for(&step(&[0]));
     let image = Arc::new(crate::engine::EncodedImage::new(9_usize, 8));
-    let known = submit_work(&handle, Work { image: image.into(), ..work(0, 4, 1) }).unwrap();
+    let known = submit_work(&handle, JobRequest { image: image.into(), ..work(0, 4, 1) }).unwrap();
     let others = [1, 2].map(|width| submit_work(&handle, work(width, 4, 1)).unwrap());
     script.open();
     succeeds(first, 4);
