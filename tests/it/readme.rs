@@ -309,8 +309,17 @@ fn every_link_leads_somewhere() {
 #[test]
 fn every_path_named_exists() {
     const FOLDERS: [&str; 11] = [
-        "src/", "crates/", "tests/", "benches/", "docs/", "deploy/", "models/", "assets/",
-        "examples/", ".ci/", ".github/",
+        "src/",
+        "crates/",
+        "tests/",
+        "benches/",
+        "docs/",
+        "deploy/",
+        "models/",
+        "assets/",
+        "examples/",
+        ".ci/",
+        ".github/",
     ];
     let mut seen = 0;
     for document in documents().iter().filter(|document| document.name != "CHANGELOG.md") {
@@ -339,8 +348,7 @@ fn every_setting_is_documented() {
     let configuration = Document::open("docs/configuration.md");
     let example = fs::read_to_string(Path::new(ROOT).join(".env.example")).unwrap();
     let names = example.lines().filter_map(|line| line.strip_prefix('#')?.split_once('='));
-    let names: Vec<&str> =
-        names.map(|(name, _)| name).filter(|name| !name.contains(' ')).collect();
+    let names: Vec<&str> = names.map(|(name, _)| name).filter(|name| !name.contains(' ')).collect();
     assert!(names.len() > 30, "{names:?}");
     for name in names {
         let row = format!("`{name}`");
