@@ -32,8 +32,8 @@ struct Plan {
 }
 
 impl Engine for Faulty {
-    fn encode(&mut self, pixels: &PixelValues) -> Result<EncodedImage> {
-        self.engine.encode(pixels)
+    fn encode(&mut self, images: &[Arc<PixelValues>]) -> Result<Vec<EncodedImage>> {
+        self.engine.encode(images)
     }
 
     fn start(&mut self, job: Job) -> Result<()> {
@@ -136,8 +136,12 @@ async fn check(name: &str, kernels: KernelChoice, precision: Precision) {
     let engine = load(name, kernels, precision);
     let works = works(engine.info().image_size);
     let plan = Arc::<Mutex<Plan>>::default();
-    let options =
-        Options { max_batch_size: 16, queue_capacity: 16, vision_order: VisionOrder::AllFirst };
+    let options = Options {
+        max_batch_size: 16,
+        queue_capacity: 16,
+        vision_order: VisionOrder::AllFirst,
+        vision_batch: 1,
+    };
     let engine = Faulty { engine, plan: Arc::clone(&plan) };
     let handle = Handle::spawn(Box::new(engine), options).unwrap();
 
