@@ -55,7 +55,7 @@ pub(crate) fn image(engine: &LocalEngine) -> Arc<PixelValues> {
 }
 
 pub(crate) fn photo(name: &str) -> std::io::Result<Vec<u8>> {
-    std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("examples/{name}.jpg")))
+    std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("assets/{name}.jpg")))
 }
 
 /// A JPEG of so many pixels as a camera makes them, of about 4 MB for 4000 × 3000: an example photo

@@ -7,7 +7,7 @@ use cutline::image::{Colors, DecodeLimits, Measures, MoodLabel, decode, decode_f
 use image::{ImageFormat, Rgb, RgbImage};
 
 fn example(name: &str) -> Vec<u8> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(name);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets").join(name);
     fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
