@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 use criterion::{BenchmarkId, SamplingMode, Throughput};
 use cutline::engine::{GenerationParams, PixelValues, bench};
 use cutline::error::{Error as CutlineError, Result};
-use cutline::scheduler::{Handle, JobEvent, Options, Place, Priority, VisionOrder, Work};
+use cutline::scheduler::{
+    Handle, JobEvent, JobRequest, Priority, QueueSlot, SchedulerOptions, VisionOrder,
+};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tokio::runtime::Runtime;
@@ -88,7 +90,8 @@ fn repeat(times: u64, mut work: impl FnMut() -> Result<Duration>) -> Result<Dura
 fn spawn(vision_order: VisionOrder, max_batch_size: usize) -> Result<Handle> {
     let engine = common::engine()?;
     let vision_batch = engine.info().vision_batch;
-    let options = Options { max_batch_size, queue_capacity: CROWD, vision_order, vision_batch };
+    let options =
+        SchedulerOptions { max_batch_size, queue_capacity: CROWD, vision_order, vision_batch };
     Handle::spawn(Box::new(engine), options)
 }
 
@@ -99,7 +102,7 @@ struct Queue {
 
 impl Queue {
     /// Image `number`, with a caption of 7 to 13 tokens.
-    fn work(&self, number: usize) -> Work {
+    fn work(&self, number: usize) -> JobRequest {
         let tokens = 7 + number * 5 % 7;
         let params = GenerationParams {
             min_new_tokens: tokens,
@@ -107,10 +110,10 @@ impl Queue {
             ..GenerationParams::default()
         };
         let image = Arc::clone(&self.images[number % self.images.len()]).into();
-        Work { image, prompt: Vec::new(), params, deadline: None }
+        JobRequest { image, prompt: Vec::new(), params, deadline: None }
     }
 
-    fn place(&self) -> Result<Place> {
+    fn place(&self) -> Result<QueueSlot> {
         let mut places = self.handle.reserve(1, Priority::Interactive)?;
         places.pop().ok_or_else(|| CutlineError::internal("no place"))
     }
@@ -166,7 +169,7 @@ impl Queue {
 }
 
 /// What one image takes.
-async fn captioned(place: Place, work: Work) -> Result<Duration> {
+async fn captioned(place: QueueSlot, work: JobRequest) -> Result<Duration> {
     let begin = Instant::now();
     let mut submission = place.submit(work)?;
     while let Some(event) = submission.next().await {

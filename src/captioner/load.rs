@@ -3,15 +3,15 @@
 use std::num::NonZero;
 use std::time::Instant;
 
-use super::run::milliseconds;
-use super::{Captioner, GenerationDefaults, Gpu, MemoryLimits, ModelInfo, Parts};
+use super::stream::milliseconds;
+use super::{Captioner, CaptionerParts, GenerationDefaults, Gpu, MemoryLimits, ModelInfo};
 use crate::engine::batch_size;
 use crate::engine::local::LocalEngine;
 use crate::engine::source::{self, ModelFiles, ModelSource};
 use crate::engine::{EngineInfo, EngineOptions, GenerationParams, HubOptions, MAX_BEAMS};
 use crate::metrics::Metrics;
 use crate::scheduler::VisionOrder;
-use crate::text::{Tokenizer, TokenizerSource};
+use crate::tokenizer::{Tokenizer, TokenizerSource};
 use cutline_error::{Error, ErrorKind, Result};
 use cutline_image::{DecodeLimits, PreprocessConfig};
 
@@ -89,7 +89,7 @@ impl Captioner {
         let info = describe(files, &engine_info, &preprocess, load_ms, warm_up_ms);
         Self::measured(
             Box::new(engine),
-            Parts {
+            CaptionerParts {
                 tokenizer,
                 preprocess,
                 limits: DecodeLimits {

@@ -10,61 +10,61 @@
 //! - `answer`: what they share; `budget`: bytes of images in memory;
 //! - `decoders`: the threads that read images; `process`: what they tell of one without the model.
 
+mod admit;
 mod answer;
 mod budget;
 mod caption;
 mod decoders;
-mod fingerprint;
 mod info;
+mod keys;
 mod load;
 mod params;
 mod process;
-mod run;
-mod start;
+mod stream;
 mod style;
 mod work;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::answer::{Answer, Progress, Seen};
+use self::answer::{Answer, CaptionProgress, EncodedImageEntry};
 pub use self::budget::{Budget, Permit, Photo};
 pub use self::caption::{CacheState, Caption, Choice, ImageInfo, Timings, VisionCacheState};
 pub use self::decoders::Decoders;
 pub use self::info::{GenerationDefaults, Gpu, ModelInfo};
+use self::keys::CaptionKeys;
 pub use self::load::{CaptionerSettings, WORKERS_ON_CPU};
 pub use self::params::{CachePolicy, CaptionParams};
 pub use self::process::{ProcessTimings, ProcessedImage, ProcessedInfo};
-pub use self::run::{CaptionEvent, Run};
+pub use self::stream::{CaptionEvent, CaptionStream};
 pub use self::style::{Fallback, Style, TextStyle, repeats_itself};
-use crate::cache::{Identity, SingleFlight, Store};
+use crate::cache::{SingleFlight, Store};
 use crate::engine::Engine;
-use crate::metrics::{CacheNow, Metrics, ModelNow};
-use crate::scheduler::{Handle, Options, VisionOrder};
-pub use crate::scheduler::{Priority, Status};
-use crate::text::Tokenizer;
+use crate::metrics::{CacheSnapshot, Metrics, ModelSnapshot};
+use crate::scheduler::{Handle, SchedulerOptions, VisionOrder};
+pub use crate::scheduler::{Priority, SchedulerStatus};
+use crate::tokenizer::Tokenizer;
 use cutline_error::Result;
-use cutline_image::{DecodeLimits, PREPROCESSING_VERSION, PreprocessConfig};
+use cutline_image::{DecodeLimits, PreprocessConfig};
 
 /// Makes captions. Cheap to clone; the model is closed when the last clone is dropped.
 #[derive(Debug, Clone)]
 pub struct Captioner {
-    inner: Arc<Inner>,
+    inner: Arc<CaptionerInner>,
 }
 
 #[derive(Debug)]
-struct Inner {
+struct CaptionerInner {
     handle: Handle,
     tokenizer: Tokenizer,
     preprocess: PreprocessConfig,
     decoders: Decoders,
     info: ModelInfo,
-    /// What is the same for all captions of this captioner.
-    identity: Identity,
+    keys: CaptionKeys,
     answers: Store<Arc<Answer>>,
-    /// Images that were encoded before.
-    seen: Store<Seen>,
-    flights: SingleFlight<Progress>,
+    /// Outputs of the vision tower.
+    encoded_images: Store<EncodedImageEntry>,
+    flights: SingleFlight<CaptionProgress>,
     metrics: Metrics,
     memory: MemoryLimits,
     /// The text where there is no description.
@@ -73,7 +73,7 @@ struct Inner {
 
 /// The parts of a [`Captioner`] beside the engine.
 #[derive(Debug)]
-pub struct Parts {
+pub struct CaptionerParts {
     /// Text to ids and back.
     pub tokenizer: Tokenizer,
     /// What the model's input looks like.
@@ -128,7 +128,7 @@ impl Captioner {
     ///
     /// # Errors
     /// [`Internal`](cutline_error::ErrorKind::Internal): the system has no thread to give.
-    pub fn with_engine(engine: Box<dyn Engine>, parts: Parts) -> Result<Self> {
+    pub fn with_engine(engine: Box<dyn Engine>, parts: CaptionerParts) -> Result<Self> {
         Self::measured(engine, parts, Metrics::new())
     }
 
@@ -136,17 +136,21 @@ impl Captioner {
     ///
     /// # Errors
     /// As [`with_engine`](Self::with_engine).
-    pub fn measured(engine: Box<dyn Engine>, parts: Parts, metrics: Metrics) -> Result<Self> {
-        let options = Options {
+    pub fn measured(
+        engine: Box<dyn Engine>,
+        parts: CaptionerParts,
+        metrics: Metrics,
+    ) -> Result<Self> {
+        let options = SchedulerOptions {
             max_batch_size: parts.max_batch_size,
             queue_capacity: parts.queue_capacity,
             vision_order: parts.vision_order,
             vision_batch: parts.vision_batch,
         };
         let handle = Handle::spawn_measured(engine, options, metrics.clone())?;
-        let identity = identity(&parts.info, &parts.preprocess);
+        let keys = CaptionKeys::new(&parts.info, &parts.preprocess);
         let memory = parts.memory;
-        let inner = Inner {
+        let inner = CaptionerInner {
             handle,
             tokenizer: parts.tokenizer,
             preprocess: parts.preprocess,
@@ -156,9 +160,9 @@ impl Captioner {
                 Budget::new(memory.max_inflight_bytes),
             ),
             info: parts.info,
-            identity,
+            keys,
             answers: Store::new(memory.cache_max_bytes, memory.cache_ttl),
-            seen: Store::new(memory.vision_cache_bytes, memory.cache_ttl),
+            encoded_images: Store::new(memory.vision_cache_bytes, memory.cache_ttl),
             flights: SingleFlight::default(),
             metrics,
             memory,
@@ -187,17 +191,17 @@ impl Captioner {
 
     /// How queue and model are doing.
     #[must_use]
-    pub fn status(&self) -> Status {
+    pub fn status(&self) -> SchedulerStatus {
         self.inner.handle.status()
     }
 
     /// What Prometheus is told of model, queue and caches at this moment.
     #[must_use]
-    pub fn now(&self) -> ModelNow {
-        let Inner { info, answers, seen, memory, .. } = &*self.inner;
+    pub fn now(&self) -> ModelSnapshot {
+        let CaptionerInner { info, answers, encoded_images, memory, .. } = &*self.inner;
         let status = self.status();
         let limit = status.memory_limit.unwrap_or(status.max_batch_size);
-        ModelNow {
+        ModelSnapshot {
             id: info.id.clone(),
             device: info.device.clone(),
             precision: info.precision.clone(),
@@ -213,8 +217,11 @@ impl Captioner {
             encoded: status.encoded,
             failures: status.failures,
             out_of_memory: status.out_of_memory,
-            answers: CacheNow { bytes: answers.bytes(), bytes_limit: memory.cache_max_bytes },
-            images: CacheNow { bytes: seen.bytes(), bytes_limit: memory.vision_cache_bytes },
+            answers: CacheSnapshot { bytes: answers.bytes(), bytes_limit: memory.cache_max_bytes },
+            images: CacheSnapshot {
+                bytes: encoded_images.bytes(),
+                bytes_limit: memory.vision_cache_bytes,
+            },
         }
     }
 
@@ -240,18 +247,4 @@ impl Captioner {
     fn decode(&self, ids: &[u32]) -> Result<String> {
         self.inner.tokenizer.decode(ids)
     }
-}
-
-/// The weights, how they are multiplied, and what they are shown.
-fn identity(info: &ModelInfo, preprocess: &PreprocessConfig) -> Identity {
-    Identity::new(&[
-        &info.digest,
-        &info.precision,
-        // Kernels and devices round differently.
-        &info.kernels,
-        &info.device,
-        &PREPROCESSING_VERSION.to_string(),
-        // Size, resampling and the numbers of the normalisation.
-        &format!("{preprocess:?}"),
-    ])
 }

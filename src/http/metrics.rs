@@ -6,7 +6,7 @@ use axum::response::IntoResponse;
 
 use super::state::AppState;
 use crate::captioner::Captioner;
-use crate::metrics::{self, Now};
+use crate::metrics::{self, ServerSnapshot};
 
 /// Everything that Prometheus is told
 ///
@@ -28,9 +28,9 @@ pub(super) async fn show(State(state): State<AppState>) -> impl IntoResponse {
     ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text)
 }
 
-fn now(state: &AppState) -> Now {
+fn now(state: &AppState) -> ServerSnapshot {
     let budget = state.budget();
-    Now {
+    ServerSnapshot {
         requests_in_flight: state.active(),
         ready: super::health::is_ready(state),
         inflight_bytes: budget.held(),

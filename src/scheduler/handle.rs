@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::job::{Entry, Submission, Work};
+use super::job::{JobRequest, ScheduledJob, Submission};
 use super::queue::Priority;
-use super::shared::{Shared, State, Status};
+use super::shared::{SchedulerState, SchedulerStatus, SharedState};
 use super::worker;
 use crate::engine::{Engine, JobId};
 use crate::metrics::Metrics;
@@ -15,7 +15,7 @@ use cutline_error::{Error, ErrorKind, Result};
 
 /// How the worker goes about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Options {
+pub struct SchedulerOptions {
     /// Rows (captions or beams) that are decoded together.
     pub max_batch_size: usize,
     /// Images that may wait.
@@ -41,16 +41,16 @@ pub enum VisionOrder {
     OneBetweenSteps,
 }
 
-/// Cloneable access to the model. When the last clone and the last [`Place`] are dropped, accepted
+/// Cloneable access to the model. When the last clone and the last [`QueueSlot`] are dropped, accepted
 /// work is finished and the thread is joined.
 #[derive(Debug, Clone)]
 pub struct Handle {
-    owner: Arc<Owner>,
+    owner: Arc<ModelThread>,
 }
 
 #[derive(Debug)]
-struct Owner {
-    shared: Arc<Shared>,
+struct ModelThread {
+    shared: Arc<SharedState>,
     next_id: AtomicU64,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -60,7 +60,7 @@ impl Handle {
     ///
     /// # Errors
     /// [`Internal`](ErrorKind::Internal): the system has no thread to give.
-    pub fn spawn(engine: Box<dyn Engine>, options: Options) -> Result<Self> {
+    pub fn spawn(engine: Box<dyn Engine>, options: SchedulerOptions) -> Result<Self> {
         Self::spawn_measured(engine, options, Metrics::new())
     }
 
@@ -70,17 +70,18 @@ impl Handle {
     /// As [`spawn`](Self::spawn).
     pub fn spawn_measured(
         engine: Box<dyn Engine>,
-        options: Options,
+        options: SchedulerOptions,
         metrics: Metrics,
     ) -> Result<Self> {
         let rows = options.max_batch_size.max(1);
-        let shared = Arc::new(Shared::new(rows, options.queue_capacity, metrics));
+        let shared = Arc::new(SharedState::new(rows, options.queue_capacity, metrics));
         let of_worker = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("model".to_owned())
             .spawn(move || worker::run(engine, &of_worker, options))
             .map_err(|e| Error::internal("cannot start the model's thread").with_source(e))?;
-        let owner = Owner { shared, next_id: AtomicU64::new(0), thread: Mutex::new(Some(thread)) };
+        let owner =
+            ModelThread { shared, next_id: AtomicU64::new(0), thread: Mutex::new(Some(thread)) };
         Ok(Self { owner: Arc::new(owner) })
     }
 
@@ -91,7 +92,7 @@ impl Handle {
     /// [`QueueFull`](ErrorKind::QueueFull), which says when there will be room at the present
     /// speed; [`ShuttingDown`](ErrorKind::ShuttingDown); or [`Internal`](ErrorKind::Internal) when
     /// the model's thread is gone.
-    pub fn reserve(&self, count: usize, priority: Priority) -> Result<Vec<Place>> {
+    pub fn reserve(&self, count: usize, priority: Priority) -> Result<Vec<QueueSlot>> {
         {
             let now = Instant::now();
             let mut state = self.owner.shared.lock();
@@ -109,13 +110,13 @@ impl Handle {
                     .map_err(|missing| queue_full(count, missing, &state, now))?;
             }
         }
-        let place = |_| Place { owner: Arc::clone(&self.owner), priority, taken: true };
+        let place = |_| QueueSlot { owner: Arc::clone(&self.owner), priority, taken: true };
         Ok((0..count).map(place).collect())
     }
 
     /// How queue and model are doing.
     #[must_use]
-    pub fn status(&self) -> Status {
+    pub fn status(&self) -> SchedulerStatus {
         self.owner.shared.lock().status(Instant::now())
     }
 
@@ -127,22 +128,22 @@ impl Handle {
 
 /// A reserved place in the queue. Dropping it gives it back.
 #[derive(Debug)]
-pub struct Place {
-    owner: Arc<Owner>,
+pub struct QueueSlot {
+    owner: Arc<ModelThread>,
     priority: Priority,
     /// Whether the place is still this one's to give back.
     taken: bool,
 }
 
-impl Place {
+impl QueueSlot {
     /// Puts a job into the place.
     ///
     /// # Errors
     /// [`InvalidParameter`](ErrorKind::InvalidParameter), or [`Internal`](ErrorKind::Internal) when
     /// the model's thread is gone.
-    pub fn submit(mut self, work: Work) -> Result<Submission> {
+    pub fn submit(mut self, work: JobRequest) -> Result<Submission> {
         let id = JobId(self.owner.next_id.fetch_add(1, Ordering::Relaxed));
-        let (entry, submission) = Entry::new(id, work)?;
+        let (entry, submission) = ScheduledJob::new(id, work)?;
         let shared = &self.owner.shared;
         {
             let mut state = shared.lock();
@@ -157,7 +158,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for QueueSlot {
     fn drop(&mut self) {
         if self.taken {
             let shared = &self.owner.shared;
@@ -168,14 +169,14 @@ impl Drop for Place {
     }
 }
 
-impl Owner {
+impl ModelThread {
     fn close(&self) {
         self.shared.lock().closed = true;
         self.shared.wake.notify_all();
     }
 }
 
-impl Drop for Owner {
+impl Drop for ModelThread {
     fn drop(&mut self) {
         self.close();
         let thread = self.thread.get_mut().unwrap_or_else(PoisonError::into_inner).take();
@@ -198,7 +199,7 @@ fn thread_is_gone() -> Error {
 /// Nobody is sent away for longer than this: the guess is too rough for it.
 const LONGEST_RETRY: Duration = Duration::from_secs(60);
 
-fn queue_full(count: usize, missing: usize, state: &State, now: Instant) -> Error {
+fn queue_full(count: usize, missing: usize, state: &SchedulerState, now: Instant) -> Error {
     let capacity = state.queue.capacity();
     let detail = if count > capacity {
         format!(

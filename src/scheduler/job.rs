@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use super::trace::Trace;
+use super::trace::JobTrace;
 use crate::engine::{EncodedImage, GenerationParams, ImageInput, Job, JobId, Sequence, fresh_seed};
 use cutline_error::{Error, ErrorKind, Result};
 
 /// What is to be done.
 #[derive(Debug, Clone)]
-pub struct Work {
+pub struct JobRequest {
     /// The image; with [`ImageInput::Encoded`] the vision tower is skipped.
     pub image: ImageInput,
     /// Token ids to continue, without the first (decoder-start) token; empty for none.
@@ -68,7 +68,7 @@ const MAX_EVENTS: usize = 1 << 16;
 
 /// A job, in the queue and then in the model.
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct ScheduledJob {
     pub(super) id: JobId,
     /// Encoded once the vision tower ran, so that a new start does not run it again.
     pub(super) image: ImageInput,
@@ -85,17 +85,17 @@ pub(super) struct Entry {
     /// How many of them were written since the last start.
     repeated: usize,
     batch_size: usize,
-    pub(super) trace: Trace,
+    pub(super) trace: JobTrace,
     /// Whether it must be alone in the batch.
     pub(super) alone: bool,
     /// How often the device had no memory for the batch that it was in.
     pub(super) squeezed: usize,
 }
 
-impl Entry {
+impl ScheduledJob {
     /// A job and the end that its caller holds.
-    pub(super) fn new(id: JobId, work: Work) -> Result<(Self, Submission)> {
-        let Work { image, prompt, mut params, deadline } = work;
+    pub(super) fn new(id: JobId, work: JobRequest) -> Result<(Self, Submission)> {
+        let JobRequest { image, prompt, mut params, deadline } = work;
         params.validate()?;
         if params.do_sample && params.seed.is_none() {
             // Drawn here and not by the engine, so that a new start repeats what was sent already.
@@ -116,7 +116,7 @@ impl Entry {
             sent: Vec::new(),
             repeated: 0,
             batch_size: 0,
-            trace: Trace::waits(),
+            trace: JobTrace::waits(),
             alone: false,
             squeezed: 0,
         };

@@ -1,7 +1,7 @@
 //! From many callers to one model.
 //!
 //! - `queue`: who is next; a plain data structure;
-//! - `meter`: how fast it goes;
+//! - `throughput`: how fast it goes;
 //! - `job`: one image on its way through queue and model, and what its caller hears;
 //! - `worker`: the one thread that owns the engine; `vision`: who joins the batch, and how its image
 //!   is encoded; `faults`: what is done when the engine fails;
@@ -20,7 +20,7 @@ mod trace;
 mod vision;
 mod worker;
 
-pub use handle::{Handle, Options, Place, VisionOrder};
-pub use job::{JobEvent, Submission, Work};
+pub use handle::{Handle, QueueSlot, SchedulerOptions, VisionOrder};
+pub use job::{JobEvent, JobRequest, Submission};
 pub use queue::{MAX_OVERTAKERS, Priority};
-pub use shared::Status;
+pub use shared::SchedulerStatus;

@@ -23,15 +23,15 @@ pub const MAX_OVERTAKERS: usize = 4;
 /// together never more than the capacity.
 #[derive(Debug)]
 pub(super) struct Queue<T> {
-    interactive: VecDeque<Item<T>>,
-    bulk: VecDeque<Item<T>>,
+    interactive: VecDeque<QueueItem<T>>,
+    bulk: VecDeque<QueueItem<T>>,
     reserved: usize,
     capacity: usize,
     overtakers: usize,
 }
 
 #[derive(Debug)]
-struct Item<T> {
+struct QueueItem<T> {
     rows: usize,
     value: T,
 }
@@ -67,7 +67,7 @@ impl<T> Queue<T> {
     /// Puts an item that needs `rows` rows into a reserved place.
     pub(super) fn push(&mut self, priority: Priority, rows: usize, value: T) {
         self.release();
-        self.lane(priority).push_back(Item { rows, value });
+        self.lane(priority).push_back(QueueItem { rows, value });
     }
 
     /// The next item if it fits into `free` rows, or if the batch is empty: an item that is larger
@@ -135,7 +135,7 @@ impl<T> Queue<T> {
         self.interactive.drain(..).chain(self.bulk.drain(..)).map(|item| item.value)
     }
 
-    fn lane(&mut self, priority: Priority) -> &mut VecDeque<Item<T>> {
+    fn lane(&mut self, priority: Priority) -> &mut VecDeque<QueueItem<T>> {
         match priority {
             Priority::Interactive => &mut self.interactive,
             Priority::Bulk => &mut self.bulk,

@@ -13,7 +13,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use super::job::Entry;
+use super::job::ScheduledJob;
 use super::worker::Worker;
 use cutline_error::{Error, ErrorKind, Result};
 
@@ -83,7 +83,7 @@ impl Worker<'_> {
     }
 
     /// A job could not be encoded or started; it is not in the engine.
-    pub(super) fn failed_to_start(&mut self, entry: Entry, failure: Failure) {
+    pub(super) fn failed_to_start(&mut self, entry: ScheduledJob, failure: Failure) {
         match failure {
             Failure::Error(error) if is_memory(&error) && !self.running.is_empty() => {
                 // It waits until there are fewer beside it.
@@ -165,7 +165,7 @@ impl Worker<'_> {
     }
 
     /// Takes all jobs out of the engine, in their order, to be started anew.
-    fn evacuate(&mut self, mut mark: impl FnMut(&mut Entry)) {
+    fn evacuate(&mut self, mut mark: impl FnMut(&mut ScheduledJob)) {
         self.rebuild();
         self.shared.metrics.retried(self.running.len());
         for mut entry in self.running.drain(..).rev() {
@@ -189,7 +189,7 @@ impl Worker<'_> {
     }
 
     /// The end of a job that is at fault, or cannot be helped; it is not in the engine any more.
-    pub(super) fn give_up(&mut self, entry: Entry, error: Error) {
+    pub(super) fn give_up(&mut self, entry: ScheduledJob, error: Error) {
         if is_defect(&error) {
             self.record(&error);
             tracing::error!(error = %error, "the model failed for an image");

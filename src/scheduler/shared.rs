@@ -3,7 +3,7 @@
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::job::Entry;
+use super::job::ScheduledJob;
 use super::queue::Queue;
 use super::throughput::Throughput;
 use crate::metrics::Metrics;
@@ -11,7 +11,7 @@ use cutline_error::Error;
 
 /// How the queue and the model are doing.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Status {
+pub struct SchedulerStatus {
     /// Jobs that wait.
     pub queue_depth: usize,
     /// Places of images that are on their way into the queue, not counted in `queue_depth`.
@@ -49,7 +49,7 @@ pub struct Status {
     pub last_error: Option<String>,
 }
 
-impl Status {
+impl SchedulerStatus {
     /// Whether the queue has no place left.
     #[must_use]
     pub fn is_full(&self) -> bool {
@@ -59,19 +59,19 @@ impl Status {
 
 /// What handle and worker share.
 #[derive(Debug)]
-pub(super) struct Shared {
-    state: Mutex<State>,
+pub(super) struct SharedState {
+    state: Mutex<SchedulerState>,
     pub(super) wake: Condvar,
     pub(super) metrics: Metrics,
 }
 
 /// The part behind the lock.
 #[derive(Debug)]
-pub(super) struct State {
-    pub(super) queue: Queue<Entry>,
+pub(super) struct SchedulerState {
+    pub(super) queue: Queue<ScheduledJob>,
     /// No new places; what is accepted is finished.
     pub(super) closed: bool,
-    pub(super) meter: Throughput,
+    pub(super) throughput: Throughput,
     pub(super) in_flight: usize,
     pub(super) max_rows: usize,
     pub(super) memory_limit: Option<usize>,
@@ -85,12 +85,12 @@ pub(super) struct State {
     last_error: Option<String>,
 }
 
-impl Shared {
+impl SharedState {
     pub(super) fn new(max_rows: usize, capacity: usize, metrics: Metrics) -> Self {
-        let state = State {
+        let state = SchedulerState {
             queue: Queue::new(capacity),
             closed: false,
-            meter: Throughput::new(Instant::now()),
+            throughput: Throughput::new(Instant::now()),
             in_flight: 0,
             max_rows,
             memory_limit: None,
@@ -108,16 +108,16 @@ impl Shared {
 
     /// A poisoned lock means that a panic was caught elsewhere; the state itself is always whole,
     /// because no code that can panic runs while it is held.
-    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, SchedulerState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until there may be something new, or so long.
     pub(super) fn wait<'s>(
         &self,
-        state: MutexGuard<'s, State>,
+        state: MutexGuard<'s, SchedulerState>,
         at_most: Option<Duration>,
-    ) -> MutexGuard<'s, State> {
+    ) -> MutexGuard<'s, SchedulerState> {
         match at_most {
             None => self.wake.wait(state).unwrap_or_else(PoisonError::into_inner),
             Some(time) => {
@@ -127,7 +127,7 @@ impl Shared {
     }
 }
 
-impl State {
+impl SchedulerState {
     pub(super) fn record(&mut self, error: &Error) {
         self.failures += 1;
         self.degraded = true;
@@ -136,15 +136,15 @@ impl State {
 
     /// How long it takes until so many of those in the queue have left it.
     pub(super) fn time_for(&self, images: usize, now: Instant) -> Option<Duration> {
-        self.meter.time_for(images, now)
+        self.throughput.time_for(images, now)
     }
 
-    pub(super) fn status(&self, now: Instant) -> Status {
+    pub(super) fn status(&self, now: Instant) -> SchedulerStatus {
         let waiting = self.queue.occupied();
         let rows = self.memory_limit.unwrap_or(self.max_rows);
         // Everybody before it, and one of those in the model, has to go first.
         let before = waiting + usize::from(self.in_flight >= rows);
-        Status {
+        SchedulerStatus {
             queue_depth: self.queue.len(),
             reserved: self.queue.reserved(),
             queue_capacity: self.queue.capacity(),
@@ -152,7 +152,7 @@ impl State {
             max_batch_size: self.max_rows,
             memory_limit: self.memory_limit,
             vision_limit: self.vision_limit,
-            images_per_second: self.meter.images_per_second(now),
+            images_per_second: self.throughput.images_per_second(now),
             estimated_wait: self.time_for(before, now).unwrap_or_default(),
             finished: self.finished,
             encoded: self.encoded,

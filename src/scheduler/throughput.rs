@@ -84,44 +84,44 @@ mod tests {
     #[test]
     fn a_young_meter_divides_by_its_age_and_an_old_one_by_a_minute() {
         let begin = Instant::now();
-        let mut meter = Throughput::new(begin);
-        (0..20).for_each(|i| meter.finished(at(begin, f64::from(i) / 2.0)));
-        assert_eq!(meter.images_per_second(at(begin, 10.0)), 2.0);
-        assert_eq!(meter.images_per_second(at(begin, 40.0)), 0.5);
-        (600..720).for_each(|i| meter.finished(at(begin, f64::from(i))));
-        assert_eq!(meter.images_per_second(at(begin, 719.5)), 1.0);
+        let mut throughput = Throughput::new(begin);
+        (0..20).for_each(|i| throughput.finished(at(begin, f64::from(i) / 2.0)));
+        assert_eq!(throughput.images_per_second(at(begin, 10.0)), 2.0);
+        assert_eq!(throughput.images_per_second(at(begin, 40.0)), 0.5);
+        (600..720).for_each(|i| throughput.finished(at(begin, f64::from(i))));
+        assert_eq!(throughput.images_per_second(at(begin, 719.5)), 1.0);
     }
 
     #[test]
     fn what_is_older_than_a_minute_is_forgotten() {
         let begin = Instant::now();
-        let mut meter = Throughput::new(begin);
-        meter.finished(at(begin, 1.5));
-        meter.worked(begin, at(begin, 1.5));
-        assert!(meter.images_per_second(at(begin, 60.0)) > 0.0);
-        assert_eq!(meter.images_per_second(at(begin, 61.0)), 0.0);
-        assert_eq!(meter.time_for(1, at(begin, 61.0)), None);
+        let mut throughput = Throughput::new(begin);
+        throughput.finished(at(begin, 1.5));
+        throughput.worked(begin, at(begin, 1.5));
+        assert!(throughput.images_per_second(at(begin, 60.0)) > 0.0);
+        assert_eq!(throughput.images_per_second(at(begin, 61.0)), 0.0);
+        assert_eq!(throughput.time_for(1, at(begin, 61.0)), None);
     }
 
     #[test]
     fn pauses_do_not_make_the_model_slow() {
         let begin = Instant::now();
-        let mut meter = Throughput::new(begin);
-        assert_eq!(meter.time_for(5, begin), None, "nothing is known");
+        let mut throughput = Throughput::new(begin);
+        assert_eq!(throughput.time_for(5, begin), None, "nothing is known");
         // Four images in a second of work within half a minute.
         for i in [0.0, 7.0, 14.0, 29.0] {
-            meter.worked(at(begin, i), at(begin, i + 0.25));
-            meter.finished(at(begin, i + 0.25));
+            throughput.worked(at(begin, i), at(begin, i + 0.25));
+            throughput.finished(at(begin, i + 0.25));
         }
-        let time = meter.time_for(8, at(begin, 30.0)).unwrap();
+        let time = throughput.time_for(8, at(begin, 30.0)).unwrap();
         assert!((time.as_secs_f64() - 2.0).abs() < 1e-6, "{time:?}");
     }
 
     #[test]
     fn the_first_image_takes_at_least_as_long_as_it_has_taken() {
         let begin = Instant::now();
-        let mut meter = Throughput::new(begin);
-        meter.worked(begin, at(begin, 3.0));
-        assert_eq!(meter.time_for(2, at(begin, 3.0)), Some(Duration::from_secs(6)));
+        let mut throughput = Throughput::new(begin);
+        throughput.worked(begin, at(begin, 3.0));
+        assert_eq!(throughput.time_for(2, at(begin, 3.0)), Some(Duration::from_secs(6)));
     }
 }

@@ -5,12 +5,12 @@ use tracing::{Level, Span};
 
 /// The request, and the stage that its job is in.
 #[derive(Debug)]
-pub(super) struct Trace {
+pub(super) struct JobTrace {
     request: Span,
     stage: Span,
 }
 
-impl Trace {
+impl JobTrace {
     /// The job waits, on behalf of whoever calls this.
     pub(super) fn waits() -> Self {
         let request = Span::current();

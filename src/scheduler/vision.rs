@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::handle::VisionOrder;
-use super::job::Entry;
+use super::job::ScheduledJob;
 use super::recovery::{Failure, guarded};
 use super::worker::Worker;
 use crate::engine::{EncodedImage, ImageInput};
@@ -65,12 +65,12 @@ impl Worker<'_> {
     }
 
     /// The next job that fits beside the running ones and those that were taken with it.
-    fn next(&mut self, taken: &[Entry]) -> Option<Entry> {
+    fn next(&mut self, taken: &[ScheduledJob]) -> Option<ScheduledJob> {
         if self.running.iter().chain(taken).any(|entry| entry.alone) {
             return None;
         }
         let empty = self.running.is_empty() && taken.is_empty();
-        let taken: usize = taken.iter().map(Entry::rows).sum();
+        let taken: usize = taken.iter().map(ScheduledJob::rows).sum();
         let free = self.limit().saturating_sub(self.rows() + taken);
         if let Some(first) = self.resuming.front() {
             let fits = empty || (!first.alone && first.rows() <= free);
@@ -93,7 +93,7 @@ impl Worker<'_> {
             && self.running.len() >= (waiting / 2).max(2)
     }
 
-    fn start(&mut self, mut entry: Entry) {
+    fn start(&mut self, mut entry: ScheduledJob) {
         if !self.announce(&mut entry) {
             return;
         }
@@ -113,7 +113,7 @@ impl Worker<'_> {
     }
 
     /// [`start`](Self::start) of several.
-    fn start_together(&mut self, group: Vec<Entry>) {
+    fn start_together(&mut self, group: Vec<ScheduledJob>) {
         let mut waiting = VecDeque::new();
         for mut entry in group {
             if !self.announce(&mut entry) {
@@ -125,7 +125,7 @@ impl Worker<'_> {
         }
         while !waiting.is_empty() {
             let count = self.images_at_once().min(waiting.len());
-            let mut some: Vec<Entry> = waiting.drain(..count).collect();
+            let mut some: Vec<ScheduledJob> = waiting.drain(..count).collect();
             some.retain(|entry| !self.is_over(entry));
             if some.len() < 2 {
                 some.into_iter().for_each(|entry| self.start(entry));
@@ -146,7 +146,7 @@ impl Worker<'_> {
     }
 
     /// All of their images in one go, or none of them.
-    fn encode_together(&mut self, entries: &mut [Entry]) -> Result<(), Failure> {
+    fn encode_together(&mut self, entries: &mut [ScheduledJob]) -> Result<(), Failure> {
         let begin = Instant::now();
         let mut pixels = Vec::with_capacity(entries.len());
         for entry in &mut *entries {
@@ -166,7 +166,7 @@ impl Worker<'_> {
     }
 
     /// Tells the caller that it is in the model, unless nobody waits any more.
-    fn announce(&self, entry: &mut Entry) -> bool {
+    fn announce(&self, entry: &mut ScheduledJob) -> bool {
         if self.is_over(entry) {
             return false;
         }
@@ -176,13 +176,13 @@ impl Worker<'_> {
         true
     }
 
-    fn keep(&self, entry: &mut Entry, image: EncodedImage) {
+    fn keep(&self, entry: &mut ScheduledJob, image: EncodedImage) {
         self.shared.lock().encoded += 1;
         entry.encoded(&Arc::new(image));
     }
 
     /// Makes a job whose image is encoded part of the batch.
-    fn decode(&mut self, mut entry: Entry) {
+    fn decode(&mut self, mut entry: ScheduledJob) {
         // The vision tower takes long enough to become tired of waiting.
         if self.is_over(&entry) {
             return;
@@ -196,7 +196,7 @@ impl Worker<'_> {
     }
 
     /// Whether nobody waits for it any more, in which case it is let go.
-    fn is_over(&self, entry: &Entry) -> bool {
+    fn is_over(&self, entry: &ScheduledJob) -> bool {
         let over = entry.is_over(Instant::now());
         if over {
             self.shared.lock().in_flight -= 1;
@@ -206,6 +206,6 @@ impl Worker<'_> {
 }
 
 /// Whether the vision tower has yet to see the image.
-fn needs_vision(entry: &Entry) -> bool {
+fn needs_vision(entry: &ScheduledJob) -> bool {
     matches!(entry.image, ImageInput::Pixels(_))
 }

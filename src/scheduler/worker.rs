@@ -5,21 +5,21 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::handle::{Options, VisionOrder};
-use super::job::Entry;
+use super::handle::{SchedulerOptions, VisionOrder};
+use super::job::ScheduledJob;
 use super::recovery::{Backoff, guarded};
-use super::shared::Shared;
+use super::shared::SharedState;
 use crate::engine::{Engine, Event, JobId, Sequence};
 use crate::metrics::Stage;
 use cutline_error::Error;
 
 pub(super) struct Worker<'a> {
     pub(super) engine: Box<dyn Engine>,
-    pub(super) shared: &'a Shared,
+    pub(super) shared: &'a SharedState,
     /// The jobs in the engine.
-    pub(super) running: Vec<Entry>,
+    pub(super) running: Vec<ScheduledJob>,
     /// Jobs that a failure threw out of the engine; they come before those in the queue.
-    pub(super) resuming: VecDeque<Entry>,
+    pub(super) resuming: VecDeque<ScheduledJob>,
     pub(super) backoff: Backoff,
     max_rows: usize,
     /// Fewer rows than those, once the device had no memory for more.
@@ -31,7 +31,7 @@ pub(super) struct Worker<'a> {
 }
 
 /// Runs until no work is accepted any more and all that was accepted is done.
-pub(super) fn run(engine: Box<dyn Engine>, shared: &Shared, options: Options) {
+pub(super) fn run(engine: Box<dyn Engine>, shared: &SharedState, options: SchedulerOptions) {
     let mut worker = Worker {
         engine,
         shared,
@@ -51,12 +51,12 @@ pub(super) fn run(engine: Box<dyn Engine>, shared: &Shared, options: Options) {
         worker.drop_the_departed(begin);
         worker.admit();
         worker.step(&mut events);
-        shared.lock().meter.worked(begin, Instant::now());
+        shared.lock().throughput.worked(begin, Instant::now());
     }
 }
 
 /// Whatever ends the thread, nobody waits for it in vain afterwards.
-struct OnExit<'a>(&'a Shared);
+struct OnExit<'a>(&'a SharedState);
 
 impl Drop for OnExit<'_> {
     fn drop(&mut self) {
@@ -160,7 +160,7 @@ impl Worker<'_> {
             let mut state = self.shared.lock();
             state.in_flight -= 1;
             state.finished += 1;
-            state.meter.finished(now);
+            state.throughput.finished(now);
         }
         self.shared.metrics.stage(Stage::Decoder, entry.decoding(now));
         entry.done(sequences, now);
@@ -172,14 +172,14 @@ impl Worker<'_> {
         }
     }
 
-    fn take(&mut self, job: JobId) -> Option<Entry> {
+    fn take(&mut self, job: JobId) -> Option<ScheduledJob> {
         let place = self.running.iter().position(|entry| entry.id == job)?;
         Some(self.running.remove(place))
     }
 
     /// Rows in the engine.
     pub(super) fn rows(&self) -> usize {
-        self.running.iter().map(Entry::rows).sum()
+        self.running.iter().map(ScheduledJob::rows).sum()
     }
 
     /// Rows that may be in the engine.

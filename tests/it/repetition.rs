@@ -11,7 +11,9 @@ use cutline::engine::{
     Job, JobId, KernelChoice, PixelValues, Precision, Sequence, bench,
 };
 use cutline::error::{Error, Result};
-use cutline::scheduler::{Handle, JobEvent, Options, Priority, Submission, VisionOrder, Work};
+use cutline::scheduler::{
+    Handle, JobEvent, JobRequest, Priority, SchedulerOptions, Submission, VisionOrder,
+};
 
 #[derive(Debug, Clone, Copy)]
 enum Mishap {
@@ -77,7 +79,7 @@ fn load(model: &str, kernels: KernelChoice, precision: Precision) -> LocalEngine
     engine::load(&files, EngineOptions { kernels, precision, ..EngineOptions::default() }).unwrap()
 }
 
-fn works(side: usize) -> Vec<Work> {
+fn works(side: usize) -> Vec<JobRequest> {
     let greedy = GenerationParams { max_new_tokens: 12, min_new_tokens: 5, ..Default::default() };
     let sampled = GenerationParams {
         do_sample: true,
@@ -89,7 +91,7 @@ fn works(side: usize) -> Vec<Work> {
     let all = [(greedy.clone(), vec![]), (beams, vec![7, 8]), (sampled, vec![]), (greedy, vec![9])];
     (0..)
         .zip(all)
-        .map(|(seed, (params, prompt))| Work {
+        .map(|(seed, (params, prompt))| JobRequest {
             image: bench::image(seed, side).into(),
             prompt,
             params,
@@ -104,7 +106,7 @@ struct Outcome {
     sequences: Vec<Sequence>,
 }
 
-fn submit(handle: &Handle, works: Vec<Work>) -> Vec<Submission> {
+fn submit(handle: &Handle, works: Vec<JobRequest>) -> Vec<Submission> {
     let places = handle.reserve(works.len(), Priority::Bulk).unwrap();
     places.into_iter().zip(works).map(|(place, work)| place.submit(work).unwrap()).collect()
 }
@@ -123,7 +125,7 @@ async fn outcome(mut job: Submission) -> (Outcome, Option<Arc<EncodedImage>>) {
     }
 }
 
-async fn outcomes(handle: &Handle, works: Vec<Work>) -> Vec<Outcome> {
+async fn outcomes(handle: &Handle, works: Vec<JobRequest>) -> Vec<Outcome> {
     let mut outcomes = Vec::new();
     for job in submit(handle, works) {
         outcomes.push(outcome(job).await.0);
@@ -136,7 +138,7 @@ async fn check(name: &str, kernels: KernelChoice, precision: Precision) {
     let engine = load(name, kernels, precision);
     let works = works(engine.info().image_size);
     let plan = Arc::<Mutex<Plan>>::default();
-    let options = Options {
+    let options = SchedulerOptions {
         max_batch_size: 16,
         queue_capacity: 16,
         vision_order: VisionOrder::AllFirst,
@@ -152,7 +154,7 @@ async fn check(name: &str, kernels: KernelChoice, precision: Precision) {
             let image = image.expect("the vision tower ran");
             assert!(image.bytes() > 0);
             alone.push(outcome);
-            kept.push(Work { image: ImageInput::Encoded(image), ..work.clone() });
+            kept.push(JobRequest { image: ImageInput::Encoded(image), ..work.clone() });
         }
     }
     let encoded = handle.status().encoded;

@@ -89,10 +89,10 @@ impl ErrorKind {
 ///
 /// The boxed source is for the log; it is never part of [`fmt::Display`].
 #[derive(Debug, Clone)]
-pub struct Error(Box<Inner>);
+pub struct Error(Box<ErrorInner>);
 
 #[derive(Debug, Clone)]
-struct Inner {
+struct ErrorInner {
     kind: ErrorKind,
     detail: Cow<'static, str>,
     field: Option<Cow<'static, str>>,
@@ -103,7 +103,7 @@ struct Inner {
 impl Error {
     /// An error of `kind`; `detail` is a sentence that tells the user what to do.
     pub fn new(kind: ErrorKind, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self(Box::new(Inner {
+        Self(Box::new(ErrorInner {
             kind,
             detail: detail.into(),
             field: None,

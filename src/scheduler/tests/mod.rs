@@ -2,18 +2,22 @@
 //! in `faults`, several images at once in the vision tower are in `together`.
 
 mod recovery;
-mod together;
+mod vision;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Handle, JobEvent, Options, Priority, Submission, VisionOrder, Work};
+use super::{Handle, JobEvent, JobRequest, Priority, SchedulerOptions, Submission, VisionOrder};
 use crate::engine::fake::{Call, FakeEngine, Mishap, Script};
 use crate::engine::{GenerationParams, JobId, PixelValues, Sequence};
 use cutline_error::{Error, ErrorKind};
 
-fn options(max_batch_size: usize, queue_capacity: usize, vision_order: VisionOrder) -> Options {
-    Options { max_batch_size, queue_capacity, vision_order, vision_batch: 1 }
+fn options(
+    max_batch_size: usize,
+    queue_capacity: usize,
+    vision_order: VisionOrder,
+) -> SchedulerOptions {
+    SchedulerOptions { max_batch_size, queue_capacity, vision_order, vision_batch: 1 }
 }
 
 fn spawn(script: &Arc<Script>, max_batch_size: usize, queue_capacity: usize) -> Handle {
@@ -23,17 +27,17 @@ fn spawn(script: &Arc<Script>, max_batch_size: usize, queue_capacity: usize) -> 
 }
 
 /// Some work on an image whose width is its name.
-fn work(image: usize, tokens: usize, beams: usize) -> Work {
+fn work(image: usize, tokens: usize, beams: usize) -> JobRequest {
     let pixels = PixelValues { data: Vec::new(), width: image, height: 0 };
     let params = GenerationParams {
         max_new_tokens: tokens,
         num_beams: beams,
         ..GenerationParams::default()
     };
-    Work { image: pixels.into(), prompt: Vec::new(), params, deadline: None }
+    JobRequest { image: pixels.into(), prompt: Vec::new(), params, deadline: None }
 }
 
-fn submit_work(handle: &Handle, work: Work) -> Result<Submission, Error> {
+fn submit_work(handle: &Handle, work: JobRequest) -> Result<Submission, Error> {
     handle.reserve(1, Priority::Interactive)?.pop().unwrap().submit(work)
 }
 
@@ -249,7 +253,7 @@ fn an_encoded_image_is_handed_out_once_and_spares_the_vision_tower() {
     };
     assert!(matches!(rest, [JobEvent::Token(1), JobEvent::Done { batch_size: 1, .. }]));
     assert_eq!(image.bytes(), 8);
-    let again = Work { image: Arc::clone(image).into(), ..work(0, 2, 1) };
+    let again = JobRequest { image: Arc::clone(image).into(), ..work(0, 2, 1) };
     let second = events(submit_work(&handle, again).unwrap());
     assert!(!second.iter().any(|event| matches!(event, JobEvent::Encoded(_))), "{second:?}");
     assert!(matches!(second.last(), Some(JobEvent::Done { .. })));
@@ -262,7 +266,7 @@ fn a_job_whose_time_is_up_costs_nothing_more() {
     let script = Script::gated();
     let handle = spawn(&script, 1, 8);
     let soon = Instant::now() + Duration::from_millis(20);
-    let with_deadline = |tokens| Work { deadline: Some(soon), ..work(0, tokens, 1) };
+    let with_deadline = |tokens| JobRequest { deadline: Some(soon), ..work(0, tokens, 1) };
     let running = submit_work(&handle, with_deadline(60)).unwrap();
     script.wait_for(&step(&[0]));
     let waiting = submit_work(&handle, with_deadline(60)).unwrap();

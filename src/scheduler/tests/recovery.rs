@@ -101,7 +101,8 @@ fn new_jobs_wait_until_the_suspects_are_tried_and_are_batched_again_afterwards()
 fn sampling_without_a_seed_repeats_when_it_is_started_anew() {
     let params = GenerationParams { do_sample: true, ..GenerationParams::default() };
     let (mut entry, _submission) =
-        super::super::job::Entry::new(JobId(0), Work { params, ..work(0, 1, 1) }).unwrap();
+        super::super::job::ScheduledJob::new(JobId(0), JobRequest { params, ..work(0, 1, 1) })
+            .unwrap();
     let image = || work(0, 1, 1).image;
     let seed = entry.start(image()).params.seed;
     assert!(seed.is_some());
@@ -110,7 +111,8 @@ fn sampling_without_a_seed_repeats_when_it_is_started_anew() {
 
 #[test]
 fn a_repetition_that_differs_is_an_error_and_no_mixture() {
-    let (mut entry, submission) = super::super::job::Entry::new(JobId(0), work(0, 4, 1)).unwrap();
+    let (mut entry, submission) =
+        super::super::job::ScheduledJob::new(JobId(0), work(0, 4, 1)).unwrap();
     entry.token(5).unwrap();
     entry.token(6).unwrap();
     entry.start(work(0, 4, 1).image);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes, to_bytes};
 use axum::http::{HeaderMap, Method, Request, StatusCode};
-use cutline::captioner::{Captioner, GenerationDefaults, MemoryLimits, ModelInfo, Parts};
+use cutline::captioner::{Captioner, CaptionerParts, GenerationDefaults, MemoryLimits, ModelInfo};
 use cutline::config::HttpSettings;
 use cutline::engine::{
     EncodedImage, Engine, Event, FinishReason, Job, JobId, PixelValues, Sequence,
@@ -18,7 +18,7 @@ use cutline::http::{AppState, app};
 use cutline::image::{DecodeLimits, PreprocessConfig};
 use cutline::metrics::Metrics;
 use cutline::scheduler::VisionOrder;
-use cutline::text::{Tokenizer, TokenizerSource};
+use cutline::tokenizer::{Tokenizer, TokenizerSource};
 use image::{ImageFormat, RgbImage};
 use serde_json::Value;
 use tower::ServiceExt;
@@ -183,7 +183,7 @@ impl Fixture {
         let engine = ScriptedEngine { script: Arc::clone(&script), jobs: Vec::new() };
         let vocab = TokenizerSource { vocab: Some(VOCAB.as_bytes()), ..TokenizerSource::default() };
         let max_bytes = settings.max_image_bytes;
-        let parts = Parts {
+        let parts = CaptionerParts {
             tokenizer: Tokenizer::load(vocab).unwrap(),
             preprocess: PreprocessConfig::default().with_size(32, 32).unwrap(),
             limits: DecodeLimits { max_bytes, max_pixels: 100_000_000 },

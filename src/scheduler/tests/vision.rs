@@ -7,7 +7,8 @@ use crate::engine::fake::Defect;
 /// A handle over an engine that takes `at_once` images, with a long job 0 in its first step and jobs
 /// of four tokens waiting, on images of the widths 1, 2, ….
 fn crowd(script: &Arc<Script>, at_once: usize, waiting: usize) -> (Handle, Vec<Submission>) {
-    let options = Options { vision_batch: at_once, ..options(16, 64, VisionOrder::default()) };
+    let options =
+        SchedulerOptions { vision_batch: at_once, ..options(16, 64, VisionOrder::default()) };
     let handle = Handle::spawn(FakeEngine::boxed(script), options).unwrap();
     let first = submit(&handle, 4, 1).unwrap();
     script.wait_for(&step(&[0]));
@@ -50,7 +51,8 @@ fn a_tower_that_gains_nothing_takes_one_at_a_time() {
 #[test]
 fn one_batch_of_images_between_two_steps_can_be_chosen() {
     let script = Script::gated();
-    let options = Options { vision_batch: 2, ..options(16, 64, VisionOrder::OneBetweenSteps) };
+    let options =
+        SchedulerOptions { vision_batch: 2, ..options(16, 64, VisionOrder::OneBetweenSteps) };
     let handle = Handle::spawn(FakeEngine::boxed(&script), options).unwrap();
     let mut jobs = vec![submit(&handle, 4, 1).unwrap()];
     script.wait_for(&step(&[0]));
@@ -64,7 +66,7 @@ fn one_batch_of_images_between_two_steps_can_be_chosen() {
 #[test]
 fn no_more_images_are_taken_than_there_are_rows_for() {
     let script = Script::gated();
-    let options = Options { vision_batch: 8, ..options(4, 64, VisionOrder::AllFirst) };
+    let options = SchedulerOptions { vision_batch: 8, ..options(4, 64, VisionOrder::AllFirst) };
     let handle = Handle::spawn(FakeEngine::boxed(&script), options).unwrap();
     let mut jobs = vec![submit(&handle, 4, 1).unwrap()];
     script.wait_for(&step(&[0]));
@@ -78,12 +80,12 @@ fn no_more_images_are_taken_than_there_are_rows_for() {
 #[test]
 fn encoded_images_come_in_with_the_others() {
     let script = Script::gated();
-    let options = Options { vision_batch: 8, ..options(8, 64, VisionOrder::AllFirst) };
+    let options = SchedulerOptions { vision_batch: 8, ..options(8, 64, VisionOrder::AllFirst) };
     let handle = Handle::spawn(FakeEngine::boxed(&script), options).unwrap();
     let first = submit(&handle, 4, 1).unwrap();
     script.wait_for(&step(&[0]));
     let image = Arc::new(crate::engine::EncodedImage::new(9_usize, 8));
-    let known = submit_work(&handle, Work { image: image.into(), ..work(0, 4, 1) }).unwrap();
+    let known = submit_work(&handle, JobRequest { image: image.into(), ..work(0, 4, 1) }).unwrap();
     let others = [1, 2].map(|width| submit_work(&handle, work(width, 4, 1)).unwrap());
     script.open();
     succeeds(first, 4);
