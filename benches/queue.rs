@@ -88,8 +88,11 @@ fn repeat(times: u64, mut work: impl FnMut() -> Result<Duration>) -> Result<Dura
 }
 
 fn spawn(vision_order: VisionOrder, max_batch_size: usize) -> Result<Handle> {
-    let options = SchedulerOptions { max_batch_size, queue_capacity: CROWD, vision_order };
-    Handle::spawn(Box::new(common::engine()?), options)
+    let engine = common::engine()?;
+    let vision_batch = engine.info().vision_batch;
+    let options =
+        SchedulerOptions { max_batch_size, queue_capacity: CROWD, vision_order, vision_batch };
+    Handle::spawn(Box::new(engine), options)
 }
 
 struct Queue {

@@ -88,6 +88,9 @@ pub struct CaptionerParts {
     pub max_batch_size: usize,
     /// When images are encoded while others are decoded.
     pub vision_order: VisionOrder,
+    /// Images that the vision tower encodes faster together; see
+    /// [`EngineInfo`](crate::engine::EngineInfo).
+    pub vision_batch: usize,
     /// Images that may wait.
     pub queue_capacity: usize,
     /// What may be kept in memory.
@@ -142,6 +145,7 @@ impl Captioner {
             max_batch_size: parts.max_batch_size,
             queue_capacity: parts.queue_capacity,
             vision_order: parts.vision_order,
+            vision_batch: parts.vision_batch,
         };
         let handle = Handle::spawn_measured(engine, options, metrics.clone())?;
         let keys = CaptionKeys::new(&parts.info, &parts.preprocess);

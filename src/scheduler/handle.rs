@@ -22,6 +22,9 @@ pub struct SchedulerOptions {
     pub queue_capacity: usize,
     /// When new images are encoded.
     pub vision_order: VisionOrder,
+    /// Images that the vision tower encodes faster together than one after another; 1 where batches
+    /// gain nothing. See [`EngineInfo`](crate::engine::EngineInfo).
+    pub vision_batch: usize,
 }
 
 /// When new images are encoded while others are decoded. ARCHITECTURE.md has the measurements that

@@ -144,12 +144,8 @@ impl ScheduledJob {
         self.repeated = 0;
         self.decoding.get_or_insert_with(Instant::now);
         self.trace.decoder(self.params.rows());
-        Job { id: self.id, image, prompt: self.prompt.clone(), params: self.params.clone() }
-    }
-
-    /// The tokens that the caller has.
-    pub(super) fn sent(&self) -> &[u32] {
-        &self.sent
+        let (prompt, params) = (self.prompt.clone(), self.params.clone());
+        Job { id: self.id, image, prompt, params, written: self.sent.clone() }
     }
 
     /// Tells the caller, once, that it is in the model; how long it was in the queue, if it was told.

@@ -60,7 +60,7 @@ impl Worker<'_> {
 
     /// Images that the tower may be given at once.
     fn images_at_once(&self) -> usize {
-        let most = self.engine.vision_batch().max(1);
+        let most = self.vision_batch;
         self.vision_limit.map_or(most, |limit| limit.min(most))
     }
 
@@ -101,10 +101,10 @@ impl Worker<'_> {
             let begin = Instant::now();
             let pixels = Arc::clone(pixels);
             entry.trace.vision();
-            match guarded(|| self.engine.encode(&pixels)) {
-                Ok(image) => {
+            match guarded(|| self.engine.encode(&[pixels])) {
+                Ok(images) => {
                     self.shared.metrics.stage(Stage::Vision, begin.elapsed());
-                    self.keep(&mut entry, image);
+                    images.into_iter().for_each(|image| self.keep(&mut entry, image));
                 }
                 Err(failure) => return self.failed_to_start(entry, failure),
             }
@@ -155,7 +155,7 @@ impl Worker<'_> {
                 pixels.push(Arc::clone(image));
             }
         }
-        let images = guarded(|| self.engine.encode_all(&pixels))?;
+        let images = guarded(|| self.engine.encode(&pixels))?;
         // The tower's time is shared among them, so that the sum is the time that it worked.
         let share = begin.elapsed() / u32::try_from(entries.len()).unwrap_or(u32::MAX);
         for (entry, image) in entries.iter_mut().zip(images) {
@@ -189,7 +189,7 @@ impl Worker<'_> {
         }
         let image = entry.image.clone();
         let job = entry.start(image);
-        match guarded(|| self.engine.resume(job, entry.sent())) {
+        match guarded(|| self.engine.start(job)) {
             Ok(()) => self.running.push(entry),
             Err(failure) => self.failed_to_start(entry, failure),
         }

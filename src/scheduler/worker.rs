@@ -27,6 +27,7 @@ pub(super) struct Worker<'a> {
     /// Fewer images at once in the vision tower, for the same reason.
     pub(super) vision_limit: Option<usize>,
     pub(super) vision_order: VisionOrder,
+    pub(super) vision_batch: usize,
 }
 
 /// Runs until no work is accepted any more and all that was accepted is done.
@@ -41,6 +42,7 @@ pub(super) fn run(engine: Box<dyn Engine>, shared: &SharedState, options: Schedu
         memory_limit: None,
         vision_limit: None,
         vision_order: options.vision_order,
+        vision_batch: options.vision_batch.max(1),
     };
     let _guard = OnExit(shared);
     let mut events = Vec::new();

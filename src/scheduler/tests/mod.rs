@@ -12,10 +12,17 @@ use crate::engine::fake::{Call, FakeEngine, Mishap, Script};
 use crate::engine::{GenerationParams, JobId, PixelValues, Sequence};
 use cutline_error::{Error, ErrorKind};
 
+fn options(
+    max_batch_size: usize,
+    queue_capacity: usize,
+    vision_order: VisionOrder,
+) -> SchedulerOptions {
+    SchedulerOptions { max_batch_size, queue_capacity, vision_order, vision_batch: 1 }
+}
+
 fn spawn(script: &Arc<Script>, max_batch_size: usize, queue_capacity: usize) -> Handle {
     // Who is in a batch then depends on nothing but its size.
-    let options =
-        SchedulerOptions { max_batch_size, queue_capacity, vision_order: VisionOrder::AllFirst };
+    let options = options(max_batch_size, queue_capacity, VisionOrder::AllFirst);
     Handle::spawn(FakeEngine::boxed(script), options).unwrap()
 }
 
@@ -279,7 +286,7 @@ fn a_job_whose_time_is_up_costs_nothing_more() {
 /// gets four tokens.
 fn steps(vision_order: VisionOrder, later: usize) -> Vec<Call> {
     let script = Script::gated();
-    let options = SchedulerOptions { max_batch_size: 4, queue_capacity: 16, vision_order };
+    let options = options(4, 16, vision_order);
     let handle = Handle::spawn(FakeEngine::boxed(&script), options).unwrap();
     let mut jobs = vec![submit(&handle, 4, 1).unwrap()];
     script.wait_for(&step(&[0]));

@@ -7,12 +7,8 @@ use crate::engine::fake::Defect;
 /// A handle over an engine that takes `at_once` images, with a long job 0 in its first step and jobs
 /// of four tokens waiting, on images of the widths 1, 2, ….
 fn crowd(script: &Arc<Script>, at_once: usize, waiting: usize) -> (Handle, Vec<Submission>) {
-    script.set_vision_batch(at_once);
-    let options = SchedulerOptions {
-        max_batch_size: 16,
-        queue_capacity: 64,
-        vision_order: VisionOrder::default(),
-    };
+    let options =
+        SchedulerOptions { vision_batch: at_once, ..options(16, 64, VisionOrder::default()) };
     let handle = Handle::spawn(FakeEngine::boxed(script), options).unwrap();
     let first = submit(&handle, 4, 1).unwrap();
     script.wait_for(&step(&[0]));
@@ -55,9 +51,8 @@ fn a_tower_that_gains_nothing_takes_one_at_a_time() {
 #[test]
 fn one_batch_of_images_between_two_steps_can_be_chosen() {
     let script = Script::gated();
-    script.set_vision_batch(2);
-    let vision_order = VisionOrder::OneBetweenSteps;
-    let options = SchedulerOptions { max_batch_size: 16, queue_capacity: 64, vision_order };
+    let options =
+        SchedulerOptions { vision_batch: 2, ..options(16, 64, VisionOrder::OneBetweenSteps) };
     let handle = Handle::spawn(FakeEngine::boxed(&script), options).unwrap();
     let mut jobs = vec![submit(&handle, 4, 1).unwrap()];
     script.wait_for(&step(&[0]));
@@ -71,8 +66,8 @@ fn one_batch_of_images_between_two_steps_can_be_chosen() {
 #[test]
 fn no_more_images_are_taken_than_there_are_rows_for() {
     let script = Script::gated();
-    script.set_vision_batch(8);
-    let handle = spawn(&script, 4, 64);
+    let options = SchedulerOptions { vision_batch: 8, ..options(4, 64, VisionOrder::AllFirst) };
+    let handle = Handle::spawn(FakeEngine::boxed(&script), options).unwrap();
     let mut jobs = vec![submit(&handle, 4, 1).unwrap()];
     script.wait_for(&step(&[0]));
     jobs.push(submit_work(&handle, work(1, 4, 2)).unwrap());
@@ -85,8 +80,8 @@ fn no_more_images_are_taken_than_there_are_rows_for() {
 #[test]
 fn encoded_images_come_in_with_the_others() {
     let script = Script::gated();
-    script.set_vision_batch(8);
-    let handle = spawn(&script, 8, 64);
+    let options = SchedulerOptions { vision_batch: 8, ..options(8, 64, VisionOrder::AllFirst) };
+    let handle = Handle::spawn(FakeEngine::boxed(&script), options).unwrap();
     let first = submit(&handle, 4, 1).unwrap();
     script.wait_for(&step(&[0]));
     let image = Arc::new(crate::engine::EncodedImage::new(9_usize, 8));
