@@ -86,9 +86,16 @@ fn repeat(times: u64, mut work: impl FnMut() -> Result<Duration>) -> Result<Dura
 }
 
 fn spawn(vision_order: VisionOrder, max_batch_size: usize) -> Result<Handle> {
-    let metrics = Metrics::new();
-    let options = SchedulerOptions { max_batch_size, queue_capacity: BURST, vision_order, metrics };
-    Handle::spawn(Box::new(common::engine()?), options)
+    let engine = common::engine()?;
+    let vision_batch = engine.info().vision_batch;
+    let options = SchedulerOptions {
+        max_batch_size,
+        queue_capacity: BURST,
+        vision_order,
+        vision_batch,
+        metrics: Metrics::new(),
+    };
+    Handle::spawn(Box::new(engine), options)
 }
 
 struct Queue {

@@ -46,7 +46,7 @@ pub(crate) fn job(id: u64, pixels: &Arc<PixelValues>, new_tokens: usize) -> Job 
         max_new_tokens: new_tokens,
         ..GenerationParams::default()
     };
-    Job { id: JobId(id), image: Arc::clone(pixels).into(), prompt: Vec::new(), params }
+    Job::new(JobId(id), Arc::clone(pixels), Vec::new(), params)
 }
 
 /// An image of the model's own size.

@@ -102,6 +102,7 @@ impl Captioner {
                 max_workers: settings.max_workers.unwrap_or_else(|| workers(&engine_info)),
                 max_batch_size,
                 vision_order: settings.vision_order,
+                vision_batch: engine_info.vision_batch,
                 queue_capacity: settings.queue_capacity,
                 memory: settings.memory,
                 fallback_text: settings.fallback_text.clone(),

@@ -90,6 +90,9 @@ pub struct CaptionerParts {
     pub max_batch_size: usize,
     /// When images are encoded while others are decoded.
     pub vision_order: VisionOrder,
+    /// Images that the vision tower encodes faster together than one after another, at least 1; see
+    /// [`EngineInfo`](crate::engine::EngineInfo).
+    pub vision_batch: usize,
     /// Images that may wait.
     pub queue_capacity: usize,
     /// Limits of caches and image memory.
@@ -135,6 +138,7 @@ impl Captioner {
             max_batch_size: parts.max_batch_size,
             queue_capacity: parts.queue_capacity,
             vision_order: parts.vision_order,
+            vision_batch: parts.vision_batch,
             metrics: metrics.clone(),
         };
         let budget = Budget::new(memory.max_inflight_bytes);

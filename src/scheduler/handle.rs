@@ -22,6 +22,9 @@ pub struct SchedulerOptions {
     pub queue_capacity: usize,
     /// When new images are encoded.
     pub vision_order: VisionOrder,
+    /// Images that the vision tower encodes faster together than one after another, at least 1; see
+    /// [`EngineInfo`](crate::engine::EngineInfo).
+    pub vision_batch: usize,
     /// Where stages, steps and failures are counted.
     pub metrics: Metrics,
 }
@@ -62,13 +65,13 @@ impl Handle {
     /// # Errors
     /// [`Internal`](ErrorKind::Internal): the system cannot start a thread.
     pub fn spawn(engine: Box<dyn Engine>, options: SchedulerOptions) -> Result<Self> {
+        let metrics = options.metrics.clone();
         let rows = options.max_batch_size.max(1);
-        let shared = SharedState::new(rows, options.queue_capacity, options.metrics);
-        let shared = Arc::new(shared);
+        let shared = Arc::new(SharedState::new(rows, options.queue_capacity, metrics));
         let of_worker = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("model".to_owned())
-            .spawn(move || worker::run(engine, &of_worker, rows, options.vision_order))
+            .spawn(move || worker::run(engine, &of_worker, &options))
             .map_err(|e| Error::internal("cannot start the model's thread").with_source(e))?;
         let model = ModelThread { shared, next_id: AtomicU64::new(0), thread: Some(thread) };
         Ok(Self { model: Arc::new(model) })

@@ -133,12 +133,8 @@ impl ScheduledJob {
         self.repeated = 0;
         self.decoding_since.get_or_insert_with(Instant::now);
         self.trace.enter_decoder(self.params.rows());
-        Job { id: self.id, image, prompt: self.prompt.clone(), params: self.params.clone() }
-    }
-
-    /// The tokens that the caller has received.
-    pub(super) fn sent(&self) -> &[u32] {
-        &self.sent
+        let (prompt, params) = (self.prompt.clone(), self.params.clone());
+        Job { id: self.id, image, prompt, params, written: self.sent.clone() }
     }
 
     /// Tells the caller that the job left the queue and returns the time that it waited; `None` if

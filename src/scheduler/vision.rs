@@ -20,7 +20,7 @@ use cutline_error::ErrorKind;
 impl Worker<'_> {
     /// Starts the waiting jobs that fit into the batch.
     pub(super) fn admit(&mut self) {
-        if self.vision_batch() > 1 {
+        if self.images_at_once() > 1 {
             return self.admit_groups();
         }
         while let Some(job) = self.next_job(&[]) {
@@ -38,7 +38,7 @@ impl Worker<'_> {
         loop {
             let mut group = Vec::new();
             let mut images = 0;
-            while images < self.vision_batch()
+            while images < self.images_at_once()
                 && let Some(job) = self.next_job(&group)
             {
                 images += usize::from(needs_vision(&job));
@@ -56,9 +56,8 @@ impl Worker<'_> {
     }
 
     /// The number of images that the vision tower may encode at once.
-    fn vision_batch(&self) -> usize {
-        let most = self.engine.vision_batch().max(1);
-        self.vision_limit.map_or(most, |limit| limit.min(most))
+    fn images_at_once(&self) -> usize {
+        self.vision_limit.map_or(self.vision_batch, |limit| limit.min(self.vision_batch))
     }
 
     /// Takes the next job that fits into the batch, next to the running jobs and those in `group`.
@@ -85,7 +84,7 @@ impl Worker<'_> {
     /// Whether to decode the present batch further before encoding one of `waiting` images.
     fn should_decode_first(&self, waiting: usize) -> bool {
         self.vision_order == VisionOrder::ByBacklog
-            && self.vision_batch() == 1
+            && self.images_at_once() == 1
             && self.running.len() >= (waiting / 2).max(2)
     }
 
@@ -97,10 +96,10 @@ impl Worker<'_> {
             let begin = Instant::now();
             let pixels = Arc::clone(pixels);
             job.trace.enter_vision();
-            match guarded(|| self.engine.encode(&pixels)) {
-                Ok(image) => {
+            match guarded(|| self.engine.encode(&[pixels])) {
+                Ok(images) => {
                     self.shared.metrics.stage(Stage::Vision, begin.elapsed());
-                    self.set_encoded(&mut job, image);
+                    images.into_iter().for_each(|image| self.set_encoded(&mut job, image));
                 }
                 Err(failure) => return self.start_failed(job, failure),
             }
@@ -122,7 +121,7 @@ impl Worker<'_> {
             }
         }
         while !waiting.is_empty() {
-            let count = self.vision_batch().min(waiting.len());
+            let count = self.images_at_once().min(waiting.len());
             let mut jobs: Vec<ScheduledJob> = waiting.drain(..count).collect();
             jobs.retain(|job| !self.drop_if_abandoned(job));
             if jobs.len() < 2 {
@@ -153,7 +152,7 @@ impl Worker<'_> {
                 pixels.push(Arc::clone(image));
             }
         }
-        let images = guarded(|| self.engine.encode_all(&pixels))?;
+        let images = guarded(|| self.engine.encode(&pixels))?;
         // Each image counts an equal share, so that the sum is the time that the tower worked.
         let share = begin.elapsed() / u32::try_from(jobs.len()).unwrap_or(u32::MAX);
         for (job, image) in jobs.iter_mut().zip(images) {
@@ -188,7 +187,7 @@ impl Worker<'_> {
         }
         let image = job.image.clone();
         let start = job.start(image);
-        match guarded(|| self.engine.resume(start, job.sent())) {
+        match guarded(|| self.engine.start(start)) {
             Ok(()) => self.running.push(job),
             Err(failure) => self.start_failed(job, failure),
         }

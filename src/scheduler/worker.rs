@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use super::handle::VisionOrder;
+use super::handle::{SchedulerOptions, VisionOrder};
 use super::job::ScheduledJob;
 use super::recovery::{Backoff, guarded};
 use super::shared::SharedState;
@@ -26,25 +26,23 @@ pub(super) struct Worker<'a> {
     /// A smaller limit on images per call of the vision tower, set in the same way.
     pub(super) vision_limit: Option<usize>,
     pub(super) vision_order: VisionOrder,
+    /// Images that the vision tower encodes faster together.
+    pub(super) vision_batch: usize,
 }
 
 /// Runs until the scheduler is closed and all accepted jobs are done.
-pub(super) fn run(
-    engine: Box<dyn Engine>,
-    shared: &SharedState,
-    max_rows: usize,
-    vision_order: VisionOrder,
-) {
+pub(super) fn run(engine: Box<dyn Engine>, shared: &SharedState, options: &SchedulerOptions) {
     let mut worker = Worker {
         engine,
         shared,
         running: Vec::new(),
         resuming: VecDeque::new(),
         backoff: Backoff::default(),
-        max_rows,
+        max_rows: options.max_batch_size.max(1),
         memory_limit: None,
         vision_limit: None,
-        vision_order,
+        vision_order: options.vision_order,
+        vision_batch: options.vision_batch.max(1),
     };
     let _guard = OnExit(shared);
     let mut events = Vec::new();

@@ -35,8 +35,8 @@ struct Plan {
 }
 
 impl Engine for Faulty {
-    fn encode(&mut self, pixels: &PixelValues) -> Result<EncodedImage> {
-        self.engine.encode(pixels)
+    fn encode(&mut self, images: &[Arc<PixelValues>]) -> Result<Vec<EncodedImage>> {
+        self.engine.encode(images)
     }
 
     fn start(&mut self, job: Job) -> Result<()> {
@@ -143,6 +143,7 @@ async fn check(name: &str, kernels: KernelChoice, precision: Precision) {
         queue_capacity: 16,
         vision_order: VisionOrder::AllFirst,
         metrics: Metrics::new(),
+        vision_batch: 1,
     };
     let engine = Faulty { engine, plan: Arc::clone(&plan) };
     let handle = Handle::spawn(Box::new(engine), options).unwrap();

@@ -16,7 +16,8 @@ use cutline_error::{Error, ErrorKind};
 fn options(max_batch_size: usize, queue_capacity: usize) -> SchedulerOptions {
     // With AllFirst the batch depends on nothing but its size.
     let vision_order = VisionOrder::AllFirst;
-    SchedulerOptions { max_batch_size, queue_capacity, vision_order, metrics: Metrics::new() }
+    let metrics = Metrics::new();
+    SchedulerOptions { max_batch_size, queue_capacity, vision_order, vision_batch: 1, metrics }
 }
 
 fn spawn_with(script: &Arc<Script>, options: SchedulerOptions) -> Handle {

@@ -6,9 +6,12 @@ use crate::engine::fake::Defect;
 /// A handle over an engine that encodes `at_once` images together. Job 0 is long and in its first
 /// step; `waiting` jobs of four tokens wait, with images of the widths 1, 2, ….
 fn backlog(script: &Arc<Script>, at_once: usize, waiting: usize) -> (Handle, Vec<Submission>) {
-    script.set_vision_batch(at_once);
-    let vision_order = VisionOrder::default();
-    let handle = spawn_with(script, SchedulerOptions { vision_order, ..options(16, 64) });
+    let options = SchedulerOptions {
+        vision_batch: at_once,
+        vision_order: VisionOrder::default(),
+        ..options(16, 64)
+    };
+    let handle = spawn_with(script, options);
     let first = submit(&handle, 4, 1).unwrap();
     script.wait_for(&step(&[0]));
     let rest = (1..=waiting).map(|width| submit_request(&handle, request(width, 4, 1)).unwrap());
@@ -50,8 +53,7 @@ fn a_tower_that_is_no_faster_with_groups_encodes_one_at_a_time() {
 #[test]
 fn no_more_images_are_encoded_than_rows_are_free() {
     let script = Script::gated();
-    script.set_vision_batch(8);
-    let handle = spawn(&script, 4, 64);
+    let handle = spawn_with(&script, SchedulerOptions { vision_batch: 8, ..options(4, 64) });
     let mut jobs = vec![submit(&handle, 4, 1).unwrap()];
     script.wait_for(&step(&[0]));
     jobs.push(submit_request(&handle, request(1, 4, 2)).unwrap());
@@ -64,8 +66,7 @@ fn no_more_images_are_encoded_than_rows_are_free() {
 #[test]
 fn encoded_images_join_together_with_the_others() {
     let script = Script::gated();
-    script.set_vision_batch(8);
-    let handle = spawn(&script, 8, 64);
+    let handle = spawn_with(&script, SchedulerOptions { vision_batch: 8, ..options(8, 64) });
     let first = submit(&handle, 4, 1).unwrap();
     script.wait_for(&step(&[0]));
     let image = Arc::new(crate::engine::EncodedImage::new(9_usize, 8));

@@ -93,9 +93,9 @@ struct ScriptedEngine {
 }
 
 impl Engine for ScriptedEngine {
-    fn encode(&mut self, _: &PixelValues) -> Result<EncodedImage> {
-        self.script.encodes.fetch_add(1, Ordering::SeqCst);
-        Ok(EncodedImage::new((), 1000))
+    fn encode(&mut self, images: &[Arc<PixelValues>]) -> Result<Vec<EncodedImage>> {
+        self.script.encodes.fetch_add(images.len(), Ordering::SeqCst);
+        Ok(images.iter().map(|_| EncodedImage::new((), 1000)).collect())
     }
 
     fn start(&mut self, job: Job) -> Result<()> {
@@ -193,6 +193,7 @@ impl Fixture {
             max_batch_size: capacity,
             // All that there is room for goes into the model, for tests that keep it there.
             vision_order: VisionOrder::AllFirst,
+            vision_batch: 1,
             queue_capacity: capacity,
             memory,
             fallback_text: "no description".into(),
