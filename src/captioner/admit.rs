@@ -144,7 +144,7 @@ impl Captioner {
         let found = self.find(&asked, params.cache, &flights);
         let new = found.iter().filter(|found| matches!(found, AnswerLookup::New)).count();
         // Before any work on the images: what cannot be queued need not be decoded.
-        let mut slots = inner.handle.reserve(new, priority)?;
+        let mut slots = inner.scheduler.reserve(new, priority)?;
         // And the pixels that the model will read of each.
         let input = inner.preprocess.input_bytes() as u64;
         let mut memory = inner.decoders.budget().take(input.saturating_mul(new as u64))?;

@@ -47,6 +47,16 @@ pub struct CaptionerSettings {
     pub memory: MemoryLimits,
     /// The text of alternative text that describes nothing.
     pub fallback_text: String,
+    /// Where stages, steps and failures are counted.
+    pub metrics: Metrics,
+}
+
+impl CaptionerSettings {
+    /// The same settings, counting in `metrics`.
+    #[must_use]
+    pub fn with_metrics(self, metrics: Metrics) -> Self {
+        Self { metrics, ..self }
+    }
 }
 
 impl Captioner {
@@ -56,14 +66,6 @@ impl Captioner {
     /// [`Model`](ErrorKind::Model) or [`Config`](ErrorKind::Config), with one sentence that names
     /// what is wrong and the remedy.
     pub fn load(settings: &CaptionerSettings) -> Result<Self> {
-        Self::load_measured(settings, Metrics::new())
-    }
-
-    /// [`load`](Self::load), with what happens afterwards counted in `metrics`.
-    ///
-    /// # Errors
-    /// As [`load`](Self::load).
-    pub fn load_measured(settings: &CaptionerSettings, metrics: Metrics) -> Result<Self> {
         let begin = Instant::now();
         let files = source::open(&settings.model, &settings.hub)?;
         let tokenizer = Tokenizer::load(TokenizerSource {
@@ -87,7 +89,7 @@ impl Captioner {
 
         let engine_info = engine.info().clone();
         let info = describe(files, &engine_info, &preprocess, load_ms, warm_up_ms);
-        Self::measured(
+        Self::with_engine(
             Box::new(engine),
             CaptionerParts {
                 tokenizer,
@@ -104,8 +106,8 @@ impl Captioner {
                 queue_capacity: settings.queue_capacity,
                 memory: settings.memory,
                 fallback_text: settings.fallback_text.clone(),
+                metrics: settings.metrics.clone(),
             },
-            metrics,
         )
     }
 }

@@ -1,14 +1,17 @@
-//! The use case: an image and parameters in, a caption out.
+//! The use case: photos and parameters in, captions out.
 //!
-//! There is one way to make a caption, and it is [`Captioner::start_all`]: HTTP, the command line
-//! and the benches all come through here, and a whole answer is the fold of the stream of events.
+//! There is one way to make a caption, [`Captioner::start_all`]. HTTP, the command line and the
+//! benches all use it. A complete answer is the fold of the stream of events.
 //!
-//! - `start`: what is asked for, and whether it is known, under way, or new;
-//! - `work`: computing what is new, for everybody who waits for it;
-//! - `run`: what one caller sees of it;
-//! - `style`: the caption as it is, or as alternative text; `fingerprint`: of what was asked;
-//! - `answer`: what they share; `budget`: bytes of images in memory;
-//! - `decoders`: the threads that read images; `process`: what they tell of one without the model.
+//! - `admit`: look a request up in the cache, join it to work in flight, or queue it;
+//! - `work`: compute a new answer for everyone who waits for it;
+//! - `stream`: one caller's view of that work;
+//! - `answer`: the data that callers and caches share; `keys`: cache keys and fingerprints;
+//! - `style`: captions as the model writes them, or as alternative text;
+//! - `budget`: the bytes of images in memory; `decoders`: the threads that decode images;
+//! - `process`: image analysis without the model;
+//! - `params`, `caption`, `info`: the parameters of a request, its answer, and the model's
+//!   description; `load`: from settings to a captioner.
 
 mod admit;
 mod answer;
@@ -55,7 +58,7 @@ pub struct Captioner {
 
 #[derive(Debug)]
 struct CaptionerInner {
-    handle: Handle,
+    scheduler: Handle,
     tokenizer: Tokenizer,
     preprocess: PreprocessConfig,
     decoders: Decoders,
@@ -67,20 +70,19 @@ struct CaptionerInner {
     flights: SingleFlight<CaptionProgress>,
     metrics: Metrics,
     memory: MemoryLimits,
-    /// The text where there is no description.
-    fallback: String,
+    fallback_text: String,
 }
 
-/// The parts of a [`Captioner`] beside the engine.
+/// The parts of a [`Captioner`] in addition to the engine.
 #[derive(Debug)]
 pub struct CaptionerParts {
-    /// Text to ids and back.
+    /// Converts between text and token ids.
     pub tokenizer: Tokenizer,
-    /// What the model's input looks like.
+    /// Size and normalisation of the model's input.
     pub preprocess: PreprocessConfig,
-    /// What images are refused.
+    /// The largest images that are accepted.
     pub limits: DecodeLimits,
-    /// What is said of the model.
+    /// The description of the model.
     pub info: ModelInfo,
     /// Images that are decoded at a time.
     pub max_workers: usize,
@@ -88,25 +90,27 @@ pub struct CaptionerParts {
     pub max_batch_size: usize,
     /// When images are encoded while others are decoded.
     pub vision_order: VisionOrder,
-    /// Images that the vision tower encodes faster together; see
+    /// Images that the vision tower encodes faster together than one after another, at least 1; see
     /// [`EngineInfo`](crate::engine::EngineInfo).
     pub vision_batch: usize,
     /// Images that may wait.
     pub queue_capacity: usize,
-    /// What may be kept in memory.
+    /// Limits of caches and image memory.
     pub memory: MemoryLimits,
-    /// The text of alternative text that describes nothing.
+    /// The alternative text of a photo for which the model finds no description.
     pub fallback_text: String,
+    /// Where stages, steps and failures are counted.
+    pub metrics: Metrics,
 }
 
-/// How much is kept in memory, and how long.
+/// How much is kept in memory, and for how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryLimits {
-    /// Bytes of answers that are remembered; 0 for none.
+    /// Bytes of cached answers; 0 disables that cache.
     pub cache_max_bytes: u64,
-    /// How long an answer or an encoded image is remembered.
+    /// How long an answer or an encoded image is cached.
     pub cache_ttl: Duration,
-    /// Bytes of encoded images that are remembered; 0 for none.
+    /// Bytes of cached encoded images; 0 disables that cache.
     pub vision_cache_bytes: u64,
     /// Bytes of images that are being received or wait.
     pub max_inflight_bytes: u64,
@@ -124,49 +128,33 @@ impl Default for MemoryLimits {
 }
 
 impl Captioner {
-    /// Puts `engine` to work.
+    /// Starts a thread for `engine` and returns a captioner that uses it.
     ///
     /// # Errors
-    /// [`Internal`](cutline_error::ErrorKind::Internal): the system has no thread to give.
+    /// [`Internal`](cutline_error::ErrorKind::Internal): the system cannot start a thread.
     pub fn with_engine(engine: Box<dyn Engine>, parts: CaptionerParts) -> Result<Self> {
-        Self::measured(engine, parts, Metrics::new())
-    }
-
-    /// [`with_engine`](Self::with_engine), with what happens counted in `metrics`.
-    ///
-    /// # Errors
-    /// As [`with_engine`](Self::with_engine).
-    pub fn measured(
-        engine: Box<dyn Engine>,
-        parts: CaptionerParts,
-        metrics: Metrics,
-    ) -> Result<Self> {
+        let CaptionerParts { memory, metrics, .. } = parts;
         let options = SchedulerOptions {
             max_batch_size: parts.max_batch_size,
             queue_capacity: parts.queue_capacity,
             vision_order: parts.vision_order,
             vision_batch: parts.vision_batch,
+            metrics: metrics.clone(),
         };
-        let handle = Handle::spawn_measured(engine, options, metrics.clone())?;
-        let keys = CaptionKeys::new(&parts.info, &parts.preprocess);
-        let memory = parts.memory;
+        let budget = Budget::new(memory.max_inflight_bytes);
         let inner = CaptionerInner {
-            handle,
+            scheduler: Handle::spawn(engine, options)?,
             tokenizer: parts.tokenizer,
+            keys: CaptionKeys::new(&parts.info, &parts.preprocess),
             preprocess: parts.preprocess,
-            decoders: Decoders::new(
-                parts.limits,
-                parts.max_workers,
-                Budget::new(memory.max_inflight_bytes),
-            ),
+            decoders: Decoders::new(parts.limits, parts.max_workers, budget),
             info: parts.info,
-            keys,
             answers: Store::new(memory.cache_max_bytes, memory.cache_ttl),
             encoded_images: Store::new(memory.vision_cache_bytes, memory.cache_ttl),
             flights: SingleFlight::default(),
             metrics,
             memory,
-            fallback: parts.fallback_text,
+            fallback_text: parts.fallback_text,
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -177,27 +165,27 @@ impl Captioner {
         &self.inner.info
     }
 
-    /// Where images are decoded, for work on them that needs no model.
+    /// The decoders, for image work that needs no model.
     #[must_use]
     pub fn decoders(&self) -> &Decoders {
         &self.inner.decoders
     }
 
-    /// The text that stands where alternative text would describe nothing.
+    /// The alternative text of a photo for which the model finds no description.
     #[must_use]
     pub fn fallback_text(&self) -> &str {
-        &self.inner.fallback
+        &self.inner.fallback_text
     }
 
-    /// How queue and model are doing.
+    /// The present state of queue and model.
     #[must_use]
     pub fn status(&self) -> SchedulerStatus {
-        self.inner.handle.status()
+        self.inner.scheduler.status()
     }
 
-    /// What Prometheus is told of model, queue and caches at this moment.
+    /// The present state of model, queue and caches, for Prometheus.
     #[must_use]
-    pub fn now(&self) -> ModelSnapshot {
+    pub fn snapshot(&self) -> ModelSnapshot {
         let CaptionerInner { info, answers, encoded_images, memory, .. } = &*self.inner;
         let status = self.status();
         let limit = status.memory_limit.unwrap_or(status.max_batch_size);
@@ -225,21 +213,21 @@ impl Captioner {
         }
     }
 
-    /// Bytes of images that may be in memory.
+    /// The memory that images may take.
     #[must_use]
     pub fn budget(&self) -> &Budget {
         self.inner.decoders.budget()
     }
 
-    /// Accepts no more work; what was accepted is finished.
+    /// Stops accepting work. Accepted work is still finished.
     pub fn close(&self) {
-        self.inner.handle.close();
+        self.inner.scheduler.close();
     }
 
-    /// Captions `photo` for somebody who waits for it.
+    /// Captions one photo.
     ///
     /// # Errors
-    /// Those of [`start`](Self::start), or the image is bad, or the model failed.
+    /// Those of [`start`](Self::start); also if the image is bad or the model fails.
     pub async fn caption(&self, photo: impl Into<Photo>, params: CaptionParams) -> Result<Caption> {
         self.start(photo, params).await?.end().await
     }

@@ -78,8 +78,7 @@ async fn compute(
     let prepared = prepare(captioner, photo, hash, vision).await?;
     let decode = begin.elapsed();
     let (input, prepared) = prepared;
-    let mut submission =
-        slot.submit(JobRequest { image: input, prompt, params, deadline: None })?;
+    let mut submission = slot.submit(JobRequest { image: input, prompt, params })?;
     leader.update(|progress| progress.accepted = true);
     let mut queued = Duration::ZERO;
     loop {

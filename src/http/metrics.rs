@@ -24,17 +24,17 @@ use crate::metrics::{self, ServerSnapshot};
     )),
 )]
 pub(super) async fn show(State(state): State<AppState>) -> impl IntoResponse {
-    let text = state.metrics().render(now(&state));
+    let text = state.metrics().render(snapshot(&state));
     ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text)
 }
 
-fn now(state: &AppState) -> ServerSnapshot {
+fn snapshot(state: &AppState) -> ServerSnapshot {
     let budget = state.budget();
     ServerSnapshot {
         requests_in_flight: state.active(),
         ready: super::health::is_ready(state),
         inflight_bytes: budget.held(),
         inflight_bytes_limit: budget.capacity(),
-        model: state.loaded().map(Captioner::now),
+        model: state.loaded().map(Captioner::snapshot),
     }
 }

@@ -154,7 +154,7 @@ fn imports_go_downwards() {
         ("scheduler", &["engine", "metrics"]),
         ("captioner", &["cache", "scheduler", "tokenizer", "engine", "metrics"]),
         ("telemetry", &["config"]),
-        ("config", &["captioner", "scheduler", "engine"]),
+        ("config", &["captioner", "scheduler", "engine", "metrics"]),
     ];
     let modules = [
         "cache",

@@ -11,6 +11,7 @@ use cutline::engine::{
     Job, JobId, KernelChoice, PixelValues, Precision, Sequence, bench,
 };
 use cutline::error::{Error, Result};
+use cutline::metrics::Metrics;
 use cutline::scheduler::{
     Handle, JobEvent, JobRequest, Priority, SchedulerOptions, Submission, VisionOrder,
 };
@@ -95,7 +96,6 @@ fn works(side: usize) -> Vec<JobRequest> {
             image: bench::image(seed, side).into(),
             prompt,
             params,
-            deadline: None,
         })
         .collect()
 }
@@ -142,6 +142,7 @@ async fn check(name: &str, kernels: KernelChoice, precision: Precision) {
         max_batch_size: 16,
         queue_capacity: 16,
         vision_order: VisionOrder::AllFirst,
+        metrics: Metrics::new(),
         vision_batch: 1,
     };
     let engine = Faulty { engine, plan: Arc::clone(&plan) };

@@ -183,6 +183,7 @@ impl Fixture {
         let engine = ScriptedEngine { script: Arc::clone(&script), jobs: Vec::new() };
         let vocab = TokenizerSource { vocab: Some(VOCAB.as_bytes()), ..TokenizerSource::default() };
         let max_bytes = settings.max_image_bytes;
+        let metrics = Metrics::new();
         let parts = CaptionerParts {
             tokenizer: Tokenizer::load(vocab).unwrap(),
             preprocess: PreprocessConfig::default().with_size(32, 32).unwrap(),
@@ -196,9 +197,9 @@ impl Fixture {
             queue_capacity: capacity,
             memory,
             fallback_text: "no description".into(),
+            metrics: metrics.clone(),
         };
-        let metrics = Metrics::new();
-        let captioner = Captioner::measured(Box::new(engine), parts, metrics.clone()).unwrap();
+        let captioner = Captioner::with_engine(Box::new(engine), parts).unwrap();
         Self { script, state: AppState::measured(settings, metrics), captioner }
     }
 
