@@ -6,7 +6,7 @@
 //! the system knows of the process.
 //!
 //! Every label has few values, all of them the program's own: nothing that a client sends becomes
-//! one. The table of all names is in the README, and a test compares it with what is exported.
+//! one. docs/observability.md lists all names, and a test compares it with what is exported.
 
 mod process;
 mod snapshot;
