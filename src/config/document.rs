@@ -62,7 +62,10 @@ pub fn env_example() -> String {
 pub fn markdown() -> String {
     let mut text = String::new();
     for (heading, settings) in by_heading() {
-        text += &format!("\n### {heading}\n\n| Variable | Option | Default | Values | Meaning |\n");
+        if !text.is_empty() {
+            text.push('\n');
+        }
+        text += &format!("### {heading}\n\n| Variable | Option | Default | Values | Meaning |\n");
         text += "| --- | --- | --- | --- | --- |\n";
         for setting in settings {
             let option = setting.get_long().unwrap_or_default();

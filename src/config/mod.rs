@@ -29,6 +29,7 @@ pub use self::values::Values;
 use crate::captioner::{CaptionerSettings, MemoryLimits, WORKERS_ON_CPU};
 use crate::engine::source::ModelSource;
 use crate::engine::{DeviceChoice, EngineOptions, HubOptions};
+use crate::metrics::Metrics;
 use crate::scheduler::VisionOrder;
 use cutline_error::Result;
 
@@ -273,6 +274,7 @@ pub fn captioner_settings(values: &Values) -> Result<CaptionerSettings> {
         queue_capacity: values.read::<QueueOptions>()?.queue_capacity,
         memory: memory_limits(values, &images)?,
         fallback_text: images.fallback_text,
+        metrics: Metrics::default(),
     })
 }
 

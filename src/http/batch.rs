@@ -24,7 +24,7 @@ use super::extract::{self, Item, Uploads};
 use super::generate::too_late;
 use super::observe::{Ending, RequestId};
 use super::state::AppState;
-use crate::captioner::{Caption, Captioner, Priority, Run};
+use crate::captioner::{Caption, CaptionStream, Captioner, Priority};
 use crate::metrics::Metrics;
 use cutline_error::{Error, Result};
 
@@ -136,7 +136,7 @@ impl Results {
     }
 }
 
-async fn end(run: &mut Run, deadline: Instant, limit: Duration) -> Result<Caption> {
+async fn end(run: &mut CaptionStream, deadline: Instant, limit: Duration) -> Result<Caption> {
     timeout_at(deadline, run.end()).await.unwrap_or_else(|_| Err(too_late(limit)))
 }
 

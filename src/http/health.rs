@@ -9,7 +9,7 @@ use axum::http::StatusCode;
 use super::dto::{BatchHealth, Health, HealthStatus, Probe, QueueHealth};
 use super::error::Failure;
 use super::state::AppState;
-use crate::captioner::{Captioner, Status};
+use crate::captioner::{Captioner, SchedulerStatus};
 use cutline_error::{Error, ErrorKind, Result};
 
 /// The state of model and queue
@@ -55,7 +55,7 @@ pub(super) async fn show(State(state): State<AppState>) -> (StatusCode, Json<Hea
     (code, Json(body))
 }
 
-fn queue(status: &Status) -> QueueHealth {
+fn queue(status: &SchedulerStatus) -> QueueHealth {
     QueueHealth {
         depth: status.queue_depth,
         reserved: status.reserved,
@@ -63,7 +63,7 @@ fn queue(status: &Status) -> QueueHealth {
     }
 }
 
-fn batch(status: &Status) -> BatchHealth {
+fn batch(status: &SchedulerStatus) -> BatchHealth {
     BatchHealth {
         max_size: status.max_batch_size,
         memory_limit: status.memory_limit,
@@ -123,7 +123,7 @@ fn not_ready(detail: &'static str, seconds: u64) -> Error {
     Error::new(ErrorKind::NotReady, detail).with_retry_after(Duration::from_secs(seconds))
 }
 
-fn judge(state: &AppState, status: Option<&Status>) -> HealthStatus {
+fn judge(state: &AppState, status: Option<&SchedulerStatus>) -> HealthStatus {
     match status {
         _ if state.stopping() => HealthStatus::ShuttingDown,
         None => HealthStatus::Loading,

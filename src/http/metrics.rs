@@ -6,7 +6,7 @@ use axum::response::IntoResponse;
 
 use super::state::AppState;
 use crate::captioner::Captioner;
-use crate::metrics::{self, Now};
+use crate::metrics::{self, ServerSnapshot};
 
 /// Everything that Prometheus is told
 ///
@@ -24,17 +24,17 @@ use crate::metrics::{self, Now};
     )),
 )]
 pub(super) async fn show(State(state): State<AppState>) -> impl IntoResponse {
-    let text = state.metrics().render(now(&state));
+    let text = state.metrics().render(snapshot(&state));
     ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text)
 }
 
-fn now(state: &AppState) -> Now {
+fn snapshot(state: &AppState) -> ServerSnapshot {
     let budget = state.budget();
-    Now {
+    ServerSnapshot {
         requests_in_flight: state.active(),
         ready: super::health::is_ready(state),
         inflight_bytes: budget.held(),
         inflight_bytes_limit: budget.capacity(),
-        model: state.loaded().map(Captioner::now),
+        model: state.loaded().map(Captioner::snapshot),
     }
 }

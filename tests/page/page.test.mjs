@@ -15,8 +15,8 @@ import { card, clipboard, drop, findings, idle, launch, paste, scrollsSideways, 
 const [url, folder] = process.argv.slice(2);
 if (!url) throw new Error('node page.test.mjs URL [FOLDER]');
 const ROOT = resolve(dirname(fileURLToPath(import.meta.url)), '../..');
-const EXAMPLES = join(ROOT, 'examples');
-const photo = (name) => join(EXAMPLES, name);
+const PHOTOS = join(ROOT, 'assets');
+const photo = (name) => join(PHOTOS, name);
 const REFUSED = /Failed to load resource: the server responded with a status of (\d+)/;
 
 let browser;
@@ -51,7 +51,7 @@ async function told(name, params = {}) {
 
 /** Runs a command that the page shows, where the photos are. */
 async function shell(command) {
-  const { stdout } = await promisify(execFile)('bash', ['-c', `${command} --silent`], { cwd: EXAMPLES });
+  const { stdout } = await promisify(execFile)('bash', ['-c', `${command} --silent`], { cwd: PHOTOS });
   return JSON.parse(stdout);
 }
 
