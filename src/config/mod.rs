@@ -298,8 +298,8 @@ fn memory_limits(values: &Values, images: &ImageOptions) -> Result<MemoryLimits>
     })
 }
 
-/// `USE_GPU` says whether to use a GPU, `DEVICE` which one. Whoever names a GPU wants it, so the
-/// start fails if the engine cannot open it.
+/// `USE_GPU` says whether to use a GPU, `DEVICE` which one. If a GPU is asked for and the engine cannot
+/// open it, the start fails.
 fn device(values: &Values, options: &ModelOptions) -> Result<DeviceChoice> {
     let chosen = match (options.use_gpu, options.device.unwrap_or_default()) {
         (Some(true), DeviceChoice::Cpu) | (Some(false), DeviceChoice::Cuda(_)) => {
