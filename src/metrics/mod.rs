@@ -5,7 +5,7 @@
 //! depth, are read at scrape time ([`ServerSnapshot`]). `process` reads metrics of the process from the
 //! system.
 //!
-//! Every label has few values, and none of them comes from a client. The documentation has a table of all
+//! Every label has few values, and none of them comes from a client. docs/observability.md lists all
 //! metrics, and a test compares it with the export.
 
 mod process;
