@@ -29,7 +29,7 @@ pub struct SchedulerOptions {
     pub metrics: Metrics,
 }
 
-/// When new images are encoded while others are decoded. The documentation of the design has the
+/// When new images are encoded while others are decoded. docs/design/scheduling.md has the
 /// measurements behind the default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum VisionOrder {
