@@ -55,7 +55,11 @@ pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode> {
         }
         Ok((status, body)) => complain(&format!("{url} answers {status}: {}", reason(&body))),
         Err(error) => {
-            complain(&format!("{url} does not answer ({error}); is the server running there?"));
+            let cause = match error {
+                ureq::Error::Io(error) => error.to_string(),
+                error => error.to_string(),
+            };
+            complain(&format!("{url} does not answer ({cause}); is the server running there?"));
         }
     }
     Ok(ExitCode::from(FAILED))

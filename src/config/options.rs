@@ -84,7 +84,8 @@ pub(super) struct ServerOptions {
     pub(super) max_images_per_request: usize,
 }
 
-/// The settings of the server that the command line's batches obey as well.
+// The settings of the server that `cutline caption` obeys as well. Not a doc comment: clap would take
+// it for the description of the command.
 #[derive(Args)]
 #[command(next_help_heading = "Server")]
 pub(super) struct QueueOptions {

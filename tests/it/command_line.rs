@@ -77,6 +77,13 @@ fn help_and_version_are_printed() {
     for part in ["--num-beams", "--prompt", "--format", "--precision", "--max-image-size"] {
         assert!(caption.contains(part), "{part} is not in {caption}");
     }
+    // The descriptions of the commands are not those of the structs behind their options.
+    let commands = words(&run(&["--help"]));
+    for part in
+        ["serve Serves captions over HTTP", "health Asks a running server", "check Reports how"]
+    {
+        assert!(commands.contains(part), "{part} is not in {commands}");
+    }
     let version = run(&["--version"]);
     assert_eq!(text(&version.stdout), format!("cutline {}\n", env!("CARGO_PKG_VERSION")));
 }
