@@ -1,54 +1,54 @@
-//! The one error type of the crate. It knows what went wrong and how to say it, not how a protocol
-//! reports it: HTTP turns [`ErrorKind`] into a status, the command line into an exit status.
+//! The error type of all crates. It holds what went wrong and what to do, not how a protocol reports it:
+//! HTTP maps [`ErrorKind`] to a status, the command line to an exit status.
 
 use std::any::Any;
 use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
-/// Shorthand used throughout the crate.
+/// A result with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What kind of thing went wrong. [`ErrorKind::code`] is part of the HTTP contract and never changes.
+/// The kind of an error. [`ErrorKind::code`] is part of the HTTP contract and never changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ErrorKind {
-    /// The request's envelope is broken: multipart, JSON or base64.
+    /// The encoding of the request is broken: multipart, JSON or base64.
     MalformedRequest,
-    /// The request's body came too slowly.
+    /// The request's body arrived too slowly.
     RequestTimeout,
-    /// The answer took longer than the request may take.
+    /// The answer took longer than a request may take.
     InferenceTimeout,
-    /// More bytes or pixels than the limits allow.
+    /// The image has more bytes or pixels than the limits allow.
     ImageTooLarge,
-    /// More images, or more bytes of them, than one batch may have.
+    /// The batch has more images or bytes than allowed.
     BatchTooLarge,
-    /// The bytes are no image format that is read here.
+    /// The file is not an image of a supported format.
     UnsupportedFormat,
-    /// A known format, but the image is broken.
+    /// The format is supported, but the image is broken.
     UndecodableImage,
     /// A parameter is unknown, out of range, or contradicts another.
     InvalidParameter,
-    /// The request has no key, and needs one.
+    /// The request needs an API key and has none.
     Unauthorized,
-    /// The request's key is none of those that count.
+    /// The request's API key is not valid.
     Forbidden,
-    /// The client asks more often than it may.
+    /// The client sends more requests than allowed.
     RateLimited,
-    /// The queue has no place left; nothing was queued.
+    /// The queue is full; nothing was queued.
     QueueFull,
-    /// The model is not loaded or not warm yet.
+    /// The model is not loaded and warm yet.
     NotReady,
-    /// The server is stopping and takes no new work.
+    /// The server is stopping and accepts no new work.
     ShuttingDown,
-    /// There is nothing at this address.
+    /// The address does not exist.
     NotFound,
-    /// The address exists, but not for this method.
+    /// The address does not support this method.
     MethodNotAllowed,
-    /// A setting cannot be used.
+    /// A setting is invalid.
     Config,
     /// The model cannot be found, fetched, read or run.
     Model,
-    /// The device has no memory left for this work; with less beside it there may be.
+    /// The device has no memory left for this work. A smaller batch may fit.
     OutOfMemory,
     /// A file cannot be read or written.
     Io,
@@ -86,9 +86,9 @@ impl ErrorKind {
     }
 }
 
-/// An error with a sentence for the user that says what to do.
+/// An error with a sentence for the user: what is wrong and what to do.
 ///
-/// The boxed source is for the log; it is never part of [`fmt::Display`].
+/// The source is for the log and never part of [`fmt::Display`].
 #[derive(Debug, Clone)]
 pub struct Error(Box<ErrorInner>);
 
@@ -102,7 +102,7 @@ struct ErrorInner {
 }
 
 impl Error {
-    /// An error of `kind`; `detail` is a sentence that tells the user what to do.
+    /// An error of `kind`. `detail` says what is wrong and what to do.
     pub fn new(kind: ErrorKind, detail: impl Into<Cow<'static, str>>) -> Self {
         Self(Box::new(ErrorInner {
             kind,
@@ -123,7 +123,7 @@ impl Error {
         error
     }
 
-    /// [`ErrorKind::Internal`]: `detail` goes to the log, users of the server never see it.
+    /// [`ErrorKind::Internal`]. `detail` only goes to the log, never to clients of the server.
     pub fn internal(detail: impl Into<Cow<'static, str>>) -> Self {
         Self::new(ErrorKind::Internal, detail)
     }
@@ -143,14 +143,14 @@ impl Error {
         self
     }
 
-    /// Says when it makes sense to try again.
+    /// Attaches the time after which a retry makes sense.
     #[must_use]
     pub fn with_retry_after(mut self, after: Duration) -> Self {
         self.0.retry_after = Some(after);
         self
     }
 
-    /// What kind of error this is.
+    /// The kind of the error.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
@@ -162,13 +162,13 @@ impl Error {
         &self.0.detail
     }
 
-    /// The name of the parameter or setting at fault, where there is one.
+    /// The parameter or setting at fault, if there is one.
     #[must_use]
     pub fn field(&self) -> Option<&str> {
         self.0.field.as_deref()
     }
 
-    /// When to try again, where that is known.
+    /// The time after which a retry makes sense, if known.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         self.0.retry_after
@@ -200,7 +200,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn display_is_the_detail_and_the_source_stays_reachable() {
+    fn display_shows_the_detail_and_keeps_the_source() {
         let io = std::io::Error::other("disk on fire");
         let error = Error::model("cannot read weights; check the disk").with_source(io);
         assert_eq!(error.to_string(), "cannot read weights; check the disk");
