@@ -1,58 +1,60 @@
-//! The error type of all crates. It holds what went wrong and what to do, not how a protocol reports it:
-//! HTTP maps [`ErrorKind`] to a status, the command line to an exit status.
+//! The error type of cutline: an [`ErrorKind`] with a stable code, and a message for the user.
+//!
+//! It is independent of protocols: the HTTP server maps [`ErrorKind`] to a status, the command line
+//! to an exit status.
 
 use std::any::Any;
 use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
-/// A result with this crate's [`Error`].
+/// A result with this error type.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// The kind of an error. [`ErrorKind::code`] is part of the HTTP contract and never changes.
+/// What went wrong. [`ErrorKind::code`] is part of the HTTP contract and never changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ErrorKind {
-    /// The encoding of the request is broken: multipart, JSON or base64.
+    /// The multipart body, the JSON or the base64 of the request is malformed.
     MalformedRequest,
-    /// The request's body arrived too slowly.
+    /// The body of the request arrived too slowly.
     RequestTimeout,
-    /// The answer took longer than a request may take.
+    /// The caption was not finished within the time limit of a request.
     InferenceTimeout,
     /// The image has more bytes or pixels than the limits allow.
     ImageTooLarge,
-    /// The batch has more images or bytes than allowed.
+    /// The batch has more images, or more bytes, than the limits allow.
     BatchTooLarge,
-    /// The file is not an image of a supported format.
+    /// The image has an unsupported format.
     UnsupportedFormat,
-    /// The format is supported, but the image is broken.
+    /// The image has a supported format, but is corrupt.
     UndecodableImage,
     /// A parameter is unknown, out of range, or contradicts another.
     InvalidParameter,
     /// The request needs an API key and has none.
     Unauthorized,
-    /// The request's API key is not valid.
+    /// The API key of the request is not valid.
     Forbidden,
-    /// The client sends more requests than allowed.
+    /// The client has exceeded its request rate.
     RateLimited,
     /// The queue is full; nothing was queued.
     QueueFull,
-    /// The model is not loaded and warm yet.
+    /// The model is not loaded or not warmed up yet.
     NotReady,
-    /// The server is stopping and accepts no new work.
+    /// The server is shutting down and accepts no new work.
     ShuttingDown,
-    /// The address does not exist.
+    /// No resource has this path.
     NotFound,
-    /// The address does not support this method.
+    /// The resource does not support this method.
     MethodNotAllowed,
     /// A setting is invalid.
     Config,
-    /// The model cannot be found, fetched, read or run.
+    /// The model cannot be found, downloaded, read or run.
     Model,
-    /// The device has no memory left for this work. A smaller batch may fit.
+    /// The device is out of memory; a smaller batch may fit.
     OutOfMemory,
     /// A file cannot be read or written.
     Io,
-    /// A defect of this program.
+    /// A bug in this program.
     Internal,
 }
 
@@ -86,9 +88,9 @@ impl ErrorKind {
     }
 }
 
-/// An error with a sentence for the user: what is wrong and what to do.
+/// An error with a message that tells the user what to do.
 ///
-/// The source is for the log and never part of [`fmt::Display`].
+/// The source is for the log; [`fmt::Display`] never includes it.
 #[derive(Debug, Clone)]
 pub struct Error(Box<ErrorInner>);
 
@@ -102,7 +104,7 @@ struct ErrorInner {
 }
 
 impl Error {
-    /// An error of `kind`. `detail` says what is wrong and what to do.
+    /// An error of `kind`; `detail` says what is wrong, then what to do.
     pub fn new(kind: ErrorKind, detail: impl Into<Cow<'static, str>>) -> Self {
         Self(Box::new(ErrorInner {
             kind,
@@ -123,7 +125,7 @@ impl Error {
         error
     }
 
-    /// [`ErrorKind::Internal`]. `detail` only goes to the log, never to clients of the server.
+    /// [`ErrorKind::Internal`]; `detail` is for the log, users of the server never see it.
     pub fn internal(detail: impl Into<Cow<'static, str>>) -> Self {
         Self::new(ErrorKind::Internal, detail)
     }
@@ -143,32 +145,32 @@ impl Error {
         self
     }
 
-    /// Attaches the time after which a retry makes sense.
+    /// Sets how long to wait before a retry makes sense.
     #[must_use]
     pub fn with_retry_after(mut self, after: Duration) -> Self {
         self.0.retry_after = Some(after);
         self
     }
 
-    /// The kind of the error.
+    /// What kind of error this is.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
-    /// The sentence for the user.
+    /// The message for the user.
     #[must_use]
     pub fn detail(&self) -> &str {
         &self.0.detail
     }
 
-    /// The parameter or setting at fault, if there is one.
+    /// The name of the invalid parameter or setting, if any.
     #[must_use]
     pub fn field(&self) -> Option<&str> {
         self.0.field.as_deref()
     }
 
-    /// The time after which a retry makes sense, if known.
+    /// How long to wait before a retry, if known.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         self.0.retry_after
@@ -200,7 +202,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn display_shows_the_detail_and_keeps_the_source() {
+    fn display_is_the_detail_and_the_source_stays_reachable() {
         let io = std::io::Error::other("disk on fire");
         let error = Error::model("cannot read weights; check the disk").with_source(io);
         assert_eq!(error.to_string(), "cannot read weights; check the disk");
