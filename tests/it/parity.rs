@@ -14,7 +14,7 @@ use cutline::engine::{Engine, Event, Job, JobId, PixelValues, Precision};
 use cutline::generate::{FinishReason, GenerationParams};
 
 use checks::{Outcome, all_same, check_batches, check_captions, check_numbers, run, same};
-use set::{Backend, CANDLE, Set, best, every_exact_backend, full_precision, job};
+use set::{Backend, CANDLE, Set, best, every_exact_backend, full_precision, job, selected};
 
 const TINY: [&str; 3] = ["tied", "untied", "half"];
 
@@ -41,18 +41,23 @@ fn a_job_in_a_batch_equals_the_job_alone_bit_for_bit() {
 
 #[test]
 fn the_embedded_model_computes_what_transformers_computes() {
-    [CANDLE, best(Precision::F32)].into_iter().for_each(|b| check_numbers(Set::embedded(b)));
+    for &backend in selected(&[CANDLE, best(Precision::F32)]) {
+        check_numbers(Set::embedded(backend));
+    }
 }
 
 #[test]
 fn the_embedded_model_writes_what_transformers_writes() {
-    [CANDLE, best(Precision::F32)].into_iter().for_each(|b| check_captions(Set::embedded(b)));
+    for &backend in selected(&[CANDLE, best(Precision::F32)]) {
+        check_captions(Set::embedded(backend));
+    }
 }
 
 #[test]
 fn the_embedded_model_writes_the_same_in_a_batch() {
-    for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
-        check_batches(Set::embedded(best(precision)), 5, true);
+    let backends = [Precision::F32, Precision::Bf16, Precision::Int8].map(best);
+    for &backend in selected(&backends) {
+        check_batches(Set::embedded(backend), 5, true);
     }
 }
 

@@ -28,18 +28,36 @@ pub(super) const CANDLE: Backend = Backend::Candle(Precision::F32);
 pub(super) const PORTABLE: Backend =
     Backend::Kernels(KernelChoice::Tier(Tier::Portable), Precision::F32);
 
+/// Whether the comparisons that take minutes are made.
+pub(super) const LONG: bool = cfg!(feature = "long-tests");
+
+/// All of `backends` in long tests, otherwise the last one: the embedded model takes candle minutes.
+pub(super) fn selected(backends: &[Backend]) -> &[Backend] {
+    if LONG { backends } else { &backends[backends.len() - 1..] }
+}
+
+/// The instruction sets to test: all that this CPU has in long tests, otherwise the least and the
+/// greatest of them.
+fn tiers() -> Vec<Tier> {
+    let mut tiers = Tier::available().to_vec();
+    if !LONG && tiers.len() > 2 {
+        tiers.drain(1..tiers.len() - 1);
+    }
+    tiers
+}
+
 /// Everything that computes in f32 on this CPU.
 pub(super) fn full_precision() -> Vec<Backend> {
-    let tiers = Tier::available().iter();
-    let tiers = tiers.map(|&tier| Backend::Kernels(KernelChoice::Tier(tier), Precision::F32));
+    let tiers = tiers().into_iter();
+    let tiers = tiers.map(|tier| Backend::Kernels(KernelChoice::Tier(tier), Precision::F32));
     std::iter::once(CANDLE).chain(tiers).collect()
 }
 
 /// Every backend in every precision whose results do not depend on the batch, bit for bit.
 pub(super) fn every_exact_backend() -> Vec<Backend> {
     let precisions = [Precision::F32, Precision::Bf16, Precision::Int8];
-    let of_tier = |&tier: &Tier| precisions.map(|p| Backend::Kernels(KernelChoice::Tier(tier), p));
-    Tier::available().iter().flat_map(of_tier).collect()
+    let of_tier = |tier| precisions.map(|p| Backend::Kernels(KernelChoice::Tier(tier), p));
+    tiers().into_iter().flat_map(of_tier).collect()
 }
 
 /// The fastest kernels of this CPU.
