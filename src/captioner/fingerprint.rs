@@ -20,8 +20,8 @@ impl Captioner {
             &format!("{PREPROCESSING_VERSION} {:?}", info.input_size),
             &format!("{:?}", params.prompt),
             // All fields by their names, so that one that is added later counts by itself.
-            &format!("{:?}", params.generation.canonical()),
-            &format!("{:?}", params.text),
+            &format!("{:?}", params.generation().canonical()),
+            &format!("{:?}", params.text_style()),
         ] {
             hasher.update(&(part.len() as u64).to_le_bytes());
             hasher.update(part.as_bytes());

@@ -33,7 +33,8 @@ pub use self::caption::{CacheState, Caption, Choice, ImageInfo, Timings, VisionC
 pub use self::decoders::Decoders;
 pub use self::info::{GenerationDefaults, Gpu, ModelInfo};
 pub use self::load::{CaptionerSettings, WORKERS_ON_CPU};
-pub use self::params::{CachePolicy, CaptionParams};
+pub use self::params::{CachePolicy, CaptionParams, Parameter, ParameterFields};
+pub(crate) use self::params::{given_twice, shortened, too_long};
 pub use self::process::{ProcessTimings, ProcessedImage, ProcessedInfo};
 pub use self::run::{CaptionEvent, Run};
 pub use self::style::{Fallback, Style, TextStyle, repeats_itself};

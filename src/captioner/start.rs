@@ -71,7 +71,7 @@ impl Captioner {
     /// The prompt's ids, checked with the length asked for against the model's position table.
     fn prompt(&self, params: &CaptionParams) -> Result<Vec<u32>> {
         let limit = self.inner.info.generation.max_new_tokens_limit;
-        if params.generation.max_new_tokens > limit {
+        if params.max_new_tokens > limit {
             return Err(Error::parameter(
                 "max_new_tokens",
                 format!("max_new_tokens must be between 1 and {limit} for this model"),
@@ -111,11 +111,12 @@ impl Captioner {
             let hashing = tokio::task::spawn_blocking(move || hash_all(photos));
             hashing.await.map_err(|e| Error::internal("the hashing ended early").with_source(e))?
         };
+        let generation = params.generation();
         let asked = |(hash, photo)| {
             let key = match params.cache {
                 CachePolicy::Bypass => None,
                 CachePolicy::Use | CachePolicy::Refresh => {
-                    self.inner.identity.answer(&hash, prompt, &params.generation)
+                    self.inner.identity.answer(&hash, prompt, &generation)
                 }
             };
             Asked { photo, hash, key }
@@ -133,6 +134,7 @@ impl Captioner {
         begin: Instant,
     ) -> Result<Vec<Run>> {
         let inner = &self.inner;
+        let text = params.text_style();
         // Before the board, so that they are dropped after it if something fails: a flight that is
         // closed asks for the board itself.
         let (mut runs, mut tasks) = (Vec::with_capacity(asked.len()), Vec::new());
@@ -145,8 +147,7 @@ impl Captioner {
         let input = inner.preprocess.input_bytes() as u64;
         let mut memory = inner.decoders.budget().take(input.saturating_mul(new as u64))?;
         for (Asked { photo, hash, key }, found) in asked.into_iter().zip(found) {
-            let caller =
-                Caller { captioner: self.clone(), begin, colors: params.colors, text: params.text };
+            let caller = Caller { captioner: self.clone(), begin, colors: params.colors, text };
             let run = match found {
                 Found::All(answer) => Run::known(caller, answer),
                 Found::UnderWay(key) => {
@@ -164,7 +165,7 @@ impl Captioner {
                         vision: self.vision_use(&hash, params.cache),
                         hash,
                         prompt: prompt.to_vec(),
-                        params: params.generation.clone(),
+                        params: params.generation(),
                         place,
                         permit: memory.split(input),
                     };

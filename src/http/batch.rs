@@ -20,7 +20,7 @@ use tokio_stream::StreamExt;
 use super::dto::{BatchAnswer, BatchItem, BatchSummary, ItemResult};
 use super::error::Failure;
 use super::error::problem;
-use super::extract::{self, Item, Uploads};
+use super::extract::{self, UploadedImage, Uploads};
 use super::generate::too_late;
 use super::observe::{Ending, RequestId};
 use super::state::AppState;
@@ -106,7 +106,7 @@ impl Results {
         let mut missing = BTreeMap::new();
         let mut refused = Vec::new();
         let (mut photos, mut places) = (Vec::new(), Vec::new());
-        for (index, Item { name, photo }) in uploads.items.into_iter().enumerate() {
+        for (index, UploadedImage { name, photo }) in uploads.items.into_iter().enumerate() {
             missing.insert(index, name);
             match photo {
                 Ok(photo) => {

@@ -95,7 +95,7 @@ fn same_appearance(shown: &serde_json::Value, printed: &serde_json::Value) {
 
 #[test]
 fn the_readme_names_every_parameter() {
-    for name in cutline::captioner::CaptionParams::NAMES {
+    for name in cutline::captioner::Parameter::all().iter().map(|one| one.name()) {
         assert!(README.contains(&format!("`{name}`")), "the README does not name {name}");
     }
 }

@@ -178,12 +178,11 @@ impl Work {
             error.kind(),
             ErrorKind::UnsupportedFormat | ErrorKind::UndecodableImage | ErrorKind::ImageTooLarge
         );
-        let described = (of_the_photo && self.params.text.style == Style::AltText).then(|| {
-            Described::Nothing {
+        let described =
+            (of_the_photo && self.params.style == Style::AltText).then(|| Described::Nothing {
                 text: self.captioner.fallback_text().to_owned(),
                 reason: Fallback::because(error.detail()),
-            }
-        });
+            });
         Done { described, error: Some(error), stamp }
     }
 

@@ -1,7 +1,6 @@
 //! The three ways of sending images, with the parameters that go with them.
 
 use serde_json::json;
-use utoipa::PartialSchema;
 use utoipa::openapi::path::{Operation, ParameterBuilder, ParameterIn};
 use utoipa::openapi::request_body::{RequestBody, RequestBodyBuilder};
 use utoipa::openapi::schema::{
@@ -10,18 +9,17 @@ use utoipa::openapi::schema::{
 };
 use utoipa::openapi::{Components, ContentBuilder, OpenApi, Ref, RefOr, Required};
 
-use super::parameters::CaptionParameters;
+use crate::captioner::Parameter;
 
 /// A red square of 8 × 8 pixels as PNG, in base64.
 const SQUARE: &str = "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAEUlEQVR42mM4YKCAFTEMLQkAuk5EAZTx2AYAAAAASUVORK5CYII=";
 
 /// Puts parameters and bodies into the operations that take images.
 pub(super) fn describe(contract: &mut OpenApi) {
-    let parameters = match CaptionParameters::schema() {
-        RefOr::T(Schema::Object(object)) => object,
-        // The schema of a struct is an object.
-        _ => Object::default(),
-    };
+    let each = Parameter::all().iter();
+    let parameters = each
+        .fold(ObjectBuilder::new(), |object, one| object.property(one.name(), one.schema().clone()))
+        .build();
     let none = Object::default();
     let components = contract.components.get_or_insert_with(Components::default);
     let mut name = |name: &'static str, object: Object| {

@@ -7,7 +7,6 @@
 mod bodies;
 mod errors;
 mod flat;
-mod parameters;
 
 use std::sync::LazyLock;
 
@@ -170,36 +169,4 @@ pub(super) fn caption_example() -> serde_json::Value {
         },
         "timings": {"decode_ms": 6.1, "queue_ms": 0.2, "inference_ms": 92.0, "total_ms": 99.4},
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::Value;
-    use utoipa::PartialSchema;
-
-    use super::*;
-    use crate::captioner::CaptionParams;
-
-    #[test]
-    fn every_parameter_is_described_with_its_default() {
-        let schema = serde_json::to_value(parameters::CaptionParameters::schema()).unwrap();
-        let properties = schema["properties"].as_object().unwrap();
-        let names: Vec<_> = properties.keys().map(String::as_str).collect();
-        assert_eq!(names, CaptionParams::NAMES);
-        assert!(schema.get("required").is_none(), "{schema}");
-        let mut params = CaptionParams::default();
-        let mut without = Vec::new();
-        for (name, property) in properties {
-            assert!(property["description"].is_string(), "{name}: {property}");
-            match property.get("default") {
-                Some(Value::Number(number)) if number.is_f64() => {
-                    params.set(name, &property["default"]).unwrap();
-                }
-                Some(value) => params.set(name, value).unwrap(),
-                None => without.push(name.as_str()),
-            }
-        }
-        assert_eq!(params, CaptionParams::default());
-        assert_eq!(without, ["prompt", "seed", "max_chars"]);
-    }
 }

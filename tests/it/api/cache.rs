@@ -5,7 +5,8 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use cutline::captioner::{
-    CacheState, CaptionEvent, CaptionParams, MemoryLimits, Priority, VisionCacheState,
+    CacheState, CaptionEvent, CaptionParams, MemoryLimits, ParameterFields, Priority,
+    VisionCacheState,
 };
 
 use super::fixture::{Fixture, distinct, emptied, eventually, png, post};
@@ -215,9 +216,9 @@ async fn bypass_and_refresh_join_nobody_and_others_join_the_refresh() {
     let fixture = fixture();
     fixture.script.set_stuck(true);
     let start = |query: &str| {
-        let mut params = CaptionParams::default();
-        params.set_text("cache", query).unwrap();
-        fixture.captioner.start(png(), params)
+        let mut fields = ParameterFields::default();
+        fields.add_text("cache", query).unwrap();
+        fixture.captioner.start(png(), fields.finish().unwrap())
     };
     let mut runs = Vec::new();
     for policy in ["use", "bypass", "refresh", "use"] {
