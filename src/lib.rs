@@ -18,7 +18,7 @@ pub mod http;
 pub mod metrics;
 pub mod scheduler;
 pub mod telemetry;
-pub mod text;
+pub mod tokenizer;
 
 pub use cutline_blip as blip;
 pub use cutline_error as error;

@@ -46,7 +46,7 @@ pub(crate) fn job(id: u64, pixels: &Arc<PixelValues>, new_tokens: usize) -> Job 
         max_new_tokens: new_tokens,
         ..GenerationParams::default()
     };
-    Job { id: JobId(id), image: Arc::clone(pixels).into(), prompt: Vec::new(), params }
+    Job::new(JobId(id), Arc::clone(pixels), Vec::new(), params)
 }
 
 /// An image of the model's own size.
@@ -55,7 +55,7 @@ pub(crate) fn image(engine: &LocalEngine) -> Arc<PixelValues> {
 }
 
 pub(crate) fn photo(name: &str) -> std::io::Result<Vec<u8>> {
-    std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("examples/{name}.jpg")))
+    std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("assets/{name}.jpg")))
 }
 
 /// A JPEG of so many pixels as a camera makes them, of about 4 MB for 4000 × 3000: an example photo

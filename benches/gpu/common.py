@@ -11,7 +11,7 @@ import subprocess
 import sys
 
 HERE = pathlib.Path(__file__).resolve().parent
-EXAMPLES = HERE.parent.parent / "examples"
+PHOTOS = HERE.parent.parent / "assets"
 sys.path += [str(HERE.parent / "peers"), str(HERE.parent / "load")]
 
 
@@ -104,7 +104,7 @@ def model(options):
 
 
 def photos(options):
-    """Paths of JPEGs: those that are given, or some of half a megapixel made of the examples."""
+    """Paths of JPEGs: those that are given, or some of half a megapixel made of the photos in assets."""
     if options.photos:
         found = sorted(path for path in options.photos.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
         if not found:
@@ -115,8 +115,8 @@ def photos(options):
 
         return made.make(options.folder / "photos", options.photo_count, size=(816, 612))
     except ImportError:
-        say("this Python has no Pillow: the photos are the examples")
-        return sorted(EXAMPLES.glob("*.jpg"))
+        say("this Python has no Pillow: using the photos in assets")
+        return sorted(PHOTOS.glob("*.jpg"))
 
 
 def machine(options):

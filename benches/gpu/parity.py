@@ -10,7 +10,7 @@ MOST_DIFFERENCE, LEAST_EQUAL, MOST_CIDER = 0.02, 0.97, 0.01
 
 def run(options, results):
     paths = common.photos(options)
-    photos = {"count": len(paths), "where": str(options.photos or "made of the examples")}
+    photos = {"count": len(paths), "where": str(options.photos or "made of the photos in assets")}
     results.put("parity photos", photos)
     kept = options.folder / "captions"
     kept.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""Distinct photos out of the examples, and the captions that the command line gives them."""
+"""Distinct photos out of those in assets, and the captions that the command line gives them."""
 
 import json
 import random
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image, ImageEnhance, ImageOps
 
-EXAMPLES = Path(__file__).parent.parent.parent / "examples"
+PHOTOS = Path(__file__).parent.parent.parent / "assets"
 
 
 def make(folder, count, size=(320, 240)):
@@ -17,7 +17,7 @@ def make(folder, count, size=(320, 240)):
     paths = [folder / f"{number:04}.jpg" for number in range(count)]
     if all(path.exists() for path in paths):
         return paths
-    sources = [Image.open(path).convert("RGB") for path in sorted(EXAMPLES.glob("*.jpg"))]
+    sources = [Image.open(path).convert("RGB") for path in sorted(PHOTOS.glob("*.jpg"))]
     chance = random.Random(4)
     for number, path in enumerate(paths):
         source = sources[number % len(sources)]
@@ -36,7 +36,7 @@ def make(folder, count, size=(320, 240)):
 def large(folder, size):
     """A photo of at least `size` bytes, and not much more."""
     path = folder / "large.jpg"
-    source = Image.open(EXAMPLES / "cat.jpg").convert("RGB")
+    source = Image.open(PHOTOS / "cat.jpg").convert("RGB")
     side = 600
     while not path.exists() or path.stat().st_size < size:
         source.resize((side, side * 2 // 3), Image.Resampling.LANCZOS).save(path, quality=92)

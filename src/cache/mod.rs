@@ -1,15 +1,15 @@
-//! What was computed before, and what is being computed now.
+//! Values that were computed before, and computations that are in flight.
 //!
-//! - `key`: which answers are the same answer: a [`Key`] over everything that it depends on;
-//! - `store`: a bounded memory of values by their keys;
-//! - `flight`: work in flight that several callers wait for.
+//! - `key`: a [`Key`] identifies a value by everything that the value depends on;
+//! - `store`: a [`Store`] keeps values within a number of bytes and a time to live;
+//! - `single_flight`: callers that want the same value share one computation.
 //!
-//! None of them knows what a caption is.
+//! The cache is generic: it does not know what a caption is.
 
 mod key;
 mod single_flight;
 mod store;
 
-pub use key::{Identity, Key};
+pub use key::{Key, KeyNamespace};
 pub use single_flight::{InFlight, Leader, SingleFlight};
 pub use store::{Store, Weigh};

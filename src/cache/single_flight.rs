@@ -1,217 +1,211 @@
-//! Work in flight that several callers wait for: single flight.
+//! Single flight: callers that want the same value share one computation.
 //!
-//! A flight has a state, which its [`Leader`] changes and any number of callers watch through a
-//! [`watch::Receiver`]. The lead is not one of the callers, so any of them may leave, the first one
-//! too. When the last one has left, the lead learns that the work is abandoned.
+//! A computation has a state. Its [`Leader`] changes the state, and any number of callers watch it
+//! through a [`watch::Receiver`]. The leader is not one of the callers, so any caller may leave, even
+//! the first. When the last caller has left, the leader learns that the computation is abandoned.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
 use super::key::Key;
 
-/// What is being computed, by its key.
+/// The computations in flight, by key. `S` is the state of a computation.
 #[derive(Debug)]
 pub struct SingleFlight<S> {
-    open: Arc<Mutex<Open<S>>>,
+    flights: Arc<Mutex<FlightMap<S>>>,
 }
 
-type Open<S> = HashMap<Key, Arc<watch::Sender<S>>>;
+type FlightMap<S> = HashMap<Key, Arc<watch::Sender<S>>>;
 
 impl<S> Default for SingleFlight<S> {
     fn default() -> Self {
-        Self { open: Arc::default() }
+        Self { flights: Arc::default() }
     }
 }
 
 impl<S> SingleFlight<S> {
-    /// Nobody joins, opens, lands or abandons a flight while the board is held.
+    /// Locks the map: no flight is joined, started, finished or abandoned while the guard lives.
     #[must_use]
-    pub fn board(&self) -> InFlight<'_, S> {
-        InFlight { flights: self, open: lock(&self.open) }
+    pub fn lock(&self) -> InFlight<'_, S> {
+        InFlight { owner: self, flights: self.flights.lock() }
     }
 }
 
-/// No code that can panic runs while the lock is held, except what the callers of
-/// [`Leader::land`] bring; the map itself is whole in any case.
-fn lock<S>(open: &Mutex<Open<S>>) -> MutexGuard<'_, Open<S>> {
-    open.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The flights that can be joined at this moment.
+/// The locked map of the flights that can be joined.
 #[derive(Debug)]
 pub struct InFlight<'f, S> {
-    flights: &'f SingleFlight<S>,
-    open: MutexGuard<'f, Open<S>>,
+    owner: &'f SingleFlight<S>,
+    flights: MutexGuard<'f, FlightMap<S>>,
 }
 
 impl<S> InFlight<'_, S> {
-    /// Whether there is a flight of `key` to join.
+    /// Whether a flight of `key` can be joined.
     #[must_use]
-    pub fn has(&self, key: &Key) -> bool {
-        self.open.contains_key(key)
+    pub fn contains(&self, key: &Key) -> bool {
+        self.flights.contains_key(key)
     }
 
-    /// Waits for the flight of `key` with those who wait for it already.
+    /// Joins the flight of `key`; `None` if there is none.
     #[must_use]
     pub fn join(&self, key: &Key) -> Option<watch::Receiver<S>> {
-        self.open.get(key).map(|flight| flight.subscribe())
+        self.flights.get(key).map(|flight| flight.subscribe())
     }
 
-    /// Opens a flight. With a key it can be joined from now on, and takes the place of one that has
-    /// the same key and goes on for those who wait for it.
-    pub fn open(&mut self, key: Option<Key>, state: S) -> (Leader<S>, watch::Receiver<S>) {
+    /// Starts a flight. With a key, others can join it from now on, and it replaces an older flight
+    /// of the same key; those who joined the older one keep waiting for it.
+    pub fn start(&mut self, key: Option<Key>, state: S) -> (Leader<S>, watch::Receiver<S>) {
         let (sender, receiver) = watch::channel(state);
         let state = Arc::new(sender);
         if let Some(key) = key {
-            self.open.insert(key, Arc::clone(&state));
+            self.flights.insert(key, Arc::clone(&state));
         }
-        (Leader { flights: Arc::clone(&self.flights.open), key, state }, receiver)
+        (Leader { flights: Arc::clone(&self.owner.flights), key, state }, receiver)
     }
 }
 
-/// The end of a flight at which the work is done. Dropping it closes the flight, and those who wait
-/// for it hear that nothing more will come.
+/// The computing side of a flight. Dropping it ends the flight without a result, and all waiting
+/// receivers see their channel closed.
 #[derive(Debug)]
 pub struct Leader<S> {
-    flights: Arc<Mutex<Open<S>>>,
+    flights: Arc<Mutex<FlightMap<S>>>,
     key: Option<Key>,
     state: Arc<watch::Sender<S>>,
 }
 
 impl<S> Leader<S> {
-    /// Changes the state and wakes those who wait.
+    /// Changes the state and wakes all receivers.
     pub fn update(&self, change: impl FnOnce(&mut S)) {
         self.state.send_modify(change);
     }
 
-    /// Ends when nobody waits any more, and nobody can join.
+    /// Completes when nobody waits any more. From then on nobody can join either.
     pub async fn abandoned(&self) {
         loop {
             self.state.closed().await;
-            let mut open = lock(&self.flights);
-            // Somebody may have joined between the last departure and here.
+            let mut flights = self.flights.lock();
+            // A caller may have joined after the last one left and before the lock was taken.
             if self.state.receiver_count() == 0 {
-                self.close(&mut open);
+                self.close(&mut flights);
                 return;
             }
         }
     }
 
-    /// Ends the flight: `keep` runs if others could have joined until now, so that whoever comes
-    /// next finds either the flight or what `keep` has kept; then the state changes for the last
-    /// time.
-    pub fn land(self, keep: impl FnOnce(Key), change: impl FnOnce(&mut S)) {
+    /// Ends the flight. If it could be joined until now, `keep` stores its value first, so that a
+    /// caller always finds either the flight or the stored value. `change` then sets the last state.
+    pub fn finish(self, keep: impl FnOnce(Key), change: impl FnOnce(&mut S)) {
         {
-            let mut open = lock(&self.flights);
-            if let Some(key) = self.key.filter(|_| self.is_open(&open)) {
+            let mut flights = self.flights.lock();
+            if let Some(key) = self.key.filter(|_| self.can_be_joined(&flights)) {
                 keep(key);
             }
-            self.close(&mut open);
+            self.close(&mut flights);
         }
         self.state.send_modify(change);
     }
 
-    /// Not if another flight has taken its place.
-    fn is_open(&self, open: &Open<S>) -> bool {
+    /// False once a newer flight of the same key has replaced this one.
+    fn can_be_joined(&self, flights: &FlightMap<S>) -> bool {
         let own = |flight: &Arc<_>| Arc::ptr_eq(flight, &self.state);
-        self.key.and_then(|key| open.get(&key)).is_some_and(own)
+        self.key.and_then(|key| flights.get(&key)).is_some_and(own)
     }
 
-    fn close(&self, open: &mut Open<S>) {
-        if let Some(key) = self.key.filter(|_| self.is_open(open)) {
-            open.remove(&key);
+    fn close(&self, flights: &mut FlightMap<S>) {
+        if let Some(key) = self.key.filter(|_| self.can_be_joined(flights)) {
+            flights.remove(&key);
         }
     }
 }
 
 impl<S> Drop for Leader<S> {
     fn drop(&mut self) {
-        self.close(&mut lock(&self.flights));
+        self.close(&mut self.flights.lock());
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::Identity;
+    use crate::cache::KeyNamespace;
 
     fn key() -> Key {
-        Identity::new(&[]).vision(&blake3::hash(b""))
+        KeyNamespace::new(&[]).key("test", &[])
     }
 
     #[tokio::test]
-    async fn whoever_leaves_the_others_go_on_and_the_last_one_ends_it() {
+    async fn a_flight_outlives_any_caller_and_is_abandoned_by_the_last() {
         let flights = SingleFlight::<u32>::default();
-        let (lead, first) = flights.board().open(Some(key()), 0);
-        let second = flights.board().join(&key()).unwrap();
+        let (leader, first) = flights.lock().start(Some(key()), 0);
+        let second = flights.lock().join(&key()).unwrap();
         drop(first);
-        lead.update(|state| *state = 1);
+        leader.update(|state| *state = 1);
         assert_eq!(*second.borrow(), 1);
-        let third = flights.board().join(&key()).unwrap();
-        assert_eq!(*third.borrow(), 1, "a late one sees what there is");
+        let third = flights.lock().join(&key()).unwrap();
+        assert_eq!(*third.borrow(), 1, "a late caller sees the present state");
         drop(second);
-        let mut abandoned = Box::pin(lead.abandoned());
+        let mut abandoned = Box::pin(leader.abandoned());
         tokio::select! {
             biased;
-            () = &mut abandoned => panic!("the third one waits still"),
+            () = &mut abandoned => panic!("the third caller still waits"),
             () = tokio::task::yield_now() => {}
         }
         drop(third);
         abandoned.await;
-        assert!(flights.board().join(&key()).is_none(), "nobody joins an abandoned flight");
+        assert!(flights.lock().join(&key()).is_none(), "an abandoned flight cannot be joined");
     }
 
     #[tokio::test]
-    async fn who_joins_at_the_last_moment_saves_it() {
+    async fn joining_at_the_last_moment_keeps_a_flight_alive() {
         let flights = SingleFlight::<u32>::default();
-        let (lead, first) = flights.board().open(Some(key()), 0);
+        let (leader, first) = flights.lock().start(Some(key()), 0);
         drop(first);
-        // The lead knows nothing of the departure yet.
-        let late = flights.board().join(&key()).unwrap();
+        // The leader has not noticed yet that the first caller left.
+        let late = flights.lock().join(&key()).unwrap();
         tokio::select! {
             biased;
-            () = lead.abandoned() => panic!("somebody waits"),
+            () = leader.abandoned() => panic!("a caller waits"),
             () = tokio::task::yield_now() => {}
         }
-        lead.land(|_| {}, |state| *state = 2);
+        leader.finish(|_| {}, |state| *state = 2);
         assert_eq!(*late.borrow(), 2);
     }
 
     #[test]
-    fn a_landed_flight_is_kept_before_it_is_gone() {
+    fn a_finished_flight_is_kept_before_it_is_gone() {
         let flights = SingleFlight::<u32>::default();
-        let (lead, waiting) = flights.board().open(Some(key()), 0);
+        let (leader, waiting) = flights.lock().start(Some(key()), 0);
         let mut kept = None;
-        lead.land(|key| kept = Some(key), |state| *state = 3);
+        leader.finish(|key| kept = Some(key), |state| *state = 3);
         assert_eq!(kept, Some(key()));
         assert_eq!(*waiting.borrow(), 3);
-        assert!(flights.board().join(&key()).is_none());
+        assert!(flights.lock().join(&key()).is_none());
     }
 
     #[test]
-    fn a_newer_flight_takes_the_place_and_only_it_is_kept() {
+    fn a_newer_flight_replaces_an_older_one_and_only_the_newer_is_kept() {
         let flights = SingleFlight::<u32>::default();
-        let (old, waiting) = flights.board().open(Some(key()), 0);
-        let (new, _) = flights.board().open(Some(key()), 10);
-        assert_eq!(*flights.board().join(&key()).unwrap().borrow(), 10);
-        old.land(|_| panic!("the newer one will be kept"), |state| *state = 1);
-        assert_eq!(*waiting.borrow(), 1, "who waited for it gets it");
-        assert!(flights.board().join(&key()).is_some(), "the newer one is still there");
+        let (old, waiting) = flights.lock().start(Some(key()), 0);
+        let (new, _) = flights.lock().start(Some(key()), 10);
+        assert_eq!(*flights.lock().join(&key()).unwrap().borrow(), 10);
+        old.finish(|_| panic!("only the newer one is kept"), |state| *state = 1);
+        assert_eq!(*waiting.borrow(), 1, "the older flight still serves its callers");
+        assert!(flights.lock().contains(&key()), "the newer flight is still there");
         let mut kept = false;
-        new.land(|_| kept = true, |_| {});
+        new.finish(|_| kept = true, |_| {});
         assert!(kept);
     }
 
     #[tokio::test]
-    async fn a_lost_lead_is_noticed_and_a_private_flight_cannot_be_joined() {
+    async fn a_dropped_leader_is_noticed_and_a_flight_without_a_key_cannot_be_joined() {
         let flights = SingleFlight::<u32>::default();
-        let (lead, mut waiting) = flights.board().open(Some(key()), 0);
-        drop(lead);
+        let (leader, mut waiting) = flights.lock().start(Some(key()), 0);
+        drop(leader);
         assert!(waiting.changed().await.is_err());
-        assert!(flights.board().join(&key()).is_none());
-        let (_lead, _waiting) = flights.board().open(None, 0);
-        assert!(flights.board().join(&key()).is_none());
+        assert!(flights.lock().join(&key()).is_none());
+        let (_leader, _waiting) = flights.lock().start(None, 0);
+        assert!(flights.lock().join(&key()).is_none());
     }
 }

@@ -82,7 +82,7 @@ impl<V> fmt::Debug for Store<V> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::Identity;
+    use crate::cache::KeyNamespace;
 
     #[derive(Clone)]
     struct Lump(usize);
@@ -94,7 +94,7 @@ mod tests {
     }
 
     fn key(n: u32) -> Key {
-        Identity::new(&[]).vision(&blake3::hash(&n.to_le_bytes()))
+        KeyNamespace::new(&[]).key("test", &[&n.to_le_bytes()])
     }
 
     #[test]

@@ -16,7 +16,7 @@ pub(super) struct Answer {
     pub(super) choices: Vec<Choice>,
     pub(super) image: ImageInfo,
     /// Its colours and mood.
-    pub(super) appearance: Colors,
+    pub(super) colors: Colors,
 }
 
 impl Weigh for Arc<Answer> {
@@ -31,26 +31,26 @@ impl Weigh for Arc<Answer> {
             + choices
             + texts
             + self.image.heap()
-            + heap(&self.appearance)
+            + heap(&self.colors)
     }
 }
 
 /// What the vision tower made of an image, and what is known of the image from decoding it.
 #[derive(Debug, Clone)]
-pub(super) struct Seen {
+pub(super) struct EncodedImageEntry {
     pub(super) encoded: Arc<EncodedImage>,
     pub(super) image: ImageInfo,
     /// Its colours and mood.
-    pub(super) appearance: Colors,
+    pub(super) colors: Colors,
 }
 
-impl Weigh for Seen {
+impl Weigh for EncodedImageEntry {
     fn bytes(&self) -> usize {
         size_of::<Self>()
             + size_of::<EncodedImage>()
             + self.encoded.bytes()
             + self.image.heap()
-            + heap(&self.appearance)
+            + heap(&self.colors)
     }
 }
 
@@ -60,25 +60,25 @@ impl ImageInfo {
     }
 }
 
-/// What an appearance holds beside itself.
-fn heap(appearance: &Colors) -> usize {
-    let names = appearance.colors.iter().map(|color| color.hex.capacity() + color.name.capacity());
-    names.sum::<usize>() + appearance.colors.capacity() * size_of::<DominantColor>()
+/// What an colors holds beside itself.
+fn heap(colors: &Colors) -> usize {
+    let names = colors.colors.iter().map(|color| color.hex.capacity() + color.name.capacity());
+    names.sum::<usize>() + colors.colors.capacity() * size_of::<DominantColor>()
 }
 
 /// How far a caption is that several callers may wait for.
 #[derive(Debug, Default)]
-pub(super) struct Progress {
+pub(super) struct CaptionProgress {
     /// The image is decoded and the work is in the queue: from here on only the model can fail.
     pub(super) accepted: bool,
     /// The prompt and what was written so far; nothing of beams.
     pub(super) ids: Vec<u32>,
-    pub(super) end: Option<Result<Arc<Finished>>>,
+    pub(super) end: Option<Result<Arc<ComputedAnswer>>>,
 }
 
 /// A caption that was computed, and where the time went.
 #[derive(Debug)]
-pub(super) struct Finished {
+pub(super) struct ComputedAnswer {
     pub(super) answer: Arc<Answer>,
     pub(super) vision: Option<VisionCacheState>,
     pub(super) decode: Duration,

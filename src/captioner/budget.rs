@@ -10,11 +10,11 @@ use cutline_error::{Error, ErrorKind, Result};
 /// A number of bytes that may be held at a time. Cheap to clone; clones share the bytes.
 #[derive(Debug, Clone)]
 pub struct Budget {
-    inner: Arc<Inner>,
+    inner: Arc<BudgetInner>,
 }
 
 #[derive(Debug)]
-struct Inner {
+struct BudgetInner {
     capacity: u64,
     held: AtomicU64,
 }
@@ -23,7 +23,7 @@ impl Budget {
     /// A budget of `capacity` bytes.
     #[must_use]
     pub fn new(capacity: u64) -> Self {
-        Self { inner: Arc::new(Inner { capacity, held: AtomicU64::new(0) }) }
+        Self { inner: Arc::new(BudgetInner { capacity, held: AtomicU64::new(0) }) }
     }
 
     /// Bytes that may be held.
@@ -68,7 +68,7 @@ impl Permit {
     /// # Errors
     /// As [`Budget::take`].
     pub fn grow(&mut self, more: u64) -> Result<()> {
-        let Inner { capacity, held } = &*self.budget.inner;
+        let BudgetInner { capacity, held } = &*self.budget.inner;
         let within = |held: u64| held.checked_add(more).filter(|held| held <= capacity);
         held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, within).map_err(|_| full())?;
         self.bytes += more;

@@ -128,7 +128,7 @@ pub struct Caption {
     pub image: ImageInfo,
     /// Its colours and mood, if they were asked for.
     #[serde(flatten)]
-    pub appearance: Option<Colors>,
+    pub colors: Option<Colors>,
     /// Where the time went.
     pub timings: Timings,
     /// The most images that shared a decoding step with it, itself included; `None` for an answer

@@ -3,15 +3,15 @@
 use std::num::NonZero;
 use std::time::Instant;
 
-use super::run::milliseconds;
-use super::{Captioner, GenerationDefaults, Gpu, MemoryLimits, ModelInfo, Parts};
+use super::stream::milliseconds;
+use super::{Captioner, CaptionerParts, GenerationDefaults, Gpu, MemoryLimits, ModelInfo};
 use crate::engine::batch_size;
 use crate::engine::local::LocalEngine;
 use crate::engine::source::{self, ModelFiles, ModelSource};
 use crate::engine::{EngineInfo, EngineOptions, GenerationParams, HubOptions, MAX_BEAMS};
 use crate::metrics::Metrics;
 use crate::scheduler::VisionOrder;
-use crate::text::{Tokenizer, TokenizerSource};
+use crate::tokenizer::{Tokenizer, TokenizerSource};
 use cutline_error::{Error, ErrorKind, Result};
 use cutline_image::{DecodeLimits, PreprocessConfig};
 
@@ -47,6 +47,16 @@ pub struct CaptionerSettings {
     pub memory: MemoryLimits,
     /// The text of alternative text that describes nothing.
     pub fallback_text: String,
+    /// Where stages, steps and failures are counted.
+    pub metrics: Metrics,
+}
+
+impl CaptionerSettings {
+    /// The same settings, counting in `metrics`.
+    #[must_use]
+    pub fn with_metrics(self, metrics: Metrics) -> Self {
+        Self { metrics, ..self }
+    }
 }
 
 impl Captioner {
@@ -56,14 +66,6 @@ impl Captioner {
     /// [`Model`](ErrorKind::Model) or [`Config`](ErrorKind::Config), with one sentence that names
     /// what is wrong and the remedy.
     pub fn load(settings: &CaptionerSettings) -> Result<Self> {
-        Self::load_measured(settings, Metrics::new())
-    }
-
-    /// [`load`](Self::load), with what happens afterwards counted in `metrics`.
-    ///
-    /// # Errors
-    /// As [`load`](Self::load).
-    pub fn load_measured(settings: &CaptionerSettings, metrics: Metrics) -> Result<Self> {
         let begin = Instant::now();
         let files = source::open(&settings.model, &settings.hub)?;
         let tokenizer = Tokenizer::load(TokenizerSource {
@@ -87,9 +89,9 @@ impl Captioner {
 
         let engine_info = engine.info().clone();
         let info = describe(files, &engine_info, &preprocess, load_ms, warm_up_ms);
-        Self::measured(
+        Self::with_engine(
             Box::new(engine),
-            Parts {
+            CaptionerParts {
                 tokenizer,
                 preprocess,
                 limits: DecodeLimits {
@@ -100,11 +102,12 @@ impl Captioner {
                 max_workers: settings.max_workers.unwrap_or_else(|| workers(&engine_info)),
                 max_batch_size,
                 vision_order: settings.vision_order,
+                vision_batch: engine_info.vision_batch,
                 queue_capacity: settings.queue_capacity,
                 memory: settings.memory,
                 fallback_text: settings.fallback_text.clone(),
+                metrics: settings.metrics.clone(),
             },
-            metrics,
         )
     }
 }

@@ -1,87 +1,89 @@
-//! The use case: an image and parameters in, a caption out.
+//! The use case: photos and parameters in, captions out.
 //!
-//! There is one way to make a caption, and it is [`Captioner::start_all`]: HTTP, the command line
-//! and the benches all come through here, and a whole answer is the fold of the stream of events.
+//! There is one way to make a caption, [`Captioner::start_all`]. HTTP, the command line and the
+//! benches all use it. A complete answer is the fold of the stream of events.
 //!
-//! - `start`: what is asked for, and whether it is known, under way, or new;
-//! - `work`: computing what is new, for everybody who waits for it;
-//! - `run`: what one caller sees of it;
-//! - `style`: the caption as it is, or as alternative text; `fingerprint`: of what was asked;
-//! - `answer`: what they share; `budget`: bytes of images in memory;
-//! - `decoders`: the threads that read images; `process`: what they tell of one without the model.
+//! - `admit`: look a request up in the cache, join it to work in flight, or queue it;
+//! - `work`: compute a new answer for everyone who waits for it;
+//! - `stream`: one caller's view of that work;
+//! - `answer`: the data that callers and caches share; `keys`: cache keys and fingerprints;
+//! - `style`: captions as the model writes them, or as alternative text;
+//! - `budget`: the bytes of images in memory; `decoders`: the threads that decode images;
+//! - `process`: image analysis without the model;
+//! - `params`, `caption`, `info`: the parameters of a request, its answer, and the model's
+//!   description; `load`: from settings to a captioner.
 
+mod admit;
 mod answer;
 mod budget;
 mod caption;
 mod decoders;
-mod fingerprint;
 mod info;
+mod keys;
 mod load;
 mod params;
 mod process;
-mod run;
-mod start;
+mod stream;
 mod style;
 mod work;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::answer::{Answer, Progress, Seen};
+use self::answer::{Answer, CaptionProgress, EncodedImageEntry};
 pub use self::budget::{Budget, Permit, Photo};
 pub use self::caption::{CacheState, Caption, Choice, ImageInfo, Timings, VisionCacheState};
 pub use self::decoders::Decoders;
 pub use self::info::{GenerationDefaults, Gpu, ModelInfo};
+use self::keys::CaptionKeys;
 pub use self::load::{CaptionerSettings, WORKERS_ON_CPU};
 pub use self::params::{CachePolicy, CaptionParams, Parameter, ParameterFields};
 pub(crate) use self::params::{given_twice, shortened, too_long};
 pub use self::process::{ProcessTimings, ProcessedImage, ProcessedInfo};
-pub use self::run::{CaptionEvent, Run};
+pub use self::stream::{CaptionEvent, CaptionStream};
 pub use self::style::{Fallback, Style, TextStyle, repeats_itself};
-use crate::cache::{Identity, SingleFlight, Store};
+use crate::cache::{SingleFlight, Store};
 use crate::engine::Engine;
-use crate::metrics::{CacheNow, Metrics, ModelNow};
-use crate::scheduler::{Handle, Options, VisionOrder};
-pub use crate::scheduler::{Priority, Status};
-use crate::text::Tokenizer;
+use crate::metrics::{CacheSnapshot, Metrics, ModelSnapshot};
+use crate::scheduler::{Handle, SchedulerOptions, VisionOrder};
+pub use crate::scheduler::{Priority, SchedulerStatus};
+use crate::tokenizer::Tokenizer;
 use cutline_error::Result;
-use cutline_image::{DecodeLimits, PREPROCESSING_VERSION, PreprocessConfig};
+use cutline_image::{DecodeLimits, PreprocessConfig};
 
 /// Makes captions. Cheap to clone; the model is closed when the last clone is dropped.
 #[derive(Debug, Clone)]
 pub struct Captioner {
-    inner: Arc<Inner>,
+    inner: Arc<CaptionerInner>,
 }
 
 #[derive(Debug)]
-struct Inner {
-    handle: Handle,
+struct CaptionerInner {
+    scheduler: Handle,
     tokenizer: Tokenizer,
     preprocess: PreprocessConfig,
     decoders: Decoders,
     info: ModelInfo,
-    /// What is the same for all captions of this captioner.
-    identity: Identity,
+    keys: CaptionKeys,
     answers: Store<Arc<Answer>>,
-    /// Images that were encoded before.
-    seen: Store<Seen>,
-    flights: SingleFlight<Progress>,
+    /// Outputs of the vision tower.
+    encoded_images: Store<EncodedImageEntry>,
+    flights: SingleFlight<CaptionProgress>,
     metrics: Metrics,
     memory: MemoryLimits,
-    /// The text where there is no description.
-    fallback: String,
+    fallback_text: String,
 }
 
-/// The parts of a [`Captioner`] beside the engine.
+/// The parts of a [`Captioner`] in addition to the engine.
 #[derive(Debug)]
-pub struct Parts {
-    /// Text to ids and back.
+pub struct CaptionerParts {
+    /// Converts between text and token ids.
     pub tokenizer: Tokenizer,
-    /// What the model's input looks like.
+    /// Size and normalisation of the model's input.
     pub preprocess: PreprocessConfig,
-    /// What images are refused.
+    /// The largest images that are accepted.
     pub limits: DecodeLimits,
-    /// What is said of the model.
+    /// The description of the model.
     pub info: ModelInfo,
     /// Images that are decoded at a time.
     pub max_workers: usize,
@@ -89,22 +91,27 @@ pub struct Parts {
     pub max_batch_size: usize,
     /// When images are encoded while others are decoded.
     pub vision_order: VisionOrder,
+    /// Images that the vision tower encodes faster together than one after another, at least 1; see
+    /// [`EngineInfo`](crate::engine::EngineInfo).
+    pub vision_batch: usize,
     /// Images that may wait.
     pub queue_capacity: usize,
-    /// What may be kept in memory.
+    /// Limits of caches and image memory.
     pub memory: MemoryLimits,
-    /// The text of alternative text that describes nothing.
+    /// The alternative text of a photo for which the model finds no description.
     pub fallback_text: String,
+    /// Where stages, steps and failures are counted.
+    pub metrics: Metrics,
 }
 
-/// How much is kept in memory, and how long.
+/// How much is kept in memory, and for how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryLimits {
-    /// Bytes of answers that are remembered; 0 for none.
+    /// Bytes of cached answers; 0 disables that cache.
     pub cache_max_bytes: u64,
-    /// How long an answer or an encoded image is remembered.
+    /// How long an answer or an encoded image is cached.
     pub cache_ttl: Duration,
-    /// Bytes of encoded images that are remembered; 0 for none.
+    /// Bytes of cached encoded images; 0 disables that cache.
     pub vision_cache_bytes: u64,
     /// Bytes of images that are being received or wait.
     pub max_inflight_bytes: u64,
@@ -122,44 +129,33 @@ impl Default for MemoryLimits {
 }
 
 impl Captioner {
-    /// Puts `engine` to work.
+    /// Starts a thread for `engine` and returns a captioner that uses it.
     ///
     /// # Errors
-    /// [`Internal`](cutline_error::ErrorKind::Internal): the system has no thread to give.
-    pub fn with_engine(engine: Box<dyn Engine>, parts: Parts) -> Result<Self> {
-        Self::measured(engine, parts, Metrics::new())
-    }
-
-    /// [`with_engine`](Self::with_engine), with what happens counted in `metrics`.
-    ///
-    /// # Errors
-    /// As [`with_engine`](Self::with_engine).
-    pub fn measured(engine: Box<dyn Engine>, parts: Parts, metrics: Metrics) -> Result<Self> {
-        let options = Options {
+    /// [`Internal`](cutline_error::ErrorKind::Internal): the system cannot start a thread.
+    pub fn with_engine(engine: Box<dyn Engine>, parts: CaptionerParts) -> Result<Self> {
+        let CaptionerParts { memory, metrics, .. } = parts;
+        let options = SchedulerOptions {
             max_batch_size: parts.max_batch_size,
             queue_capacity: parts.queue_capacity,
             vision_order: parts.vision_order,
+            vision_batch: parts.vision_batch,
+            metrics: metrics.clone(),
         };
-        let handle = Handle::spawn_measured(engine, options, metrics.clone())?;
-        let identity = identity(&parts.info, &parts.preprocess);
-        let memory = parts.memory;
-        let inner = Inner {
-            handle,
+        let budget = Budget::new(memory.max_inflight_bytes);
+        let inner = CaptionerInner {
+            scheduler: Handle::spawn(engine, options)?,
             tokenizer: parts.tokenizer,
+            keys: CaptionKeys::new(&parts.info, &parts.preprocess),
             preprocess: parts.preprocess,
-            decoders: Decoders::new(
-                parts.limits,
-                parts.max_workers,
-                Budget::new(memory.max_inflight_bytes),
-            ),
+            decoders: Decoders::new(parts.limits, parts.max_workers, budget),
             info: parts.info,
-            identity,
             answers: Store::new(memory.cache_max_bytes, memory.cache_ttl),
-            seen: Store::new(memory.vision_cache_bytes, memory.cache_ttl),
+            encoded_images: Store::new(memory.vision_cache_bytes, memory.cache_ttl),
             flights: SingleFlight::default(),
             metrics,
             memory,
-            fallback: parts.fallback_text,
+            fallback_text: parts.fallback_text,
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -170,31 +166,31 @@ impl Captioner {
         &self.inner.info
     }
 
-    /// Where images are decoded, for work on them that needs no model.
+    /// The decoders, for image work that needs no model.
     #[must_use]
     pub fn decoders(&self) -> &Decoders {
         &self.inner.decoders
     }
 
-    /// The text that stands where alternative text would describe nothing.
+    /// The alternative text of a photo for which the model finds no description.
     #[must_use]
     pub fn fallback_text(&self) -> &str {
-        &self.inner.fallback
+        &self.inner.fallback_text
     }
 
-    /// How queue and model are doing.
+    /// The present state of queue and model.
     #[must_use]
-    pub fn status(&self) -> Status {
-        self.inner.handle.status()
+    pub fn status(&self) -> SchedulerStatus {
+        self.inner.scheduler.status()
     }
 
-    /// What Prometheus is told of model, queue and caches at this moment.
+    /// The present state of model, queue and caches, for Prometheus.
     #[must_use]
-    pub fn now(&self) -> ModelNow {
-        let Inner { info, answers, seen, memory, .. } = &*self.inner;
+    pub fn snapshot(&self) -> ModelSnapshot {
+        let CaptionerInner { info, answers, encoded_images, memory, .. } = &*self.inner;
         let status = self.status();
         let limit = status.memory_limit.unwrap_or(status.max_batch_size);
-        ModelNow {
+        ModelSnapshot {
             id: info.id.clone(),
             device: info.device.clone(),
             precision: info.precision.clone(),
@@ -210,26 +206,29 @@ impl Captioner {
             encoded: status.encoded,
             failures: status.failures,
             out_of_memory: status.out_of_memory,
-            answers: CacheNow { bytes: answers.bytes(), bytes_limit: memory.cache_max_bytes },
-            images: CacheNow { bytes: seen.bytes(), bytes_limit: memory.vision_cache_bytes },
+            answers: CacheSnapshot { bytes: answers.bytes(), bytes_limit: memory.cache_max_bytes },
+            images: CacheSnapshot {
+                bytes: encoded_images.bytes(),
+                bytes_limit: memory.vision_cache_bytes,
+            },
         }
     }
 
-    /// Bytes of images that may be in memory.
+    /// The memory that images may take.
     #[must_use]
     pub fn budget(&self) -> &Budget {
         self.inner.decoders.budget()
     }
 
-    /// Accepts no more work; what was accepted is finished.
+    /// Stops accepting work. Accepted work is still finished.
     pub fn close(&self) {
-        self.inner.handle.close();
+        self.inner.scheduler.close();
     }
 
-    /// Captions `photo` for somebody who waits for it.
+    /// Captions one photo.
     ///
     /// # Errors
-    /// Those of [`start`](Self::start), or the image is bad, or the model failed.
+    /// Those of [`start`](Self::start); also if the image is bad or the model fails.
     pub async fn caption(&self, photo: impl Into<Photo>, params: CaptionParams) -> Result<Caption> {
         self.start(photo, params).await?.end().await
     }
@@ -237,18 +236,4 @@ impl Captioner {
     fn decode(&self, ids: &[u32]) -> Result<String> {
         self.inner.tokenizer.decode(ids)
     }
-}
-
-/// The weights, how they are multiplied, and what they are shown.
-fn identity(info: &ModelInfo, preprocess: &PreprocessConfig) -> Identity {
-    Identity::new(&[
-        &info.digest,
-        &info.precision,
-        // Kernels and devices round differently.
-        &info.kernels,
-        &info.device,
-        &PREPROCESSING_VERSION.to_string(),
-        // Size, resampling and the numbers of the normalisation.
-        &format!("{preprocess:?}"),
-    ])
 }

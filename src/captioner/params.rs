@@ -255,11 +255,11 @@ impl fmt::Debug for Parameter {
 }
 
 static PARAMETERS: LazyLock<Vec<Parameter>> = LazyLock::new(|| {
-    let RefOr::T(Schema::Object(object)) = CaptionParams::schema() else { return Vec::new() };
+    let defaults = serde_json::to_value(CaptionParams::default()).unwrap_or_default();
+    let Some(object) = plain(CaptionParams::schema()) else { return Vec::new() };
     let properties = object.properties.into_iter().filter_map(|(name, schema)| {
         let mut schema = plain(schema)?;
-        // An option that is not given has no default, rather than the default null.
-        schema.default = schema.default.filter(|default| !default.is_null());
+        schema.default = defaults.get(&name).cloned();
         Some(Parameter { name, schema })
     });
     properties.collect()
@@ -267,15 +267,12 @@ static PARAMETERS: LazyLock<Vec<Parameter>> = LazyLock::new(|| {
 
 /// The schema as one object. utoipa wraps the schema of an enum to add a default to it.
 fn plain(schema: RefOr<Schema>) -> Option<Object> {
-    let (items, default) = match schema {
-        RefOr::T(Schema::Object(object)) => return Some(object),
-        RefOr::T(Schema::AllOf(all)) => (all.items, all.default),
-        RefOr::T(Schema::OneOf(one)) => (one.items, one.default),
-        _ => return None,
-    };
-    let mut object = items.into_iter().find_map(plain)?;
-    object.default = default;
-    Some(object)
+    match schema {
+        RefOr::T(Schema::Object(object)) => Some(object),
+        RefOr::T(Schema::AllOf(all)) => all.items.into_iter().find_map(plain),
+        RefOr::T(Schema::OneOf(one)) => one.items.into_iter().find_map(plain),
+        _ => None,
+    }
 }
 
 impl Parameter {

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use super::ImageInfo;
 use super::budget::Photo;
 use super::decoders::Decoders;
-use super::run::milliseconds;
+use super::stream::milliseconds;
 use cutline_error::Result;
 use cutline_image::{Colors, DecodeLimits, Measures, PreprocessConfig, decode_for};
 
@@ -19,7 +19,7 @@ pub struct ProcessedImage {
     pub image: ProcessedInfo,
     /// Dominant colours and mood.
     #[serde(flatten)]
-    pub appearance: Colors,
+    pub colors: Colors,
     /// Brightness, contrast, sharpness, colourfulness.
     #[serde(flatten)]
     pub measures: Measures,
@@ -68,7 +68,7 @@ fn process(bytes: &[u8], limits: &DecodeLimits) -> Result<ProcessedImage> {
     let PreprocessConfig { width, height, .. } = PreprocessConfig::default();
     let decoded = decode_for(bytes, limits, width, height)?;
     let decode = begin.elapsed();
-    let appearance = Colors::of(&decoded);
+    let colors = Colors::of(&decoded);
     let measures = Measures::of(&decoded)?;
     let info = ImageInfo::of(&blake3::hash(bytes), bytes.len(), &decoded);
     let timings = ProcessTimings {
@@ -77,5 +77,5 @@ fn process(bytes: &[u8], limits: &DecodeLimits) -> Result<ProcessedImage> {
         total_ms: 0.0,
     };
     let image = ProcessedInfo { info, orientation: decoded.orientation };
-    Ok(ProcessedImage { image, appearance, measures, timings })
+    Ok(ProcessedImage { image, colors, measures, timings })
 }

@@ -3,32 +3,32 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::answer::{Answer, Finished, Progress, Seen};
+use super::answer::{Answer, CaptionProgress, ComputedAnswer, EncodedImageEntry};
 use super::budget::{Permit, Photo};
-use super::{Captioner, Choice, ImageInfo, Inner, VisionCacheState};
+use super::{Captioner, CaptionerInner, Choice, ImageInfo, VisionCacheState};
 use crate::cache::{Key, Leader};
 use crate::engine::{EncodedImage, GenerationParams, ImageInput, Sequence};
 use crate::metrics::{CacheName, Lookup, Stage};
-use crate::scheduler::{JobEvent, Place, Work};
+use crate::scheduler::{JobEvent, JobRequest, QueueSlot};
 use cutline_error::{Error, Result};
 use cutline_image::{Colors, DecodeLimits, decode_for};
 
 /// What is to be computed, and for what it may be used.
 #[derive(Debug)]
-pub(super) struct Task {
+pub(super) struct CaptionTask {
     pub(super) photo: Photo,
     pub(super) hash: blake3::Hash,
     pub(super) prompt: Vec<u32>,
     pub(super) params: GenerationParams,
-    pub(super) place: Place,
+    pub(super) slot: QueueSlot,
     /// For the pixels that the model reads.
     pub(super) permit: Permit,
-    pub(super) vision: VisionUse,
+    pub(super) vision: VisionCacheUse,
 }
 
 /// What the cache of encoded images may do for a task.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum VisionUse {
+pub(super) enum VisionCacheUse {
     /// Read it, and write what is new.
     ReadWrite(Key),
     /// Only write.
@@ -38,21 +38,25 @@ pub(super) enum VisionUse {
 }
 
 /// What is known of an image that is ready for the model.
-struct Prepared {
+struct PreparedImage {
     image: ImageInfo,
-    appearance: Colors,
+    colors: Colors,
     vision: Option<VisionCacheState>,
 }
 
 /// Computes `task` until it is done or nobody waits for it any more.
-pub(super) async fn drive(captioner: Captioner, lead: Leader<Progress>, task: Task) {
+pub(super) async fn drive(
+    captioner: Captioner,
+    leader: Leader<CaptionProgress>,
+    task: CaptionTask,
+) {
     let result = tokio::select! {
-        result = compute(&captioner, &lead, task) => result,
+        result = compute(&captioner, &leader, task) => result,
         // Dropping the work takes it back from queue and model.
-        () = lead.abandoned() => return,
+        () = leader.abandoned() => return,
     };
     let kept = result.as_ref().ok().map(|finished| Arc::clone(&finished.answer));
-    lead.land(
+    leader.finish(
         |key| {
             // Failures are not kept: the next one who asks may have more luck.
             if let Some(answer) = kept {
@@ -63,15 +67,19 @@ pub(super) async fn drive(captioner: Captioner, lead: Leader<Progress>, task: Ta
     );
 }
 
-async fn compute(captioner: &Captioner, lead: &Leader<Progress>, task: Task) -> Result<Finished> {
+async fn compute(
+    captioner: &Captioner,
+    leader: &Leader<CaptionProgress>,
+    task: CaptionTask,
+) -> Result<ComputedAnswer> {
     let begin = Instant::now();
-    let Task { photo, hash, prompt, params, place, permit, vision } = task;
+    let CaptionTask { photo, hash, prompt, params, slot, permit, vision } = task;
     let read = prompt.len();
     let prepared = prepare(captioner, photo, hash, vision).await?;
     let decode = begin.elapsed();
     let (input, prepared) = prepared;
-    let mut submission = place.submit(Work { image: input, prompt, params, deadline: None })?;
-    lead.update(|progress| progress.accepted = true);
+    let mut submission = slot.submit(JobRequest { image: input, prompt, params })?;
+    leader.update(|progress| progress.accepted = true);
     let mut queued = Duration::ZERO;
     loop {
         match submission.next().await {
@@ -79,16 +87,23 @@ async fn compute(captioner: &Captioner, lead: &Leader<Progress>, task: Task) -> 
             Some(JobEvent::Encoded(encoded)) => {
                 remember(captioner, vision, encoded, &prepared);
             }
-            Some(JobEvent::Token(token)) => lead.update(|progress| progress.ids.push(token)),
+            Some(JobEvent::Token(token)) => leader.update(|progress| progress.ids.push(token)),
             Some(JobEvent::Done { sequences, inference, batch_size }) => {
                 drop(permit);
                 let written: usize = sequences.iter().map(|sequence| sequence.generated).sum();
                 captioner.inner.metrics.tokens(read, written);
                 let choices = choices(captioner, &sequences)?;
-                let Prepared { image, appearance, .. } = prepared;
-                let answer = Arc::new(Answer { choices, image, appearance });
+                let PreparedImage { image, colors, .. } = prepared;
+                let answer = Arc::new(Answer { choices, image, colors });
                 let vision = prepared.vision;
-                return Ok(Finished { answer, vision, decode, queued, inference, batch_size });
+                return Ok(ComputedAnswer {
+                    answer,
+                    vision,
+                    decode,
+                    queued,
+                    inference,
+                    batch_size,
+                });
             }
             Some(JobEvent::Failed(error)) => return Err(error),
             None => return Err(Error::internal("the model's thread ended before the caption")),
@@ -98,13 +113,13 @@ async fn compute(captioner: &Captioner, lead: &Leader<Progress>, task: Task) -> 
 
 fn remember(
     captioner: &Captioner,
-    vision: VisionUse,
+    vision: VisionCacheUse,
     encoded: Arc<EncodedImage>,
-    prepared: &Prepared,
+    prepared: &PreparedImage,
 ) {
-    if let VisionUse::ReadWrite(key) | VisionUse::Write(key) = vision {
-        let (image, appearance) = (prepared.image.clone(), prepared.appearance.clone());
-        captioner.inner.seen.put(key, Seen { encoded, image, appearance });
+    if let VisionCacheUse::ReadWrite(key) | VisionCacheUse::Write(key) = vision {
+        let (image, colors) = (prepared.image.clone(), prepared.colors.clone());
+        captioner.inner.encoded_images.put(key, EncodedImageEntry { encoded, image, colors });
     }
 }
 
@@ -113,40 +128,43 @@ async fn prepare(
     captioner: &Captioner,
     photo: Photo,
     hash: blake3::Hash,
-    vision: VisionUse,
-) -> Result<(ImageInput, Prepared)> {
-    if let VisionUse::ReadWrite(key) = vision
-        && let Some(Seen { encoded, image, appearance }) = captioner.inner.seen.get(&key)
+    vision: VisionCacheUse,
+) -> Result<(ImageInput, PreparedImage)> {
+    if let VisionCacheUse::ReadWrite(key) = vision
+        && let Some(EncodedImageEntry { encoded, image, colors }) =
+            captioner.inner.encoded_images.get(&key)
     {
         captioner.inner.metrics.lookup(CacheName::Images, Lookup::Hit);
         let vision = Some(VisionCacheState::Hit);
-        return Ok((encoded.into(), Prepared { image, appearance, vision }));
+        return Ok((encoded.into(), PreparedImage { image, colors, vision }));
     }
     let inner = Arc::clone(&captioner.inner);
     let size = photo.len();
     let read = move |bytes: &[u8], limits: &DecodeLimits| -> Result<_> {
-        let Inner { preprocess, metrics, .. } = &*inner;
+        let CaptionerInner { preprocess, metrics, .. } = &*inner;
         let decoded = metrics.timed(Stage::Decode, || {
             decode_for(bytes, limits, preprocess.width, preprocess.height)
         })?;
         let pixels = metrics.timed(Stage::Preprocess, || preprocess.preprocess(&decoded))?;
         // Even for those who do not ask for it: others may ask for the same photo.
-        let appearance = metrics.timed(Stage::Analysis, || Ok(Colors::of(&decoded)))?;
-        Ok((pixels, ImageInfo::of(&hash, size, &decoded), appearance))
+        let colors = metrics.timed(Stage::Analysis, || Ok(Colors::of(&decoded)))?;
+        Ok((pixels, ImageInfo::of(&hash, size, &decoded), colors))
     };
-    if let VisionUse::ReadWrite(_) = vision
-        && captioner.inner.seen.keeps()
+    if let VisionCacheUse::ReadWrite(_) = vision
+        && captioner.inner.encoded_images.keeps()
     {
         captioner.inner.metrics.lookup(CacheName::Images, Lookup::Miss);
     }
-    let (pixels, image, appearance) = captioner.inner.decoders.run(photo, read).await?;
+    let (pixels, image, colors) = captioner.inner.decoders.run(photo, read).await?;
     let vision = match vision {
-        VisionUse::ReadWrite(_) | VisionUse::Write(_) if captioner.inner.seen.keeps() => {
+        VisionCacheUse::ReadWrite(_) | VisionCacheUse::Write(_)
+            if captioner.inner.encoded_images.keeps() =>
+        {
             Some(VisionCacheState::Miss)
         }
         _ => None,
     };
-    Ok((pixels.into(), Prepared { image, appearance, vision }))
+    Ok((pixels.into(), PreparedImage { image, colors, vision }))
 }
 
 fn choices(captioner: &Captioner, sequences: &[Sequence]) -> Result<Vec<Choice>> {

@@ -35,7 +35,7 @@ const MISUSED: u8 = 2;
 /// Runs the program with the arguments of this process.
 #[must_use]
 pub fn main() -> ExitCode {
-    cutline_kernels::malloc::give_back_large_blocks();
+    cutline_kernels::malloc::set_mmap_threshold();
     let matches = match command().try_get_matches() {
         Ok(matches) => matches,
         // `--help` and `--version` come this way too, with status 0.

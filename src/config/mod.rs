@@ -22,6 +22,7 @@ pub use self::values::Values;
 use crate::captioner::{CaptionerSettings, MemoryLimits, WORKERS_ON_CPU};
 use crate::engine::source::ModelSource;
 use crate::engine::{DeviceChoice, EngineOptions, HubOptions, KernelChoice, Precision};
+use crate::metrics::Metrics;
 use crate::scheduler::VisionOrder;
 use cutline_error::Result;
 
@@ -228,6 +229,7 @@ pub fn captioner_settings(values: &Values) -> Result<CaptionerSettings> {
         queue_capacity: read.number("QUEUE_CAPACITY", 1, 1 << 20)?,
         memory: memory_limits(&read)?,
         fallback_text: read.required("FALLBACK_TEXT")?,
+        metrics: Metrics::default(),
     })
 }
 

@@ -419,6 +419,7 @@ impl Backend {
             vocab_size: config.text.vocab_size,
             max_positions: config.text.max_position_embeddings,
             threads: candle_core::utils::get_num_threads(),
+            vision_batch: self.vision_batch(config.vision.image_size, config.vision.image_size),
         }
     }
 }

@@ -126,7 +126,8 @@ fn check(engine: &LocalEngine, workload: Workload) -> Result<()> {
 /// # Errors
 /// The arithmetic failed.
 pub fn states(engine: &mut LocalEngine) -> Result<Vec<f32>> {
-    let encoded = engine.encode(&image(0, engine.info().image_size))?;
+    let image = Arc::new(image(0, engine.info().image_size));
+    let encoded = engine.encode_one(image)?;
     match encoded.content::<Encoded>() {
         Some(states) => states.states(),
         None => Err(Error::internal("the engine's image is another engine's")),
@@ -148,16 +149,16 @@ fn pass(
     };
     let (mut vision, mut cross_kv) = (Duration::ZERO, Duration::ZERO);
     // As many together as the server would take, so that no more states are kept.
-    for images in images.chunks(engine.vision_batch().max(1)) {
+    for images in images.chunks(engine.info().vision_batch.max(1)) {
         let begin = Instant::now();
-        let encoded = engine.encode_all(images)?;
+        let encoded = engine.encode(images)?;
         engine.wait()?;
         vision += begin.elapsed();
         let begin = Instant::now();
         for image in encoded {
             let id = JobId(engine.active() as u64);
             let image = ImageInput::Encoded(Arc::new(image));
-            engine.start(Job { id, image, prompt: Vec::new(), params: params.clone() })?;
+            engine.start(Job::new(id, image, Vec::new(), params.clone()))?;
         }
         engine.wait()?;
         cross_kv += begin.elapsed();

@@ -65,8 +65,6 @@ struct State {
     permits: Option<usize>,
     steps: VecDeque<Mishap>,
     encodings: VecDeque<Mishap>,
-    /// Images that the vision tower takes at once; 0 stands for one.
-    vision_batch: usize,
     defect: Option<Defect>,
     calls: Vec<Call>,
 }
@@ -81,11 +79,6 @@ impl Script {
     /// An engine that never waits.
     pub(crate) fn free() -> Arc<Self> {
         Arc::default()
-    }
-
-    /// Its vision tower gains by taking so many images at once.
-    pub(crate) fn set_vision_batch(&self, images: usize) {
-        self.state.lock().unwrap().vision_batch = images;
     }
 
     pub(crate) fn let_step(&self, steps: usize) {
@@ -198,21 +191,12 @@ impl FakeEngine {
 }
 
 impl Engine for FakeEngine {
-    fn encode(&mut self, pixels: &PixelValues) -> Result<EncodedImage> {
-        self.script.record(Call::Encode(pixels.width));
-        self.check()?;
-        let mishap = self.script.enter_encoding(&[pixels.width]);
-        mishap.map_or(Ok(()), |mishap| self.suffer(mishap))?;
-        Ok(EncodedImage::new(pixels.width, 8))
-    }
-
-    fn vision_batch(&self) -> usize {
-        self.script.state.lock().unwrap().vision_batch.max(1)
-    }
-
-    fn encode_all(&mut self, images: &[Arc<PixelValues>]) -> Result<Vec<EncodedImage>> {
+    fn encode(&mut self, images: &[Arc<PixelValues>]) -> Result<Vec<EncodedImage>> {
         let widths: Vec<usize> = images.iter().map(|pixels| pixels.width).collect();
-        self.script.record(Call::EncodeAll(widths.clone()));
+        self.script.record(match widths[..] {
+            [width] => Call::Encode(width),
+            _ => Call::EncodeAll(widths.clone()),
+        });
         self.check()?;
         let mishap = self.script.enter_encoding(&widths);
         mishap.map_or(Ok(()), |mishap| self.suffer(mishap))?;

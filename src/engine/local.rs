@@ -83,7 +83,7 @@ impl LocalEngine {
         let params =
             GenerationParams { max_new_tokens: 3, num_beams: 2, ..GenerationParams::default() };
         let id = JobId(u64::MAX);
-        self.start(Job { id, image: pixels.into(), prompt: Vec::new(), params })?;
+        self.start(Job::new(id, pixels, Vec::new(), params))?;
         let mut events = Vec::new();
         while self.active() > 0 {
             self.step(&mut events)?;
@@ -95,6 +95,15 @@ impl LocalEngine {
             Some(error) => Err(error),
             None => Ok(()),
         }
+    }
+
+    /// [`encode`](Engine::encode) of one image.
+    ///
+    /// # Errors
+    /// As [`encode`](Engine::encode).
+    pub fn encode_one(&mut self, pixels: Arc<PixelValues>) -> Result<EncodedImage> {
+        let image = self.encode(&[pixels])?.pop();
+        image.ok_or_else(|| Error::internal("an image was not encoded"))
     }
 
     /// What every job has to choose from, in the order of the jobs.
@@ -182,21 +191,7 @@ impl LocalEngine {
 }
 
 impl Engine for LocalEngine {
-    fn encode(&mut self, pixels: &PixelValues) -> Result<EncodedImage> {
-        let PixelValues { data, width, height } = pixels;
-        let (model, spent) = (&mut self.model, &mut self.timings);
-        let image = timed(&mut spent.vision, || model.encode(data, *width, *height))?;
-        spent.images += 1;
-        let bytes = image.bytes();
-        Ok(EncodedImage::new(image, bytes))
-    }
-
-    fn vision_batch(&self) -> usize {
-        let side = self.info.image_size;
-        self.model.vision_batch(side, side)
-    }
-
-    fn encode_all(&mut self, images: &[Arc<PixelValues>]) -> Result<Vec<EncodedImage>> {
+    fn encode(&mut self, images: &[Arc<PixelValues>]) -> Result<Vec<EncodedImage>> {
         let mut encoded: Vec<Option<EncodedImage>> = images.iter().map(|_| None).collect();
         let mut rest: Vec<usize> = (0..images.len()).collect();
         while let Some(&first) = rest.first() {
@@ -223,10 +218,6 @@ impl Engine for LocalEngine {
     }
 
     fn start(&mut self, job: Job) -> Result<()> {
-        self.resume(job, &[])
-    }
-
-    fn resume(&mut self, job: Job, written: &[u32]) -> Result<()> {
         let max_length = self.check(&job)?;
         let text = &self.model.config().text;
         let mut prompt = vec![text.bos_token_id];
@@ -235,7 +226,7 @@ impl Engine for LocalEngine {
         let (end, vocabulary) = (text.sep_token_id, text.vocab_size);
         let image = match job.image {
             ImageInput::Encoded(image) => image,
-            ImageInput::Pixels(pixels) => self.encode(&pixels)?.into(),
+            ImageInput::Pixels(pixels) => Arc::new(self.encode_one(pixels)?),
         };
         let states = image
             .content::<Encoded>()
@@ -251,7 +242,7 @@ impl Engine for LocalEngine {
             spent.tokens += 1;
             Next::Choose(timed(&mut spent.decode, || model.prefill(&mut item, &prompt))?)
         };
-        let written = written.to_vec();
+        let written = job.written;
         let decoder =
             Decoder::new(&job.params, Task { prompt, end, vocabulary, max_length, written });
         self.jobs.push(Active { id: job.id, decoder, next });

@@ -41,7 +41,7 @@ pub struct JobId(pub u64);
 /// One image to caption.
 #[derive(Debug, Clone)]
 pub struct Job {
-    /// Its name in the events.
+    /// Identifies the job in the events.
     pub id: JobId,
     /// The image; pixels are encoded when the job starts.
     pub image: ImageInput,
@@ -49,6 +49,24 @@ pub struct Job {
     pub prompt: Vec<u32>,
     /// How to decode.
     pub params: GenerationParams,
+    /// Tokens of the first sequence that were already sent to the caller, if the job is started
+    /// again after a failure; otherwise empty. The first sequence begins with them. Where the other
+    /// jobs in the batch may change how numbers are rounded, and with it a token, the caller would
+    /// otherwise get a mixture of two captions.
+    pub written: Vec<u32>,
+}
+
+impl Job {
+    /// A job that was never started before.
+    #[must_use]
+    pub fn new(
+        id: JobId,
+        image: impl Into<ImageInput>,
+        prompt: Vec<u32>,
+        params: GenerationParams,
+    ) -> Self {
+        Self { id, image: image.into(), prompt, params, written: Vec::new() }
+    }
 }
 
 /// What a step of the engine reports.
@@ -100,6 +118,9 @@ pub struct EngineInfo {
     pub max_positions: usize,
     /// Threads that the arithmetic uses.
     pub threads: usize,
+    /// How many images of the model's own size the vision tower encodes faster together than one
+    /// after another; 1 where batches gain nothing.
+    pub vision_batch: usize,
 }
 
 impl EngineInfo {
@@ -110,64 +131,42 @@ impl EngineInfo {
     }
 }
 
-/// A captioning model with the state of the work it is doing.
+/// A captioning model with the jobs that it is working on.
 ///
-/// The owner calls [`start`](Engine::start) for new work at any time and [`step`](Engine::step)
-/// while there are jobs; every call blocks for as long as the arithmetic takes. On a CPU, what comes
-/// of a job does not depend on the jobs beside it, and is the same, token by token, each time that
-/// the job is started anew; a job that samples repeats if its seed is given. On a device company may
-/// change how numbers are rounded.
+/// The owner calls [`start`](Engine::start) for new work at any time and [`step`](Engine::step) while
+/// there are jobs. Every call blocks until the arithmetic is done. On the CPU kernels a job's result
+/// does not depend on the other jobs in the batch, and is the same, token by token, each time the job
+/// is started; a job that samples repeats if its seed is given. With candle, on a GPU or a CPU, the
+/// other jobs in the batch may change how numbers are rounded.
 ///
-/// An error of kind [`OutOfMemory`](cutline_error::ErrorKind::OutOfMemory) says that the device had
-/// no room: the same work may succeed with fewer jobs beside it.
+/// An error of kind [`OutOfMemory`](cutline_error::ErrorKind::OutOfMemory) says that the device's memory
+/// is full: the same work may succeed with fewer jobs in the batch.
 pub trait Engine: Send {
-    /// Runs the vision tower. The jobs in the batch are not touched.
+    /// Runs the vision tower over images of any sizes. Returns all of them in their order, or none.
+    /// The jobs in the batch are not touched.
     ///
     /// # Errors
-    /// The pixels are no image for this model, or the arithmetic failed.
-    fn encode(&mut self, pixels: &PixelValues) -> Result<EncodedImage>;
+    /// One of the images does not fit this model, or the arithmetic failed. The error does not say
+    /// which image is at fault; encode them one by one to find out.
+    fn encode(&mut self, images: &[Arc<PixelValues>]) -> Result<Vec<EncodedImage>>;
 
-    /// How many images at once the vision tower takes faster than one after another; 1 where company
-    /// gains nothing.
-    fn vision_batch(&self) -> usize {
-        1
-    }
-
-    /// [`encode`](Self::encode) of several images, of whatever sizes: all of them or none, in their
-    /// order. Whose fault a failure is, is not said: who wants to know encodes them one by one.
-    ///
-    /// # Errors
-    /// One of them is no image for this model, or the arithmetic failed.
-    fn encode_all(&mut self, images: &[Arc<PixelValues>]) -> Result<Vec<EncodedImage>> {
-        images.iter().map(|pixels| self.encode(pixels)).collect()
-    }
-
-    /// Encodes the image if need be, reads the prompt and makes the job part of the batch.
+    /// Encodes the image if necessary, reads the prompt and adds the job to the batch.
     ///
     /// # Errors
     /// The job cannot be started, and is forgotten; the others are not touched.
     fn start(&mut self, job: Job) -> Result<()>;
 
-    /// [`start`](Self::start) of a job that was started before, and whose caller has heard these
-    /// tokens of its first sequence: it begins with them. Where company may change how numbers are
-    /// rounded, and with it a token, a caller would else hear a mixture of two captions.
+    /// Every job in the batch writes one token; the events are appended to `events`.
     ///
     /// # Errors
-    /// As [`start`](Self::start).
-    fn resume(&mut self, job: Job, _written: &[u32]) -> Result<()> {
-        self.start(job)
-    }
-
-    /// Every job in the batch writes one token; what happened is appended to `events`.
-    ///
-    /// # Errors
-    /// The whole step failed; all jobs in the batch are lost, and [`reset`](Engine::reset) is due.
+    /// The whole step failed; all jobs in the batch are lost, and [`reset`](Engine::reset) must be
+    /// called.
     fn step(&mut self, events: &mut Vec<Event>) -> Result<()>;
 
-    /// Drops a job before it has finished; unknown names are ignored.
+    /// Drops a job before it has finished; unknown ids are ignored.
     fn cancel(&mut self, job: JobId);
 
-    /// Drops all jobs and whatever a failure, or a panic, may have left half done; only the loaded
-    /// weights stay. Images that were encoded before are as good as they were.
+    /// Drops all jobs and everything that a failure or a panic may have left half done. The loaded
+    /// weights stay, and images that were encoded before remain valid.
     fn reset(&mut self);
 }

@@ -59,12 +59,12 @@ impl Guard {
             return Ok(());
         }
         let route = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
-        let area = Area::of(route.unwrap_or(""));
+        let access = super::access(route.unwrap_or(""));
         match self.key(request.headers()) {
-            Err(_) if area.is_open(self.public) => Ok(()),
+            Err(_) if access.is_open(self.public) => Ok(()),
             // Guesses count, too.
             Err(refusal) => self.count(&self.address(request)).and(Err(refusal)),
-            Ok(_) if area != Area::Work => Ok(()),
+            Ok(_) if access != Access::Key => Ok(()),
             Ok(Some(number)) => self.count(&Client::Key(number)),
             Ok(None) => self.count(&self.address(request)),
         }
@@ -105,38 +105,29 @@ impl Guard {
     }
 }
 
-/// What a route is about.
+/// Who may use a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Area {
-    /// The page with its files, and the probes of an orchestrator.
+pub(super) enum Access {
+    /// Everybody: the page with its files, and the probes of an orchestrator.
     Open,
+    /// Everybody, if `PUBLIC_ENDPOINTS` lists `health`.
     Health,
+    /// Everybody, if `PUBLIC_ENDPOINTS` lists `metrics`.
     Metrics,
+    /// Everybody, if `PUBLIC_ENDPOINTS` lists `docs`.
     Docs,
-    /// What takes time or tells something, and everything else; counted by the limiter.
-    Work,
+    /// Clients with a key, if there are keys; the only requests that are rate limited.
+    Key,
 }
 
-impl Area {
-    /// Of the pattern of a route, which is what is served, whatever the address looks like.
-    fn of(route: &str) -> Self {
-        match route {
-            "/" | "/page/{name}" | "/health/live" | "/health/ready" => Self::Open,
-            "/health" => Self::Health,
-            "/metrics" => Self::Metrics,
-            "/openapi.json" | "/api/docs" => Self::Docs,
-            _ if route.starts_with("/api/docs/") => Self::Docs,
-            _ => Self::Work,
-        }
-    }
-
+impl Access {
     fn is_open(self, public: PublicEndpoints) -> bool {
         match self {
             Self::Open => true,
             Self::Health => public.health,
             Self::Metrics => public.metrics,
             Self::Docs => public.docs,
-            Self::Work => false,
+            Self::Key => false,
         }
     }
 }
@@ -181,6 +172,7 @@ mod tests {
     use axum::http::{HeaderName, HeaderValue};
 
     use super::*;
+    use crate::http::access;
 
     fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
         let header = |&(name, value)| {
@@ -231,17 +223,17 @@ mod tests {
             "/api/docs/",
             "/api/docs/{*rest}",
         ] {
-            assert!(Area::of(open).is_open(public), "{open}");
+            assert!(access(open).is_open(public), "{open}");
         }
         let closed = ["", "/model/info", "/caption/generate", "/caption/batch", "/image/process"];
         for route in closed.into_iter().chain(["/api/docsx", "/healthy", "/page", "/metrics/"]) {
-            assert!(!Area::of(route).is_open(public), "{route}");
+            assert!(!access(route).is_open(public), "{route}");
         }
         let public = PublicEndpoints { health: false, metrics: false, docs: false };
         for route in ["/health", "/metrics", "/openapi.json", "/api/docs/"] {
-            assert!(!Area::of(route).is_open(public), "{route}");
+            assert!(!access(route).is_open(public), "{route}");
         }
-        assert!(Area::of("/health/ready").is_open(public));
+        assert!(access("/health/ready").is_open(public));
     }
 
     #[test]

@@ -23,28 +23,40 @@ use super::error::problem;
 use super::extract::{self, UploadedImage, Uploads};
 use super::generate::too_late;
 use super::observe::{Ending, RequestId};
+use super::openapi::bodies::{BatchForm, BatchRequest, CaptionQuery, RawImage, SQUARE};
+use super::openapi::errors::BatchProblems;
 use super::state::AppState;
-use crate::captioner::{Caption, Captioner, Priority, Run};
+use crate::captioner::{Caption, CaptionStream, Captioner, Priority};
 use crate::metrics::Metrics;
 use cutline_error::{Error, Result};
 
 const LINES: &str = "application/x-ndjson";
 
-/// Many images to one result each
+/// Captions many images
 ///
-/// Together and in the order sent; with `Accept: application/x-ndjson` each in a line of its own as
-/// soon as it is ready. A bad image never fails the others. Places in the queue are taken for all
-/// images at once or for none.
+/// Results come together and in the order sent, or with `Accept: application/x-ndjson` one line each
+/// as soon as it is ready. A bad image does not fail the others. The whole batch is queued at once
+/// or refused.
 #[utoipa::path(
     post,
     path = "/caption/batch",
     operation_id = "caption_batch",
     tag = "captions",
-    responses((
-        status = OK,
-        description = "A result for every image",
-        content((BatchAnswer = "application/json"), (BatchItem = "application/x-ndjson")),
+    params(CaptionQuery),
+    request_body(content(
+        (BatchForm = "multipart/form-data"),
+        (BatchRequest = "application/json", example = json!({"images": [SQUARE], "num_beams": 3})),
+        (inline(RawImage) = "image/*"),
+        (inline(RawImage) = "application/octet-stream"),
     )),
+    responses(
+        (
+            status = OK,
+            description = "A result for every image",
+            content((BatchAnswer = "application/json"), (BatchItem = "application/x-ndjson")),
+        ),
+        BatchProblems,
+    ),
 )]
 pub(super) async fn batch(
     State(state): State<AppState>,
@@ -136,7 +148,7 @@ impl Results {
     }
 }
 
-async fn end(run: &mut Run, deadline: Instant, limit: Duration) -> Result<Caption> {
+async fn end(run: &mut CaptionStream, deadline: Instant, limit: Duration) -> Result<Caption> {
     timeout_at(deadline, run.end()).await.unwrap_or_else(|_| Err(too_late(limit)))
 }
 

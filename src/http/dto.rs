@@ -29,15 +29,15 @@ pub(super) struct Problem<'a> {
 pub(super) struct Index {
     pub(super) name: &'static str,
     pub(super) version: &'static str,
-    pub(super) endpoints: Vec<Endpoint>,
+    pub(super) endpoints: &'static [Endpoint],
 }
 
 /// One of the endpoints.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Endpoint {
     pub(super) method: &'static str,
-    pub(super) path: &'static str,
-    pub(super) description: &'static str,
+    pub(super) path: String,
+    pub(super) description: String,
 }
 
 /// `GET /health`.

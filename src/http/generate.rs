@@ -11,27 +11,43 @@ use super::dto::StreamEvent;
 use super::error::Failure;
 use super::extract::{self, Upload};
 use super::observe::{Outcome, RequestId};
+use super::openapi::bodies::{CaptionForm, CaptionQuery, CaptionRequest, RawImage, SQUARE};
+use super::openapi::caption_example;
+use super::openapi::errors::CaptionProblems;
 use super::state::AppState;
 use super::stream;
 use crate::captioner::{Caption, Captioner};
 use cutline_error::{Error, ErrorKind, Result};
 
-/// One image to its caption
+/// Captions an image
 ///
-/// At once, or word by word with `stream=true`.
+/// Answers at once, or word by word with `stream=true`.
 #[utoipa::path(
     post,
     path = "/caption/generate",
     operation_id = "generate_caption",
     tag = "captions",
-    responses((
-        status = OK,
-        description = "The caption; with `stream=true` the events `token`, then `done` or `error`",
-        content(
-            (Caption = "application/json", example = json!(super::openapi::caption_example())),
-            (StreamEvent = "text/event-stream"),
+    params(CaptionQuery),
+    request_body(content(
+        (CaptionForm = "multipart/form-data"),
+        (
+            CaptionRequest = "application/json",
+            example = json!({"image": SQUARE, "max_new_tokens": 10}),
         ),
+        (inline(RawImage) = "image/*"),
+        (inline(RawImage) = "application/octet-stream"),
     )),
+    responses(
+        (
+            status = OK,
+            description = "The caption; with `stream=true` `token` events, then `done` or `error`",
+            content(
+                (Caption = "application/json", example = json!(caption_example())),
+                (StreamEvent = "text/event-stream"),
+            ),
+        ),
+        CaptionProblems,
+    ),
 )]
 pub(super) async fn generate(
     State(state): State<AppState>,

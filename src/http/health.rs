@@ -8,11 +8,12 @@ use axum::http::StatusCode;
 
 use super::dto::{BatchHealth, Health, HealthStatus, Probe, QueueHealth};
 use super::error::Failure;
+use super::openapi::errors::ReadyProblems;
 use super::state::AppState;
-use crate::captioner::{Captioner, Status};
+use crate::captioner::{Captioner, SchedulerStatus};
 use cutline_error::{Error, ErrorKind, Result};
 
-/// The state of model and queue
+/// State of the model and the queue
 ///
 /// For people and dashboards.
 #[utoipa::path(
@@ -55,7 +56,7 @@ pub(super) async fn show(State(state): State<AppState>) -> (StatusCode, Json<Hea
     (code, Json(body))
 }
 
-fn queue(status: &Status) -> QueueHealth {
+fn queue(status: &SchedulerStatus) -> QueueHealth {
     QueueHealth {
         depth: status.queue_depth,
         reserved: status.reserved,
@@ -63,7 +64,7 @@ fn queue(status: &Status) -> QueueHealth {
     }
 }
 
-fn batch(status: &Status) -> BatchHealth {
+fn batch(status: &SchedulerStatus) -> BatchHealth {
     BatchHealth {
         max_size: status.max_batch_size,
         memory_limit: status.memory_limit,
@@ -80,25 +81,28 @@ fn thousandths(number: f64) -> f64 {
     (number * 1e3).round() / 1e3
 }
 
-/// Whether the process answers
+/// Liveness probe
 #[utoipa::path(
     get,
     path = "/health/live",
     operation_id = "live",
     tag = "operation",
-    responses((status = OK, description = "It does", body = Probe)),
+    responses((status = OK, description = "The process answers", body = Probe)),
 )]
 pub(super) async fn live() -> Json<Probe> {
     Json(Probe { status: "alive" })
 }
 
-/// Whether a caption asked for now would be made
+/// Readiness probe
 #[utoipa::path(
     get,
     path = "/health/ready",
     operation_id = "ready",
     tag = "operation",
-    responses((status = OK, description = "It would", body = Probe)),
+    responses(
+        (status = OK, description = "The server accepts images to caption", body = Probe),
+        ReadyProblems,
+    ),
 )]
 pub(super) async fn ready(State(state): State<AppState>) -> Result<Json<Probe>, Failure> {
     let status = state.captioner()?.status();
@@ -123,7 +127,7 @@ fn not_ready(detail: &'static str, seconds: u64) -> Error {
     Error::new(ErrorKind::NotReady, detail).with_retry_after(Duration::from_secs(seconds))
 }
 
-fn judge(state: &AppState, status: Option<&Status>) -> HealthStatus {
+fn judge(state: &AppState, status: Option<&SchedulerStatus>) -> HealthStatus {
     match status {
         _ if state.stopping() => HealthStatus::ShuttingDown,
         None => HealthStatus::Loading,

@@ -10,21 +10,32 @@ use tokio::time::timeout;
 use super::error::Failure;
 use super::extract;
 use super::observe::Outcome;
+use super::openapi::bodies::{ImageForm, ImageRequest, RawImage, SQUARE};
+use super::openapi::errors::ImageProblems;
 use super::state::AppState;
 use crate::captioner::{ProcessTimings, ProcessedImage};
 use crate::metrics::Stage;
 use cutline_error::{Error, ErrorKind, Result};
 
-/// What can be told of an image without the model
+/// Describes an image without the model
 ///
 /// Format, size, orientation, hash, dominant colours, mood, brightness, contrast, sharpness and
-/// colourfulness; also while the model is being loaded.
+/// colourfulness. Also available while the model is loading.
 #[utoipa::path(
     post,
     path = "/image/process",
     operation_id = "process_image",
     tag = "images",
-    responses((status = OK, description = "What the image is like", body = ProcessedImage)),
+    request_body(content(
+        (ImageForm = "multipart/form-data"),
+        (ImageRequest = "application/json", example = json!({"image": SQUARE})),
+        (inline(RawImage) = "image/*"),
+        (inline(RawImage) = "application/octet-stream"),
+    )),
+    responses(
+        (status = OK, description = "The properties of the image", body = ProcessedImage),
+        ImageProblems,
+    ),
 )]
 pub(super) async fn process(
     State(state): State<AppState>,

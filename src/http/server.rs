@@ -28,9 +28,8 @@ pub async fn run(
 ) -> Result<()> {
     let metrics = Metrics::new();
     let state = AppState::measured(settings.http, metrics.clone());
-    let captioner = settings.captioner;
-    let loading =
-        tokio::task::spawn_blocking(move || Captioner::load_measured(&captioner, metrics));
+    let captioner = settings.captioner.with_metrics(metrics);
+    let loading = tokio::task::spawn_blocking(move || Captioner::load(&captioner));
     let mut serving = Box::pin(serve(listener, state.clone(), shutdown));
     let loaded = tokio::select! {
         loaded = loading => loaded,

@@ -16,7 +16,7 @@ use super::error::problem;
 use super::extract::Upload;
 use super::generate::too_late;
 use super::observe::{Ending, Outcome, RequestId};
-use crate::captioner::{CaptionEvent, Captioner, Run};
+use crate::captioner::{CaptionEvent, CaptionStream, Captioner};
 use cutline_error::{Error, Result};
 
 /// A comment is sent when there is nothing else to send for so long, so that nothing on the way
@@ -58,7 +58,7 @@ pub(super) async fn respond(
 
 /// One answer on its way to the client.
 struct Talk {
-    run: Run,
+    run: CaptionStream,
     sender: mpsc::Sender<Event>,
     deadline: Instant,
     limit: Duration,

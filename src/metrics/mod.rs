@@ -2,14 +2,14 @@
 //!
 //! [`Metrics`] is handed to whoever has something to count; several servers in one process have
 //! one each, and there is no global recorder. What other rooms know already, such as how many
-//! images wait, is not counted twice: it is read when somebody asks ([`Now`]). `process` reads what
+//! images wait, is not counted twice: it is read when somebody asks ([`ServerSnapshot`]). `process` reads what
 //! the system knows of the process.
 //!
 //! Every label has few values, all of them the program's own: nothing that a client sends becomes
 //! one. The table of all names is in the README, and a test compares it with what is exported.
 
-mod now;
 mod process;
+mod snapshot;
 
 use std::fmt;
 use std::sync::Arc;
@@ -21,8 +21,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-pub use self::now::{CacheNow, ModelNow, Now};
-use self::process::Process;
+use self::process::ProcessMetrics;
+pub use self::snapshot::{CacheSnapshot, ModelSnapshot, ServerSnapshot};
 use cutline_error::Result;
 
 /// The `Content-Type` of [`Metrics::render`].
@@ -151,10 +151,10 @@ type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
 /// The counters and histograms of one server. Cheap to clone; clones share the numbers.
 #[derive(Clone)]
 pub struct Metrics {
-    inner: Arc<Inner>,
+    inner: Arc<MetricsInner>,
 }
 
-struct Inner {
+struct MetricsInner {
     registry: Registry,
     requests: Family<RequestLabels, Counter>,
     request_seconds: Histograms<RouteLabel>,
@@ -172,7 +172,7 @@ impl Metrics {
     /// All at zero.
     #[must_use]
     pub fn new() -> Self {
-        let mut inner = Inner {
+        let mut inner = MetricsInner {
             registry: Registry::with_prefix(PREFIX),
             requests: Family::default(),
             request_seconds: Family::new_with_constructor(seconds),
@@ -252,12 +252,12 @@ impl Metrics {
 
     /// Everything in Prometheus' text format, version 0.0.4, with what is known `now`.
     #[must_use]
-    pub fn render(&self, now: Now) -> String {
+    pub fn render(&self, now: ServerSnapshot) -> String {
         let mut text = String::new();
         let mut current = Registry::with_prefix(PREFIX);
         current.register_collector(Box::new(now));
         let mut system = Registry::default();
-        if let Some(process) = Process::read() {
+        if let Some(process) = ProcessMetrics::read() {
             system.register_collector(Box::new(process));
         }
         for registry in [&self.inner.registry, &current, &system] {
@@ -268,7 +268,7 @@ impl Metrics {
     }
 }
 
-impl Inner {
+impl MetricsInner {
     /// The names, without prefix and `_total`, and what they mean, without the full stop.
     fn register(&mut self) {
         let Self { registry, .. } = self;

@@ -6,11 +6,11 @@ use std::fs;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 
-use super::now::Writer;
+use super::snapshot::MetricWriter;
 
 /// What the process has used.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Process {
+pub(super) struct ProcessMetrics {
     cpu_seconds: f64,
     start_time_seconds: f64,
     resident_bytes: u64,
@@ -20,7 +20,7 @@ pub(super) struct Process {
     max_fds: Option<u64>,
 }
 
-impl Process {
+impl ProcessMetrics {
     /// `None` where the system does not tell.
     pub(super) fn read() -> Option<Self> {
         let text = |path: &str| fs::read_to_string(path).ok();
@@ -84,9 +84,9 @@ fn max_fds(limits: &str) -> Option<u64> {
     line.split_whitespace().next()?.parse().ok()
 }
 
-impl Collector for Process {
+impl Collector for ProcessMetrics {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let mut write = Writer(encoder);
+        let mut write = MetricWriter(encoder);
         write.seconds_counter(
             "process_cpu_seconds",
             "Processor time in user and system mode.",
@@ -120,8 +120,9 @@ mod tests {
         let own = "42 (a b) c) S 1 42 42 0 -1 4194560 100 0 0 0 250 50 0 0 20 0 7 0 1000 2097152 \
                    30 18446744073709551615 1 1 0";
         let units = Units { ticks_per_second: 100, page_bytes: 4096 };
-        let process = Process::of(own, "cpu 1 2\nbtime 1700000000\nprocesses 9\n", units).unwrap();
-        let expected = Process {
+        let process =
+            ProcessMetrics::of(own, "cpu 1 2\nbtime 1700000000\nprocesses 9\n", units).unwrap();
+        let expected = ProcessMetrics {
             cpu_seconds: 3.0,
             start_time_seconds: 1_700_000_010.0,
             resident_bytes: 30 * 4096,
@@ -131,8 +132,8 @@ mod tests {
             max_fds: None,
         };
         assert_eq!(process, expected);
-        assert_eq!(Process::of("42 (x) S 1", "btime 1\n", units), None);
-        assert_eq!(Process::of(own, "cpu 1 2\n", units), None);
+        assert_eq!(ProcessMetrics::of("42 (x) S 1", "btime 1\n", units), None);
+        assert_eq!(ProcessMetrics::of(own, "cpu 1 2\n", units), None);
     }
 
     #[test]
@@ -151,7 +152,7 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn this_process_can_be_read() {
-        let process = Process::read().unwrap();
+        let process = ProcessMetrics::read().unwrap();
         assert!(process.resident_bytes > 1 << 20 && process.virtual_bytes > process.resident_bytes);
         assert!(process.threads > 0 && process.open_fds.unwrap() > 2);
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();

@@ -1,184 +1,183 @@
-//! The async face of the worker.
+//! The async side of the scheduler: reserve queue slots, submit jobs, read the status.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::job::{Entry, Submission, Work};
+use super::job::{JobRequest, ScheduledJob, Submission};
 use super::queue::Priority;
-use super::shared::{Shared, State, Status};
+use super::shared::{SchedulerState, SchedulerStatus, SharedState};
 use super::worker;
 use crate::engine::{Engine, JobId};
 use crate::metrics::Metrics;
 use cutline_error::{Error, ErrorKind, Result};
 
-/// How the worker goes about it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Options {
+/// How the scheduler works.
+#[derive(Debug, Clone)]
+pub struct SchedulerOptions {
     /// Rows (captions or beams) that are decoded together.
     pub max_batch_size: usize,
     /// Images that may wait.
     pub queue_capacity: usize,
     /// When new images are encoded.
     pub vision_order: VisionOrder,
+    /// Images that the vision tower encodes faster together than one after another, at least 1; see
+    /// [`EngineInfo`](crate::engine::EngineInfo).
+    pub vision_batch: usize,
+    /// Where stages, steps and failures are counted.
+    pub metrics: Metrics,
 }
 
-/// When new images are encoded while others are decoded. ARCHITECTURE.md has the measurements that
-/// chose the default.
+/// When new images are encoded while others are decoded. The documentation of the design has the
+/// measurements behind the default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum VisionOrder {
-    /// Before the next step as many as make a batch of two, or of half of those that wait if that
-    /// is more: a few are soon done, and a crowd is decoded in large batches.
+    /// Before the next step, enough images for a batch of two, or of half of the waiting images if
+    /// that is more. Under light load captions finish early, under heavy load batches are large.
     #[default]
     ByBacklog,
-    /// All that fit into the batch, before the next step.
+    /// Before the next step, all images that fit into the batch.
     AllFirst,
-    /// One between two steps.
-    OneBetweenSteps,
 }
 
-/// Cloneable access to the model. When the last clone and the last [`Place`] are dropped, accepted
-/// work is finished and the thread is joined.
+/// Cloneable access to the model. When the last clone and the last [`QueueSlot`] are dropped, the
+/// model thread finishes the accepted jobs and ends.
+///
+/// That drop waits for the thread, except inside a tokio runtime, where it hands the wait to the
+/// runtime's blocking threads.
 #[derive(Debug, Clone)]
 pub struct Handle {
-    owner: Arc<Owner>,
+    model: Arc<ModelThread>,
 }
 
+/// The thread that owns the engine, and the state shared with it.
 #[derive(Debug)]
-struct Owner {
-    shared: Arc<Shared>,
+struct ModelThread {
+    shared: Arc<SharedState>,
     next_id: AtomicU64,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Handle {
     /// Starts the thread that owns `engine`.
     ///
     /// # Errors
-    /// [`Internal`](ErrorKind::Internal): the system has no thread to give.
-    pub fn spawn(engine: Box<dyn Engine>, options: Options) -> Result<Self> {
-        Self::spawn_measured(engine, options, Metrics::new())
-    }
-
-    /// [`spawn`](Self::spawn), with what happens counted in `metrics`.
-    ///
-    /// # Errors
-    /// As [`spawn`](Self::spawn).
-    pub fn spawn_measured(
-        engine: Box<dyn Engine>,
-        options: Options,
-        metrics: Metrics,
-    ) -> Result<Self> {
+    /// [`Internal`](ErrorKind::Internal): the system cannot start a thread.
+    pub fn spawn(engine: Box<dyn Engine>, options: SchedulerOptions) -> Result<Self> {
+        let metrics = options.metrics.clone();
         let rows = options.max_batch_size.max(1);
-        let shared = Arc::new(Shared::new(rows, options.queue_capacity, metrics));
+        let shared = Arc::new(SharedState::new(rows, options.queue_capacity, metrics));
         let of_worker = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("model".to_owned())
-            .spawn(move || worker::run(engine, &of_worker, options))
+            .spawn(move || worker::run(engine, &of_worker, &options))
             .map_err(|e| Error::internal("cannot start the model's thread").with_source(e))?;
-        let owner = Owner { shared, next_id: AtomicU64::new(0), thread: Mutex::new(Some(thread)) };
-        Ok(Self { owner: Arc::new(owner) })
+        let model = ModelThread { shared, next_id: AtomicU64::new(0), thread: Some(thread) };
+        Ok(Self { model: Arc::new(model) })
     }
 
-    /// Takes `count` places in the queue at once, or none. They count against its capacity from
-    /// here on, before there is an image to put into them, until their jobs have left the queue.
+    /// Reserves `count` slots of the queue, all or none. A slot counts against the queue's capacity
+    /// from now on, before there is an image for it, until its job leaves the queue.
     ///
     /// # Errors
-    /// [`QueueFull`](ErrorKind::QueueFull), which says when there will be room at the present
-    /// speed; [`ShuttingDown`](ErrorKind::ShuttingDown); or [`Internal`](ErrorKind::Internal) when
-    /// the model's thread is gone.
-    pub fn reserve(&self, count: usize, priority: Priority) -> Result<Vec<Place>> {
+    /// - [`QueueFull`](ErrorKind::QueueFull), with an estimate of when to try again;
+    /// - [`ShuttingDown`](ErrorKind::ShuttingDown);
+    /// - [`Internal`](ErrorKind::Internal): the model thread has ended.
+    pub fn reserve(&self, count: usize, priority: Priority) -> Result<Vec<QueueSlot>> {
         {
-            let now = Instant::now();
-            let mut state = self.owner.shared.lock();
+            let mut state = self.model.shared.lock();
             if state.closed {
                 return Err(shutting_down());
             }
             if state.failed {
-                return Err(thread_is_gone());
+                return Err(thread_has_ended());
             }
             if state.queue.reserve(count).is_err() {
-                state.queue.prune(|entry| entry.is_over(now));
+                state.queue.remove_if(ScheduledJob::is_abandoned);
+                let now = Instant::now();
                 state
                     .queue
                     .reserve(count)
                     .map_err(|missing| queue_full(count, missing, &state, now))?;
             }
         }
-        let place = |_| Place { owner: Arc::clone(&self.owner), priority, taken: true };
-        Ok((0..count).map(place).collect())
+        let slot = |_| QueueSlot { model: Arc::clone(&self.model), priority, reserved: true };
+        Ok((0..count).map(slot).collect())
     }
 
-    /// How queue and model are doing.
+    /// The present state of queue and model.
     #[must_use]
-    pub fn status(&self) -> Status {
-        self.owner.shared.lock().status(Instant::now())
+    pub fn status(&self) -> SchedulerStatus {
+        self.model.shared.lock().status(Instant::now())
     }
 
-    /// Accepts no more work; what was accepted, reserved places included, is finished.
+    /// Stops accepting jobs. Accepted jobs and reserved slots are still served.
     pub fn close(&self) {
-        self.owner.close();
+        self.model.close();
     }
 }
 
-/// A reserved place in the queue. Dropping it gives it back.
+/// A reserved slot of the queue. Dropping it frees the slot.
 #[derive(Debug)]
-pub struct Place {
-    owner: Arc<Owner>,
+pub struct QueueSlot {
+    model: Arc<ModelThread>,
     priority: Priority,
-    /// Whether the place is still this one's to give back.
-    taken: bool,
+    /// False once a job is in the slot.
+    reserved: bool,
 }
 
-impl Place {
-    /// Puts a job into the place.
+impl QueueSlot {
+    /// Puts a job into the slot.
     ///
     /// # Errors
-    /// [`InvalidParameter`](ErrorKind::InvalidParameter), or [`Internal`](ErrorKind::Internal) when
-    /// the model's thread is gone.
-    pub fn submit(mut self, work: Work) -> Result<Submission> {
-        let id = JobId(self.owner.next_id.fetch_add(1, Ordering::Relaxed));
-        let (entry, submission) = Entry::new(id, work)?;
-        let shared = &self.owner.shared;
+    /// [`InvalidParameter`](ErrorKind::InvalidParameter), or [`Internal`](ErrorKind::Internal) if
+    /// the model thread has ended.
+    pub fn submit(mut self, request: JobRequest) -> Result<Submission> {
+        let id = JobId(self.model.next_id.fetch_add(1, Ordering::Relaxed));
+        let (job, submission) = ScheduledJob::new(id, request)?;
+        let shared = &self.model.shared;
         {
             let mut state = shared.lock();
             if state.failed {
-                return Err(thread_is_gone());
+                return Err(thread_has_ended());
             }
-            state.queue.push(self.priority, entry.rows(), entry);
-            self.taken = false;
+            state.queue.push(self.priority, job.rows(), job);
+            self.reserved = false;
         }
         shared.wake.notify_one();
         Ok(submission)
     }
 }
 
-impl Drop for Place {
+impl Drop for QueueSlot {
     fn drop(&mut self) {
-        if self.taken {
-            let shared = &self.owner.shared;
+        if self.reserved {
+            let shared = &self.model.shared;
             shared.lock().queue.release();
-            // A worker that is to end waits for the last place.
+            // A closed scheduler ends when the last slot is free.
             shared.wake.notify_one();
         }
     }
 }
 
-impl Owner {
+impl ModelThread {
     fn close(&self) {
         self.shared.lock().closed = true;
         self.shared.wake.notify_all();
     }
 }
 
-impl Drop for Owner {
+impl Drop for ModelThread {
     fn drop(&mut self) {
         self.close();
-        let thread = self.thread.get_mut().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(thread) = thread {
-            // A panic in that thread was reported where it happened.
-            let _ = thread.join();
+        let Some(thread) = self.thread.take() else { return };
+        // A panic of the thread was reported where it happened.
+        let join = move || drop(thread.join());
+        match tokio::runtime::Handle::try_current() {
+            // A decode step takes too long to block a thread of the runtime.
+            Ok(runtime) => drop(runtime.spawn_blocking(join)),
+            Err(_) => join(),
         }
     }
 }
@@ -188,18 +187,18 @@ fn shutting_down() -> Error {
         .with_retry_after(Duration::from_secs(5))
 }
 
-fn thread_is_gone() -> Error {
-    Error::internal("the model's thread has stopped")
+fn thread_has_ended() -> Error {
+    Error::internal("the model's thread has ended")
 }
 
-/// Nobody is sent away for longer than this: the guess is too rough for it.
+/// The estimate is too rough to ask for a longer wait than this.
 const LONGEST_RETRY: Duration = Duration::from_secs(60);
 
-fn queue_full(count: usize, missing: usize, state: &State, now: Instant) -> Error {
+fn queue_full(count: usize, missing: usize, state: &SchedulerState, now: Instant) -> Error {
     let capacity = state.queue.capacity();
     let detail = if count > capacity {
         format!(
-            "{count} images are more than the {capacity} that may wait; nothing was queued, send \
+            "{count} images are more than the queue holds ({capacity}); nothing was queued, send \
              fewer at a time or raise QUEUE_CAPACITY"
         )
     } else {

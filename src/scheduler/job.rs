@@ -1,56 +1,52 @@
-//! One image on its way through queue and model, and what its caller hears of it.
+//! One image on its way through queue and model, the events that its caller receives, and its part
+//! of the request's trace.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
+use tracing::{Level, Span};
 
-use super::trace::Trace;
 use crate::engine::{EncodedImage, GenerationParams, ImageInput, Job, JobId, Sequence, fresh_seed};
-use cutline_error::{Error, ErrorKind, Result};
+use cutline_error::{Error, Result};
 
-/// What is to be done.
+/// A caption to compute.
 #[derive(Debug, Clone)]
-pub struct Work {
+pub struct JobRequest {
     /// The image; with [`ImageInput::Encoded`] the vision tower is skipped.
     pub image: ImageInput,
     /// Token ids to continue, without the first (decoder-start) token; empty for none.
     pub prompt: Vec<u32>,
     /// How to decode.
     pub params: GenerationParams,
-    /// When nobody wants the answer any more; the job then fails with
-    /// [`InferenceTimeout`](ErrorKind::InferenceTimeout) before its next step.
-    pub deadline: Option<Instant>,
 }
 
-/// What the caller of one job hears, in this order; [`Done`](Self::Done) or
-/// [`Failed`](Self::Failed) is the last.
+/// The events of a job, in this order. [`Done`](Self::Done) or [`Failed`](Self::Failed) is the last.
 #[derive(Debug)]
 pub enum JobEvent {
-    /// The job left the queue; `queued` is how long it waited there.
+    /// The job left the queue.
     Started {
         /// Time in the queue.
         queued: Duration,
     },
-    /// The vision tower ran for this job. Sent once, and not if the job came encoded.
+    /// The vision tower ran for this job. Sent at most once, and not if the job came encoded.
     Encoded(Arc<EncodedImage>),
-    /// The next token of the first sequence. Each is sent once, even if the job had to be started
-    /// anew.
+    /// The next token of the first sequence. Each token is sent once, even if the job is restarted.
     Token(u32),
-    /// The end of it.
+    /// The job is finished.
     Done {
         /// Best first.
         sequences: Vec<Sequence>,
-        /// From leaving the queue to the end.
+        /// Time from leaving the queue to the end.
         inference: Duration,
-        /// The most jobs that shared a step with this one, itself included.
+        /// The largest number of jobs in a decode step of this job, itself included.
         batch_size: usize,
     },
-    /// It failed, and nothing follows.
+    /// The job failed.
     Failed(Error),
 }
 
-/// One accepted job. Dropping it takes the job back.
+/// The caller's end of an accepted job. Dropping it cancels the job.
 #[derive(Debug)]
 pub struct Submission {
     events: mpsc::Receiver<JobEvent>,
@@ -63,133 +59,125 @@ impl Submission {
     }
 }
 
-/// Most events that a channel has room for; no position table is nearly as long.
+/// Capacity limit of an event channel. No model has nearly as many positions.
 const MAX_EVENTS: usize = 1 << 16;
 
-/// A job, in the queue and then in the model.
+/// A job in the queue, and later in the model.
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct ScheduledJob {
     pub(super) id: JobId,
-    /// Encoded once the vision tower ran, so that a new start does not run it again.
+    /// Holds the encoded image once the vision tower ran, so that a restart does not run it again.
     pub(super) image: ImageInput,
     prompt: Vec<u32>,
     params: GenerationParams,
-    deadline: Option<Instant>,
     events: mpsc::Sender<JobEvent>,
+    /// When it entered the queue, or left it if `started`.
     since: Instant,
     started: bool,
-    /// When the decoder was first given it.
-    decoding: Option<Instant>,
-    /// The tokens that the caller has.
+    /// When the decoder first received it.
+    decoding_since: Option<Instant>,
+    /// The tokens that the caller has received.
     sent: Vec<u32>,
-    /// How many of them were written since the last start.
+    /// How many of them have been written again since the last restart.
     repeated: usize,
     batch_size: usize,
-    pub(super) trace: Trace,
-    /// Whether it must be alone in the batch.
+    pub(super) trace: JobTrace,
+    /// Whether it must be the only job in the batch.
     pub(super) alone: bool,
-    /// How often the device had no memory for the batch that it was in.
-    pub(super) squeezed: usize,
+    /// How often the device ran out of memory for a batch with this job.
+    pub(super) out_of_memory: usize,
 }
 
-impl Entry {
-    /// A job and the end that its caller holds.
-    pub(super) fn new(id: JobId, work: Work) -> Result<(Self, Submission)> {
-        let Work { image, prompt, mut params, deadline } = work;
+impl ScheduledJob {
+    /// A job and the caller's end of it.
+    pub(super) fn new(id: JobId, request: JobRequest) -> Result<(Self, Submission)> {
+        let JobRequest { image, prompt, mut params } = request;
         params.validate()?;
         if params.do_sample && params.seed.is_none() {
-            // Drawn here and not by the engine, so that a new start repeats what was sent already.
+            // Drawn here and not by the engine, so that a restart repeats the tokens already sent.
             params.seed = Some(fresh_seed());
         }
-        // Room for every event that the job can have, so that the worker never waits for a reader.
+        // Large enough for every event of the job, so that the worker never waits for a reader.
         let (sender, events) = mpsc::channel(params.max_new_tokens.min(MAX_EVENTS) + 4);
-        let entry = Self {
+        let job = Self {
             id,
             image,
             prompt,
             params,
-            deadline,
             events: sender,
             since: Instant::now(),
             started: false,
-            decoding: None,
+            decoding_since: None,
             sent: Vec::new(),
             repeated: 0,
             batch_size: 0,
-            trace: Trace::waits(),
+            trace: JobTrace::queued(),
             alone: false,
-            squeezed: 0,
+            out_of_memory: 0,
         };
-        Ok((entry, Submission { events }))
+        Ok((job, Submission { events }))
     }
 
+    /// Rows that it needs in the decoding batch.
     pub(super) fn rows(&self) -> usize {
         self.params.rows()
     }
 
-    /// Whether nobody waits for it any more. A caller whose time is up is told so.
-    pub(super) fn is_over(&self, now: Instant) -> bool {
-        if self.events.is_closed() {
-            return true;
-        }
-        let overdue = self.deadline.is_some_and(|deadline| deadline <= now);
-        if overdue {
-            self.send(JobEvent::Failed(too_late()));
-        }
-        overdue
+    /// Whether its caller has left.
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.events.is_closed()
     }
 
-    /// It leaves the queue, for the first time or anew: what the engine is to do.
+    /// The engine's view of the job, for its first start or a restart.
     pub(super) fn start(&mut self, image: ImageInput) -> Job {
         self.repeated = 0;
-        self.decoding.get_or_insert_with(Instant::now);
-        self.trace.decoder(self.params.rows());
-        Job { id: self.id, image, prompt: self.prompt.clone(), params: self.params.clone() }
+        self.decoding_since.get_or_insert_with(Instant::now);
+        self.trace.enter_decoder(self.params.rows());
+        let (prompt, params) = (self.prompt.clone(), self.params.clone());
+        Job { id: self.id, image, prompt, params, written: self.sent.clone() }
     }
 
-    /// The tokens that the caller has.
-    pub(super) fn sent(&self) -> &[u32] {
-        &self.sent
-    }
-
-    /// Tells the caller, once, that it is in the model; how long it was in the queue, if it was told.
-    pub(super) fn announce(&mut self, now: Instant) -> Option<Duration> {
+    /// Tells the caller that the job left the queue and returns the time that it waited; `None` if
+    /// the caller knows already.
+    pub(super) fn announce_start(&mut self, now: Instant) -> Option<Duration> {
         if self.started {
             return None;
         }
         self.started = true;
-        self.trace.leaves();
+        self.trace.leave_stage();
         let queued = now.saturating_duration_since(self.since);
         self.since = now;
         self.send(JobEvent::Started { queued });
         Some(queued)
     }
 
-    /// How long the decoder has had it.
-    pub(super) fn decoding(&self, now: Instant) -> Duration {
-        self.decoding.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+    /// Time since the decoder first received it.
+    pub(super) fn decoding_time(&self, now: Instant) -> Duration {
+        self.decoding_since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }
 
-    /// Keeps what the vision tower made of its pixels.
-    pub(super) fn encoded(&mut self, image: &Arc<EncodedImage>) {
+    /// Stores the output of the vision tower and sends it to the caller.
+    pub(super) fn set_encoded(&mut self, image: &Arc<EncodedImage>) {
         self.image = ImageInput::Encoded(Arc::clone(image));
         self.send(JobEvent::Encoded(Arc::clone(image)));
     }
 
-    /// It takes part in a step with so many jobs.
-    pub(super) fn in_batch_of(&mut self, jobs: usize) {
+    /// Records a decode step with this many jobs and rows.
+    pub(super) fn record_step(&mut self, jobs: usize, rows: usize) {
         self.batch_size = self.batch_size.max(jobs);
+        self.trace.step(rows);
     }
 
-    /// Sends a token, unless it was sent before the job was started anew.
+    /// Sends a token, unless it was sent before a restart.
     ///
     /// # Errors
-    /// The token is not the one that was sent then, so the caller would read a mixture of both.
-    pub(super) fn token(&mut self, token: u32) -> Result<()> {
+    /// The token differs from the one that was sent before the restart. The caller would read a
+    /// mixture of two captions.
+    pub(super) fn send_token(&mut self, token: u32) -> Result<()> {
         match self.sent.get(self.repeated) {
             Some(&before) if before != token => {
                 return Err(Error::internal(format!(
-                    "a job that was started anew wrote token {token} where it had written {before}"
+                    "a restarted job wrote token {token} where it had written {before}"
                 )));
             }
             Some(_) => {}
@@ -202,29 +190,62 @@ impl Entry {
         Ok(())
     }
 
-    pub(super) fn done(mut self, sequences: Vec<Sequence>, now: Instant) {
-        // Before the caller hears of it, whose request may end at once.
-        self.trace.leaves();
+    /// Ends the job with its result.
+    pub(super) fn finish(mut self, sequences: Vec<Sequence>, now: Instant) {
+        // The stage's span ends first: the request may end as soon as the caller has the result.
+        self.trace.leave_stage();
         let inference = now.saturating_duration_since(self.since);
         self.send(JobEvent::Done { sequences, inference, batch_size: self.batch_size });
     }
 
-    pub(super) fn failed(mut self, error: Error) {
-        self.trace.leaves();
+    /// Ends the job with an error.
+    pub(super) fn fail(mut self, error: Error) {
+        self.trace.leave_stage();
         self.send(JobEvent::Failed(error));
     }
 
-    /// The channel has room for all events of a job, so the only way to fail is that the caller
-    /// left.
+    /// The channel has capacity for all events of a job, so sending fails only if the caller left.
     fn send(&self, event: JobEvent) {
         let _ = self.events.try_send(event);
     }
 }
 
-fn too_late() -> Error {
-    Error::new(
-        ErrorKind::InferenceTimeout,
-        "the caption was not ready in the time that it may take; ask for fewer tokens or beams, or \
-         try again when the server is less busy",
-    )
+/// The spans of a job in its request's trace. Without a trace collector they cost one check of a
+/// flag.
+#[derive(Debug)]
+pub(super) struct JobTrace {
+    request: Span,
+    /// The stage that the job is in.
+    stage: Span,
+}
+
+impl JobTrace {
+    /// A job enters the queue on behalf of the current span.
+    fn queued() -> Self {
+        let request = Span::current();
+        let stage = tracing::info_span!(target: "trace", parent: &request, "queue");
+        Self { request, stage }
+    }
+
+    /// Ends the span of the present stage. The span of the next stage must not begin before that.
+    fn leave_stage(&mut self) {
+        self.stage = Span::none();
+    }
+
+    /// The vision tower begins to encode its image.
+    pub(super) fn enter_vision(&mut self) {
+        self.leave_stage();
+        self.stage = tracing::info_span!(target: "trace", parent: &self.request, "vision");
+    }
+
+    /// The decoder begins to write `rows` captions or beams at once.
+    fn enter_decoder(&mut self, rows: usize) {
+        self.leave_stage();
+        self.stage = tracing::info_span!(target: "trace", parent: &self.request, "decoder", rows);
+    }
+
+    /// One decode step, in a batch of this many rows.
+    fn step(&self, batch: usize) {
+        tracing::event!(target: "trace", parent: &self.stage, Level::INFO, batch, "step");
+    }
 }

@@ -1,12 +1,16 @@
-//! From many callers to one model.
+//! Continuous batching: jobs of many callers share the decode steps of one model.
 //!
-//! - `queue`: who is next; a plain data structure;
-//! - `meter`: how fast it goes;
-//! - `job`: one image on its way through queue and model, and what its caller hears;
-//! - `worker`: the one thread that owns the engine; `vision`: who joins the batch, and how its image
-//!   is encoded; `faults`: what is done when the engine fails;
-//! - `handle`: what async code holds;
-//! - `trace`: what a trace of a request tells of its job.
+//! One thread owns the engine. Each turn of its loop drops jobs whose caller has left, admits waiting
+//! jobs that fit into the batch, and runs one decode step.
+//!
+//! - `handle`: the async side: reserve queue slots, submit jobs, read the status;
+//! - `queue`: which job is next; a plain data structure;
+//! - `job`: one image on its way through queue and model, its events and its trace;
+//! - `worker`: the loop of the model thread;
+//! - `vision`: admission to the batch and image encoding;
+//! - `recovery`: what happens when the engine fails;
+//! - `shared`: the state that handles and worker share;
+//! - `throughput`: images per second, and estimates of waiting times.
 
 mod handle;
 mod job;
@@ -16,11 +20,10 @@ mod shared;
 #[cfg(test)]
 mod tests;
 mod throughput;
-mod trace;
 mod vision;
 mod worker;
 
-pub use handle::{Handle, Options, Place, VisionOrder};
-pub use job::{JobEvent, Submission, Work};
+pub use handle::{Handle, QueueSlot, SchedulerOptions, VisionOrder};
+pub use job::{JobEvent, JobRequest, Submission};
 pub use queue::{MAX_OVERTAKERS, Priority};
-pub use shared::Status;
+pub use shared::SchedulerStatus;

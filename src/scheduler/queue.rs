@@ -1,43 +1,43 @@
-//! Who is next. A plain data structure: no threads, no clock, no channels.
+//! Which job is next. A plain data structure: no threads, no clock, no channels.
 
 use std::collections::VecDeque;
 
-/// Which of two lanes an item waits in.
+/// The lane in which an item waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Priority {
-    /// Somebody waits for this one image.
+    /// A caller waits for this one image.
     Interactive,
-    /// One of many; taken when no interactive item waits, and after every
-    /// [`MAX_OVERTAKERS`]th one that overtook it.
+    /// One image of many. It is taken when no interactive item waits, or when [`MAX_OVERTAKERS`]
+    /// interactive items have overtaken it.
     Bulk,
 }
 
 /// Interactive items that are taken in a row while a bulk item waits.
 pub const MAX_OVERTAKERS: usize = 4;
 
-/// A bounded queue of two lanes, each first in, first out; items are counted in rows of the
-/// decoding batch.
+/// A bounded queue with two lanes, each first in, first out.
 ///
-/// A place is reserved before there is anything to put into it, so that whoever brings several
-/// items knows beforehand that all of them have room. Reserved places and items that wait are
-/// together never more than the capacity.
+/// A slot is reserved before there is an item for it, so that a caller with several items knows
+/// beforehand that all of them fit. Waiting items and reserved slots together never exceed the
+/// capacity.
 #[derive(Debug)]
 pub(super) struct Queue<T> {
-    interactive: VecDeque<Item<T>>,
-    bulk: VecDeque<Item<T>>,
+    interactive: VecDeque<QueueItem<T>>,
+    bulk: VecDeque<QueueItem<T>>,
     reserved: usize,
     capacity: usize,
     overtakers: usize,
 }
 
 #[derive(Debug)]
-struct Item<T> {
+struct QueueItem<T> {
+    /// Rows that it needs in the decoding batch.
     rows: usize,
     value: T,
 }
 
 impl<T> Queue<T> {
-    /// A queue of `capacity` places.
+    /// A queue of `capacity` slots.
     pub(super) fn new(capacity: usize) -> Self {
         Self {
             interactive: VecDeque::new(),
@@ -48,7 +48,7 @@ impl<T> Queue<T> {
         }
     }
 
-    /// Takes `count` places at once, or none and says how many are missing.
+    /// Reserves `count` slots, all or none. The error is the number of missing slots.
     pub(super) fn reserve(&mut self, count: usize) -> Result<(), usize> {
         let wanted = self.occupied().saturating_add(count);
         if wanted > self.capacity {
@@ -58,22 +58,22 @@ impl<T> Queue<T> {
         Ok(())
     }
 
-    /// Gives a reserved place back.
+    /// Frees a reserved slot.
     pub(super) fn release(&mut self) {
-        debug_assert!(self.reserved > 0, "a place is given back that nobody has");
+        debug_assert!(self.reserved > 0, "no slot is reserved");
         self.reserved = self.reserved.saturating_sub(1);
     }
 
-    /// Puts an item that needs `rows` rows into a reserved place.
+    /// Puts an item that needs `rows` rows into a reserved slot.
     pub(super) fn push(&mut self, priority: Priority, rows: usize, value: T) {
         self.release();
-        self.lane(priority).push_back(Item { rows, value });
+        self.lane(priority).push_back(QueueItem { rows, value });
     }
 
-    /// The next item if it fits into `free` rows, or if the batch is empty: an item that is larger
-    /// than a whole batch runs alone rather than never. While it waits for room, nobody overtakes.
+    /// Takes the next item if it fits into `free` rows or if the batch is empty: an item that is
+    /// larger than a whole batch runs alone. No other item overtakes one that does not fit yet.
     pub(super) fn next(&mut self, free: usize, batch_is_empty: bool) -> Option<T> {
-        let priority = self.turn()?;
+        let priority = self.next_lane()?;
         let lane = self.lane(priority);
         if lane.front()?.rows > free && !batch_is_empty {
             return None;
@@ -84,17 +84,17 @@ impl<T> Queue<T> {
         Some(item.value)
     }
 
-    /// The item that is next, whether it fits or not.
+    /// The next item, whether it fits or not.
     pub(super) fn peek(&self) -> Option<&T> {
-        let lane = match self.turn()? {
+        let lane = match self.next_lane()? {
             Priority::Interactive => &self.interactive,
             Priority::Bulk => &self.bulk,
         };
         lane.front().map(|item| &item.value)
     }
 
-    /// The lane whose turn it is.
-    fn turn(&self) -> Option<Priority> {
+    /// The lane that is served next.
+    fn next_lane(&self) -> Option<Priority> {
         match (self.interactive.is_empty(), self.bulk.is_empty()) {
             (true, true) => None,
             (false, true) => Some(Priority::Interactive),
@@ -104,38 +104,38 @@ impl<T> Queue<T> {
         }
     }
 
-    /// Drops the items for which `gone` says so, before they cost anything.
-    pub(super) fn prune(&mut self, mut gone: impl FnMut(&T) -> bool) {
-        self.interactive.retain(|item| !gone(&item.value));
-        self.bulk.retain(|item| !gone(&item.value));
+    /// Drops the items for which `is_unwanted` holds.
+    pub(super) fn remove_if(&mut self, is_unwanted: impl Fn(&T) -> bool) {
+        self.interactive.retain(|item| !is_unwanted(&item.value));
+        self.bulk.retain(|item| !is_unwanted(&item.value));
     }
 
-    /// Items that wait.
+    /// Waiting items.
     pub(super) fn len(&self) -> usize {
         self.interactive.len() + self.bulk.len()
     }
 
-    /// Places that are reserved and have no item yet.
+    /// Reserved slots without an item yet.
     pub(super) fn reserved(&self) -> usize {
         self.reserved
     }
 
-    /// Places that are not free.
+    /// Slots that are not free.
     pub(super) fn occupied(&self) -> usize {
         self.len() + self.reserved
     }
 
-    /// All places.
+    /// All slots.
     pub(super) fn capacity(&self) -> usize {
         self.capacity
     }
 
-    /// Takes everything out.
+    /// Removes and returns all waiting items.
     pub(super) fn drain(&mut self) -> impl Iterator<Item = T> + '_ {
         self.interactive.drain(..).chain(self.bulk.drain(..)).map(|item| item.value)
     }
 
-    fn lane(&mut self, priority: Priority) -> &mut VecDeque<Item<T>> {
+    fn lane(&mut self, priority: Priority) -> &mut VecDeque<QueueItem<T>> {
         match priority {
             Priority::Interactive => &mut self.interactive,
             Priority::Bulk => &mut self.bulk,
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn first_in_first_out_up_to_the_capacity() {
+    fn items_leave_in_order_and_the_capacity_holds() {
         let mut queue = Queue::new(2);
         put(&mut queue, Interactive, 1, 'a');
         put(&mut queue, Interactive, 1, 'b');
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn places_are_taken_all_at_once_or_not_at_all() {
+    fn slots_are_reserved_all_or_none() {
         let mut queue = Queue::new(4);
         queue.reserve(3).unwrap();
         assert_eq!(queue.reserve(2), Err(1));
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wide_item_waits_for_room_and_is_not_overtaken() {
+    fn a_wide_item_waits_until_it_fits_and_is_not_overtaken() {
         let mut queue = Queue::new(4);
         put(&mut queue, Interactive, 5, "wide");
         put(&mut queue, Interactive, 1, "narrow");
@@ -204,16 +204,16 @@ mod tests {
     }
 
     #[test]
-    fn those_whose_caller_left_are_dropped() {
+    fn unwanted_items_are_removed_from_both_lanes() {
         let mut queue = Queue::new(4);
         (0..4).for_each(|i| put(&mut queue, if i < 2 { Bulk } else { Interactive }, 1, i));
-        queue.prune(|i| i % 2 == 0);
+        queue.remove_if(|i| i % 2 == 0);
         assert_eq!(queue.drain().collect::<Vec<_>>(), [3, 1]);
         assert_eq!(queue.occupied(), 0);
     }
 
     #[test]
-    fn a_bulk_item_is_overtaken_by_no_more_than_the_bound() {
+    fn a_bulk_item_is_overtaken_at_most_max_overtakers_times() {
         let mut queue = Queue::new(64);
         (0..3).for_each(|i| put(&mut queue, Bulk, 1, format!("b{i}")));
         (0..10).for_each(|i| put(&mut queue, Interactive, 1, format!("i{i}")));
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn those_who_came_before_a_bulk_item_did_not_overtake_it() {
+    fn items_taken_before_a_bulk_item_arrived_do_not_count() {
         let mut queue = Queue::new(64);
         for i in 0..10 {
             put(&mut queue, Interactive, 1, i);
@@ -233,14 +233,14 @@ mod tests {
         assert_eq!(take_all(&mut queue), [0, 1, 2, 3, 100, 4]);
     }
 
-    /// What is done to a queue.
+    /// An operation on a queue.
     #[derive(Debug, Clone, Copy)]
     enum Action {
         Reserve(usize),
         Release,
         Push(bool, usize),
         Next(usize),
-        Prune(usize),
+        Remove(usize),
     }
 
     fn action() -> impl Strategy<Value = Action> {
@@ -250,13 +250,13 @@ mod tests {
             (any::<bool>(), 1_usize..6).prop_map(|(bulk, rows)| Action::Push(bulk, rows)),
             (any::<bool>(), 1_usize..6).prop_map(|(bulk, rows)| Action::Push(bulk, rows)),
             (0_usize..7).prop_map(Action::Next),
-            (2_usize..9).prop_map(Action::Prune),
+            (2_usize..9).prop_map(Action::Remove),
         ]
     }
 
     proptest! {
         #[test]
-        fn whatever_is_done_the_capacity_the_order_and_the_bound_hold(
+        fn capacity_order_and_overtaking_bound_always_hold(
             capacity in 1_usize..12,
             actions in prop::collection::vec(action(), 0..200),
         ) {
@@ -293,8 +293,8 @@ mod tests {
                         overtakers = if overtook { overtakers + 1 } else { 0 };
                         prop_assert!(overtakers <= MAX_OVERTAKERS);
                     }
-                    Action::Prune(divisor) => {
-                        queue.prune(|(_, number, _)| number % divisor == 0);
+                    Action::Remove(divisor) => {
+                        queue.remove_if(|(_, number, _)| number % divisor == 0);
                         waiting.retain(|(_, number)| number % divisor != 0);
                         overtakers *= usize::from(waiting.iter().any(|(bulk, _)| *bulk));
                     }

@@ -1,53 +1,61 @@
-//! What the worker does when the engine fails: the jobs that were in it are tried again, so that
-//! only the one at fault fails.
+//! What the worker does when the engine fails. Jobs that were in the engine are restarted, so that
+//! only the job at fault fails.
 //!
-//! - An error or a panic while one job is started is that job's.
-//! - A step that fails or panics may be anybody's fault: its jobs are started anew, one by one. The
-//!   one that fails alone is the guilty one.
-//! - Want of memory is nobody's fault: the batch is halved, and jobs for which that was not enough
-//!   are tried one by one. The smaller size is kept from then on.
+//! - An error or a panic while one job starts is that job's fault.
+//! - If a decode step fails or panics, any of its jobs may be at fault. They restart one by one, and
+//!   the job that fails alone is at fault.
+//! - Running out of memory is nobody's fault. The batch is halved, jobs that still do not fit are
+//!   tried one by one, and the smaller size is kept as the limit.
 //!
-//! A job fails at most once in company, once in half of it and once alone, so whatever the engine
-//! does the work is bounded; and an engine that does nothing but fail is given pauses.
+//! A job fails at most once in a full batch, once in half of it and once alone. The work is bounded
+//! whatever the engine does. After several failures in a row the worker pauses before the next try.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use super::job::Entry;
+use super::job::ScheduledJob;
 use super::worker::Worker;
-use cutline_error::{Error, ErrorKind, Result};
+use cutline_error::{Error, ErrorKind, Result, panic_message};
 
-/// How a call of the engine ended when it did not end well.
+/// How a call of the engine failed.
 pub(super) enum Failure {
     Error(Error),
-    /// The engine's state is unknown.
+    /// The engine panicked, and its state is unknown.
     Panic(Error),
 }
 
-/// A panic in the arithmetic is an error of the jobs in it, not the end of the server.
+impl Failure {
+    fn error(&self) -> &Error {
+        let (Self::Error(error) | Self::Panic(error)) = self;
+        error
+    }
+
+    fn into_error(self) -> Error {
+        let (Self::Error(error) | Self::Panic(error)) = self;
+        error
+    }
+}
+
+/// Runs `work` and turns a panic into a failure of the jobs in it, so that the server survives.
 pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T, Failure> {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(result) => result.map_err(Failure::Error),
         Err(payload) => {
-            let said = payload
-                .downcast_ref::<&str>()
-                .map(|s| (*s).to_owned())
-                .or_else(|| payload.downcast_ref::<String>().cloned())
-                .unwrap_or_default();
-            Err(Failure::Panic(Error::internal(format!("the model panicked: {said}"))))
+            let message = panic_message(&*payload).unwrap_or_default();
+            Err(Failure::Panic(Error::internal(format!("the model panicked: {message}"))))
         }
     }
 }
 
-/// Pauses for an engine that fails again and again.
+/// Pauses between tries while the engine keeps failing.
 #[derive(Debug, Default)]
 pub(super) struct Backoff {
-    /// Since the last success.
+    /// Failures since the last success.
     failures: u32,
 }
 
-/// Failures in a row that are only accidents.
-const PATIENCE: u32 = 3;
+/// Failures in a row that cause no pause.
+const FREE_FAILURES: u32 = 3;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
@@ -56,25 +64,25 @@ impl Backoff {
         self.failures
     }
 
-    fn failed(&mut self) {
+    fn record_failure(&mut self) {
         self.failures = self.failures.saturating_add(1);
     }
 
-    fn succeeded(&mut self) {
+    fn record_success(&mut self) {
         self.failures = 0;
     }
 
-    /// How long to wait before the next try.
+    /// The pause before the next try; it doubles with each failure.
     pub(super) fn pause(&self) -> Option<Duration> {
-        let doublings = self.failures.checked_sub(PATIENCE + 1)?;
+        let doublings = self.failures.checked_sub(FREE_FAILURES + 1)?;
         Some(FIRST_PAUSE.saturating_mul(1 << doublings.min(16)).min(LONGEST_PAUSE))
     }
 }
 
 impl Worker<'_> {
-    /// A real forward succeeded.
-    pub(super) fn healthy(&mut self) {
-        self.backoff.succeeded();
+    /// A decode step succeeded.
+    pub(super) fn record_success(&mut self) {
+        self.backoff.record_success();
         let mut state = self.shared.lock();
         if state.degraded {
             state.degraded = false;
@@ -82,125 +90,122 @@ impl Worker<'_> {
         }
     }
 
-    /// A job could not be encoded or started; it is not in the engine.
-    pub(super) fn failed_to_start(&mut self, entry: Entry, failure: Failure) {
+    /// A job could not be encoded or started. It is not in the engine.
+    pub(super) fn start_failed(&mut self, job: ScheduledJob, failure: Failure) {
         match failure {
             Failure::Error(error) if is_memory(&error) && !self.running.is_empty() => {
-                // It waits until there are fewer beside it.
+                // It waits until the batch is smaller.
                 self.out_of_memory(self.rows());
                 self.shared.metrics.retried(1);
-                self.resuming.push_front(entry);
+                self.resuming.push_front(job);
             }
             Failure::Error(error) => {
                 if is_memory(&error) {
                     self.shared.lock().out_of_memory += 1;
                 }
-                self.give_up(entry, error);
+                self.fail_job(job, error);
             }
             Failure::Panic(error) => {
-                self.give_up(entry, error);
-                // Who is at fault is known: the others may go on together.
-                self.evacuate(|_| {});
+                self.fail_job(job, error);
+                // The job at fault is known, so the others may restart together.
+                self.restart_all(|_| {});
             }
         }
     }
 
-    /// The vision tower had no memory for so many images at once.
-    pub(super) fn tower_out_of_memory(&mut self, images: usize) {
+    /// The vision tower ran out of memory for this many images at once.
+    pub(super) fn vision_out_of_memory(&mut self, images: usize) {
         let limit = (images / 2).max(1);
         self.vision_limit = Some(limit);
         let mut state = self.shared.lock();
         state.out_of_memory += 1;
         state.vision_limit = Some(limit);
         drop(state);
-        tracing::warn!(
-            limit,
-            "the device is out of memory; fewer images are encoded together from now on"
-        );
+        tracing::warn!(limit, "out of memory on the device; encoding fewer images together");
     }
 
-    /// Several images could not be encoded together; none of them is in the engine.
-    pub(super) fn encoding_failed(&mut self, failure: Failure, images: usize) {
-        let (Failure::Error(error) | Failure::Panic(error)) = &failure;
-        tracing::warn!(images, error = %error, "encoding images together failed; they are encoded one by one");
+    /// Several images could not be encoded together. None of their jobs is in the engine.
+    pub(super) fn group_encoding_failed(&mut self, failure: Failure, images: usize) {
+        tracing::warn!(
+            images,
+            error = %failure.error(),
+            "encoding images together failed; encoding them one by one"
+        );
         if matches!(failure, Failure::Panic(_)) {
-            // Those in the batch have nothing to do with it: they may go on together.
-            self.evacuate(|_| {});
+            // The jobs in the batch are not at fault, so they may restart together.
+            self.restart_all(|_| {});
         }
     }
 
-    /// A step failed as a whole.
-    pub(super) fn failed_step(&mut self, failure: Failure) {
-        let (Failure::Error(error) | Failure::Panic(error)) = failure;
+    /// A decode step failed as a whole.
+    pub(super) fn step_failed(&mut self, failure: Failure) {
+        let error = failure.into_error();
         let (jobs, rows) = (self.running.len(), self.rows());
         if jobs == 0 {
-            // All of them had ended when it failed.
-            self.record(&error);
-            self.rebuild();
+            // All jobs had ended when the step failed.
+            self.record_failure(&error);
+            self.reset_engine();
         } else if jobs == 1 {
             if is_memory(&error) {
                 self.shared.lock().out_of_memory += 1;
             }
-            if let Some(entry) = self.running.pop() {
-                self.give_up(entry, error);
+            if let Some(job) = self.running.pop() {
+                self.fail_job(job, error);
             }
-            self.rebuild();
+            self.reset_engine();
         } else if is_memory(&error) {
             self.out_of_memory(rows / 2);
-            self.evacuate(|entry| {
-                entry.squeezed += 1;
-                entry.alone |= entry.squeezed > 1;
+            self.restart_all(|job| {
+                job.out_of_memory += 1;
+                job.alone |= job.out_of_memory > 1;
             });
         } else {
-            self.record(&error);
-            tracing::warn!(jobs, error = %error, "a step of the model failed; its jobs are tried one by one");
-            self.evacuate(|entry| entry.alone = true);
+            self.record_failure(&error);
+            tracing::warn!(jobs, error = %error, "a decode step failed; trying its jobs one by one");
+            self.restart_all(|job| job.alone = true);
         }
     }
 
-    /// Puts the engine back to its weights.
-    fn rebuild(&mut self) {
+    /// Resets the engine to its weights.
+    fn reset_engine(&mut self) {
         self.engine.reset();
         self.shared.metrics.rebuilt();
     }
 
-    /// Takes all jobs out of the engine, in their order, to be started anew.
-    fn evacuate(&mut self, mut mark: impl FnMut(&mut Entry)) {
-        self.rebuild();
+    /// Takes all jobs out of the engine, in their order, to restart them.
+    fn restart_all(&mut self, mut mark: impl FnMut(&mut ScheduledJob)) {
+        self.reset_engine();
         self.shared.metrics.retried(self.running.len());
-        for mut entry in self.running.drain(..).rev() {
-            mark(&mut entry);
-            self.resuming.push_front(entry);
+        for mut job in self.running.drain(..).rev() {
+            mark(&mut job);
+            self.resuming.push_front(job);
         }
     }
 
-    /// From now on there are at most so many rows in the engine.
+    /// Limits the rows in the engine from now on.
     fn out_of_memory(&mut self, rows: usize) {
-        let limit = rows.clamp(1, self.limit());
+        let limit = rows.clamp(1, self.row_limit());
         self.memory_limit = Some(limit);
         let mut state = self.shared.lock();
         state.out_of_memory += 1;
         state.memory_limit = Some(limit);
         drop(state);
-        tracing::warn!(
-            limit,
-            "the device is out of memory; fewer captions are written together from now on"
-        );
+        tracing::warn!(limit, "out of memory on the device; decoding fewer captions together");
     }
 
-    /// The end of a job that is at fault, or cannot be helped; it is not in the engine any more.
-    pub(super) fn give_up(&mut self, entry: Entry, error: Error) {
+    /// Ends a job that is at fault or cannot be helped. It is not in the engine any more.
+    pub(super) fn fail_job(&mut self, job: ScheduledJob, error: Error) {
         if is_defect(&error) {
-            self.record(&error);
+            self.record_failure(&error);
             tracing::error!(error = %error, "the model failed for an image");
         }
         self.shared.lock().in_flight -= 1;
-        entry.failed(error);
+        job.fail(error);
     }
 
-    fn record(&mut self, error: &Error) {
-        self.backoff.failed();
-        self.shared.lock().record(error);
+    fn record_failure(&mut self, error: &Error) {
+        self.backoff.record_failure();
+        self.shared.lock().record_failure(error);
     }
 }
 
@@ -208,7 +213,7 @@ fn is_memory(error: &Error) -> bool {
     error.kind() == ErrorKind::OutOfMemory
 }
 
-/// What a caller asked for may be impossible; that says nothing of the model.
+/// A parameter that the model cannot serve is no defect of the model.
 fn is_defect(error: &Error) -> bool {
     error.kind() != ErrorKind::InvalidParameter
 }

@@ -1,20 +1,21 @@
-//! How fast images are finished. Plain numbers; the clock is the caller's.
+//! Throughput: how fast images are finished. Plain numbers; callers pass the time.
 
 use std::time::{Duration, Instant};
 
-/// Seconds that are looked back on.
+/// Length of the measured window, in seconds.
 const WINDOW: u64 = 60;
 
-/// What happened in the last minute, second by second.
+/// Finished images and busy time of the last minute, second by second.
 #[derive(Debug)]
 pub(super) struct Throughput {
     begin: Instant,
+    /// A ring, indexed by the second's number.
     seconds: [Second; WINDOW as usize],
 }
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Second {
-    /// Which one since the beginning, from 1 on; what is older than the window does not count.
+    /// Seconds since the beginning, counted from 1. A slot with an old number does not count.
     number: u64,
     finished: u64,
     busy: Duration,
@@ -25,27 +26,27 @@ impl Throughput {
         Self { begin: now, seconds: [Second::default(); WINDOW as usize] }
     }
 
-    /// An image was finished.
-    pub(super) fn finished(&mut self, now: Instant) {
+    /// Counts a finished image.
+    pub(super) fn record_finished(&mut self, now: Instant) {
         self.second(now).finished += 1;
     }
 
-    /// The model worked from `since` until now.
-    pub(super) fn worked(&mut self, since: Instant, now: Instant) {
+    /// Counts the time from `since` to `now` as busy.
+    pub(super) fn record_work(&mut self, since: Instant, now: Instant) {
         self.second(now).busy += now.saturating_duration_since(since);
     }
 
-    /// Images finished per second over the last minute, or since the beginning if that is less.
+    /// Images finished per second over the last minute, or since the beginning if that is shorter.
     pub(super) fn images_per_second(&self, now: Instant) -> f64 {
         let age = now.saturating_duration_since(self.begin).as_secs_f64();
         self.sum(now).0 as f64 / age.clamp(1.0, WINDOW as f64)
     }
 
-    /// How long the model takes for so many images, going by what it did of late: by the time that
-    /// it worked, because a pause says nothing of its speed. `None` if it did nothing of late.
+    /// Estimated time that the model needs for this many images. It is based on busy time, because
+    /// idle time says nothing about speed. `None` if the model was idle for the whole window.
     pub(super) fn time_for(&self, images: usize, now: Instant) -> Option<Duration> {
         let (finished, busy) = self.sum(now);
-        // A model that works on its first image takes at least as long as it has taken by now.
+        // The first image takes at least as long as it has taken so far.
         let each = busy.as_secs_f64() / finished.max(1) as f64;
         let time = Duration::try_from_secs_f64(each * images as f64).unwrap_or(Duration::MAX);
         (!busy.is_zero()).then_some(time)
@@ -82,46 +83,46 @@ mod tests {
     }
 
     #[test]
-    fn a_young_meter_divides_by_its_age_and_an_old_one_by_a_minute() {
+    fn the_rate_is_over_the_age_or_the_last_minute() {
         let begin = Instant::now();
-        let mut meter = Throughput::new(begin);
-        (0..20).for_each(|i| meter.finished(at(begin, f64::from(i) / 2.0)));
-        assert_eq!(meter.images_per_second(at(begin, 10.0)), 2.0);
-        assert_eq!(meter.images_per_second(at(begin, 40.0)), 0.5);
-        (600..720).for_each(|i| meter.finished(at(begin, f64::from(i))));
-        assert_eq!(meter.images_per_second(at(begin, 719.5)), 1.0);
+        let mut throughput = Throughput::new(begin);
+        (0..20).for_each(|i| throughput.record_finished(at(begin, f64::from(i) / 2.0)));
+        assert_eq!(throughput.images_per_second(at(begin, 10.0)), 2.0);
+        assert_eq!(throughput.images_per_second(at(begin, 40.0)), 0.5);
+        (600..720).for_each(|i| throughput.record_finished(at(begin, f64::from(i))));
+        assert_eq!(throughput.images_per_second(at(begin, 719.5)), 1.0);
     }
 
     #[test]
-    fn what_is_older_than_a_minute_is_forgotten() {
+    fn events_older_than_a_minute_do_not_count() {
         let begin = Instant::now();
-        let mut meter = Throughput::new(begin);
-        meter.finished(at(begin, 1.5));
-        meter.worked(begin, at(begin, 1.5));
-        assert!(meter.images_per_second(at(begin, 60.0)) > 0.0);
-        assert_eq!(meter.images_per_second(at(begin, 61.0)), 0.0);
-        assert_eq!(meter.time_for(1, at(begin, 61.0)), None);
+        let mut throughput = Throughput::new(begin);
+        throughput.record_finished(at(begin, 1.5));
+        throughput.record_work(begin, at(begin, 1.5));
+        assert!(throughput.images_per_second(at(begin, 60.0)) > 0.0);
+        assert_eq!(throughput.images_per_second(at(begin, 61.0)), 0.0);
+        assert_eq!(throughput.time_for(1, at(begin, 61.0)), None);
     }
 
     #[test]
-    fn pauses_do_not_make_the_model_slow() {
+    fn idle_time_does_not_count_as_slow() {
         let begin = Instant::now();
-        let mut meter = Throughput::new(begin);
-        assert_eq!(meter.time_for(5, begin), None, "nothing is known");
+        let mut throughput = Throughput::new(begin);
+        assert_eq!(throughput.time_for(5, begin), None, "no work was recorded");
         // Four images in a second of work within half a minute.
         for i in [0.0, 7.0, 14.0, 29.0] {
-            meter.worked(at(begin, i), at(begin, i + 0.25));
-            meter.finished(at(begin, i + 0.25));
+            throughput.record_work(at(begin, i), at(begin, i + 0.25));
+            throughput.record_finished(at(begin, i + 0.25));
         }
-        let time = meter.time_for(8, at(begin, 30.0)).unwrap();
+        let time = throughput.time_for(8, at(begin, 30.0)).unwrap();
         assert!((time.as_secs_f64() - 2.0).abs() < 1e-6, "{time:?}");
     }
 
     #[test]
-    fn the_first_image_takes_at_least_as_long_as_it_has_taken() {
+    fn the_first_image_takes_at_least_as_long_as_it_has_taken_so_far() {
         let begin = Instant::now();
-        let mut meter = Throughput::new(begin);
-        meter.worked(begin, at(begin, 3.0));
-        assert_eq!(meter.time_for(2, at(begin, 3.0)), Some(Duration::from_secs(6)));
+        let mut throughput = Throughput::new(begin);
+        throughput.record_work(begin, at(begin, 3.0));
+        assert_eq!(throughput.time_for(2, at(begin, 3.0)), Some(Duration::from_secs(6)));
     }
 }

@@ -1,16 +1,16 @@
-//! New jobs on their way into the engine: one image at a time through the vision tower, or, where
-//! the engine gains by it, several at once.
+//! Admission of new jobs to the batch, and the encoding of their images: one at a time, or several
+//! at once where the engine is faster that way.
 //!
-//! Whatever happens to several at once costs none of them: want of memory halves their number, for
-//! good, and after any other failure they are encoded one by one, so that only the one at fault
-//! fails.
+//! A failure to encode several images at once fails none of their jobs. After running out of memory
+//! the group is halved, and the smaller size is kept as the limit. After any other failure the images
+//! are encoded one by one, so that only the job at fault fails.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::handle::VisionOrder;
-use super::job::Entry;
+use super::job::ScheduledJob;
 use super::recovery::{Failure, guarded};
 use super::worker::Worker;
 use crate::engine::{EncodedImage, ImageInput};
@@ -18,194 +18,193 @@ use crate::metrics::Stage;
 use cutline_error::ErrorKind;
 
 impl Worker<'_> {
-    /// Takes in what fits beside the running jobs.
+    /// Starts the waiting jobs that fit into the batch.
     pub(super) fn admit(&mut self) {
         if self.images_at_once() > 1 {
-            return self.admit_together();
+            return self.admit_groups();
         }
-        while let Some(entry) = self.next(&[]) {
-            let vision = needs_vision(&entry);
+        while let Some(job) = self.next_job(&[]) {
             let failures = self.backoff.failures();
-            self.start(entry);
-            let rest_later = vision && self.vision_order == VisionOrder::OneBetweenSteps;
-            if rest_later || self.backoff.failures() > failures {
+            self.start(job);
+            if self.backoff.failures() > failures {
                 break;
             }
         }
     }
 
-    /// [`admit`](Self::admit), the images of as many jobs as fit in one go. Here an image is cheaper
-    /// in company, so the backlog is no reason to wait.
-    fn admit_together(&mut self) {
+    /// [`admit`](Self::admit) in groups whose images are encoded together. An image costs less in a
+    /// group, so the backlog is no reason to wait.
+    fn admit_groups(&mut self) {
         loop {
             let mut group = Vec::new();
             let mut images = 0;
             while images < self.images_at_once()
-                && let Some(entry) = self.next(&group)
+                && let Some(job) = self.next_job(&group)
             {
-                images += usize::from(needs_vision(&entry));
-                group.push(entry);
+                images += usize::from(needs_vision(&job));
+                group.push(job);
             }
             if group.is_empty() {
                 return;
             }
             let failures = self.backoff.failures();
-            self.start_together(group);
-            let rest_later = images > 0 && self.vision_order == VisionOrder::OneBetweenSteps;
-            if rest_later || self.backoff.failures() > failures {
+            self.start_group(group);
+            if self.backoff.failures() > failures {
                 return;
             }
         }
     }
 
-    /// Images that the tower may be given at once.
+    /// The number of images that the vision tower may encode at once.
     fn images_at_once(&self) -> usize {
-        let most = self.engine.vision_batch().max(1);
-        self.vision_limit.map_or(most, |limit| limit.min(most))
+        self.vision_limit.map_or(self.vision_batch, |limit| limit.min(self.vision_batch))
     }
 
-    /// The next job that fits beside the running ones and those that were taken with it.
-    fn next(&mut self, taken: &[Entry]) -> Option<Entry> {
-        if self.running.iter().chain(taken).any(|entry| entry.alone) {
+    /// Takes the next job that fits into the batch, next to the running jobs and those in `group`.
+    fn next_job(&mut self, group: &[ScheduledJob]) -> Option<ScheduledJob> {
+        if self.running.iter().chain(group).any(|job| job.alone) {
             return None;
         }
-        let empty = self.running.is_empty() && taken.is_empty();
-        let taken: usize = taken.iter().map(Entry::rows).sum();
-        let free = self.limit().saturating_sub(self.rows() + taken);
+        let batch_is_empty = self.running.is_empty() && group.is_empty();
+        let group_rows: usize = group.iter().map(ScheduledJob::rows).sum();
+        let free = self.row_limit().saturating_sub(self.rows() + group_rows);
         if let Some(first) = self.resuming.front() {
-            let fits = empty || (!first.alone && first.rows() <= free);
+            let fits = batch_is_empty || (!first.alone && first.rows() <= free);
             return if fits { self.resuming.pop_front() } else { None };
         }
         let mut state = self.shared.lock();
-        if needs_vision(state.queue.peek()?) && self.enough_for(state.queue.len()) {
+        if needs_vision(state.queue.peek()?) && self.should_decode_first(state.queue.len()) {
             return None;
         }
-        let entry = state.queue.next(free, empty)?;
+        let job = state.queue.next(free, batch_is_empty)?;
         state.in_flight += 1;
-        Some(entry)
+        Some(job)
     }
 
-    /// Whether those in the batch are to be decoded further before one of `waiting` images is
-    /// encoded.
-    fn enough_for(&self, waiting: usize) -> bool {
+    /// Whether to decode the present batch further before encoding one of `waiting` images.
+    fn should_decode_first(&self, waiting: usize) -> bool {
         self.vision_order == VisionOrder::ByBacklog
             && self.images_at_once() == 1
             && self.running.len() >= (waiting / 2).max(2)
     }
 
-    fn start(&mut self, mut entry: Entry) {
-        if !self.announce(&mut entry) {
+    fn start(&mut self, mut job: ScheduledJob) {
+        if !self.announce_start(&mut job) {
             return;
         }
-        if let ImageInput::Pixels(pixels) = &entry.image {
+        if let ImageInput::Pixels(pixels) = &job.image {
             let begin = Instant::now();
             let pixels = Arc::clone(pixels);
-            entry.trace.vision();
-            match guarded(|| self.engine.encode(&pixels)) {
-                Ok(image) => {
+            job.trace.enter_vision();
+            match guarded(|| self.engine.encode(&[pixels])) {
+                Ok(images) => {
                     self.shared.metrics.stage(Stage::Vision, begin.elapsed());
-                    self.keep(&mut entry, image);
+                    images.into_iter().for_each(|image| self.set_encoded(&mut job, image));
                 }
-                Err(failure) => return self.failed_to_start(entry, failure),
+                Err(failure) => return self.start_failed(job, failure),
             }
         }
-        self.decode(entry);
+        self.decode(job);
     }
 
-    /// [`start`](Self::start) of several.
-    fn start_together(&mut self, group: Vec<Entry>) {
+    /// [`start`](Self::start) for a group of jobs.
+    fn start_group(&mut self, group: Vec<ScheduledJob>) {
         let mut waiting = VecDeque::new();
-        for mut entry in group {
-            if !self.announce(&mut entry) {
-            } else if needs_vision(&entry) {
-                waiting.push_back(entry);
+        for mut job in group {
+            if !self.announce_start(&mut job) {
+                continue;
+            }
+            if needs_vision(&job) {
+                waiting.push_back(job);
             } else {
-                self.decode(entry);
+                self.decode(job);
             }
         }
         while !waiting.is_empty() {
             let count = self.images_at_once().min(waiting.len());
-            let mut some: Vec<Entry> = waiting.drain(..count).collect();
-            some.retain(|entry| !self.is_over(entry));
-            if some.len() < 2 {
-                some.into_iter().for_each(|entry| self.start(entry));
+            let mut jobs: Vec<ScheduledJob> = waiting.drain(..count).collect();
+            jobs.retain(|job| !self.drop_if_abandoned(job));
+            if jobs.len() < 2 {
+                jobs.into_iter().for_each(|job| self.start(job));
                 continue;
             }
-            match self.encode_together(&mut some) {
-                Ok(()) => some.into_iter().for_each(|entry| self.decode(entry)),
+            match self.encode_group(&mut jobs) {
+                Ok(()) => jobs.into_iter().for_each(|job| self.decode(job)),
                 Err(Failure::Error(error)) if error.kind() == ErrorKind::OutOfMemory => {
-                    self.tower_out_of_memory(some.len());
-                    some.into_iter().rev().for_each(|entry| waiting.push_front(entry));
+                    self.vision_out_of_memory(jobs.len());
+                    jobs.into_iter().rev().for_each(|job| waiting.push_front(job));
                 }
                 Err(failure) => {
-                    self.encoding_failed(failure, some.len());
-                    some.into_iter().for_each(|entry| self.start(entry));
+                    self.group_encoding_failed(failure, jobs.len());
+                    jobs.into_iter().for_each(|job| self.start(job));
                 }
             }
         }
     }
 
-    /// All of their images in one go, or none of them.
-    fn encode_together(&mut self, entries: &mut [Entry]) -> Result<(), Failure> {
+    /// Encodes the images of all `jobs` at once, all or none.
+    fn encode_group(&mut self, jobs: &mut [ScheduledJob]) -> Result<(), Failure> {
         let begin = Instant::now();
-        let mut pixels = Vec::with_capacity(entries.len());
-        for entry in &mut *entries {
-            entry.trace.vision();
-            if let ImageInput::Pixels(image) = &entry.image {
+        let mut pixels = Vec::with_capacity(jobs.len());
+        for job in &mut *jobs {
+            job.trace.enter_vision();
+            if let ImageInput::Pixels(image) = &job.image {
                 pixels.push(Arc::clone(image));
             }
         }
-        let images = guarded(|| self.engine.encode_all(&pixels))?;
-        // The tower's time is shared among them, so that the sum is the time that it worked.
-        let share = begin.elapsed() / u32::try_from(entries.len()).unwrap_or(u32::MAX);
-        for (entry, image) in entries.iter_mut().zip(images) {
+        let images = guarded(|| self.engine.encode(&pixels))?;
+        // Each image counts an equal share, so that the sum is the time that the tower worked.
+        let share = begin.elapsed() / u32::try_from(jobs.len()).unwrap_or(u32::MAX);
+        for (job, image) in jobs.iter_mut().zip(images) {
             self.shared.metrics.stage(Stage::Vision, share);
-            self.keep(entry, image);
+            self.set_encoded(job, image);
         }
         Ok(())
     }
 
-    /// Tells the caller that it is in the model, unless nobody waits any more.
-    fn announce(&self, entry: &mut Entry) -> bool {
-        if self.is_over(entry) {
+    /// Tells the caller that the job left the queue. False if the caller has left; the job is then
+    /// done.
+    fn announce_start(&self, job: &mut ScheduledJob) -> bool {
+        if self.drop_if_abandoned(job) {
             return false;
         }
-        if let Some(queued) = entry.announce(Instant::now()) {
+        if let Some(queued) = job.announce_start(Instant::now()) {
             self.shared.metrics.stage(Stage::Queue, queued);
         }
         true
     }
 
-    fn keep(&self, entry: &mut Entry, image: EncodedImage) {
+    fn set_encoded(&self, job: &mut ScheduledJob, image: EncodedImage) {
         self.shared.lock().encoded += 1;
-        entry.encoded(&Arc::new(image));
+        job.set_encoded(&Arc::new(image));
     }
 
-    /// Makes a job whose image is encoded part of the batch.
-    fn decode(&mut self, mut entry: Entry) {
-        // The vision tower takes long enough to become tired of waiting.
-        if self.is_over(&entry) {
+    /// Adds a job with an encoded image to the batch.
+    fn decode(&mut self, mut job: ScheduledJob) {
+        // The caller may have left while the image was encoded.
+        if self.drop_if_abandoned(&job) {
             return;
         }
-        let image = entry.image.clone();
-        let job = entry.start(image);
-        match guarded(|| self.engine.resume(job, entry.sent())) {
-            Ok(()) => self.running.push(entry),
-            Err(failure) => self.failed_to_start(entry, failure),
+        let image = job.image.clone();
+        let start = job.start(image);
+        match guarded(|| self.engine.start(start)) {
+            Ok(()) => self.running.push(job),
+            Err(failure) => self.start_failed(job, failure),
         }
     }
 
-    /// Whether nobody waits for it any more, in which case it is let go.
-    fn is_over(&self, entry: &Entry) -> bool {
-        let over = entry.is_over(Instant::now());
-        if over {
+    /// Whether the caller has left. The job then no longer counts as in flight, and the worker must
+    /// drop it.
+    fn drop_if_abandoned(&self, job: &ScheduledJob) -> bool {
+        let abandoned = job.is_abandoned();
+        if abandoned {
             self.shared.lock().in_flight -= 1;
         }
-        over
+        abandoned
     }
 }
 
-/// Whether the vision tower has yet to see the image.
-fn needs_vision(entry: &Entry) -> bool {
-    matches!(entry.image, ImageInput::Pixels(_))
+/// Whether the image has yet to go through the vision tower.
+fn needs_vision(job: &ScheduledJob) -> bool {
+    matches!(job.image, ImageInput::Pixels(_))
 }

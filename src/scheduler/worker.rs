@@ -1,36 +1,37 @@
-//! The one thread that owns the model. Between two decoding steps it lets go of jobs that nobody
-//! waits for and takes new ones in, so a batch forms by itself while the model is busy, and a job
-//! that comes alone never waits for company.
+//! The loop of the model thread. Jobs join and leave the batch between two decode steps, so a batch
+//! forms by itself while the model is busy, and a single job never waits for others.
 
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use super::handle::{Options, VisionOrder};
-use super::job::Entry;
+use super::handle::{SchedulerOptions, VisionOrder};
+use super::job::ScheduledJob;
 use super::recovery::{Backoff, guarded};
-use super::shared::Shared;
+use super::shared::SharedState;
 use crate::engine::{Engine, Event, JobId, Sequence};
 use crate::metrics::Stage;
 use cutline_error::Error;
 
 pub(super) struct Worker<'a> {
     pub(super) engine: Box<dyn Engine>,
-    pub(super) shared: &'a Shared,
+    pub(super) shared: &'a SharedState,
     /// The jobs in the engine.
-    pub(super) running: Vec<Entry>,
-    /// Jobs that a failure threw out of the engine; they come before those in the queue.
-    pub(super) resuming: VecDeque<Entry>,
+    pub(super) running: Vec<ScheduledJob>,
+    /// Jobs that a failure removed from the engine. They restart before the queue is served.
+    pub(super) resuming: VecDeque<ScheduledJob>,
     pub(super) backoff: Backoff,
     max_rows: usize,
-    /// Fewer rows than those, once the device had no memory for more.
+    /// A smaller limit than `max_rows`, set after the device ran out of memory.
     pub(super) memory_limit: Option<usize>,
-    /// Fewer images at once in the vision tower, for the same reason.
+    /// A smaller limit on images per call of the vision tower, set in the same way.
     pub(super) vision_limit: Option<usize>,
     pub(super) vision_order: VisionOrder,
+    /// Images that the vision tower encodes faster together.
+    pub(super) vision_batch: usize,
 }
 
-/// Runs until no work is accepted any more and all that was accepted is done.
-pub(super) fn run(engine: Box<dyn Engine>, shared: &Shared, options: Options) {
+/// Runs until the scheduler is closed and all accepted jobs are done.
+pub(super) fn run(engine: Box<dyn Engine>, shared: &SharedState, options: &SchedulerOptions) {
     let mut worker = Worker {
         engine,
         shared,
@@ -41,20 +42,21 @@ pub(super) fn run(engine: Box<dyn Engine>, shared: &Shared, options: Options) {
         memory_limit: None,
         vision_limit: None,
         vision_order: options.vision_order,
+        vision_batch: options.vision_batch.max(1),
     };
     let _guard = OnExit(shared);
     let mut events = Vec::new();
     while worker.wait_for_work() {
         let begin = Instant::now();
-        worker.drop_the_departed(begin);
+        worker.drop_abandoned();
         worker.admit();
         worker.step(&mut events);
-        shared.lock().meter.worked(begin, Instant::now());
+        shared.lock().throughput.record_work(begin, Instant::now());
     }
 }
 
-/// Whatever ends the thread, nobody waits for it in vain afterwards.
-struct OnExit<'a>(&'a Shared);
+/// Fails all waiting jobs when the thread ends, whatever the reason.
+struct OnExit<'a>(&'a SharedState);
 
 impl Drop for OnExit<'_> {
     fn drop(&mut self) {
@@ -63,63 +65,60 @@ impl Drop for OnExit<'_> {
             state.failed = true;
         }
         state.in_flight = 0;
-        // Dropping the entries closes their channels.
+        // Dropping a job closes its channel.
         state.queue.drain().for_each(drop);
     }
 }
 
 impl Worker<'_> {
-    /// Blocks until there is something to do; false when there never will be.
+    /// Blocks until there is a job; false once there will never be another.
     fn wait_for_work(&self) -> bool {
         let mut state = self.shared.lock();
         if let Some(pause) = self.backoff.pause() {
             let end = Instant::now() + pause;
-            // A server that stops has no time for this, and a bounded number of jobs left.
-            while !state.closed
-                && let Some(left) = time_until(end)
-            {
-                state = self.shared.wait(state, Some(left));
-            }
+            // No pauses while closing: the server is waiting to stop, and few jobs are left.
+            while !state.closed && !self.shared.wake.wait_until(&mut state, end).timed_out() {}
         }
         if !self.running.is_empty() || !self.resuming.is_empty() {
             return true;
         }
         while state.queue.len() == 0 {
-            // Who has a place was promised that it will be served.
+            // A reserved slot is a promise to serve its job.
             if state.closed && state.queue.reserved() == 0 {
                 return false;
             }
-            state = self.shared.wait(state, None);
+            self.shared.wake.wait(&mut state);
         }
         true
     }
 
-    fn drop_the_departed(&mut self, now: Instant) {
-        self.shared.lock().queue.prune(|entry| entry.is_over(now));
-        let in_flight = self.running.len() + self.resuming.len();
-        self.resuming.retain(|entry| !entry.is_over(now));
+    /// Drops the jobs whose callers have left.
+    fn drop_abandoned(&mut self) {
+        self.shared.lock().queue.remove_if(ScheduledJob::is_abandoned);
+        let before = self.running.len() + self.resuming.len();
+        self.resuming.retain(|job| !job.is_abandoned());
         let engine = &mut self.engine;
-        self.running.retain(|entry| {
-            let over = entry.is_over(now);
-            if over {
-                engine.cancel(entry.id);
+        self.running.retain(|job| {
+            let abandoned = job.is_abandoned();
+            if abandoned {
+                engine.cancel(job.id);
             }
-            !over
+            !abandoned
         });
-        let left = in_flight - self.running.len() - self.resuming.len();
-        if left > 0 {
-            self.shared.lock().in_flight -= left;
+        let dropped = before - self.running.len() - self.resuming.len();
+        if dropped > 0 {
+            self.shared.lock().in_flight -= dropped;
         }
     }
 
+    /// Runs one decode step of the batch, if there is one.
     fn step(&mut self, events: &mut Vec<Event>) {
         if self.running.is_empty() {
             return;
         }
         let (jobs, rows) = (self.running.len(), self.rows());
-        for entry in &mut self.running {
-            entry.in_batch_of(jobs);
-            entry.trace.step(rows);
+        for job in &mut self.running {
+            job.record_step(jobs, rows);
         }
         events.clear();
         let result = guarded(|| self.engine.step(events));
@@ -129,63 +128,57 @@ impl Worker<'_> {
             self.deliver(event);
         }
         match result {
-            Ok(()) if self.backoff.failures() == failures => self.healthy(),
+            Ok(()) if self.backoff.failures() == failures => self.record_success(),
             Ok(()) => {}
-            Err(failure) => self.failed_step(failure),
+            Err(failure) => self.step_failed(failure),
         }
     }
 
     fn deliver(&mut self, event: Event) {
         match event {
-            Event::Token { job, token } => {
-                let Some(entry) = self.running.iter_mut().find(|entry| entry.id == job) else {
-                    return;
-                };
-                if let Err(error) = entry.token(token) {
-                    self.engine.cancel(job);
-                    self.fail(job, error);
+            Event::Token { job: id, token } => {
+                let Some(job) = self.running.iter_mut().find(|job| job.id == id) else { return };
+                if let Err(error) = job.send_token(token) {
+                    self.engine.cancel(id);
+                    self.fail(id, error);
                 }
             }
-            Event::Done { job, sequences } => self.done(job, sequences),
+            Event::Done { job, sequences } => self.finish(job, sequences),
             Event::Failed { job, error } => self.fail(job, error),
         }
     }
 
-    fn done(&mut self, job: JobId, sequences: Vec<Sequence>) {
-        let Some(entry) = self.take(job) else { return };
+    fn finish(&mut self, id: JobId, sequences: Vec<Sequence>) {
+        let Some(job) = self.take(id) else { return };
         let now = Instant::now();
         {
             let mut state = self.shared.lock();
             state.in_flight -= 1;
             state.finished += 1;
-            state.meter.finished(now);
+            state.throughput.record_finished(now);
         }
-        self.shared.metrics.stage(Stage::Decoder, entry.decoding(now));
-        entry.done(sequences, now);
+        self.shared.metrics.stage(Stage::Decoder, job.decoding_time(now));
+        job.finish(sequences, now);
     }
 
-    fn fail(&mut self, job: JobId, error: Error) {
-        if let Some(entry) = self.take(job) {
-            self.give_up(entry, error);
+    fn fail(&mut self, id: JobId, error: Error) {
+        if let Some(job) = self.take(id) {
+            self.fail_job(job, error);
         }
     }
 
-    fn take(&mut self, job: JobId) -> Option<Entry> {
-        let place = self.running.iter().position(|entry| entry.id == job)?;
-        Some(self.running.remove(place))
+    fn take(&mut self, id: JobId) -> Option<ScheduledJob> {
+        let index = self.running.iter().position(|job| job.id == id)?;
+        Some(self.running.remove(index))
     }
 
     /// Rows in the engine.
     pub(super) fn rows(&self) -> usize {
-        self.running.iter().map(Entry::rows).sum()
+        self.running.iter().map(ScheduledJob::rows).sum()
     }
 
-    /// Rows that may be in the engine.
-    pub(super) fn limit(&self) -> usize {
+    /// The limit on rows in the engine.
+    pub(super) fn row_limit(&self) -> usize {
         self.memory_limit.map_or(self.max_rows, |limit| limit.min(self.max_rows))
     }
-}
-
-fn time_until(end: Instant) -> Option<Duration> {
-    end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
 }

@@ -207,7 +207,7 @@ def make_embedded():
     sizes = [(side, side), (side + 2 * patch, side - 4 * patch)]
     images = [synthetic(n, *size) for n, size in enumerate(sizes)]
     tensors, names = {}, [f"synthetic {n}" for n in range(len(images))]
-    for photo in sorted((ROOT / "examples").glob("*.jp*g"))[:2]:
+    for photo in sorted((ROOT / "assets").glob("*.jp*g"))[:2]:
         pixels, image = photograph(processor, photo)
         tensors[f"u8.{len(images)}"] = pixels
         images.append(image)

@@ -148,13 +148,13 @@ fn imports_go_downwards() {
     // Each module, and those below it that it may name.
     let layers: [(&str, &[&str]); 8] = [
         ("engine", &[]),
-        ("text", &[]),
+        ("tokenizer", &[]),
         ("metrics", &[]),
         ("cache", &["engine"]),
         ("scheduler", &["engine", "metrics"]),
-        ("captioner", &["cache", "scheduler", "text", "engine", "metrics"]),
+        ("captioner", &["cache", "scheduler", "tokenizer", "engine", "metrics"]),
         ("telemetry", &["config"]),
-        ("config", &["captioner", "scheduler", "engine"]),
+        ("config", &["captioner", "scheduler", "engine", "metrics"]),
     ];
     let modules = [
         "cache",
@@ -166,7 +166,7 @@ fn imports_go_downwards() {
         "metrics",
         "scheduler",
         "telemetry",
-        "text",
+        "tokenizer",
     ];
     for (module, below) in layers {
         let of_module = |name: &str| {

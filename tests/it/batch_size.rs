@@ -1,6 +1,6 @@
 //! Trying out a batch size, with a real engine. How the search decides is tested beside it.
 
-use cutline::engine::{self, Engine, EngineOptions, HubOptions, batch_size, bench, source};
+use cutline::engine::{self, EngineOptions, HubOptions, batch_size, bench, source};
 
 #[test]
 fn an_engine_is_tried_out_and_left_without_work() {
@@ -17,5 +17,5 @@ fn an_engine_is_tried_out_and_left_without_work() {
 
     let refused = batch_size::find(&mut engine, 2 * patch, patch + 1);
     assert!(refused.is_err(), "no such image");
-    engine.encode(&bench::image(0, patch)).unwrap();
+    engine.encode_one(bench::image(0, patch).into()).unwrap();
 }

@@ -33,7 +33,7 @@ fn run(arguments: &[&str]) -> Output {
 }
 
 fn photo(name: &str) -> String {
-    format!("{ROOT}/examples/{name}.jpg")
+    format!("{ROOT}/assets/{name}.jpg")
 }
 
 fn text(bytes: &[u8]) -> &str {

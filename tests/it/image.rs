@@ -35,7 +35,7 @@ fn read(path: &Path) -> Vec<u8> {
 }
 
 fn example(name: &str) -> Vec<u8> {
-    read(&root().join("examples").join(name))
+    read(&root().join("assets").join(name))
 }
 
 fn zoo_file(name: &str) -> Vec<u8> {

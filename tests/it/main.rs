@@ -2,9 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod api;
-mod appearance;
 mod architecture;
 mod batch_size;
+mod colors;
 mod command_line;
 mod image;
 mod parity;
@@ -14,5 +14,5 @@ mod readme;
 mod repetition;
 mod score;
 mod settings;
-mod text;
+mod tokenizer;
 mod weights;

@@ -27,20 +27,20 @@ fn cutline(arguments: &[&str]) -> String {
 
 #[test]
 fn the_captions_of_the_example_photos_are_the_programs_own() {
-    let photos = ["astronaut", "cat", "coffee", "rocket"].map(|p| format!("examples/{p}.jpg"));
+    let photos = ["astronaut", "cat", "coffee", "rocket"].map(|p| format!("assets/{p}.jpg"));
     let mut arguments = vec!["caption"];
     arguments.extend(photos.iter().map(String::as_str));
     let printed = cutline(&arguments);
-    assert_eq!(block("cutline caption examples/*.jpg", "text"), printed);
+    assert_eq!(block("cutline caption assets/*.jpg", "text"), printed);
 
     // The same caption stands below the picture, as its alternative text, and in curl's answer.
-    let cat = printed.lines().find_map(|line| line.strip_prefix("examples/cat.jpg\t")).unwrap();
+    let cat = printed.lines().find_map(|line| line.strip_prefix("assets/cat.jpg\t")).unwrap();
     assert!(README.contains(&format!("alt=\"{cat}\"")), "alt text of the picture");
     assert!(README.contains(&format!("<em>{cat}</em>")), "caption below the picture");
     let answer: serde_json::Value =
-        serde_json::from_str(block("-F image=@examples/cat.jpg", "json")).unwrap();
+        serde_json::from_str(block("-F image=@assets/cat.jpg", "json")).unwrap();
     assert_eq!(answer["caption"], cat);
-    let json = cutline(&["caption", "--format", "jsonl", "examples/cat.jpg"]);
+    let json = cutline(&["caption", "--format", "jsonl", "assets/cat.jpg"]);
     let now: serde_json::Value = serde_json::from_str(&json).unwrap();
     for field in ["model", "image", "cache"] {
         assert_eq!(answer[field], now[field], "{field} in the README's answer");
@@ -58,8 +58,8 @@ fn the_captions_of_the_example_photos_are_the_programs_own() {
 #[tokio::test]
 async fn the_description_of_the_coffee_is_the_programs_own() {
     let shown: serde_json::Value =
-        serde_json::from_str(block("-F image=@examples/coffee.jpg", "json")).unwrap();
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/coffee.jpg");
+        serde_json::from_str(block("-F image=@assets/coffee.jpg", "json")).unwrap();
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/coffee.jpg");
     let decoders = Decoders::new(DecodeLimits::default(), 1, Budget::new(1 << 30));
     let printed = decoders.process(std::fs::read(path).unwrap()).await.unwrap();
     let printed = serde_json::to_value(printed).unwrap();

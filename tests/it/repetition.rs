@@ -11,7 +11,10 @@ use cutline::engine::{
     Job, JobId, KernelChoice, PixelValues, Precision, Sequence, bench,
 };
 use cutline::error::{Error, Result};
-use cutline::scheduler::{Handle, JobEvent, Options, Priority, Submission, VisionOrder, Work};
+use cutline::metrics::Metrics;
+use cutline::scheduler::{
+    Handle, JobEvent, JobRequest, Priority, SchedulerOptions, Submission, VisionOrder,
+};
 
 #[derive(Debug, Clone, Copy)]
 enum Mishap {
@@ -32,8 +35,8 @@ struct Plan {
 }
 
 impl Engine for Faulty {
-    fn encode(&mut self, pixels: &PixelValues) -> Result<EncodedImage> {
-        self.engine.encode(pixels)
+    fn encode(&mut self, images: &[Arc<PixelValues>]) -> Result<Vec<EncodedImage>> {
+        self.engine.encode(images)
     }
 
     fn start(&mut self, job: Job) -> Result<()> {
@@ -77,7 +80,7 @@ fn load(model: &str, kernels: KernelChoice, precision: Precision) -> LocalEngine
     engine::load(&files, EngineOptions { kernels, precision, ..EngineOptions::default() }).unwrap()
 }
 
-fn works(side: usize) -> Vec<Work> {
+fn works(side: usize) -> Vec<JobRequest> {
     let greedy = GenerationParams { max_new_tokens: 12, min_new_tokens: 5, ..Default::default() };
     let sampled = GenerationParams {
         do_sample: true,
@@ -89,11 +92,10 @@ fn works(side: usize) -> Vec<Work> {
     let all = [(greedy.clone(), vec![]), (beams, vec![7, 8]), (sampled, vec![]), (greedy, vec![9])];
     (0..)
         .zip(all)
-        .map(|(seed, (params, prompt))| Work {
+        .map(|(seed, (params, prompt))| JobRequest {
             image: bench::image(seed, side).into(),
             prompt,
             params,
-            deadline: None,
         })
         .collect()
 }
@@ -104,7 +106,7 @@ struct Outcome {
     sequences: Vec<Sequence>,
 }
 
-fn submit(handle: &Handle, works: Vec<Work>) -> Vec<Submission> {
+fn submit(handle: &Handle, works: Vec<JobRequest>) -> Vec<Submission> {
     let places = handle.reserve(works.len(), Priority::Bulk).unwrap();
     places.into_iter().zip(works).map(|(place, work)| place.submit(work).unwrap()).collect()
 }
@@ -123,7 +125,7 @@ async fn outcome(mut job: Submission) -> (Outcome, Option<Arc<EncodedImage>>) {
     }
 }
 
-async fn outcomes(handle: &Handle, works: Vec<Work>) -> Vec<Outcome> {
+async fn outcomes(handle: &Handle, works: Vec<JobRequest>) -> Vec<Outcome> {
     let mut outcomes = Vec::new();
     for job in submit(handle, works) {
         outcomes.push(outcome(job).await.0);
@@ -136,8 +138,13 @@ async fn check(name: &str, kernels: KernelChoice, precision: Precision) {
     let engine = load(name, kernels, precision);
     let works = works(engine.info().image_size);
     let plan = Arc::<Mutex<Plan>>::default();
-    let options =
-        Options { max_batch_size: 16, queue_capacity: 16, vision_order: VisionOrder::AllFirst };
+    let options = SchedulerOptions {
+        max_batch_size: 16,
+        queue_capacity: 16,
+        vision_order: VisionOrder::AllFirst,
+        metrics: Metrics::new(),
+        vision_batch: 1,
+    };
     let engine = Faulty { engine, plan: Arc::clone(&plan) };
     let handle = Handle::spawn(Box::new(engine), options).unwrap();
 
@@ -148,7 +155,7 @@ async fn check(name: &str, kernels: KernelChoice, precision: Precision) {
             let image = image.expect("the vision tower ran");
             assert!(image.bytes() > 0);
             alone.push(outcome);
-            kept.push(Work { image: ImageInput::Encoded(image), ..work.clone() });
+            kept.push(JobRequest { image: ImageInput::Encoded(image), ..work.clone() });
         }
     }
     let encoded = handle.status().encoded;

@@ -1,6 +1,7 @@
 //! The one error type of the crate. It knows what went wrong and how to say it, not how a protocol
 //! reports it: HTTP turns [`ErrorKind`] into a status, the command line into an exit status.
 
+use std::any::Any;
 use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
@@ -89,10 +90,10 @@ impl ErrorKind {
 ///
 /// The boxed source is for the log; it is never part of [`fmt::Display`].
 #[derive(Debug, Clone)]
-pub struct Error(Box<Inner>);
+pub struct Error(Box<ErrorInner>);
 
 #[derive(Debug, Clone)]
-struct Inner {
+struct ErrorInner {
     kind: ErrorKind,
     detail: Cow<'static, str>,
     field: Option<Cow<'static, str>>,
@@ -103,7 +104,7 @@ struct Inner {
 impl Error {
     /// An error of `kind`; `detail` is a sentence that tells the user what to do.
     pub fn new(kind: ErrorKind, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self(Box::new(Inner {
+        Self(Box::new(ErrorInner {
             kind,
             detail: detail.into(),
             field: None,
@@ -186,6 +187,14 @@ impl std::error::Error for Error {
     }
 }
 
+/// The message of a panic, from the payload that [`catch_unwind`](std::panic::catch_unwind) or a
+/// thread's join returns; `None` for a payload that is not text.
+#[must_use]
+pub fn panic_message(payload: &(dyn Any + Send)) -> Option<&str> {
+    let text = payload.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| payload.downcast_ref::<&str>().copied())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -204,5 +213,12 @@ mod tests {
         let error = Error::parameter("num_beams", "num_beams must be between 1 and 10");
         assert_eq!(error.field(), Some("num_beams"));
         assert_eq!(error.kind(), ErrorKind::InvalidParameter);
+    }
+
+    #[test]
+    fn panic_messages_are_read_from_both_kinds_of_text() {
+        assert_eq!(panic_message(&"static"), Some("static"));
+        assert_eq!(panic_message(&String::from("formatted")), Some("formatted"));
+        assert_eq!(panic_message(&7_u8), None);
     }
 }

@@ -20,7 +20,6 @@
 //! - [`mood`]: what colours feel like, by published models;
 //! - [`measure`]: brightness, contrast, sharpness, colourfulness.
 
-pub mod color;
 pub mod colors;
 pub mod decode;
 pub mod format;
@@ -38,8 +37,7 @@ mod thumbnail;
 mod tiff;
 mod webp;
 
-pub use color::DominantColor;
-pub use colors::Colors;
+pub use colors::{Colors, DominantColor};
 pub use decode::{DecodeLimits, DecodedImage, decode, decode_for};
 pub use format::ImageFormat;
 pub use measure::Measures;

@@ -15,7 +15,7 @@ use palette::{FromColor, Lab, LinSrgb, Srgb};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::color::DominantColor;
+use super::colors::DominantColor;
 
 /// The C* that counts as full saturation; the primaries of sRGB have 105 to 134.
 const FULL_CHROMA: f32 = 100.0;

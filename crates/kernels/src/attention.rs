@@ -7,13 +7,13 @@
 //! exact to the format of the operands; the softmax is in f32.
 
 use crate::Precision;
-use crate::activations::LeftLayout;
-use crate::buffer::{Buffer, Shared, Slots};
+use crate::activations::LhsLayout;
+use crate::buffer::{Buffer, DisjointMut, ScratchSlots};
 use crate::isa::Tier;
-use crate::microkernels::{self, Format, Micro, Plan, Ready};
+use crate::microkernels::{self, Format, GemmPlan, Microkernel, TileGuard};
 use crate::rows;
-use crate::softmax::{self, Sums, soften};
-use crate::thread_pool::Team;
+use crate::softmax::{self, Sums, softmax_columns};
+use crate::thread_pool::ThreadPool;
 
 /// Shape of a multi-head attention.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +38,7 @@ impl Heads {
 /// Self-attention over one image; keeps its memory from one call to the next.
 #[derive(Debug)]
 pub struct SelfAttention {
-    plan: Plan,
+    plan: GemmPlan,
     heads: Heads,
     /// Of every head, its tokens by their numbers.
     keys: Buffer<u32>,
@@ -49,15 +49,15 @@ pub struct SelfAttention {
     panels: Buffer<u32>,
     /// Of as many tasks: a panel's scores, then its mixed values.
     numbers: Buffer<f32>,
-    slots: Slots,
+    slots: ScratchSlots,
 }
 
 /// Sizes that follow from the number of tokens.
 #[derive(Clone, Copy)]
 struct Sizes {
     tokens: usize,
-    keys: LeftLayout,
-    values: LeftLayout,
+    keys: LhsLayout,
+    values: LhsLayout,
     /// Panels of queries.
     panels: usize,
     /// Words of a panel of queries and of its probabilities.
@@ -75,29 +75,29 @@ impl SelfAttention {
     /// In f32, or in bf16 for any other precision where bf16 is an instruction.
     pub fn new(tier: Tier, precision: Precision, heads: Heads) -> Self {
         let exact = precision == Precision::F32 || !tier.has_bf16();
-        let plan = Plan::new(tier, if exact { Precision::F32 } else { Precision::Bf16 });
+        let plan = GemmPlan::new(tier, if exact { Precision::F32 } else { Precision::Bf16 });
         let (keys, values) = (Buffer::new(), Buffer::new());
         let (panels, numbers) = (Buffer::new(), Buffer::new());
-        Self { plan, heads, keys, values, panels, numbers, slots: Slots::default() }
+        Self { plan, heads, keys, values, panels, numbers, slots: ScratchSlots::default() }
     }
 
     /// `qkv` is `[tokens, 3 · width]`, queries before keys before values; `out` `[tokens, width]`.
-    pub fn run(&mut self, team: &Team, qkv: &[f32], tokens: usize, out: &mut [f32]) {
+    pub fn run(&mut self, pool: &ThreadPool, qkv: &[f32], tokens: usize, out: &mut [f32]) {
         let sizes = self.sizes(tokens);
-        self.pack(team, qkv, &sizes);
+        self.pack(pool, qkv, &sizes);
         let (plan, heads) = (self.plan, self.heads);
-        let groups = (TASKS * team.threads()).div_ceil(heads.count).min(sizes.panels).max(1);
-        self.slots.resize(team.threads());
+        let groups = (TASKS * pool.threads()).div_ceil(heads.count).min(sizes.panels).max(1);
+        self.slots.resize(pool.threads());
         let (words, numbers) = (sizes.queries + sizes.probabilities, sizes.scores + sizes.mixed);
-        self.panels.resize(team.threads() * words);
-        self.numbers.resize(team.threads() * numbers);
-        let all_panels = Shared::new(self.panels.as_mut_slice());
-        let all_numbers = Shared::new(self.numbers.as_mut_slice());
+        self.panels.resize(pool.threads() * words);
+        self.numbers.resize(pool.threads() * numbers);
+        let all_panels = DisjointMut::new(self.panels.as_mut_slice());
+        let all_numbers = DisjointMut::new(self.numbers.as_mut_slice());
         let (keys, values, slots) = (self.keys.as_slice(), self.values.as_slice(), &self.slots);
-        let out = Shared::new(out);
-        team.run(heads.count * groups, |task| {
+        let out = DisjointMut::new(out);
+        pool.run(heads.count * groups, |task| {
             let (head, group) = (task / groups, task % groups);
-            let _ready = Ready::new(&plan);
+            let _ready = TileGuard::new(&plan);
             let slot = slots.take();
             // SAFETY: the slot is this task's for as long as it lives.
             let (panels, numbers) = unsafe {
@@ -108,7 +108,7 @@ impl SelfAttention {
             };
             let (queries, probabilities) = panels.split_at_mut(sizes.queries);
             let (scores, mixed) = numbers.split_at_mut(sizes.scores);
-            let part = |all, layout: &LeftLayout| of_head(all, head, layout.words());
+            let part = |all, layout: &LhsLayout| of_head(all, head, layout.words());
             let (keys, values) = (part(keys, &sizes.keys), part(values, &sizes.values));
             for panel in sizes.panels * group / groups..sizes.panels * (group + 1) / groups {
                 let first = panel * plan.columns;
@@ -116,7 +116,7 @@ impl SelfAttention {
                 let work = Panel { first, count, head, heads, plan };
                 work.pack(qkv, queries);
                 multiply(&sizes.keys, keys, queries, scores);
-                let sums = soften(&plan, &scores[..tokens * plan.columns], probabilities);
+                let sums = softmax_columns(&plan, &scores[..tokens * plan.columns], probabilities);
                 multiply(&sizes.values, values, probabilities, mixed);
                 work.put(mixed, &sums, out);
             }
@@ -125,8 +125,8 @@ impl SelfAttention {
 
     fn sizes(&self, tokens: usize) -> Sizes {
         let (plan, size) = (self.plan, self.heads.size);
-        let keys = LeftLayout::new(plan, tokens, size);
-        let values = LeftLayout::new(plan, size, tokens);
+        let keys = LhsLayout::new(plan, tokens, size);
+        let values = LhsLayout::new(plan, size, tokens);
         Sizes {
             tokens,
             keys,
@@ -140,14 +140,14 @@ impl SelfAttention {
     }
 
     /// Makes the left operands of all heads.
-    fn pack(&mut self, team: &Team, qkv: &[f32], sizes: &Sizes) {
+    fn pack(&mut self, pool: &ThreadPool, qkv: &[f32], sizes: &Sizes) {
         let heads = self.heads;
         let (each_keys, each_values) = (sizes.keys.words(), sizes.values.words());
         self.keys.resize(heads.count * each_keys);
         self.values.resize(heads.count * each_values);
-        let keys = Shared::new(self.keys.as_mut_slice());
-        let values = Shared::new(self.values.as_mut_slice());
-        team.run(2 * heads.count, |task| {
+        let keys = DisjointMut::new(self.keys.as_mut_slice());
+        let values = DisjointMut::new(self.values.as_mut_slice());
+        pool.run(2 * heads.count, |task| {
             let (head, part) = (task / 2, 1 + task % 2);
             let row = |token: usize| row(qkv, heads, token, part, head);
             if part == 1 {
@@ -174,7 +174,7 @@ fn of_head(all: &[u32], head: usize, each: usize) -> &[u32] {
 }
 
 /// Every token becomes a row of the left operand.
-fn pack_rows<'a>(layout: &LeftLayout, row: impl Fn(usize) -> &'a [f32], out: &mut [u32]) {
+fn pack_rows<'a>(layout: &LhsLayout, row: impl Fn(usize) -> &'a [f32], out: &mut [u32]) {
     for block in 0..layout.blocks.count {
         let ((first, rows), (start, len)) = (layout.blocks.at(block), layout.place(block));
         for index in 0..rows {
@@ -185,14 +185,14 @@ fn pack_rows<'a>(layout: &LeftLayout, row: impl Fn(usize) -> &'a [f32], out: &mu
 
 /// Every token becomes a column of the left operand, or half a column where two share a word.
 fn pack_columns<'a>(
-    layout: &LeftLayout,
+    layout: &LhsLayout,
     tokens: usize,
     row: impl Fn(usize) -> &'a [f32],
     out: &mut [u32],
 ) {
-    let LeftLayout { plan, blocks, steps, .. } = *layout;
+    let LhsLayout { plan, blocks, steps, .. } = *layout;
     let group = plan.format.group();
-    let mut words = [0u32; MOST_SIZE];
+    let mut words = [0u32; MAX_HEAD_SIZE];
     let words = &mut words[..blocks.rows];
     for step in 0..steps {
         let first = step * group;
@@ -201,15 +201,15 @@ fn pack_columns<'a>(
             (1, true) => words.iter_mut().zip(row(first)).for_each(|(w, x)| *w = x.to_bits()),
             (_, true) => {
                 let high = if first + 1 < tokens { row(first + 1) } else { &ZEROS[..blocks.rows] };
-                rows::weave_bf16(plan.tier.isa(), row(first), high, words);
+                rows::interleave_bf16(plan.tier.isa(), row(first), high, words);
             }
         }
         for block in 0..blocks.count {
             let ((first, rows), (start, _)) = (blocks.at(block), layout.place(block));
             let words = &words[first..first + rows];
-            match plan.micro {
-                Micro::Blocks(_) => out[start + step * rows..][..rows].copy_from_slice(words),
-                Micro::Tiles { .. } => {
+            match plan.microkernel {
+                Microkernel::Blocks(_) => out[start + step * rows..][..rows].copy_from_slice(words),
+                Microkernel::Tiles { .. } => {
                     let cells = out[start + step..].iter_mut().step_by(steps);
                     cells.zip(words).for_each(|(cell, word)| *cell = *word);
                 }
@@ -219,12 +219,12 @@ fn pack_columns<'a>(
 }
 
 /// Most numbers of a head; the configuration is checked to keep to it.
-pub const MOST_SIZE: usize = 256;
+pub const MAX_HEAD_SIZE: usize = 256;
 
-const ZEROS: [f32; MOST_SIZE] = [0.0; MOST_SIZE];
+const ZEROS: [f32; MAX_HEAD_SIZE] = [0.0; MAX_HEAD_SIZE];
 
 /// All rows of the left operand times one panel, row after row of as many numbers as it has columns.
-fn multiply(layout: &LeftLayout, left: &[u32], panel: &[u32], out: &mut [f32]) {
+fn multiply(layout: &LhsLayout, left: &[u32], panel: &[u32], out: &mut [f32]) {
     let (plan, columns) = (&layout.plan, layout.plan.columns);
     assert!(left.len() >= layout.words() && panel.len() >= layout.steps * columns);
     assert!(out.len() >= layout.padded_rows() * columns, "no room for the product");
@@ -245,16 +245,16 @@ struct Panel {
     count: usize,
     head: usize,
     heads: Heads,
-    plan: Plan,
+    plan: GemmPlan,
 }
 
 impl Panel {
-    /// The queries, scaled as [`soften`] expects it, as a right operand.
+    /// The queries, scaled as [`softmax_columns`] expects it, as a right activations.
     fn pack(&self, qkv: &[f32], out: &mut [u32]) {
         let Self { plan, heads, .. } = self;
         let scale = heads.scale() * softmax::unit(plan);
         out.fill(0);
-        let (mut scaled, mut words) = ([0f32; MOST_SIZE], [0u32; MOST_SIZE]);
+        let (mut scaled, mut words) = ([0f32; MAX_HEAD_SIZE], [0u32; MAX_HEAD_SIZE]);
         let scaled = &mut scaled[..heads.size];
         for column in 0..self.count {
             let query = row(qkv, *heads, self.first + column, 0, self.head);
@@ -270,7 +270,7 @@ impl Panel {
     }
 
     /// Mixed values, divided by the probabilities' sums, into the head's numbers of the queries' rows.
-    fn put(&self, mixed: &[f32], sums: &Sums, out: Shared<'_, f32>) {
+    fn put(&self, mixed: &[f32], sums: &Sums, out: DisjointMut<'_, f32>) {
         let (size, columns) = (self.heads.size, self.plan.columns);
         for column in 0..self.count {
             let start = (self.first + column) * self.heads.width() + self.head * size;

@@ -1,16 +1,16 @@
 //! A product by itself, for the benches.
 
-use super::activations::Operand;
+use super::activations::Activations;
 use super::gemm::{Epilogue, linear};
-use super::packed_weights::Packed;
-use super::thread_pool::session;
+use super::packed_weights::PackedWeights;
+use super::thread_pool::with_thread_pool;
 use super::{Precision, Tier};
 
 /// `y = x Wᵀ + b` with a fixed `x` and `W`.
 #[derive(Debug)]
 pub struct Product {
-    left: Operand,
-    right: Packed,
+    left: Activations,
+    right: PackedWeights,
     out: Vec<f32>,
 }
 
@@ -26,10 +26,10 @@ impl Product {
         };
         let number = |i: usize| ((i * 37 % 101) as f32 - 50.0) / 50.0;
         let weight: Vec<f32> = (0..width * depth).map(number).collect();
-        let right = Packed::new(tier, precision, &weight, &vec![0.5; width], depth);
-        let mut left = Operand::default();
-        session(|team| {
-            left.fill(team, right.plan, rows, depth, |row, values| {
+        let right = PackedWeights::new(tier, precision, &weight, &vec![0.5; width], depth);
+        let mut left = Activations::default();
+        with_thread_pool(|pool| {
+            left.fill_with(pool, right.plan, rows, depth, |row, values| {
                 values.iter_mut().enumerate().for_each(|(i, value)| *value = number(row + i));
             });
         });
@@ -38,9 +38,9 @@ impl Product {
 
     /// Computes it so many times on all threads; one number of the result.
     pub fn run(&mut self, times: usize) -> f32 {
-        session(|team| {
+        with_thread_pool(|pool| {
             for _ in 0..times {
-                linear(team, &self.left, &self.right, &mut self.out, Epilogue::STORE);
+                linear(pool, &self.left, &self.right, &mut self.out, Epilogue::STORE);
             }
         });
         self.out.first().copied().unwrap_or_default()

@@ -124,26 +124,26 @@ impl<T: Number> std::fmt::Debug for Buffer<T> {
 
 /// A mutable slice that several tasks write, each to places of its own.
 #[derive(Debug)]
-pub struct Shared<'a, T> {
+pub struct DisjointMut<'a, T> {
     start: *mut T,
     len: usize,
     lifetime: PhantomData<&'a mut [T]>,
 }
 
-impl<T> Clone for Shared<'_, T> {
+impl<T> Clone for DisjointMut<'_, T> {
     fn clone(&self) -> Self {
         *self
     }
 }
 
-impl<T> Copy for Shared<'_, T> {}
+impl<T> Copy for DisjointMut<'_, T> {}
 
 // SAFETY: the only access is through `slice`, whose caller vouches for disjointness.
-unsafe impl<T: Send> Send for Shared<'_, T> {}
+unsafe impl<T: Send> Send for DisjointMut<'_, T> {}
 // SAFETY: as above.
-unsafe impl<T: Send> Sync for Shared<'_, T> {}
+unsafe impl<T: Send> Sync for DisjointMut<'_, T> {}
 
-impl<'a, T> Shared<'a, T> {
+impl<'a, T> DisjointMut<'a, T> {
     pub fn new(slice: &'a mut [T]) -> Self {
         Self { start: slice.as_mut_ptr(), len: slice.len(), lifetime: PhantomData }
     }
@@ -169,38 +169,38 @@ impl<'a, T> Shared<'a, T> {
 
 /// Places of scratch memory, as many as tasks run at a time.
 #[derive(Debug, Default)]
-pub struct Slots(Vec<AtomicBool>);
+pub struct ScratchSlots(Vec<AtomicBool>);
 
 /// A place that a task has to itself.
-pub struct Slot<'a> {
+pub struct ScratchSlot<'a> {
     taken: &'a AtomicBool,
     index: usize,
 }
 
-impl Slots {
+impl ScratchSlots {
     pub fn resize(&mut self, count: usize) {
         self.0.resize_with(count, AtomicBool::default);
     }
 
     /// A free place. There is one as long as no more tasks run than there are places.
-    pub fn take(&self) -> Slot<'_> {
+    pub fn take(&self) -> ScratchSlot<'_> {
         loop {
             for (index, taken) in self.0.iter().enumerate() {
                 if !taken.swap(true, Ordering::Acquire) {
-                    return Slot { taken, index };
+                    return ScratchSlot { taken, index };
                 }
             }
         }
     }
 }
 
-impl Slot<'_> {
+impl ScratchSlot<'_> {
     pub fn index(&self) -> usize {
         self.index
     }
 }
 
-impl Drop for Slot<'_> {
+impl Drop for ScratchSlot<'_> {
     fn drop(&mut self) {
         self.taken.store(false, Ordering::Release);
     }
@@ -212,7 +212,7 @@ mod tests {
 
     #[test]
     fn a_place_is_free_again_when_its_task_ends() {
-        let mut slots = Slots::default();
+        let mut slots = ScratchSlots::default();
         slots.resize(2);
         let (first, second) = (slots.take(), slots.take());
         assert_eq!((first.index(), second.index()), (0, 1));

@@ -6,21 +6,21 @@
 
 use crate::Precision;
 use crate::attention::Heads;
-use crate::buffer::{Buffer, Number, Shared};
+use crate::buffer::{Buffer, DisjointMut, Number};
 use crate::isa::{Isa, Tier};
 use crate::math::{LANES, from_bf16, to_bf16};
 use crate::rows::{self, BLOCK};
-use crate::thread_pool::Team;
+use crate::thread_pool::ThreadPool;
 
 /// Numbers of a table, in the format of the model's precision.
 #[derive(Debug)]
-enum Numbers {
+enum KvTable {
     F32(Buffer<f32>),
     Bf16(Buffer<u16>),
     Int8(Buffer<i8>),
 }
 
-impl Numbers {
+impl KvTable {
     fn bytes(&self) -> usize {
         match self {
             Self::F32(numbers) => numbers.as_slice().len() * 4,
@@ -33,32 +33,32 @@ impl Numbers {
     fn weighted(&self, isa: Isa, first: usize, weights: &[f32], out: &mut [f32]) {
         let range = first..first + weights.len() * out.len();
         match self {
-            Self::F32(n) => rows::weighted_f32(isa, weights, &n.as_slice()[range], out),
-            Self::Bf16(n) => rows::weighted_bf16(isa, weights, &n.as_slice()[range], out),
-            Self::Int8(n) => rows::weighted_i8(isa, weights, &n.as_slice()[range], out),
+            Self::F32(n) => rows::weighted_sum_f32(isa, weights, &n.as_slice()[range], out),
+            Self::Bf16(n) => rows::weighted_sum_bf16(isa, weights, &n.as_slice()[range], out),
+            Self::Int8(n) => rows::weighted_sum_i8(isa, weights, &n.as_slice()[range], out),
         }
     }
 }
 
 /// A number as a table of one format keeps it.
-trait Kept: Number {
+trait KvElement: Number {
     /// Converts a row, of which one unit is worth `1 / inverse` in 8 bits.
     fn convert(isa: Isa, row: &[f32], inverse: f32, out: &mut [Self]);
 }
 
-impl Kept for f32 {
+impl KvElement for f32 {
     fn convert(_: Isa, row: &[f32], _: f32, out: &mut [Self]) {
         out.copy_from_slice(row);
     }
 }
 
-impl Kept for u16 {
+impl KvElement for u16 {
     fn convert(_: Isa, row: &[f32], _: f32, out: &mut [Self]) {
         out.iter_mut().zip(row).for_each(|(out, &value)| *out = to_bf16(value) as u16);
     }
 }
 
-impl Kept for i8 {
+impl KvElement for i8 {
     fn convert(isa: Isa, row: &[f32], inverse: f32, out: &mut [Self]) {
         rows::quantize_signed(isa, row, inverse, out);
     }
@@ -69,11 +69,11 @@ impl Kept for i8 {
 /// Keys lie transposed in blocks of [`BLOCK`] keys, and what is left of them in blocks of [`LANES`];
 /// values lie row after row of [`BLOCK`] numbers. Heads of other sizes are padded.
 #[derive(Debug)]
-pub struct Memory {
+pub struct CrossKv {
     heads: Heads,
     tokens: usize,
-    keys: Numbers,
-    values: Numbers,
+    keys: KvTable,
+    values: KvTable,
     /// Of every head's keys, then of every head's values, in bf16; empty unless in 8 bits.
     scales: Vec<u16>,
 }
@@ -110,7 +110,7 @@ impl Shape {
 
     /// Room for the tables of all heads. What pads them may be of an earlier image: it takes part in
     /// sums that nobody reads, of keys behind the last token and columns behind the head's size.
-    fn tables<'t, T: Kept>(
+    fn tables<'t, T: KvElement>(
         &self,
         keys: &'t mut Buffer<T>,
         values: &'t mut Buffer<T>,
@@ -120,17 +120,18 @@ impl Shape {
         (keys.as_mut_slice(), values.as_mut_slice())
     }
 
-    /// Writes the tables of every head; `scales` as in [`Memory`].
-    fn fill<T: Kept + Default>(
+    /// Writes the tables of every head; `scales` as in [`CrossKv`].
+    fn fill<T: KvElement + Default>(
         self,
-        team: &Team,
+        pool: &ThreadPool,
         key_values: &[f32],
         (keys, values): (&mut [T], &mut [T]),
         scales: &mut [u16],
     ) {
         let Self { heads, tokens, .. } = self;
-        let (keys, values, scales) = (Shared::new(keys), Shared::new(values), Shared::new(scales));
-        team.run(heads.count, |head| {
+        let (keys, values, scales) =
+            (DisjointMut::new(keys), DisjointMut::new(values), DisjointMut::new(scales));
+        pool.run(heads.count, |head| {
             // SAFETY: every head has tables and scales of its own; without scales the slices are
             // empty.
             let (keys, values, key_scales, value_scales) = unsafe {
@@ -146,7 +147,7 @@ impl Shape {
         });
     }
 
-    fn fill_head<T: Kept + Default>(
+    fn fill_head<T: KvElement + Default>(
         self,
         key_values: &[f32],
         head: usize,
@@ -188,42 +189,42 @@ impl Shape {
 /// The scale of a row of signed 8-bit numbers, in bf16, and its inverse.
 fn scale_of(isa: Isa, row: &[f32]) -> (u16, f32) {
     // NaN for a row with what is no number: its attention is then NaN too.
-    let scale = rows::largest(isa, row) / 127.0;
+    let scale = rows::max_abs(isa, row) / 127.0;
     // Rounded up, so that no number becomes more than 127.
     let kept = (scale.to_bits().saturating_add(0xffff) >> 16) as u16;
     let scale = from_bf16(kept);
     (kept, if scale >= f32::MIN_POSITIVE { 1.0 / scale } else { 0.0 })
 }
 
-impl Memory {
+impl CrossKv {
     /// An empty table, to be [`fill`](Self::fill)ed.
     pub fn new(precision: Precision, heads: Heads) -> Self {
         let numbers = || match precision {
-            Precision::F32 => Numbers::F32(Buffer::new()),
-            Precision::Bf16 => Numbers::Bf16(Buffer::new()),
-            Precision::Int8 => Numbers::Int8(Buffer::new()),
+            Precision::F32 => KvTable::F32(Buffer::new()),
+            Precision::Bf16 => KvTable::Bf16(Buffer::new()),
+            Precision::Int8 => KvTable::Int8(Buffer::new()),
         };
         Self { heads, tokens: 0, keys: numbers(), values: numbers(), scales: Vec::new() }
     }
 
     /// Takes `[tokens, 2 · width]`, a token's keys before its values, in place of what was there;
     /// memory is taken only if there was never as much.
-    pub fn fill(&mut self, team: &Team, tier: Tier, key_values: &[f32]) {
+    pub fn fill(&mut self, pool: &ThreadPool, tier: Tier, key_values: &[f32]) {
         self.tokens = key_values.len() / (2 * self.heads.width());
         let shape = Shape { isa: tier.isa(), heads: self.heads, tokens: self.tokens };
         match (&mut self.keys, &mut self.values) {
-            (Numbers::F32(keys), Numbers::F32(values)) => {
+            (KvTable::F32(keys), KvTable::F32(values)) => {
                 let tables = shape.tables(keys, values);
-                shape.fill(team, key_values, tables, &mut []);
+                shape.fill(pool, key_values, tables, &mut []);
             }
-            (Numbers::Bf16(keys), Numbers::Bf16(values)) => {
+            (KvTable::Bf16(keys), KvTable::Bf16(values)) => {
                 let tables = shape.tables(keys, values);
-                shape.fill(team, key_values, tables, &mut []);
+                shape.fill(pool, key_values, tables, &mut []);
             }
-            (Numbers::Int8(keys), Numbers::Int8(values)) => {
+            (KvTable::Int8(keys), KvTable::Int8(values)) => {
                 self.scales.resize(2 * self.heads.count * self.tokens, 0);
                 let tables = shape.tables(keys, values);
-                shape.fill(team, key_values, tables, &mut self.scales);
+                shape.fill(pool, key_values, tables, &mut self.scales);
             }
             // `new` makes both of one format.
             _ => {}
@@ -259,7 +260,7 @@ impl Memory {
                 .zip(key_scales)
                 .for_each(|(score, &key)| *score *= scale * from_bf16(key));
         }
-        let sum = rows::exp_row(isa, scores);
+        let sum = rows::softmax_numerators(isa, scores);
         scores.iter_mut().zip(value_scales).for_each(|(score, &value)| *score *= from_bf16(value));
         let parts = size.div_ceil(BLOCK);
         for (part, out) in out.chunks_mut(BLOCK).enumerate() {
@@ -280,13 +281,13 @@ impl Memory {
 }
 
 /// Queries of one image in a batch: its table, and how many of the rows are its own.
-pub type Asking<'a> = (&'a Memory, usize);
+pub type BatchItem<'a> = (&'a CrossKv, usize);
 
 /// Every item's rows of `queries`, `[rows, width]`, against the item's table, into `out`.
 pub fn attend<'a>(
-    team: &Team,
+    pool: &ThreadPool,
     tier: Tier,
-    items: impl ExactSizeIterator<Item = Asking<'a>> + Clone + Sync,
+    items: impl ExactSizeIterator<Item = BatchItem<'a>> + Clone + Sync,
     queries: &[f32],
     scratch: &mut Buffer<f32>,
     out: &mut [f32],
@@ -296,8 +297,8 @@ pub fn attend<'a>(
     let places = items.clone().map(|(memory, _)| memory.places()).max().unwrap_or(0);
     let (tasks, width) = (items.len() * heads.count, heads.width());
     scratch.resize(tasks * places);
-    let (scratch, out) = (Shared::new(scratch.as_mut_slice()), Shared::new(out));
-    team.run(tasks, |task| {
+    let (scratch, out) = (DisjointMut::new(scratch.as_mut_slice()), DisjointMut::new(out));
+    pool.run(tasks, |task| {
         let (index, head) = (task / heads.count, task % heads.count);
         let mut first = 0;
         for (number, (memory, rows)) in items.clone().enumerate() {

@@ -1,28 +1,28 @@
 //! `y = f(x Wᵀ + b)`: panels and blocks over the team's threads, and what happens to the sums.
 
-use crate::activations::Operand;
-use crate::buffer::Shared;
+use crate::activations::Activations;
+use crate::buffer::DisjointMut;
 use crate::isa::for_each_isa;
-use crate::math::{self, Function};
-use crate::microkernels::{self, MOST_COLUMNS, MOST_ROWS, Ready, Tile};
-use crate::packed_weights::{Columns, Packed};
-use crate::rows::Affine;
-use crate::thread_pool::Team;
+use crate::math::{self, ActivationFn};
+use crate::microkernels::{self, Accumulators, MAX_COLUMNS, MAX_ROWS, TileGuard};
+use crate::packed_weights::{ColumnParams, PackedWeights};
+use crate::rows::QuantParams;
+use crate::thread_pool::ThreadPool;
 
 /// What happens to a product after the bias is added.
 #[derive(Debug, Clone, Copy)]
 pub struct Epilogue {
     /// Applied to every number.
-    pub function: Function,
+    pub function: ActivationFn,
     /// Whether it is added to what stands in the output (a residual) rather than put there.
     pub add: bool,
 }
 
 impl Epilogue {
-    pub const STORE: Self = Self { function: Function::Identity, add: false };
-    pub const ADD: Self = Self { function: Function::Identity, add: true };
+    pub const STORE: Self = Self { function: ActivationFn::Identity, add: false };
+    pub const ADD: Self = Self { function: ActivationFn::Identity, add: true };
 
-    pub const fn of(function: Function) -> Self {
+    pub const fn of(function: ActivationFn) -> Self {
         Self { function, add: false }
     }
 }
@@ -39,27 +39,33 @@ const TASKS_OF_FEW_ROWS: usize = 2;
 ///
 /// # Panics
 /// The operand was not filled for these weights, or `out` has another size.
-pub fn linear(team: &Team, left: &Operand, right: &Packed, out: &mut [f32], epilogue: Epilogue) {
+pub fn linear(
+    pool: &ThreadPool,
+    left: &Activations,
+    right: &PackedWeights,
+    out: &mut [f32],
+    epilogue: Epilogue,
+) {
     let Some(layout) = left.layout() else { return };
     let rows = layout.blocks.rows;
-    assert_eq!(layout.depth, right.depth, "operand and weights differ in depth");
-    assert_eq!(layout.plan.format, right.plan.format, "operand and weights differ in format");
-    assert_eq!(layout.plan.rotated, right.plan.rotated, "operand and weights are turned apart");
+    assert_eq!(layout.depth, right.depth, "activations and weights differ in depth");
+    assert_eq!(layout.plan.format, right.plan.format, "activations and weights differ in format");
+    assert_eq!(layout.plan.rotated, right.plan.rotated, "activations and weights are turned apart");
     assert_eq!(out.len(), rows * right.width, "{rows} rows of {} numbers", right.width);
-    let out = Shared::new(out);
-    let split = Split::new(team.threads(), right, layout.blocks.count);
-    team.run(split.panel_groups * split.block_groups, |task| {
-        let _ready = Ready::new(&layout.plan);
-        let mut tiles = [const { Tile([0; MOST_ROWS * MOST_COLUMNS]) }; 2];
+    let out = DisjointMut::new(out);
+    let split = Split::new(pool.threads(), right, layout.blocks.count);
+    pool.run(split.panel_groups * split.block_groups, |task| {
+        let _ready = TileGuard::new(&layout.plan);
+        let mut tiles = [const { Accumulators([0; MAX_ROWS * MAX_COLUMNS]) }; 2];
         // All blocks of a group of panels before the next group: the panels stay in the cache.
         let (panel_group, block_group) = (task / split.block_groups, task % split.block_groups);
         let panels = part(right.panels, split.panel_groups, panel_group);
         for block in part(layout.blocks.count, split.block_groups, block_group) {
             let (first, count) = layout.blocks.at(block);
             let (words, maps) = left.block(&layout, block);
-            let finish_panel = |panel: usize, tile: &Tile| {
+            let finish_panel = |panel: usize, tile: &Accumulators| {
                 let column = panel * right.plan.columns;
-                let place = Place {
+                let place = OutputTile {
                     out,
                     start: first * right.width + column,
                     stride: right.width,
@@ -96,7 +102,7 @@ struct Split {
 }
 
 impl Split {
-    fn new(threads: usize, right: &Packed, blocks: usize) -> Self {
+    fn new(threads: usize, right: &PackedWeights, blocks: usize) -> Self {
         let each = if blocks <= 2 { TASKS_OF_FEW_ROWS } else { TASKS };
         let wanted = if threads == 1 { 1 } else { threads * each };
         let panel = right.plan.panel_bytes(right.steps).max(1);
@@ -113,8 +119,8 @@ fn part(count: usize, parts: usize, index: usize) -> std::ops::Range<usize> {
 }
 
 /// Where the numbers of a tile go.
-struct Place<'a> {
-    out: Shared<'a, f32>,
+struct OutputTile<'a> {
+    out: DisjointMut<'a, f32>,
     start: usize,
     stride: usize,
     width: usize,
@@ -122,11 +128,11 @@ struct Place<'a> {
 
 /// Turns sums into numbers: scales, bias, function, residual.
 fn finish(
-    right: &Packed,
+    right: &PackedWeights,
     panel: usize,
-    tile: &Tile,
-    maps: &[Affine],
-    place: &Place<'_>,
+    tile: &Accumulators,
+    maps: &[QuantParams],
+    place: &OutputTile<'_>,
     epilogue: Epilogue,
 ) {
     let isa = right.plan.tier.isa();
@@ -139,7 +145,7 @@ fn finish(
 
 for_each_isa! {
     fn finish_integers(
-        tile: &[u32], maps: &[Affine], right: &Packed, panel: usize, place: &Place<'_>,
+        tile: &[u32], maps: &[QuantParams], right: &PackedWeights, panel: usize, place: &OutputTile<'_>,
         epilogue: Epilogue,
     ) = finish_integers_body;
 }
@@ -148,10 +154,10 @@ for_each_isa! {
 #[inline(always)]
 fn finish_integers_body<const FMA: bool>(
     tile: &[u32],
-    maps: &[Affine],
-    right: &Packed,
+    maps: &[QuantParams],
+    right: &PackedWeights,
     panel: usize,
-    place: &Place<'_>,
+    place: &OutputTile<'_>,
     epilogue: Epilogue,
 ) {
     if right.plan.columns == 32 {
@@ -164,10 +170,10 @@ fn finish_integers_body<const FMA: bool>(
 #[inline(always)]
 fn finish_panel_of_integers<const FMA: bool, const N: usize>(
     tile: &[u32],
-    maps: &[Affine],
-    columns: &Columns,
+    maps: &[QuantParams],
+    columns: &ColumnParams,
     panel: usize,
-    place: &Place<'_>,
+    place: &OutputTile<'_>,
     epilogue: Epilogue,
 ) {
     let scale = &columns.scale.as_chunks::<N>().0[panel];
@@ -184,7 +190,7 @@ fn finish_panel_of_integers<const FMA: bool, const N: usize>(
 
 for_each_isa! {
     fn finish_floats(
-        tile: &[u32], rows: usize, right: &Packed, panel: usize, place: &Place<'_>,
+        tile: &[u32], rows: usize, right: &PackedWeights, panel: usize, place: &OutputTile<'_>,
         epilogue: Epilogue,
     ) = finish_floats_body;
 }
@@ -193,9 +199,9 @@ for_each_isa! {
 fn finish_floats_body<const FMA: bool>(
     tile: &[u32],
     rows: usize,
-    right: &Packed,
+    right: &PackedWeights,
     panel: usize,
-    place: &Place<'_>,
+    place: &OutputTile<'_>,
     epilogue: Epilogue,
 ) {
     if right.plan.columns == 32 {
@@ -209,9 +215,9 @@ fn finish_floats_body<const FMA: bool>(
 fn finish_panel_of_floats<const FMA: bool, const N: usize>(
     tile: &[u32],
     rows: usize,
-    columns: &Columns,
+    columns: &ColumnParams,
     panel: usize,
-    place: &Place<'_>,
+    place: &OutputTile<'_>,
     epilogue: Epilogue,
 ) {
     let bias = &columns.bias.as_chunks::<N>().0[panel];
@@ -224,29 +230,29 @@ fn finish_panel_of_floats<const FMA: bool, const N: usize>(
 fn put_all<const FMA: bool, const N: usize>(
     tile: &[u32],
     rows: usize,
-    place: &Place<'_>,
+    place: &OutputTile<'_>,
     epilogue: Epilogue,
     number: impl Fn(usize, usize, u32) -> f32,
 ) {
     match epilogue.function {
-        Function::Identity if epilogue.add => {
+        ActivationFn::Identity if epilogue.add => {
             put::<N>(tile, rows, place, |row, i, sum, old| old + number(row, i, sum));
         }
-        Function::Identity => put::<N>(tile, rows, place, |row, i, sum, _| number(row, i, sum)),
-        Function::Gelu => {
+        ActivationFn::Identity => put::<N>(tile, rows, place, |row, i, sum, _| number(row, i, sum)),
+        ActivationFn::Gelu => {
             put::<N>(tile, rows, place, |row, i, sum, _| math::gelu::<FMA>(number(row, i, sum)));
         }
-        Function::GeluTanh => {
+        ActivationFn::GeluTanh => {
             put::<N>(tile, rows, place, |row, i, sum, _| {
                 math::gelu_tanh::<FMA>(number(row, i, sum))
             });
         }
-        Function::QuickGelu => {
+        ActivationFn::QuickGelu => {
             put::<N>(tile, rows, place, |row, i, sum, _| {
                 math::quick_gelu::<FMA>(number(row, i, sum))
             });
         }
-        Function::Relu => {
+        ActivationFn::Relu => {
             put::<N>(tile, rows, place, |row, i, sum, _| math::relu(number(row, i, sum)));
         }
     }
@@ -256,7 +262,7 @@ fn put_all<const FMA: bool, const N: usize>(
 fn put<const N: usize>(
     tile: &[u32],
     rows: usize,
-    place: &Place<'_>,
+    place: &OutputTile<'_>,
     number: impl Fn(usize, usize, u32, f32) -> f32,
 ) {
     for (row, sums) in tile.as_chunks::<N>().0.iter().take(rows).enumerate() {

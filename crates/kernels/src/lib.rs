@@ -33,7 +33,7 @@ pub mod thread_pool;
 mod vector;
 
 #[cfg(feature = "cuda")]
-pub use cuda_stream::one_stream;
+pub use cuda_stream::disable_event_tracking;
 pub use isa::Tier;
 
 /// What the numbers of a product are rounded to.

@@ -10,7 +10,7 @@ const MAPPED: libc::c_int = 1 << 20;
 /// glibc raises that size to that of the largest block that was freed, up to 32 MiB. Pixels that are
 /// decoded on one thread and freed on another then leave holes in the heap of each, and a server's
 /// memory after a crowd depends on the order in which its answers came.
-pub fn give_back_large_blocks() {
+pub fn set_mmap_threshold() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
         // SAFETY: sets a number of the allocator; a refusal changes nothing.

@@ -73,7 +73,7 @@ pub fn erf<const FMA: bool>(x: f32) -> f32 {
 
 /// An activation function of a feed-forward layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Function {
+pub enum ActivationFn {
     /// `x`.
     Identity,
     /// `x · Φ(x)` with the error function.

@@ -6,13 +6,13 @@ use crate::Precision;
 use crate::buffer::Buffer;
 use crate::isa::Tier;
 use crate::math::{from_bf16, to_bf16};
-use crate::microkernels::{Format, Plan};
+use crate::microkernels::{Format, GemmPlan};
 use crate::rotate::{gain, rotate, rotate_back};
 use crate::rows;
 
 /// What the epilogue needs of every column; padded to whole panels.
 #[derive(Debug, Clone)]
-pub struct Columns {
+pub struct ColumnParams {
     /// What one unit of an 8-bit column is worth; 1 for the other formats.
     pub scale: Vec<f32>,
     /// Sum of an 8-bit column's numbers: what the left operand's zero point adds to the product.
@@ -24,19 +24,19 @@ pub struct Columns {
 ///
 /// 8-bit weights are symmetric, with one scale a column.
 #[derive(Debug, Clone)]
-pub struct Packed {
-    pub plan: Plan,
+pub struct PackedWeights {
+    pub plan: GemmPlan,
     /// Numbers of a row of `W`.
     pub depth: usize,
     /// Rows of `W`.
     pub width: usize,
     pub steps: usize,
     pub panels: usize,
-    pub columns: Columns,
+    pub columns: ColumnParams,
     data: Buffer<u8>,
 }
 
-impl Packed {
+impl PackedWeights {
     /// From `weight`, `[width, depth]` row after row, and `bias`, `[width]`; in parallel.
     ///
     /// # Panics
@@ -52,11 +52,11 @@ impl Packed {
         let width = bias.len();
         assert_eq!(weight.len(), width * depth, "{width} biases for rows of {depth} weights");
         let rotated = precision == Precision::Int8;
-        let plan = Plan { rotated, ..Plan::new(tier, precision) };
+        let plan = GemmPlan { rotated, ..GemmPlan::new(tier, precision) };
         let (steps, panels) = (plan.steps(depth), width.div_ceil(plan.columns));
         let padded = panels * plan.columns;
         let mut columns =
-            Columns { scale: vec![1.0; padded], sum: vec![0; padded], bias: bias.to_vec() };
+            ColumnParams { scale: vec![1.0; padded], sum: vec![0; padded], bias: bias.to_vec() };
         columns.bias.resize(padded, 0.0);
         let mut data = Buffer::zeroed(panels * plan.panel_bytes(steps));
         data.as_mut_slice()
@@ -79,7 +79,7 @@ impl Packed {
 
     /// Row `index` of `W`, as near as the format keeps it.
     pub fn row(&self, index: usize, out: &mut [f32]) {
-        let Plan { format, columns, .. } = self.plan;
+        let GemmPlan { format, columns, .. } = self.plan;
         let (panel, column) = (self.panel(index / columns), index % columns);
         let (group, bytes) = (format.group(), format.column_bytes());
         let scale = self.columns.scale[index];
@@ -87,7 +87,9 @@ impl Packed {
             let cell = &panel[(step * columns + column) * bytes..][..bytes];
             for (number, value) in numbers.iter_mut().enumerate() {
                 *value = match format {
-                    Format::Bytes | Format::Words => f32::from(cell[number].cast_signed()) * scale,
+                    Format::Int8x4 | Format::Int8x2 => {
+                        f32::from(cell[number].cast_signed()) * scale
+                    }
                     Format::Bf16 => {
                         from_bf16(u16::from_le_bytes([cell[2 * number], cell[2 * number + 1]]))
                     }
@@ -107,7 +109,7 @@ impl Packed {
 const CHUNK: usize = 256;
 
 /// Writes one row of `W` as a column of a panel; its scale and the sum of its numbers.
-fn put_column(plan: &Plan, row: &[f32], column: usize, panel: &mut [u8]) -> (f32, i32) {
+fn put_column(plan: &GemmPlan, row: &[f32], column: usize, panel: &mut [u8]) -> (f32, i32) {
     let (group, bytes) = (plan.format.group(), plan.format.column_bytes());
     let cells = panel.chunks_exact_mut(bytes).skip(column).step_by(plan.columns);
     let mut turned = Vec::new();
@@ -121,10 +123,10 @@ fn put_column(plan: &Plan, row: &[f32], column: usize, panel: &mut [u8]) -> (f32
         row
     };
     match plan.format {
-        Format::Bytes | Format::Words => {
+        Format::Int8x4 | Format::Int8x2 => {
             // NaN for a row with what is no number: so is everything that it yields.
             let isa = plan.tier.isa();
-            let scale = rows::largest(isa, row) / 127.0;
+            let scale = rows::max_abs(isa, row) / 127.0;
             let inverse = if scale >= f32::MIN_POSITIVE { 1.0 / scale } else { 0.0 };
             let (mut cells, mut sum, mut numbers) = (cells, 0, [0i8; CHUNK]);
             for row in row.chunks(CHUNK) {

@@ -26,7 +26,7 @@ const SIGNS: [u32; 61 * LANES] = {
 };
 
 /// Most times that a row is halved: a number becomes a sum of at most 256, or of three times as many.
-const MOST_HALVINGS: u32 = 8;
+const MAX_HALVINGS: u32 = 8;
 
 /// Whether a row of `depth` numbers is mixed in thirds, and how often it is halved after that.
 fn factors(depth: usize) -> (bool, u32) {
@@ -34,7 +34,7 @@ fn factors(depth: usize) -> (bool, u32) {
         return (false, 0);
     }
     let vectors = depth / LANES;
-    (vectors.is_multiple_of(3), vectors.trailing_zeros().min(MOST_HALVINGS))
+    (vectors.is_multiple_of(3), vectors.trailing_zeros().min(MAX_HALVINGS))
 }
 
 /// By how much products of rotated rows are larger: what the Walsh–Hadamard matrices, which are made

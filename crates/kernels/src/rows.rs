@@ -61,7 +61,7 @@ fn reduce<V: Vector>(x: &[f32], fill: f32, fold: impl Fn(V, V) -> V) -> f32 {
 
 /// How a row of 8-bit numbers is read: `value = scale · (number − zero)`.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Affine {
+pub struct QuantParams {
     pub scale: f32,
     pub zero: i32,
 }
@@ -71,20 +71,20 @@ for_each_vector! {
     ///
     /// The scale of a row that holds NaN or infinity is NaN, so that whatever is computed with it
     /// is NaN too; a row of nothing but denormals counts as zeros.
-    pub fn affine(x: &[f32]) -> Affine = affine_body;
+    pub fn quant_params(x: &[f32]) -> QuantParams = quant_params_body;
 }
 
 #[inline(always)]
-fn affine_body<V: Vector>(x: &[f32]) -> Affine {
+fn quant_params_body<V: Vector>(x: &[f32]) -> QuantParams {
     let Some((low, high)) = range::<V>(x) else {
-        return Affine { scale: f32::NAN, zero: 0 };
+        return QuantParams { scale: f32::NAN, zero: 0 };
     };
     // In halves, for the range of two huge numbers may be none.
     let scale = (high / 255.0) - (low / 255.0);
     if scale < f32::MIN_POSITIVE {
-        return Affine { scale: 0.0, zero: 0 };
+        return QuantParams { scale: 0.0, zero: 0 };
     }
-    Affine { scale, zero: round(-low / scale).clamp(0, 255) }
+    QuantParams { scale, zero: round(-low / scale).clamp(0, 255) }
 }
 
 /// The lowest and the highest number of a row and zero; none if one is not finite.
@@ -133,11 +133,11 @@ fn padded(rest: &[f32], fill: f32) -> [f32; LANES] {
 
 for_each_isa! {
     /// The row in 8 bits under its map; `out` is as long as the row.
-    pub fn quantize(x: &[f32], map: Affine, out: &mut [u8]) = quantize_body;
+    pub fn quantize(x: &[f32], map: QuantParams, out: &mut [u8]) = quantize_body;
 }
 
 #[inline(always)]
-fn quantize_body<const FMA: bool>(x: &[f32], map: Affine, out: &mut [u8]) {
+fn quantize_body<const FMA: bool>(x: &[f32], map: QuantParams, out: &mut [u8]) {
     let inverse = 1.0 / map.scale;
     if !inverse.is_finite() {
         out.fill(0);
@@ -154,11 +154,11 @@ fn quantize_body<const FMA: bool>(x: &[f32], map: Affine, out: &mut [u8]) {
 
 for_each_vector! {
     /// The largest size of a number in the row; NaN if one is not finite.
-    pub fn largest(x: &[f32]) -> f32 = largest_body;
+    pub fn max_abs(x: &[f32]) -> f32 = max_abs_body;
 }
 
 #[inline(always)]
-fn largest_body<V: Vector>(x: &[f32]) -> f32 {
+fn max_abs_body<V: Vector>(x: &[f32]) -> f32 {
     range::<V>(x).map_or(f32::NAN, |(low, high)| if -low > high { -low } else { high })
 }
 
@@ -192,11 +192,11 @@ fn pair_bf16_body<const FMA: bool>(x: &[f32], out: &mut [u32]) {
 
 for_each_isa! {
     /// Two rows in bf16, woven: word `i` holds `low[i]` and `high[i]`.
-    pub fn weave_bf16(low: &[f32], high: &[f32], out: &mut [u32]) = weave_bf16_body;
+    pub fn interleave_bf16(low: &[f32], high: &[f32], out: &mut [u32]) = interleave_bf16_body;
 }
 
 #[inline(always)]
-fn weave_bf16_body<const FMA: bool>(low: &[f32], high: &[f32], out: &mut [u32]) {
+fn interleave_bf16_body<const FMA: bool>(low: &[f32], high: &[f32], out: &mut [u32]) {
     for ((word, &a), &b) in out.iter_mut().zip(low).zip(high) {
         *word = to_bf16(a) | (to_bf16(b) << 16);
     }
@@ -206,11 +206,11 @@ for_each_vector! {
     /// `eˣ` less the row's maximum, in place; gives back the sum, by which the caller divides.
     ///
     /// A NaN in the row makes the sum NaN.
-    pub fn exp_row(x: &mut [f32]) -> f32 = exp_row_body;
+    pub fn softmax_numerators(x: &mut [f32]) -> f32 = softmax_numerators_body;
 }
 
 #[inline(always)]
-fn exp_row_body<V: Vector>(x: &mut [f32]) -> f32 {
+fn softmax_numerators_body<V: Vector>(x: &mut [f32]) -> f32 {
     let (chunks, rest) = x.as_chunks_mut::<LANES>();
     let mut most = V::load(&padded(rest, f32::MIN)).max(V::splat(f32::MIN));
     for chunk in &*chunks {
@@ -249,11 +249,11 @@ fn dot_body<V: Vector>(a: &[f32], b: &[f32]) -> f32 {
 }
 
 /// A number of a key/value table.
-pub trait Stored: Copy {
+pub trait TableElement: Copy {
     fn read(self) -> f32;
 }
 
-impl Stored for f32 {
+impl TableElement for f32 {
     #[inline(always)]
     fn read(self) -> f32 {
         self
@@ -261,14 +261,14 @@ impl Stored for f32 {
 }
 
 /// The bits of a bf16.
-impl Stored for u16 {
+impl TableElement for u16 {
     #[inline(always)]
     fn read(self) -> f32 {
         from_bf16(self)
     }
 }
 
-impl Stored for i8 {
+impl TableElement for i8 {
     #[inline(always)]
     fn read(self) -> f32 {
         f32::from(self)
@@ -281,7 +281,7 @@ pub const BLOCK: usize = 64;
 
 /// `Σ weights[n] · table[n]` over rows of `N` numbers, as many as `out` has.
 #[inline(always)]
-fn weighted_sum_of<T: Stored, const FMA: bool, const N: usize>(
+fn weighted_sum_of<T: TableElement, const FMA: bool, const N: usize>(
     weights: &[f32],
     table: &[T],
     out: &mut [f32],
@@ -296,7 +296,11 @@ fn weighted_sum_of<T: Stored, const FMA: bool, const N: usize>(
 }
 
 #[inline(always)]
-fn weighted_sum_body<T: Stored, const FMA: bool>(weights: &[f32], table: &[T], out: &mut [f32]) {
+fn weighted_sum_body<T: TableElement, const FMA: bool>(
+    weights: &[f32],
+    table: &[T],
+    out: &mut [f32],
+) {
     if out.len() == BLOCK {
         weighted_sum_of::<T, FMA, BLOCK>(weights, table, out);
     } else {
@@ -305,17 +309,17 @@ fn weighted_sum_body<T: Stored, const FMA: bool>(weights: &[f32], table: &[T], o
 }
 
 #[inline(always)]
-fn weighted_f32_body<const FMA: bool>(weights: &[f32], table: &[f32], out: &mut [f32]) {
+fn weighted_sum_f32_body<const FMA: bool>(weights: &[f32], table: &[f32], out: &mut [f32]) {
     weighted_sum_body::<f32, FMA>(weights, table, out);
 }
 
 #[inline(always)]
-fn weighted_bf16_body<const FMA: bool>(weights: &[f32], table: &[u16], out: &mut [f32]) {
+fn weighted_sum_bf16_body<const FMA: bool>(weights: &[f32], table: &[u16], out: &mut [f32]) {
     weighted_sum_body::<u16, FMA>(weights, table, out);
 }
 
 #[inline(always)]
-fn weighted_i8_body<const FMA: bool>(weights: &[f32], table: &[i8], out: &mut [f32]) {
+fn weighted_sum_i8_body<const FMA: bool>(weights: &[f32], table: &[i8], out: &mut [f32]) {
     weighted_sum_body::<i8, FMA>(weights, table, out);
 }
 
@@ -324,13 +328,13 @@ for_each_isa! {
     ///
     /// # Panics
     /// It has another number of them.
-    pub fn weighted_f32(weights: &[f32], table: &[f32], out: &mut [f32]) = weighted_f32_body;
+    pub fn weighted_sum_f32(weights: &[f32], table: &[f32], out: &mut [f32]) = weighted_sum_f32_body;
 }
 for_each_isa! {
-    /// As [`weighted_f32`] over bf16 numbers.
-    pub fn weighted_bf16(weights: &[f32], table: &[u16], out: &mut [f32]) = weighted_bf16_body;
+    /// As [`weighted_sum_f32`] over bf16 numbers.
+    pub fn weighted_sum_bf16(weights: &[f32], table: &[u16], out: &mut [f32]) = weighted_sum_bf16_body;
 }
 for_each_isa! {
-    /// As [`weighted_f32`] over 8-bit numbers.
-    pub fn weighted_i8(weights: &[f32], table: &[i8], out: &mut [f32]) = weighted_i8_body;
+    /// As [`weighted_sum_f32`] over 8-bit numbers.
+    pub fn weighted_sum_i8(weights: &[f32], table: &[i8], out: &mut [f32]) = weighted_sum_i8_body;
 }

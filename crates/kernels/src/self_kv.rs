@@ -1,14 +1,14 @@
 //! The keys and values of the tokens written so far, and a token's attention to them.
 
 use crate::attention::Heads;
-use crate::buffer::{Buffer, Shared};
+use crate::buffer::{Buffer, DisjointMut};
 use crate::isa::{Isa, Tier};
 use crate::rows::{self, BLOCK};
-use crate::thread_pool::Team;
+use crate::thread_pool::ThreadPool;
 
 /// Keys and values of every row, layer and head, `capacity` places each, in f32.
 #[derive(Debug)]
-pub struct Cache {
+pub struct SelfKv {
     heads: Heads,
     layers: usize,
     rows: usize,
@@ -19,7 +19,7 @@ pub struct Cache {
     spare: [Buffer<f32>; 2],
 }
 
-impl Cache {
+impl SelfKv {
     /// Without room, to be [`reset`](Self::reset).
     pub fn new(heads: Heads, layers: usize) -> Self {
         Self {
@@ -65,7 +65,7 @@ impl Cache {
     }
 
     /// Writes a token's keys and values to a place of its row; `qkv` is `[3 · width]`.
-    pub fn put(&mut self, layer: usize, row: usize, place: usize, qkv: &[f32]) {
+    pub fn write(&mut self, layer: usize, row: usize, place: usize, qkv: &[f32]) {
         let (width, size, padded) = (self.heads.width(), self.heads.size, self.padded());
         for head in 0..self.heads.count {
             let table = self.table(row, layer, head);
@@ -122,27 +122,27 @@ impl Cache {
             let key = &self.keys.as_slice()[table + place * padded..][..size];
             *score = rows::dot(isa, query, key) * scale;
         }
-        let sum = rows::exp_row(isa, scores);
+        let sum = rows::softmax_numerators(isa, scores);
         for (part, out) in out.chunks_mut(BLOCK).enumerate() {
             let values =
                 &self.values.as_slice()[table + part * self.capacity * BLOCK..][..seen * BLOCK];
             let mut mixed = [0f32; BLOCK];
-            rows::weighted_f32(isa, scores, values, &mut mixed);
+            rows::weighted_sum_f32(isa, scores, values, &mut mixed);
             out.iter_mut().zip(mixed).for_each(|(out, value)| *out = value / sum);
         }
     }
 }
 
 /// A cache in a batch, and how many places are filled but for the tokens that attend now.
-pub type Attending<'a> = (&'a Cache, usize);
+pub type BatchItem<'a> = (&'a SelfKv, usize);
 
 /// Every item's rows of `qkv`, `[rows · per_row, 3 · width]`, attend to their row's places up to and
-/// including their own; all keys and values have been [`put`](Cache::put) there. Into `out`,
+/// including their own; all keys and values have been [`put`](SelfKv::write) there. Into `out`,
 /// `[rows · per_row, width]`.
 pub fn attend<'a>(
-    team: &Team,
+    pool: &ThreadPool,
     (tier, layer, per_row): (Tier, usize, usize),
-    items: impl ExactSizeIterator<Item = Attending<'a>> + Clone + Sync,
+    items: impl ExactSizeIterator<Item = BatchItem<'a>> + Clone + Sync,
     qkv: &[f32],
     scratch: &mut Buffer<f32>,
     out: &mut [f32],
@@ -151,8 +151,8 @@ pub fn attend<'a>(
     let places = items.clone().map(|(cache, _)| cache.capacity).max().unwrap_or(0);
     scratch.resize(items.len() * places);
     let (scratch, out, width) =
-        (Shared::new(scratch.as_mut_slice()), Shared::new(out), heads.width());
-    team.run(items.len(), |index| {
+        (DisjointMut::new(scratch.as_mut_slice()), DisjointMut::new(out), heads.width());
+    pool.run(items.len(), |index| {
         let mut first = 0;
         for (number, (cache, filled)) in items.clone().enumerate() {
             let count = cache.rows * per_row;

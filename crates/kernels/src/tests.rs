@@ -1,17 +1,17 @@
 //! Every kernel of every tier that runs here, against plain loops in double precision.
 
-use super::activations::Operand;
+use super::activations::Activations;
 use super::attention::{Heads, SelfAttention};
 use super::buffer::Buffer;
-use super::cross_kv::{self, Memory};
+use super::cross_kv::{self, CrossKv};
 use super::gemm::{Epilogue, linear};
-use super::math::{Function, to_bf16};
-use super::microkernels::Plan;
-use super::packed_weights::Packed;
+use super::math::{ActivationFn, to_bf16};
+use super::microkernels::GemmPlan;
+use super::packed_weights::PackedWeights;
 use super::rotate::{gain, rotate};
 use super::rows;
-use super::softmax::soften;
-use super::thread_pool::{Team, session};
+use super::softmax::softmax_columns;
+use super::thread_pool::{ThreadPool, with_thread_pool};
 use super::vector::{self, Vector, for_each_vector};
 use super::{Precision, Tier};
 
@@ -43,14 +43,14 @@ fn noise(len: usize, seed: u32) -> Vec<f32> {
     std::iter::repeat_with(next).take(len).collect()
 }
 
-fn product(x: &[f32], weights: &Packed, epilogue: Epilogue, out: &mut [f32]) {
-    let (mut operand, depth) = (Operand::default(), weights.depth);
+fn product(x: &[f32], weights: &PackedWeights, epilogue: Epilogue, out: &mut [f32]) {
+    let (mut activations, depth) = (Activations::default(), weights.depth);
     let plan = weights.plan;
-    session(|team| {
-        operand.fill(team, plan, x.len() / depth, depth, |row, values| {
+    with_thread_pool(|pool| {
+        activations.fill_with(pool, plan, x.len() / depth, depth, |row, values| {
             values.copy_from_slice(&x[row * depth..][..depth]);
         });
-        linear(team, &operand, weights, out, epilogue);
+        linear(pool, &activations, weights, out, epilogue);
     });
 }
 
@@ -72,7 +72,7 @@ fn plain(precision: Precision, x: &[f32], w: &[f32], b: &[f32], depth: usize) ->
         w.iter_mut().for_each(|value| *value /= gain(depth));
     }
     for x in x.chunks_exact(depth) {
-        let map = rows::affine(isa, x);
+        let map = rows::quant_params(isa, x);
         let mut numbers = vec![0u8; depth];
         rows::quantize(isa, x, map, &mut numbers);
         for (w, &b) in w.chunks_exact(depth).zip(b) {
@@ -100,7 +100,7 @@ fn products_agree_with_plain_loops_in_every_tier_and_shape() {
         for precision in PRECISIONS {
             for (rows, depth, width) in SHAPES {
                 let (x, w, b) = (noise(rows * depth, 1), noise(width * depth, 2), noise(width, 3));
-                let packed = Packed::new(tier, precision, &w, &b, depth);
+                let packed = PackedWeights::new(tier, precision, &w, &b, depth);
                 let mut out = vec![f32::NAN; rows * width];
                 product(&x, &packed, Epilogue::STORE, &mut out);
                 let truth = plain(precision, &x, &w, &b, depth);
@@ -125,7 +125,7 @@ fn integers_are_the_same_in_every_tier() {
         .iter()
         .filter(|&&tier| tier != Tier::Portable) // It rounds the last addition once more.
         .map(|&tier| {
-            let packed = Packed::new(tier, Precision::Int8, &w, &b, depth);
+            let packed = PackedWeights::new(tier, Precision::Int8, &w, &b, depth);
             let mut out = vec![0.0; rows * width];
             product(&x, &packed, Epilogue::STORE, &mut out);
             out
@@ -140,13 +140,13 @@ fn a_row_has_the_same_bits_in_any_company() {
     let (x, w, b) = (noise(rows * depth, 8), noise(width * depth, 9), noise(width, 10));
     for &tier in Tier::available() {
         for precision in PRECISIONS {
-            let packed = Packed::new(tier, precision, &w, &b, depth);
+            let packed = PackedWeights::new(tier, precision, &w, &b, depth);
             let mut all = vec![0.0; rows * width];
-            product(&x, &packed, Epilogue::of(Function::Gelu), &mut all);
+            product(&x, &packed, Epilogue::of(ActivationFn::Gelu), &mut all);
             for (first, count) in [(0, 1), (3, 2), (10, 13), (40, 35), (74, 1)] {
                 let mut some = vec![0.0; count * width];
                 let part = &x[first * depth..(first + count) * depth];
-                product(part, &packed, Epilogue::of(Function::Gelu), &mut some);
+                product(part, &packed, Epilogue::of(ActivationFn::Gelu), &mut some);
                 let expected = &all[first * width..(first + count) * width];
                 assert_eq!(some, expected, "{tier} {precision:?} {first}");
             }
@@ -156,17 +156,17 @@ fn a_row_has_the_same_bits_in_any_company() {
 
 #[test]
 fn epilogues_apply_their_function_and_add_to_what_is_there() {
-    type Plain = fn(f32) -> f32;
-    let functions: [(Function, Plain); 5] = [
-        (Function::Identity, |x| x),
-        (Function::Relu, |x| x.max(0.0)),
-        (Function::Gelu, super::math::gelu::<false>),
-        (Function::GeluTanh, super::math::gelu_tanh::<false>),
-        (Function::QuickGelu, super::math::quick_gelu::<false>),
+    type PortableVector = fn(f32) -> f32;
+    let functions: [(ActivationFn, PortableVector); 5] = [
+        (ActivationFn::Identity, |x| x),
+        (ActivationFn::Relu, |x| x.max(0.0)),
+        (ActivationFn::Gelu, super::math::gelu::<false>),
+        (ActivationFn::GeluTanh, super::math::gelu_tanh::<false>),
+        (ActivationFn::QuickGelu, super::math::quick_gelu::<false>),
     ];
     let (x, w, b) = (noise(7 * 20, 11), noise(37 * 20, 12), noise(37, 13));
     for &tier in Tier::available() {
-        let packed = Packed::new(tier, Precision::F32, &w, &b, 20);
+        let packed = PackedWeights::new(tier, Precision::F32, &w, &b, 20);
         let mut sums = vec![0.0; 7 * 37];
         product(&x, &packed, Epilogue::STORE, &mut sums);
         for (function, plain) in functions {
@@ -188,7 +188,7 @@ fn what_is_no_number_stays_in_its_row() {
     let (w, b) = (noise(width * depth, 14), noise(width, 15));
     for &tier in Tier::available() {
         for precision in PRECISIONS {
-            let packed = Packed::new(tier, precision, &w, &b, depth);
+            let packed = PackedWeights::new(tier, precision, &w, &b, depth);
             let clean = noise(14 * depth, 16);
             let mut expected = vec![0.0; 14 * width];
             product(&clean, &packed, Epilogue::STORE, &mut expected);
@@ -222,7 +222,7 @@ fn denormals_and_outliers_are_computed_with_not_tripped_over() {
     x[2 * depth + 9] = -5e4;
     for &tier in Tier::available() {
         for precision in PRECISIONS {
-            let packed = Packed::new(tier, precision, &w, &b, depth);
+            let packed = PackedWeights::new(tier, precision, &w, &b, depth);
             let mut out = vec![f32::NAN; 3 * width];
             product(&x, &packed, Epilogue::STORE, &mut out);
             assert!(out[..width].iter().all(|value| value.abs() < 1e-38), "{tier} {precision:?}");
@@ -245,7 +245,7 @@ fn rows_of_packed_weights_are_read_back() {
     let w = noise(50 * 37, 19);
     for &tier in Tier::available() {
         for (precision, tolerance) in PRECISIONS.into_iter().zip([0.0, 0.004, 0.0041]) {
-            let packed = Packed::new(tier, precision, &w, &[0.0; 50], 37);
+            let packed = PackedWeights::new(tier, precision, &w, &[0.0; 50], 37);
             let mut row = [0.0; 37];
             packed.row(41, &mut row);
             for (value, truth) in row.iter().zip(&w[41 * 37..]) {
@@ -278,7 +278,7 @@ fn self_attention_agrees_with_plain_loops() {
                 let qkv: Vec<f32> = noise(tokens * 3 * width, 20).iter().map(|v| v * 2.0).collect();
                 let mut out = vec![f32::NAN; tokens * width];
                 let mut attention = SelfAttention::new(tier, precision, heads);
-                session(|team| attention.run(team, &qkv, tokens, &mut out));
+                with_thread_pool(|pool| attention.run(pool, &qkv, tokens, &mut out));
                 let part = |token: usize, part: usize, head: usize| {
                     &qkv[token * 3 * width + part * width + head * size..][..size]
                 };
@@ -308,21 +308,21 @@ fn attention_to_a_table_agrees_with_plain_loops_and_ignores_company() {
                 let tables: Vec<Vec<f32>> =
                     (0..2).map(|n| noise(tokens * 2 * width, 30 + n)).collect();
                 let fill = |table: &Vec<f32>| {
-                    let mut memory = Memory::new(precision, heads);
+                    let mut memory = CrossKv::new(precision, heads);
                     // What an earlier and larger image leaves behind must not show.
                     let earlier = vec![7.0; 2 * table.len()];
-                    memory.fill(&Team::alone(), tier, &earlier);
-                    memory.fill(&Team::alone(), tier, table);
+                    memory.fill(&ThreadPool::single_threaded(), tier, &earlier);
+                    memory.fill(&ThreadPool::single_threaded(), tier, table);
                     memory
                 };
-                let memories: Vec<Memory> = tables.iter().map(fill).collect();
+                let cross_kv: Vec<CrossKv> = tables.iter().map(fill).collect();
                 let queries = noise(3 * width, 40);
                 let mut out = vec![f32::NAN; 3 * width];
-                let items = [(&memories[0], 1), (&memories[1], 2)];
-                session(|team| {
+                let items = [(&cross_kv[0], 1), (&cross_kv[1], 2)];
+                with_thread_pool(|pool| {
                     let scratch = &mut Buffer::new();
                     cross_kv::attend(
-                        team,
+                        pool,
                         tier,
                         items.iter().copied(),
                         &queries,
@@ -350,19 +350,19 @@ fn attention_to_a_table_agrees_with_plain_loops_and_ignores_company() {
                         }
                     }
                 }
-                let mut alone = vec![0.0; width];
-                let single = [(&memories[1], 1)];
+                let mut single_threaded = vec![0.0; width];
+                let single = [(&cross_kv[1], 1)];
                 let (scratch, query) = (&mut Buffer::new(), &queries[2 * width..]);
                 cross_kv::attend(
-                    &Team::alone(),
+                    &ThreadPool::single_threaded(),
                     tier,
                     single.iter().copied(),
                     query,
                     scratch,
-                    &mut alone,
+                    &mut single_threaded,
                 );
-                assert_eq!(alone, out[2 * width..], "{tier} {precision:?}");
-                assert!(memories[0].bytes() > 0);
+                assert_eq!(single_threaded, out[2 * width..], "{tier} {precision:?}");
+                assert!(cross_kv[0].bytes() > 0);
             }
         }
     }
@@ -378,7 +378,7 @@ fn exponentials_body<V: Vector>(x: &[f32], exact: &mut [f32], rough: &mut [f32])
     let (exact, rough) = (exact.as_chunks_mut().0, rough.as_chunks_mut().0);
     for ((x, exact), rough) in x.as_chunks().0.iter().zip(exact).zip(rough) {
         vector::exp(V::load(x)).store(exact);
-        vector::exp2_rough(V::load(x)).store(rough);
+        vector::exp2_approx(V::load(x)).store(rough);
     }
 }
 
@@ -410,14 +410,14 @@ fn columns_become_probabilities_and_a_nan_stays_in_its_own() {
     for &tier in Tier::available() {
         for precision in [Precision::F32, Precision::Bf16] {
             let precision = if tier.has_bf16() { precision } else { Precision::F32 };
-            let plan = Plan::new(tier, precision);
+            let plan = GemmPlan::new(tier, precision);
             for keys in [1, 2, 7, 64, 577] {
                 let mut scores = noise(keys * plan.columns, 50);
                 scores.iter_mut().for_each(|score| *score *= 20.0);
                 scores[3] = f32::NAN;
                 let steps = plan.steps(keys);
                 let mut panel = vec![u32::MAX; steps * plan.columns];
-                let sums = soften(&plan, &scores, &mut panel);
+                let sums = softmax_columns(&plan, &scores, &mut panel);
                 for column in (0..plan.columns).filter(|&column| column != 3) {
                     let at = |key: usize| f64::from(scores[key * plan.columns + column]);
                     let most = (0..keys).map(at).fold(f64::MIN, f64::max);

@@ -1,7 +1,7 @@
 //! Splitting a kernel's work over threads, cheaply enough for the small products of one token.
 //!
 //! A caption's token takes about a hundred parallel steps of some ten microseconds each; waking
-//! sleeping threads for each of them would cost more than the work. A [`session`] therefore borrows
+//! sleeping threads for each of them would cost more than the work. A [`with_thread_pool`] therefore borrows
 //! the threads of rayon's pool for as long as a whole forward pass takes: they wait for the next
 //! step by spinning, and a step is handed out by one atomic store.
 
@@ -12,14 +12,14 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering}
 const CLOSED: u64 = u32::MAX as u64;
 
 /// Turns of spinning after which a waiting thread lets others run.
-const PATIENCE: u32 = 2_000;
+const SPINS_BEFORE_YIELD: u32 = 2_000;
 
 /// A task list as the threads see it: the erased closure and how to call it.
 type Call = unsafe fn(*const (), usize);
 
 /// The threads of one session.
 #[derive(Debug)]
-pub struct Team {
+pub struct ThreadPool {
     threads: usize,
     /// Number of the step in the upper half, next task in the lower one.
     state: AtomicU64,
@@ -38,44 +38,44 @@ pub struct Team {
 ///
 /// # Panics
 /// `work` or one of its tasks did; the threads are back in their pool by then.
-pub fn session<R>(work: impl FnOnce(&Team) -> R) -> R {
+pub fn with_thread_pool<R>(work: impl FnOnce(&ThreadPool) -> R) -> R {
     let threads = rayon::current_num_threads();
-    let Some(_pool) = Pool::take().filter(|_| threads > 1) else {
-        return work(&Team::new(1));
+    let Some(_pool) = RayonLock::take().filter(|_| threads > 1) else {
+        return work(&ThreadPool::new(1));
     };
-    let team = &Team::new(threads);
+    let pool = &ThreadPool::new(threads);
     let result = rayon::in_place_scope(|scope| {
         scope.spawn_broadcast(move |_, context| {
             // The caller is a member already; one of the pool's threads stays out for it.
             if context.index() > 0 {
-                team.help();
+                pool.help();
             }
         });
-        let result = catch_unwind(AssertUnwindSafe(|| work(team)));
-        team.stop.store(true, Ordering::Release);
+        let result = catch_unwind(AssertUnwindSafe(|| work(pool)));
+        pool.stop.store(true, Ordering::Release);
         result
     });
     result.unwrap_or_else(|panic| resume_unwind(panic))
 }
 
 /// The right to rayon's threads, which one session at a time has.
-struct Pool;
+struct RayonLock;
 
-static POOL_TAKEN: AtomicBool = AtomicBool::new(false);
+static RAYON_TAKEN: AtomicBool = AtomicBool::new(false);
 
-impl Pool {
+impl RayonLock {
     fn take() -> Option<Self> {
-        (!POOL_TAKEN.swap(true, Ordering::Acquire)).then_some(Self)
+        (!RAYON_TAKEN.swap(true, Ordering::Acquire)).then_some(Self)
     }
 }
 
-impl Drop for Pool {
+impl Drop for RayonLock {
     fn drop(&mut self) {
-        POOL_TAKEN.store(false, Ordering::Release);
+        RAYON_TAKEN.store(false, Ordering::Release);
     }
 }
 
-impl Team {
+impl ThreadPool {
     fn new(threads: usize) -> Self {
         Self {
             threads,
@@ -91,7 +91,7 @@ impl Team {
 
     /// A team of the caller alone.
     #[cfg(test)]
-    pub fn alone() -> Self {
+    pub fn single_threaded() -> Self {
         Self::new(1)
     }
 
@@ -183,7 +183,7 @@ impl Team {
 
 fn wait(turns: &mut u32) {
     *turns += 1;
-    if *turns < PATIENCE {
+    if *turns < SPINS_BEFORE_YIELD {
         std::hint::spin_loop();
     } else {
         std::thread::yield_now();
@@ -196,11 +196,11 @@ mod tests {
 
     #[test]
     fn every_task_of_every_step_runs_once() {
-        session(|team| {
+        with_thread_pool(|pool| {
             for step in 0..2_000 {
                 let tasks = step % 7;
                 let counts: Vec<AtomicUsize> = (0..tasks).map(|_| AtomicUsize::new(0)).collect();
-                team.run(tasks, |task| {
+                pool.run(tasks, |task| {
                     counts[task].fetch_add(1, Ordering::Relaxed);
                 });
                 assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 1));
@@ -215,8 +215,8 @@ mod tests {
                 scope.spawn(|| {
                     for _ in 0..50 {
                         let sum = AtomicUsize::new(0);
-                        session(|team| {
-                            team.run(10, |task| {
+                        with_thread_pool(|pool| {
+                            pool.run(10, |task| {
                                 sum.fetch_add(task, Ordering::Relaxed);
                             });
                         });
@@ -230,12 +230,12 @@ mod tests {
     #[test]
     fn a_panic_reaches_the_caller_and_the_threads_go_on() {
         let failed = catch_unwind(|| {
-            session(|team| team.run(8, |task| assert!(task != 5, "five is not for us")));
+            with_thread_pool(|pool| pool.run(8, |task| assert!(task != 5, "five is not for us")));
         });
         assert!(failed.is_err());
         let sum = AtomicUsize::new(0);
-        session(|team| {
-            team.run(4, |_| {
+        with_thread_pool(|pool| {
+            pool.run(4, |_| {
                 sum.fetch_add(1, Ordering::Relaxed);
             });
         });

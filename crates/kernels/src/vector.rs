@@ -35,7 +35,7 @@ pub(crate) trait Vector: Copy {
     /// Changes the sign where the highest bit of `signs` is set.
     fn flip(self, signs: &[u32; LANES]) -> Self;
     /// `self · 2ⁿ`, where `rounded` is n + [`ROUNDER`] and nothing leaves the range of numbers.
-    fn times_power(self, rounded: Self) -> Self;
+    fn mul_pow2(self, rounded: Self) -> Self;
     /// Of every lane a word: this number in bf16 in the low half, the other's in the high one.
     /// Neither is negative; halves are rounded up, and infinity and NaN are not kept.
     fn pair_bf16(self, high: Self, out: &mut [u32; LANES]);
@@ -67,7 +67,7 @@ pub(crate) fn exp<V: Vector>(x: V) -> V {
         p = p.fma(r, V::splat(c));
     }
     let p = p.mul(r).fma(r, r.add(V::splat(1.0)));
-    p.times_power(shifted)
+    p.mul_pow2(shifted)
 }
 
 /// 2ˣ for x ≤ 0 to 7.5e-5 of itself, a twentieth of what rounding to bf16 changes; below 2⁻¹²⁵
@@ -75,30 +75,30 @@ pub(crate) fn exp<V: Vector>(x: V) -> V {
 ///
 /// The cubic with the smallest relative error between −½ and ½.
 #[inline(always)]
-pub(crate) fn exp2_rough<V: Vector>(x: V) -> V {
+pub(crate) fn exp2_approx<V: Vector>(x: V) -> V {
     let x = V::splat(-126.0).max(x);
     let shifted = x.add(V::splat(ROUNDER));
     let f = x.sub(shifted.sub(V::splat(ROUNDER)));
     let p = V::splat(0.055_171_66).fma(f, V::splat(0.242_611_12));
     let p = p.fma(f, V::splat(0.693_261)).fma(f, V::splat(0.999_928_06));
-    p.times_power(shifted)
+    p.mul_pow2(shifted)
 }
 
 /// Vectors as plain arrays.
 #[derive(Clone, Copy)]
-pub(crate) struct Plain([f32; LANES]);
+pub(crate) struct PortableVector([f32; LANES]);
 
 /// aarch64 always has fused multiply-add; elsewhere plain code cannot count on it.
 const PLAIN_FMA: bool = cfg!(target_arch = "aarch64");
 
-impl Plain {
+impl PortableVector {
     #[inline(always)]
     fn zip(self, other: Self, f: impl Fn(f32, f32) -> f32) -> Self {
         Self(std::array::from_fn(|i| f(self.0[i], other.0[i])))
     }
 }
 
-impl Vector for Plain {
+impl Vector for PortableVector {
     const HALVINGS: u32 = 2;
 
     #[inline(always)]
@@ -154,7 +154,7 @@ impl Vector for Plain {
     }
 
     #[inline(always)]
-    fn times_power(self, rounded: Self) -> Self {
+    fn mul_pow2(self, rounded: Self) -> Self {
         self.zip(rounded, |x, rounded| {
             let n = rounded.to_bits().wrapping_sub(ROUNDER.to_bits());
             f32::from_bits(x.to_bits().wrapping_add(n << 23))
@@ -177,7 +177,7 @@ impl Vector for Plain {
 }
 
 #[cfg(target_arch = "x86_64")]
-pub(crate) use x86::{Narrow, Wide};
+pub(crate) use x86::{Avx2Vector, Avx512Vector};
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
@@ -193,9 +193,9 @@ mod x86 {
 
     /// One vector of AVX-512.
     #[derive(Clone, Copy)]
-    pub(crate) struct Wide(__m512);
+    pub(crate) struct Avx512Vector(__m512);
 
-    impl Vector for Wide {
+    impl Vector for Avx512Vector {
         const HALVINGS: u32 = 4;
 
         #[inline(always)]
@@ -262,7 +262,7 @@ mod x86 {
         }
 
         #[inline(always)]
-        fn times_power(self, rounded: Self) -> Self {
+        fn mul_pow2(self, rounded: Self) -> Self {
             // The rounder's own low bits are zero, so they leave the word with the shift.
             const _: () = assert!(ROUNDER.to_bits() << 23 == 0);
             // SAFETY: see above.
@@ -295,9 +295,9 @@ mod x86 {
 
     /// Two vectors of AVX2.
     #[derive(Clone, Copy)]
-    pub(crate) struct Narrow([__m256; 2]);
+    pub(crate) struct Avx2Vector([__m256; 2]);
 
-    impl Vector for Narrow {
+    impl Vector for Avx2Vector {
         const HALVINGS: u32 = 2;
 
         #[inline(always)]
@@ -378,7 +378,7 @@ mod x86 {
         }
 
         #[inline(always)]
-        fn times_power(self, rounded: Self) -> Self {
+        fn mul_pow2(self, rounded: Self) -> Self {
             let mut both = self.0;
             for (x, rounded) in both.iter_mut().zip(rounded.0) {
                 // SAFETY: see above.
@@ -424,11 +424,11 @@ macro_rules! for_each_vector {
             #[cfg(target_arch = "x86_64")]
             {
                 use $crate::isa::Isa;
-                use $crate::vector::{Narrow, Wide};
+                use $crate::vector::{Avx2Vector, Avx512Vector};
                 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
-                fn wide($($arg: $ty),*) $(-> $ret)? { $body::<Wide>($($arg),*) }
+                fn wide($($arg: $ty),*) $(-> $ret)? { $body::<Avx512Vector>($($arg),*) }
                 #[target_feature(enable = "avx2,fma")]
-                fn narrow($($arg: $ty),*) $(-> $ret)? { $body::<Narrow>($($arg),*) }
+                fn narrow($($arg: $ty),*) $(-> $ret)? { $body::<Avx2Vector>($($arg),*) }
                 match isa {
                     // SAFETY: an Isa beyond Portable comes from a Tier that the CPU was asked for.
                     Isa::Avx512 => return unsafe { wide($($arg),*) },
@@ -438,7 +438,7 @@ macro_rules! for_each_vector {
                 }
             }
             let _ = isa;
-            $body::<$crate::vector::Plain>($($arg),*)
+            $body::<$crate::vector::PortableVector>($($arg),*)
         }
     };
 }

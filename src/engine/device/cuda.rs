@@ -9,7 +9,7 @@ use candle_core::{DType, Device, Tensor};
 
 use super::capability::{Built, Capability};
 use super::{GpuInfo, Obstacle, one_line};
-use cutline_kernels::one_stream;
+use cutline_kernels::disable_event_tracking;
 
 /// Opens the GPU of this number, if the kernels in this binary run on it, and tries it.
 pub(super) fn open(number: usize) -> Result<Device, Obstacle> {
@@ -33,7 +33,7 @@ pub(super) fn open(number: usize) -> Result<Device, Obstacle> {
     // stays in the order of the work, which candle's usual stream, one for each thread, does not
     // promise.
     let device = Device::new_cuda_with_stream(number).map_err(failed("it cannot be opened"))?;
-    one_stream(&device);
+    disable_event_tracking(&device);
     try_out(&device).map_err(failed("a small calculation on it failed"))?;
     Ok(device)
 }

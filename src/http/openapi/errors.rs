@@ -1,18 +1,18 @@
-//! What may go wrong with each operation, with an example of every problem.
+//! The error responses that the handlers' documentation names, with an example of every problem.
 
 use std::collections::BTreeMap;
 
-use utoipa::openapi::path::Operation;
+use utoipa::IntoResponses;
 use utoipa::openapi::{
-    ContentBuilder, HeaderBuilder, ObjectBuilder, OpenApi, Ref, Response, ResponseBuilder, Type,
+    ContentBuilder, HeaderBuilder, ObjectBuilder, Ref, RefOr, Response, ResponseBuilder, Type,
     example::ExampleBuilder,
 };
 
 use super::super::error::{problem, status};
 use cutline_error::{Error, ErrorKind};
 
-/// Whatever has a body may have these.
-const OF_BODIES: [ErrorKind; 9] = [
+/// Every request with a body may fail like this.
+const BODY: &[ErrorKind] = &[
     ErrorKind::MalformedRequest,
     ErrorKind::RequestTimeout,
     ErrorKind::ImageTooLarge,
@@ -23,42 +23,43 @@ const OF_BODIES: [ErrorKind; 9] = [
     ErrorKind::InferenceTimeout,
     ErrorKind::Internal,
 ];
-/// Whatever may need a key, and counts, these.
-const OF_KEYS: [ErrorKind; 3] =
-    [ErrorKind::Unauthorized, ErrorKind::Forbidden, ErrorKind::RateLimited];
-/// And whatever needs the model these.
-const OF_MODELS: [ErrorKind; 2] = [ErrorKind::NotReady, ErrorKind::ShuttingDown];
+/// Every request that needs a key and is rate limited.
+const KEY: &[ErrorKind] =
+    &[ErrorKind::Unauthorized, ErrorKind::Forbidden, ErrorKind::RateLimited];
+/// Every request that needs the model.
+const MODEL: &[ErrorKind] = &[ErrorKind::NotReady, ErrorKind::ShuttingDown];
 
-/// Puts the errors into every operation that has some.
-pub(super) fn describe(contract: &mut OpenApi) {
-    for (path, item) in &mut contract.paths.paths {
-        let kinds = match path.as_str() {
-            "/caption/generate" => [&OF_KEYS[..], &OF_BODIES, &OF_MODELS].concat(),
-            "/caption/batch" => {
-                [&OF_KEYS[..], &OF_BODIES, &OF_MODELS, &[ErrorKind::BatchTooLarge]].concat()
+/// Declares types for `#[utoipa::path(responses(…))]`.
+macro_rules! problems {
+    ($($name:ident: $($kinds:expr),+;)+) => {$(
+        pub(in crate::http) struct $name;
+
+        impl IntoResponses for $name {
+            fn responses() -> BTreeMap<String, RefOr<Response>> {
+                let kinds: &[&[ErrorKind]] = &[$($kinds),+];
+                responses(&kinds.concat())
             }
-            "/image/process" => [&OF_KEYS[..], &OF_BODIES].concat(),
-            "/model/info" => [&OF_KEYS[..], &OF_MODELS].concat(),
-            "/health/ready" => OF_MODELS.to_vec(),
-            "/metrics" => vec![ErrorKind::Unauthorized, ErrorKind::Forbidden],
-            _ => Vec::new(),
-        };
-        for operation in [item.get.as_mut(), item.post.as_mut()].into_iter().flatten() {
-            add(operation, &kinds);
         }
-    }
+    )+};
 }
 
-fn add(operation: &mut Operation, kinds: &[ErrorKind]) {
+problems! {
+    CaptionProblems: KEY, BODY, MODEL;
+    BatchProblems: KEY, BODY, MODEL, &[ErrorKind::BatchTooLarge];
+    ImageProblems: KEY, BODY;
+    ModelProblems: KEY, MODEL;
+    ReadyProblems: MODEL;
+    MetricsProblems: &[ErrorKind::Unauthorized, ErrorKind::Forbidden];
+}
+
+fn responses(kinds: &[ErrorKind]) -> BTreeMap<String, RefOr<Response>> {
     let mut by_status: BTreeMap<u16, Vec<ErrorKind>> = BTreeMap::new();
     for kind in kinds {
         by_status.entry(status(*kind).as_u16()).or_default().push(*kind);
     }
-    for (status, kinds) in by_status {
-        operation.responses.responses.insert(status.to_string(), response(status, &kinds).into());
-    }
+    let each = by_status.into_iter();
+    each.map(|(status, kinds)| (status.to_string(), response(status, &kinds).into())).collect()
 }
-
 fn response(status: u16, kinds: &[ErrorKind]) -> Response {
     let codes: Vec<_> = kinds.iter().map(|kind| format!("`{}`", kind.code())).collect();
     let examples = kinds.iter().map(|kind| {

@@ -1,43 +1,53 @@
-//! The worker with a scripted engine: who is in the batch, and who is let go. What a failure costs is
-//! in `faults`, several images at once in the vision tower are in `together`.
+//! The scheduler with a scripted engine: which jobs are in the batch, and which are dropped. `recovery`
+//! tests failures of the engine, `vision` the encoding of several images at once.
 
 mod recovery;
-mod together;
+mod vision;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Handle, JobEvent, Options, Priority, Submission, VisionOrder, Work};
+use super::{Handle, JobEvent, JobRequest, Priority, SchedulerOptions, Submission, VisionOrder};
 use crate::engine::fake::{Call, FakeEngine, Mishap, Script};
 use crate::engine::{GenerationParams, JobId, PixelValues, Sequence};
+use crate::metrics::Metrics;
 use cutline_error::{Error, ErrorKind};
 
-fn spawn(script: &Arc<Script>, max_batch_size: usize, queue_capacity: usize) -> Handle {
-    // Who is in a batch then depends on nothing but its size.
-    let options = Options { max_batch_size, queue_capacity, vision_order: VisionOrder::AllFirst };
+fn options(max_batch_size: usize, queue_capacity: usize) -> SchedulerOptions {
+    // With AllFirst the batch depends on nothing but its size.
+    let vision_order = VisionOrder::AllFirst;
+    let metrics = Metrics::new();
+    SchedulerOptions { max_batch_size, queue_capacity, vision_order, vision_batch: 1, metrics }
+}
+
+fn spawn_with(script: &Arc<Script>, options: SchedulerOptions) -> Handle {
     Handle::spawn(FakeEngine::boxed(script), options).unwrap()
 }
 
-/// Some work on an image whose width is its name.
-fn work(image: usize, tokens: usize, beams: usize) -> Work {
+fn spawn(script: &Arc<Script>, max_batch_size: usize, queue_capacity: usize) -> Handle {
+    spawn_with(script, options(max_batch_size, queue_capacity))
+}
+
+/// A request for an image whose width serves as its name.
+fn request(image: usize, tokens: usize, beams: usize) -> JobRequest {
     let pixels = PixelValues { data: Vec::new(), width: image, height: 0 };
     let params = GenerationParams {
         max_new_tokens: tokens,
         num_beams: beams,
         ..GenerationParams::default()
     };
-    Work { image: pixels.into(), prompt: Vec::new(), params, deadline: None }
+    JobRequest { image: pixels.into(), prompt: Vec::new(), params }
 }
 
-fn submit_work(handle: &Handle, work: Work) -> Result<Submission, Error> {
-    handle.reserve(1, Priority::Interactive)?.pop().unwrap().submit(work)
+fn submit_request(handle: &Handle, request: JobRequest) -> Result<Submission, Error> {
+    handle.reserve(1, Priority::Interactive)?.pop().unwrap().submit(request)
 }
 
 fn submit(handle: &Handle, tokens: usize, beams: usize) -> Result<Submission, Error> {
-    submit_work(handle, work(0, tokens, beams))
+    submit_request(handle, request(0, tokens, beams))
 }
 
-/// Everything that happens to a job.
+/// All events of a job.
 fn events(mut submission: Submission) -> Vec<JobEvent> {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(async {
@@ -49,7 +59,7 @@ fn events(mut submission: Submission) -> Vec<JobEvent> {
     })
 }
 
-/// The end of a job, and the tokens that came before it.
+/// The streamed tokens of a job, and its result.
 fn outcome(submission: Submission) -> (Vec<u32>, Option<Result<Vec<Sequence>, Error>>) {
     let (mut tokens, mut end) = (Vec::new(), None);
     for event in events(submission) {
@@ -72,7 +82,7 @@ fn succeeds(submission: Submission, tokens: usize) {
     let (streamed, end) = outcome(submission);
     let sequences = end.expect("an end").expect("success");
     assert_eq!(streamed.len(), tokens);
-    assert_eq!(sequences[0].ids, streamed, "the answer is the fold of the stream");
+    assert_eq!(sequences[0].ids, streamed, "the result equals the streamed tokens");
 }
 
 fn step(ids: &[u64]) -> Call {
@@ -80,22 +90,22 @@ fn step(ids: &[u64]) -> Call {
 }
 
 #[test]
-fn what_arrives_while_the_model_is_busy_joins_between_steps() {
+fn jobs_that_arrive_while_the_model_is_busy_join_between_steps() {
     let script = Script::gated();
     let handle = spawn(&script, 8, 8);
     let first = submit(&handle, 3, 1).unwrap();
-    script.wait_for(&step(&[0])); // alone: it does not wait for company
+    script.wait_for(&step(&[0])); // a single job does not wait for others
     let second = submit(&handle, 3, 1).unwrap();
     script.open();
     succeeds(first, 3);
     succeeds(second, 3);
     let calls = script.calls();
     assert!(calls.contains(&step(&[0, 1])), "{calls:?}");
-    assert!(calls.contains(&step(&[1])), "the first one left the batch: {calls:?}");
+    assert!(calls.contains(&step(&[1])), "the first job left the batch: {calls:?}");
 }
 
 #[test]
-fn no_more_rows_are_decoded_together_than_allowed() {
+fn the_batch_never_exceeds_its_row_limit() {
     let script = Script::gated();
     let handle = spawn(&script, 4, 8);
     let wide = submit(&handle, 2, 3).unwrap();
@@ -108,11 +118,11 @@ fn no_more_rows_are_decoded_together_than_allowed() {
     succeeds(narrow, 1);
     let calls = script.calls();
     assert!(!calls.contains(&step(&[0, 1])), "3 + 2 rows are more than 4: {calls:?}");
-    assert!(!calls.contains(&step(&[0, 2])), "nobody overtakes: {calls:?}");
+    assert!(!calls.contains(&step(&[0, 2])), "no job overtakes: {calls:?}");
 }
 
 #[test]
-fn a_caller_that_left_costs_nothing_more() {
+fn a_job_whose_caller_left_costs_nothing_more() {
     let script = Script::gated();
     let handle = spawn(&script, 1, 8);
     let running = submit(&handle, 60, 1).unwrap();
@@ -124,14 +134,14 @@ fn a_caller_that_left_costs_nothing_more() {
     script.open();
     succeeds(staying, 2);
     let calls = script.calls();
-    assert!(!calls.contains(&Call::Start(JobId(1))), "it left while it waited: {calls:?}");
-    assert!(calls.contains(&Call::Cancel(JobId(0))), "it left while it ran: {calls:?}");
+    assert!(!calls.contains(&Call::Start(JobId(1))), "its caller left while it waited: {calls:?}");
+    assert!(calls.contains(&Call::Cancel(JobId(0))), "its caller left while it ran: {calls:?}");
     let steps_of_the_first = calls.iter().filter(|call| **call == step(&[0])).count();
-    assert_eq!(steps_of_the_first, 1, "only the step that was under way");
+    assert_eq!(steps_of_the_first, 1, "only the step in progress");
 }
 
 #[test]
-fn a_full_queue_says_when_to_come_back_and_queues_nothing() {
+fn a_full_queue_says_when_to_try_again_and_queues_nothing() {
     let script = Script::gated();
     let handle = spawn(&script, 1, 1);
     let running = submit(&handle, 1, 1).unwrap();
@@ -148,7 +158,7 @@ fn a_full_queue_says_when_to_come_back_and_queues_nothing() {
 }
 
 #[test]
-fn closing_finishes_what_was_accepted_and_takes_nothing_new() {
+fn closing_finishes_accepted_jobs_and_refuses_new_ones() {
     let script = Script::gated();
     let handle = spawn(&script, 1, 8);
     let running = submit(&handle, 2, 1).unwrap();
@@ -159,11 +169,11 @@ fn closing_finishes_what_was_accepted_and_takes_nothing_new() {
     succeeds(running, 2);
     succeeds(waiting, 2);
     drop(handle); // joins the thread
-    assert!(Arc::strong_count(&script) == 1, "the engine is gone with its thread");
+    assert!(Arc::strong_count(&script) == 1, "the engine was dropped with its thread");
 }
 
 #[test]
-fn the_last_handle_takes_the_thread_with_it() {
+fn dropping_the_last_handle_joins_the_thread() {
     let script = Script::free();
     let handle = spawn(&script, 1, 8);
     let clone = handle.clone();
@@ -174,28 +184,28 @@ fn the_last_handle_takes_the_thread_with_it() {
 }
 
 #[test]
-fn places_are_promised_before_there_is_an_image_to_put_into_them() {
+fn slots_are_reserved_before_there_is_an_image() {
     let script = Script::gated();
     let handle = spawn(&script, 1, 4);
-    let mut places = handle.reserve(3, Priority::Bulk).unwrap();
+    let mut slots = handle.reserve(3, Priority::Bulk).unwrap();
     assert_eq!(handle.reserve(2, Priority::Interactive).unwrap_err().kind(), ErrorKind::QueueFull);
     let status = handle.status();
     assert_eq!((status.queue_depth, status.reserved), (0, 3), "all or none");
-    drop(places.pop());
-    assert_eq!(handle.status().reserved, 2, "a place that is dropped is given back");
-    // What is promised is kept, also by a server that stops.
+    drop(slots.pop());
+    assert_eq!(handle.status().reserved, 2, "a dropped slot is free again");
+    // A reserved slot is served even while the scheduler stops.
     handle.close();
     assert_eq!(submit(&handle, 1, 1).unwrap_err().kind(), ErrorKind::ShuttingDown);
-    let submission = places.pop().unwrap().submit(work(0, 2, 1)).unwrap();
+    let submission = slots.pop().unwrap().submit(request(0, 2, 1)).unwrap();
     script.open();
     succeeds(submission, 2);
     drop(handle);
-    let submission = places.pop().unwrap().submit(work(0, 2, 1)).unwrap();
+    let submission = slots.pop().unwrap().submit(request(0, 2, 1)).unwrap();
     succeeds(submission, 2);
 }
 
 #[test]
-fn a_bad_parameter_gives_the_place_back() {
+fn a_bad_parameter_frees_the_slot() {
     let handle = spawn(&Script::free(), 1, 1);
     assert_eq!(submit(&handle, 0, 1).unwrap_err().field(), Some("max_new_tokens"));
     assert_eq!(handle.status().reserved, 0);
@@ -203,7 +213,7 @@ fn a_bad_parameter_gives_the_place_back() {
 }
 
 #[test]
-fn more_than_the_queue_can_ever_hold_is_refused_with_a_remedy() {
+fn a_request_larger_than_the_queue_is_refused_with_a_remedy() {
     let handle = spawn(&Script::free(), 1, 4);
     let error = handle.reserve(5, Priority::Bulk).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::QueueFull);
@@ -211,14 +221,14 @@ fn more_than_the_queue_can_ever_hold_is_refused_with_a_remedy() {
 }
 
 #[test]
-fn single_images_go_before_bulk_but_do_not_starve_it() {
+fn interactive_jobs_go_first_but_do_not_starve_bulk_jobs() {
     let script = Script::gated();
     let handle = spawn(&script, 1, 64);
     let first = submit(&handle, 1, 1).unwrap();
     script.wait_for(&step(&[0]));
     let put = |priority| {
-        let place = handle.reserve(1, priority).unwrap().pop().unwrap();
-        place.submit(work(0, 1, 1)).unwrap()
+        let slot = handle.reserve(1, priority).unwrap().pop().unwrap();
+        slot.submit(request(0, 1, 1)).unwrap()
     };
     let mut jobs = vec![first];
     jobs.extend((0..2).map(|_| put(Priority::Bulk))); // 1 and 2
@@ -234,10 +244,10 @@ fn single_images_go_before_bulk_but_do_not_starve_it() {
 }
 
 #[test]
-fn an_encoded_image_is_handed_out_once_and_spares_the_vision_tower() {
+fn an_encoded_image_is_sent_once_and_skips_the_vision_tower_later() {
     let script = Script::free();
     let handle = spawn(&script, 1, 4);
-    let first = events(submit_work(&handle, work(7, 2, 1)).unwrap());
+    let first = events(submit_request(&handle, request(7, 2, 1)).unwrap());
     let [JobEvent::Started { .. }, JobEvent::Encoded(image), JobEvent::Token(0), rest @ ..] =
         first.as_slice()
     else {
@@ -245,41 +255,19 @@ fn an_encoded_image_is_handed_out_once_and_spares_the_vision_tower() {
     };
     assert!(matches!(rest, [JobEvent::Token(1), JobEvent::Done { batch_size: 1, .. }]));
     assert_eq!(image.bytes(), 8);
-    let again = Work { image: Arc::clone(image).into(), ..work(0, 2, 1) };
-    let second = events(submit_work(&handle, again).unwrap());
+    let again = JobRequest { image: Arc::clone(image).into(), ..request(0, 2, 1) };
+    let second = events(submit_request(&handle, again).unwrap());
     assert!(!second.iter().any(|event| matches!(event, JobEvent::Encoded(_))), "{second:?}");
     assert!(matches!(second.last(), Some(JobEvent::Done { .. })));
     assert_eq!(script.count(&Call::Encode(7)), 1);
     assert_eq!((handle.status().encoded, handle.status().finished), (1, 2));
 }
 
-#[test]
-fn a_job_whose_time_is_up_costs_nothing_more() {
-    let script = Script::gated();
-    let handle = spawn(&script, 1, 8);
-    let soon = Instant::now() + Duration::from_millis(20);
-    let with_deadline = |tokens| Work { deadline: Some(soon), ..work(0, tokens, 1) };
-    let running = submit_work(&handle, with_deadline(60)).unwrap();
-    script.wait_for(&step(&[0]));
-    let waiting = submit_work(&handle, with_deadline(60)).unwrap();
-    let patient = submit(&handle, 2, 1).unwrap();
-    std::thread::sleep(soon.saturating_duration_since(Instant::now()));
-    script.open();
-    assert_eq!(failure(running).kind(), ErrorKind::InferenceTimeout);
-    assert_eq!(failure(waiting).kind(), ErrorKind::InferenceTimeout);
-    succeeds(patient, 2);
-    assert_eq!(script.count(&Call::Start(JobId(1))), 0, "its time was up while it waited");
-    assert_eq!(script.count(&step(&[0])), 1, "only the step that was under way");
-    let status = handle.status();
-    assert_eq!((status.in_flight, status.queue_depth, status.degraded), (0, 0, false));
-}
-
-/// The steps of a batch of at most four when `later` images come while one is being decoded; each
-/// gets four tokens.
+/// The decode steps of a batch of at most four when `later` images arrive during the first step. Each
+/// caption has four tokens.
 fn steps(vision_order: VisionOrder, later: usize) -> Vec<Call> {
     let script = Script::gated();
-    let options = Options { max_batch_size: 4, queue_capacity: 16, vision_order };
-    let handle = Handle::spawn(FakeEngine::boxed(&script), options).unwrap();
+    let handle = spawn_with(&script, SchedulerOptions { vision_order, ..options(4, 16) });
     let mut jobs = vec![submit(&handle, 4, 1).unwrap()];
     script.wait_for(&step(&[0]));
     jobs.extend((0..later).map(|_| submit(&handle, 4, 1).unwrap()));
@@ -289,7 +277,7 @@ fn steps(vision_order: VisionOrder, later: usize) -> Vec<Call> {
 }
 
 #[test]
-fn few_are_encoded_before_the_next_step_unless_many_wait() {
+fn few_images_are_encoded_before_the_next_step_unless_many_wait() {
     let pair = step(&[0, 1]);
     let few = steps(VisionOrder::ByBacklog, 2);
     assert_eq!(few[..5], [step(&[0]), pair.clone(), pair.clone(), pair, step(&[1, 2])]);
@@ -298,16 +286,31 @@ fn few_are_encoded_before_the_next_step_unless_many_wait() {
 }
 
 #[test]
-fn when_images_are_encoded_can_be_chosen() {
+fn all_images_can_be_encoded_before_the_next_step() {
     let whole = step(&[0, 1, 2]);
     let all_first = steps(VisionOrder::AllFirst, 2);
-    assert_eq!(all_first[..3], [step(&[0]), whole.clone(), whole.clone()]);
-    let one_between = steps(VisionOrder::OneBetweenSteps, 2);
-    assert_eq!(one_between[..3], [step(&[0]), step(&[0, 1]), whole]);
+    assert_eq!(all_first[..3], [step(&[0]), whole.clone(), whole]);
+}
+
+#[tokio::test]
+async fn dropping_the_last_handle_does_not_block_a_runtime_thread() {
+    let script = Script::gated();
+    let handle = spawn(&script, 1, 8);
+    let running = submit(&handle, 1, 1).unwrap();
+    script.wait_for(&step(&[0]));
+    drop(handle); // The step cannot end before the gate opens: a join here would never return.
+    assert!(Arc::strong_count(&script) > 1, "the model thread still runs");
+    script.open();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while Arc::strong_count(&script) > 1 {
+        assert!(Instant::now() < deadline, "the model thread does not end");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    drop(running);
 }
 
 #[test]
-fn the_wait_is_told_at_the_present_speed() {
+fn waits_are_estimated_from_the_present_speed() {
     let script = Script::gated();
     let handle = spawn(&script, 1, 2);
     assert_eq!(handle.status().estimated_wait, Duration::ZERO);
@@ -317,7 +320,7 @@ fn the_wait_is_told_at_the_present_speed() {
     script.let_step(1);
     script.wait_until(|calls| calls.iter().filter(|call| **call == step(&[0])).count() == 2);
     let waiting = [submit(&handle, 1, 1).unwrap(), submit(&handle, 1, 1).unwrap()];
-    // One image that is not done takes 30 ms at least; two wait and one has to leave.
+    // An unfinished image takes at least 30 ms. Two images wait, and one has to leave the model.
     let wait = handle.status().estimated_wait;
     assert!(wait >= Duration::from_millis(90), "{wait:?}");
     let after = submit(&handle, 1, 1).unwrap_err().retry_after().unwrap();

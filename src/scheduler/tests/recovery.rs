@@ -1,9 +1,10 @@
-//! What a failure of the engine costs: nothing to those who are not at fault.
+//! Failures of the engine: only the job at fault fails.
 
 use super::*;
 use crate::engine::fake::Defect;
+use crate::scheduler::job::ScheduledJob;
 
-/// A handle with jobs 0, 1, … of these lengths that are in one batch before the second step.
+/// A handle with jobs 0, 1, … of these lengths that share a batch from the second step on.
 fn batch(
     script: &Arc<Script>,
     max_batch_size: usize,
@@ -17,7 +18,7 @@ fn batch(
     (handle, jobs)
 }
 
-/// The steps, as the numbers of the jobs in them.
+/// The decode steps, as the ids of their jobs.
 fn steps(script: &Script) -> Vec<Vec<u64>> {
     let numbers = |call| match call {
         Call::Step(jobs) => Some(jobs.into_iter().map(|job| job.0).collect()),
@@ -57,16 +58,16 @@ fn the_job_at_fault_fails_and_the_others_get_their_captions() {
         let steps = steps(&script);
         let after = steps.iter().position(|jobs| jobs.len() == 3).unwrap() + 1;
         assert!(steps[after..].iter().all(|jobs| jobs.len() == 1), "one by one: {steps:?}");
-        assert_eq!(script.count(&Call::Encode(0)), 3, "the vision tower ran once for each");
+        assert_eq!(script.count(&Call::Encode(0)), 3, "the vision tower ran once per image");
         let status = handle.status();
         assert_eq!((status.in_flight, status.failed), (0, false));
-        assert_eq!(status.failures, 2, "once in company, once alone");
-        assert!(!status.degraded, "the last job was a success");
+        assert_eq!(status.failures, 2, "once in the batch, once alone");
+        assert!(!status.degraded, "the last job succeeded");
     }
 }
 
 #[test]
-fn a_failure_that_does_not_repeat_costs_nobody_a_caption() {
+fn a_failure_that_does_not_repeat_costs_no_caption() {
     for mishap in [Mishap::Fail, Mishap::Panic] {
         let script = Script::gated();
         let (handle, jobs) = batch(&script, 8, &[4, 4]);
@@ -80,7 +81,7 @@ fn a_failure_that_does_not_repeat_costs_nobody_a_caption() {
 }
 
 #[test]
-fn new_jobs_wait_until_the_suspects_are_tried_and_are_batched_again_afterwards() {
+fn new_jobs_wait_until_the_suspects_are_done_and_then_share_a_batch() {
     let script = Script::gated();
     let (handle, mut jobs) = batch(&script, 8, &[4, 4]);
     script.let_step(1);
@@ -98,25 +99,25 @@ fn new_jobs_wait_until_the_suspects_are_tried_and_are_batched_again_afterwards()
 }
 
 #[test]
-fn sampling_without_a_seed_repeats_when_it_is_started_anew() {
+fn unseeded_sampling_keeps_its_seed_across_a_restart() {
     let params = GenerationParams { do_sample: true, ..GenerationParams::default() };
-    let (mut entry, _submission) =
-        super::super::job::Entry::new(JobId(0), Work { params, ..work(0, 1, 1) }).unwrap();
-    let image = || work(0, 1, 1).image;
-    let seed = entry.start(image()).params.seed;
+    let (mut job, _submission) =
+        ScheduledJob::new(JobId(0), JobRequest { params, ..request(0, 1, 1) }).unwrap();
+    let image = || request(0, 1, 1).image;
+    let seed = job.start(image()).params.seed;
     assert!(seed.is_some());
-    assert_eq!(entry.start(image()).params.seed, seed);
+    assert_eq!(job.start(image()).params.seed, seed);
 }
 
 #[test]
-fn a_repetition_that_differs_is_an_error_and_no_mixture() {
-    let (mut entry, submission) = super::super::job::Entry::new(JobId(0), work(0, 4, 1)).unwrap();
-    entry.token(5).unwrap();
-    entry.token(6).unwrap();
-    entry.start(work(0, 4, 1).image);
-    entry.token(5).unwrap();
-    assert_eq!(entry.token(7).unwrap_err().kind(), ErrorKind::Internal);
-    drop(entry);
+fn a_restart_that_writes_other_tokens_is_an_error() {
+    let (mut job, submission) = ScheduledJob::new(JobId(0), request(0, 4, 1)).unwrap();
+    job.send_token(5).unwrap();
+    job.send_token(6).unwrap();
+    job.start(request(0, 4, 1).image);
+    job.send_token(5).unwrap();
+    assert_eq!(job.send_token(7).unwrap_err().kind(), ErrorKind::Internal);
+    drop(job);
     assert_eq!(outcome(submission).0, [5, 6]);
 }
 
@@ -128,15 +129,15 @@ fn an_image_that_cannot_be_encoded_fails_alone() {
         let good = submit(&handle, 4, 1).unwrap();
         script.wait_for(&step(&[0]));
         script.plan_encoding(mishap);
-        let bad = submit_work(&handle, work(9, 4, 1)).unwrap();
+        let bad = submit_request(&handle, request(9, 4, 1)).unwrap();
         let last = submit(&handle, 4, 1).unwrap();
         script.open();
         assert_eq!(failure(bad).kind(), ErrorKind::Internal);
         succeeds(good, 4);
         succeeds(last, 4);
-        assert_eq!(script.count(&Call::Encode(9)), 1, "who is at fault is known: no second try");
+        assert_eq!(script.count(&Call::Encode(9)), 1, "the job at fault is known: no second try");
         let steps = steps(&script);
-        assert!(steps.contains(&vec![0, 2]), "the others stay together: {steps:?}");
+        assert!(steps.contains(&vec![0, 2]), "the other jobs stay together: {steps:?}");
     }
 }
 
@@ -153,18 +154,18 @@ fn neither_an_error_nor_a_panic_in_the_model_ends_the_service() {
         assert!(status.degraded && !status.failed && status.accepting, "{mishap:?}: {status:?}");
         assert!(status.last_error.unwrap().contains("as planned"), "{mishap:?}");
 
-        // It is degraded until a real forward succeeds.
+        // It stays degraded until a step succeeds.
         let next = submit(&handle, 3, 1).unwrap();
         script.wait_for(&step(&[1]));
         assert!(handle.status().degraded);
         script.open();
         succeeds(next, 3);
-        assert!(!handle.status().degraded, "a success heals: {mishap:?}");
+        assert!(!handle.status().degraded, "a success ends the degraded state: {mishap:?}");
     }
 }
 
 #[test]
-fn a_model_that_always_fails_is_given_pauses() {
+fn the_worker_pauses_while_the_model_keeps_failing() {
     let script = Script::free();
     script.set_defect(Some(Defect::Broken));
     let handle = spawn(&script, 1, 64);
@@ -182,7 +183,7 @@ fn a_model_that_always_fails_is_given_pauses() {
 }
 
 #[test]
-fn a_full_device_is_given_half_and_the_limit_is_kept() {
+fn a_device_out_of_memory_gets_half_the_batch_and_the_limit_stays() {
     let script = Script::gated();
     let (handle, mut jobs) = batch(&script, 8, &[4; 8]);
     script.set_defect(Some(Defect::Memory(4)));
@@ -190,16 +191,20 @@ fn a_full_device_is_given_half_and_the_limit_is_kept() {
     jobs.drain(..).for_each(|job| succeeds(job, 4));
     let status = handle.status();
     assert_eq!((status.out_of_memory, status.memory_limit), (1, Some(4)));
-    assert_eq!((status.failures, status.degraded), (0, false), "want of memory is no defect");
+    assert_eq!(
+        (status.failures, status.degraded),
+        (0, false),
+        "running out of memory is no defect"
+    );
     assert!(steps(&script).iter().filter(|jobs| jobs.len() > 4).count() == 1);
-    // Later jobs do not run into it again.
+    // Later jobs respect the limit.
     jobs.extend((0..8).map(|_| submit(&handle, 4, 1).unwrap()));
     jobs.drain(..).for_each(|job| succeeds(job, 4));
     assert_eq!(handle.status().out_of_memory, 1);
 }
 
 #[test]
-fn what_does_not_fit_in_half_is_tried_one_by_one() {
+fn jobs_that_do_not_fit_in_half_a_batch_are_tried_one_by_one() {
     let script = Script::gated();
     let (handle, jobs) = batch(&script, 8, &[4; 8]);
     script.set_defect(Some(Defect::Memory(1)));
@@ -214,7 +219,7 @@ fn what_does_not_fit_in_half_is_tried_one_by_one() {
 }
 
 #[test]
-fn a_job_that_does_not_fit_alone_fails_and_the_others_do_not() {
+fn jobs_that_do_not_fit_alone_fail_and_later_jobs_succeed() {
     let script = Script::gated();
     let (handle, jobs) = batch(&script, 8, &[4, 4]);
     script.set_defect(Some(Defect::Memory(0)));
@@ -228,13 +233,13 @@ fn a_job_that_does_not_fit_alone_fails_and_the_others_do_not() {
 }
 
 #[test]
-fn an_image_for_which_there_is_no_memory_beside_others_waits_for_them() {
+fn an_image_that_finds_no_memory_next_to_others_waits_for_them() {
     let script = Script::gated();
     let handle = spawn(&script, 8, 8);
     let first = submit(&handle, 4, 1).unwrap();
     script.wait_for(&step(&[0]));
     script.plan_encoding(Mishap::OutOfMemory);
-    let second = submit_work(&handle, work(9, 4, 1)).unwrap();
+    let second = submit_request(&handle, request(9, 4, 1)).unwrap();
     script.open();
     succeeds(first, 4);
     succeeds(second, 4);
@@ -244,7 +249,7 @@ fn an_image_for_which_there_is_no_memory_beside_others_waits_for_them() {
 }
 
 #[test]
-fn a_caller_that_leaves_while_its_job_is_to_be_tried_again_costs_nothing_more() {
+fn a_job_whose_caller_leaves_before_the_restart_costs_nothing_more() {
     let script = Script::gated();
     let (handle, mut jobs) = batch(&script, 8, &[4, 4, 4]);
     script.let_step(1);

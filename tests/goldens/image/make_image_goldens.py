@@ -7,7 +7,7 @@ make of them.
 `zoo/NAME.EXT` is an input; `resized/NAME.png` what the reference makes of it: Pillow's
 `open`, `ImageOps.exif_transpose`, transformers' `convert_to_rgb` (which lays transparency on white),
 and Pillow's bicubic `resize` to SIZE × SIZE. `photos/NAME.png` is the same for the photos in
-`examples/`. `pixel_values.bin` is one photo through `BlipImageProcessorPil`, little-endian float32.
+`assets/`. `pixel_values.bin` is one photo through `BlipImageProcessorPil`, little-endian float32.
 `refused/CODE/NAME.EXT` are files that must be refused with the error of that code: a damage of each
 kind, one for each limit, and formats that are not read.
 
@@ -31,7 +31,7 @@ from transformers.models.blip.image_processing_pil_blip import BlipImageProcesso
 logging.disable(logging.WARNING)
 
 HERE = Path(__file__).resolve().parent
-EXAMPLES = HERE.parents[2] / "examples"
+PHOTOS = HERE.parents[2] / "assets"
 WIDTH, HEIGHT = 72, 48
 SIZE = 32  # of the zoo
 PHOTO_SIZE = 96  # of the photos
@@ -42,7 +42,7 @@ BICUBIC = Image.Resampling.BICUBIC
 
 def photo() -> Image.Image:
     """A small real photo: the cat, scaled down."""
-    return Image.open(EXAMPLES / "cat.jpg").convert("RGB").resize((WIDTH, HEIGHT), BICUBIC)
+    return Image.open(PHOTOS / "cat.jpg").convert("RGB").resize((WIDTH, HEIGHT), BICUBIC)
 
 
 def alpha() -> np.ndarray:
@@ -387,20 +387,20 @@ def main() -> None:
         (HERE / "zoo" / name).write_bytes(data)
         resized = resize(data, name, SIZE)
         resized.save(HERE / "resized" / f"{name.split('.')[0]}.png", optimize=True)
-    for path in sorted(EXAMPLES.glob("*.jpg")):
+    for path in sorted(PHOTOS.glob("*.jpg")):
         resized = reference(path.read_bytes(), path.name).resize((PHOTO_SIZE, PHOTO_SIZE), BICUBIC)
         resized.save(HERE / "photos" / f"{path.stem}.png", optimize=True)
-    resized = resize((EXAMPLES / "rocket.jpg").read_bytes(), "rocket_icc_adobe", PHOTO_SIZE)
+    resized = resize((PHOTOS / "rocket.jpg").read_bytes(), "rocket_icc_adobe", PHOTO_SIZE)
     resized.save(HERE / "photos" / "rocket_icc.png", optimize=True)
     for resample in list(Image.Resampling)[:6]:
-        resized = Image.open(EXAMPLES / "coffee.jpg").resize((SIZE, SIZE), resample)
+        resized = Image.open(PHOTOS / "coffee.jpg").resize((SIZE, SIZE), resample)
         resized.save(HERE / "photos" / f"coffee_resample_{resample.value}.png", optimize=True)
     # At the model's own size, where less is averaged away; 32 rows of it, those that differ most.
-    whole = Image.open(EXAMPLES / "coffee.jpg").resize((384, 384), BICUBIC)
+    whole = Image.open(PHOTOS / "coffee.jpg").resize((384, 384), BICUBIC)
     whole.crop((0, ROWS_384[0], 384, ROWS_384[1])).save(HERE / "photos" / "coffee_384_rows.png", optimize=True)
     rgb.resize((90, 61), BICUBIC).save(HERE / "photos" / "upscaled.png", optimize=True)
     processor = BlipImageProcessorPil(size={"height": VALUES_SIZE, "width": VALUES_SIZE})
-    values = processor(Image.open(EXAMPLES / "coffee.jpg"), return_tensors="np")["pixel_values"]
+    values = processor(Image.open(PHOTOS / "coffee.jpg"), return_tensors="np")["pixel_values"]
     assert values.shape == (1, 3, VALUES_SIZE, VALUES_SIZE), values.shape
     (HERE / "pixel_values.bin").write_bytes(values.astype("<f4").tobytes())
 

@@ -4,7 +4,7 @@ use axum::body::{Body, BodyDataStream};
 use axum::http::{Request, StatusCode};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use cutline::captioner::{CaptionParams, MemoryLimits, Run};
+use cutline::captioner::{CaptionParams, CaptionStream, MemoryLimits};
 use cutline::config::HttpSettings;
 use serde_json::{Value, json};
 use tokio_stream::StreamExt;
@@ -157,7 +157,7 @@ async fn what_is_wrong_with_the_request_is_wrong_for_all_of_it() {
 }
 
 /// A stuck model with the three images that it can take, and three places behind them.
-async fn three_at_work() -> (Fixture, Vec<Run>) {
+async fn three_at_work() -> (Fixture, Vec<CaptionStream>) {
     let fixture = Fixture::roomy(3, MemoryLimits::default());
     fixture.script.set_stuck(true);
     let mut started = Vec::new();

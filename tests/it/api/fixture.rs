@@ -8,7 +8,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes, to_bytes};
 use axum::http::{HeaderMap, Method, Request, StatusCode};
-use cutline::captioner::{Captioner, GenerationDefaults, MemoryLimits, ModelInfo, Parts};
+use cutline::captioner::{Captioner, CaptionerParts, GenerationDefaults, MemoryLimits, ModelInfo};
 use cutline::config::HttpSettings;
 use cutline::engine::{
     EncodedImage, Engine, Event, FinishReason, Job, JobId, PixelValues, Sequence,
@@ -18,7 +18,7 @@ use cutline::http::{AppState, app};
 use cutline::image::{DecodeLimits, PreprocessConfig};
 use cutline::metrics::Metrics;
 use cutline::scheduler::VisionOrder;
-use cutline::text::{Tokenizer, TokenizerSource};
+use cutline::tokenizer::{Tokenizer, TokenizerSource};
 use image::{ImageFormat, RgbImage};
 use serde_json::Value;
 use tower::ServiceExt;
@@ -93,9 +93,9 @@ struct ScriptedEngine {
 }
 
 impl Engine for ScriptedEngine {
-    fn encode(&mut self, _: &PixelValues) -> Result<EncodedImage> {
-        self.script.encodes.fetch_add(1, Ordering::SeqCst);
-        Ok(EncodedImage::new((), 1000))
+    fn encode(&mut self, images: &[Arc<PixelValues>]) -> Result<Vec<EncodedImage>> {
+        self.script.encodes.fetch_add(images.len(), Ordering::SeqCst);
+        Ok(images.iter().map(|_| EncodedImage::new((), 1000)).collect())
     }
 
     fn start(&mut self, job: Job) -> Result<()> {
@@ -183,7 +183,8 @@ impl Fixture {
         let engine = ScriptedEngine { script: Arc::clone(&script), jobs: Vec::new() };
         let vocab = TokenizerSource { vocab: Some(VOCAB.as_bytes()), ..TokenizerSource::default() };
         let max_bytes = settings.max_image_bytes;
-        let parts = Parts {
+        let metrics = Metrics::new();
+        let parts = CaptionerParts {
             tokenizer: Tokenizer::load(vocab).unwrap(),
             preprocess: PreprocessConfig::default().with_size(32, 32).unwrap(),
             limits: DecodeLimits { max_bytes, max_pixels: 100_000_000 },
@@ -192,12 +193,13 @@ impl Fixture {
             max_batch_size: capacity,
             // All that there is room for goes into the model, for tests that keep it there.
             vision_order: VisionOrder::AllFirst,
+            vision_batch: 1,
             queue_capacity: capacity,
             memory,
             fallback_text: "no description".into(),
+            metrics: metrics.clone(),
         };
-        let metrics = Metrics::new();
-        let captioner = Captioner::measured(Box::new(engine), parts, metrics.clone()).unwrap();
+        let captioner = Captioner::with_engine(Box::new(engine), parts).unwrap();
         Self { script, state: AppState::measured(settings, metrics), captioner }
     }
 

@@ -39,8 +39,8 @@ fn mixed(engine: &LocalEngine, pixels: &[Arc<PixelValues>]) -> Vec<Job> {
                 ..GenerationParams::default()
             };
             let prompt = (0..n as u32 % 4).map(|word| (7 * word + n as u32) % words).collect();
-            let image = pixels[n as usize % pixels.len()].clone().into();
-            Job { id: JobId(n), image, prompt, params }
+            let image = pixels[n as usize % pixels.len()].clone();
+            Job::new(JobId(n), image, prompt, params)
         })
         .collect()
 }
@@ -93,11 +93,9 @@ fn whatever_a_slot_held_the_next_image_does_not_notice() {
     // A failure in the first step and one in a prompt, so that both ways of writing are covered.
     for prompt in [vec![], vec![5, 6, 7]] {
         for id in 2..8 {
-            let image = Arc::clone(&broken).into();
+            let image = Arc::clone(&broken);
             let params = job(id, &cases[0], &pixels).params;
-            engine
-                .start(Job { id: JobId(id as u64), image, prompt: prompt.clone(), params })
-                .unwrap();
+            engine.start(Job::new(JobId(id as u64), image, prompt.clone(), params)).unwrap();
         }
         let mut events = Vec::new();
         engine.step(&mut events).unwrap();
@@ -111,24 +109,24 @@ fn whatever_a_slot_held_the_next_image_does_not_notice() {
 #[test]
 fn images_of_several_sizes_are_encoded_together_as_alone() {
     let (mut engine, _, pixels) = Set::tiny("half", GPU).engine();
-    assert!(engine.vision_batch() > 1);
+    assert!(engine.info().vision_batch > 1);
     let mut images: Vec<Arc<PixelValues>> = pixels.iter().chain(&pixels).cloned().collect();
     images.rotate_left(1);
-    let together = engine.encode_all(&images).unwrap();
+    let together = engine.encode(&images).unwrap();
     assert_eq!(together.len(), images.len());
     let states = |image: &cutline::engine::EncodedImage| {
         image.content::<Encoded>().unwrap().states().unwrap()
     };
     for (pixels, image) in images.iter().zip(&together) {
-        let alone = engine.encode(pixels).unwrap();
+        let alone = engine.encode_one(Arc::clone(pixels)).unwrap();
         assert_eq!(image.bytes(), alone.bytes(), "each has its own memory");
         let (ours, expected) = (states(image), states(&alone));
         assert_eq!(ours.len(), expected.len());
         assert!(ours.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-5));
     }
     let cut = PixelValues { width: 7, ..(*pixels[0]).clone() };
-    assert!(engine.encode_all(&[pixels[0].clone(), Arc::new(cut)]).is_err());
-    assert!(engine.encode_all(&[]).unwrap().is_empty());
+    assert!(engine.encode(&[pixels[0].clone(), Arc::new(cut)]).is_err());
+    assert!(engine.encode(&[]).unwrap().is_empty());
 }
 
 /// Half precision against f32, of the vision tower's output and of the logits: the greatest
@@ -201,7 +199,7 @@ fn a_caption_that_is_started_anew_begins_as_it_was_heard() {
     let own = &whole[0].ids[1 + cases[0].prompt.len()..];
     // What it would write by itself, and what it would not.
     for heard in [own[..2].to_vec(), vec![own[0] + 1, 9, 11]] {
-        engine.resume(begun.clone(), &heard).unwrap();
+        engine.start(Job { written: heard.clone(), ..begun.clone() }).unwrap();
         let (sequences, tokens) = run(&mut engine, Vec::new(), 1).remove(&0).unwrap();
         assert_eq!(tokens[..heard.len()], heard);
         assert_eq!(sequences[0].ids[1 + cases[0].prompt.len()..], tokens);

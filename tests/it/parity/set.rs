@@ -218,10 +218,6 @@ pub(super) fn params(case: &Case) -> GenerationParams {
 }
 
 pub(super) fn job(id: usize, case: &Case, pixels: &[Arc<PixelValues>]) -> Job {
-    Job {
-        id: JobId(id as u64),
-        image: pixels[case.image].clone().into(),
-        prompt: case.prompt.clone(),
-        params: params(case),
-    }
+    let image = Arc::clone(&pixels[case.image]);
+    Job::new(JobId(id as u64), image, case.prompt.clone(), params(case))
 }

@@ -236,7 +236,7 @@ fn the_tiny_models_still_say_nearly_the_same() {
 #[cfg(feature = "embedded-model")]
 fn example(name: &str, files: &ModelFiles, side: usize) -> Vec<f32> {
     use cutline::image::{DecodeLimits, PreprocessConfig, decode};
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("examples/{name}.jpg"));
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("assets/{name}.jpg"));
     let limits = DecodeLimits { max_bytes: 1 << 24, max_pixels: 1 << 24 };
     let image = decode(&fs::read(path).unwrap(), &limits).unwrap();
     let config = PreprocessConfig::from_json(files.preprocessor.as_deref()).unwrap();

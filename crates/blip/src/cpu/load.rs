@@ -8,7 +8,7 @@ use crate::layers::Loader;
 use crate::text::{decoder_bias, words_and_head};
 use crate::weights::Weights;
 use cutline_error::Result;
-use cutline_kernels::packed_weights::Packed;
+use cutline_kernels::packed_weights::PackedWeights;
 use cutline_kernels::{Precision, Tier};
 
 /// A checkpoint, and what its weights become.
@@ -102,7 +102,11 @@ impl Packer<'_> {
     }
 
     /// The word embedding, if it is not the head's matrix, and the head.
-    fn words_and_head(&self, config: &TextConfig, tied: bool) -> Result<(Option<Packed>, Head)> {
+    fn words_and_head(
+        &self,
+        config: &TextConfig,
+        tied: bool,
+    ) -> Result<(Option<PackedWeights>, Head)> {
         let (hidden, vocabulary) = (config.hidden_size, config.vocab_size);
         let names = words_and_head(config, tied, &self.loader)?;
         let words = names.words.flatten_all().and_then(|words| words.to_vec1());
@@ -130,7 +134,7 @@ impl Packer<'_> {
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
         let prefix = format!("text_decoder.bert.encoder.layer.{n}");
         let named = |name: &str| format!("{prefix}.{name}");
-        let output = |name: &str, from| -> Result<(Packed, Norm)> {
+        let output = |name: &str, from| -> Result<(PackedWeights, Norm)> {
             let dense = self.linear(&[&named(&format!("{name}.dense"))], from, hidden)?;
             let norm = named(&format!("{name}.LayerNorm"));
             Ok((dense, self.norm(&norm, hidden, config.layer_norm_eps)?))
@@ -155,7 +159,7 @@ impl Packer<'_> {
     }
 
     /// Linear layers of the same input, one behind the other as one; `to` numbers of each.
-    fn linear(&self, prefixes: &[&str], from: usize, to: usize) -> Result<Packed> {
+    fn linear(&self, prefixes: &[&str], from: usize, to: usize) -> Result<PackedWeights> {
         let (mut weight, mut bias) = (Vec::new(), Vec::new());
         for prefix in prefixes {
             weight.extend(self.loader.values(&format!("{prefix}.weight"), &[to, from])?);
@@ -164,18 +168,18 @@ impl Packer<'_> {
         Ok(self.pack(&weight, &bias, from))
     }
 
-    fn pack(&self, weight: &[f32], bias: &[f32], depth: usize) -> Packed {
-        Packed::new(self.tier, self.precision, weight, bias, depth)
+    fn pack(&self, weight: &[f32], bias: &[f32], depth: usize) -> PackedWeights {
+        PackedWeights::new(self.tier, self.precision, weight, bias, depth)
     }
 
     /// The projection to the vocabulary. Beside 8 bits it is in bf16, where that is an instruction:
     /// the logits of two words are often closer than what its rounding changes.
-    fn pack_head(&self, weight: &[f32], bias: &[f32], depth: usize) -> Packed {
+    fn pack_head(&self, weight: &[f32], bias: &[f32], depth: usize) -> PackedWeights {
         let precision = match self.precision {
             Precision::Int8 if self.tier.has_bf16() => Precision::Bf16,
             precision => precision,
         };
-        Packed::new(self.tier, precision, weight, bias, depth)
+        PackedWeights::new(self.tier, precision, weight, bias, depth)
     }
 
     fn norm(&self, prefix: &str, width: usize, eps: f64) -> Result<Norm> {

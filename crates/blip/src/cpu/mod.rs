@@ -11,16 +11,16 @@ mod vision;
 use crate::BlipConfig;
 use crate::config::Activation;
 use cutline_error::{Error, Result};
-use cutline_kernels::activations::Operand;
+use cutline_kernels::activations::Activations;
 use cutline_kernels::attention::{Heads, SelfAttention};
 use cutline_kernels::buffer::Buffer;
-use cutline_kernels::cross_kv::Memory;
+use cutline_kernels::cross_kv::CrossKv;
 use cutline_kernels::gemm::{Epilogue, linear};
-use cutline_kernels::math::Function;
-use cutline_kernels::packed_weights::Packed;
+use cutline_kernels::math::ActivationFn;
+use cutline_kernels::packed_weights::PackedWeights;
 use cutline_kernels::rows;
-use cutline_kernels::self_kv::Cache;
-use cutline_kernels::thread_pool::{Team, session};
+use cutline_kernels::self_kv::SelfKv;
+use cutline_kernels::thread_pool::{ThreadPool, with_thread_pool};
 use cutline_kernels::{Precision, Tier};
 
 /// A loaded BLIP captioner. Everything here is read-only; what changes is in [`Workspace`] and
@@ -38,7 +38,7 @@ pub struct CpuModel {
 /// Memory for one pass at a time; it grows to what the largest one needs.
 #[derive(Debug)]
 pub struct Workspace {
-    operand: Operand,
+    activations: Activations,
     /// The residual stream, `[rows, width]`.
     stream: Buffer<f32>,
     /// What a product leaves for the next step.
@@ -82,8 +82,8 @@ impl CpuImage {
 #[derive(Debug)]
 pub struct CpuSlot {
     /// By layer.
-    memories: Vec<Memory>,
-    cache: Cache,
+    cross_kv: Vec<CrossKv>,
+    self_kv: SelfKv,
     /// Tokens that the cache holds of every row.
     position: usize,
 }
@@ -92,7 +92,7 @@ impl CpuSlot {
     /// Sequences that are decoded for this image.
     #[must_use]
     pub fn rows(&self) -> usize {
-        self.cache.rows()
+        self.self_kv.rows()
     }
 
     /// Tokens that are read of every row; also the position of the next one.
@@ -104,13 +104,13 @@ impl CpuSlot {
     /// Whether the cache has no room for another token.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.position == self.cache.capacity()
+        self.position == self.self_kv.capacity()
     }
 
     /// Bytes of the image's keys and values.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
-        self.memories.iter().map(Memory::bytes).sum()
+        self.cross_kv.iter().map(CrossKv::bytes).sum()
     }
 
     /// Makes row `n` continue the former row `sources[n]`.
@@ -123,7 +123,7 @@ impl CpuSlot {
             return Err(Error::internal(format!("rows {sources:?} of {rows} cannot go on")));
         }
         if !sources.iter().copied().eq(0..rows) {
-            self.cache.reorder(sources, self.position);
+            self.self_kv.reorder(sources, self.position);
         }
         Ok(())
     }
@@ -162,7 +162,7 @@ impl CpuModel {
     #[must_use]
     pub fn workspace(&self) -> Workspace {
         Workspace {
-            operand: Operand::default(),
+            activations: Activations::default(),
             stream: Buffer::new(),
             wide: Buffer::new(),
             context: Buffer::new(),
@@ -185,7 +185,8 @@ impl CpuModel {
         height: usize,
     ) -> Result<CpuImage> {
         self.config.vision.check_image(pixels, width, height)?;
-        let states = session(|team| self.vision.forward(team, work, pixels, width, height));
+        let states =
+            with_thread_pool(|pool| self.vision.forward(pool, work, pixels, width, height));
         Ok(CpuImage { states })
     }
 
@@ -193,7 +194,7 @@ impl CpuModel {
     /// cross-attention's keys and values are computed here and never again.
     #[must_use]
     pub fn begin(&self, work: &mut Workspace, image: &CpuImage, capacity: usize) -> CpuSlot {
-        session(|team| self.text.begin(team, work, self.precision, image, capacity))
+        with_thread_pool(|pool| self.text.begin(pool, work, self.precision, image, capacity))
     }
 
     /// Reads the first tokens (decoder start and prompt) of a new item; the logits of the last.
@@ -206,13 +207,13 @@ impl CpuModel {
         item: &mut CpuSlot,
         tokens: &[u32],
     ) -> Result<&'w [f32]> {
-        let places = item.cache.capacity().min(self.config.text.max_position_embeddings);
+        let places = item.self_kv.capacity().min(self.config.text.max_position_embeddings);
         if tokens.is_empty() || item.position != 0 || item.position + tokens.len() > places {
             let count = tokens.len();
             return Err(Error::internal(format!("{count} first tokens for {places} places")));
         }
         self.config.text.check_tokens(tokens)?;
-        session(|team| self.text.read(team, work, &mut [item], tokens, tokens.len()));
+        with_thread_pool(|pool| self.text.read(pool, work, &mut [item], tokens, tokens.len()));
         Ok(work.logits.as_slice())
     }
 
@@ -233,7 +234,7 @@ impl CpuModel {
             return Err(Error::internal("a decoding step does not fit the state of its items"));
         }
         self.config.text.check_tokens(tokens)?;
-        session(|team| self.text.read(team, work, items, tokens, 1));
+        with_thread_pool(|pool| self.text.read(pool, work, items, tokens, 1));
         Ok(work.logits.as_slice())
     }
 }
@@ -254,18 +255,18 @@ impl Norm {
 
 /// `out = x Wᵀ + b` of the rows of `x`, through the operand.
 fn product(
-    team: &Team,
-    operand: &mut Operand,
+    pool: &ThreadPool,
+    activations: &mut Activations,
     x: &[f32],
-    weights: &Packed,
+    weights: &PackedWeights,
     out: &mut [f32],
     epilogue: Epilogue,
 ) {
-    operand.copy(team, weights.plan, x, weights.depth);
-    linear(team, operand, weights, out, epilogue);
+    activations.copy_from(pool, weights.plan, x, weights.depth);
+    linear(pool, activations, weights, out, epilogue);
 }
 
-impl From<Activation> for Function {
+impl From<Activation> for ActivationFn {
     fn from(activation: Activation) -> Self {
         match activation {
             Activation::Gelu => Self::Gelu,

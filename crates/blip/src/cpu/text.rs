@@ -4,12 +4,12 @@
 
 use super::{CpuImage, CpuSlot, Norm, Workspace, product};
 use cutline_kernels::attention::Heads;
-use cutline_kernels::cross_kv::{self, Memory};
+use cutline_kernels::cross_kv::{self, CrossKv};
 use cutline_kernels::gemm::{Epilogue, linear};
-use cutline_kernels::math::Function;
-use cutline_kernels::packed_weights::Packed;
-use cutline_kernels::self_kv::{self, Cache};
-use cutline_kernels::thread_pool::Team;
+use cutline_kernels::math::ActivationFn;
+use cutline_kernels::packed_weights::PackedWeights;
+use cutline_kernels::self_kv::{self, SelfKv};
+use cutline_kernels::thread_pool::ThreadPool;
 use cutline_kernels::{Precision, Tier};
 
 #[derive(Debug)]
@@ -17,7 +17,7 @@ pub(super) struct Text {
     pub(super) tier: Tier,
     pub(super) heads: Heads,
     /// The word embedding, `[vocabulary, hidden]`, if the head is not the same matrix.
-    pub(super) words: Option<Packed>,
+    pub(super) words: Option<PackedWeights>,
     /// `[positions, hidden]`.
     pub(super) positions: Vec<f32>,
     pub(super) norm: Norm,
@@ -29,24 +29,24 @@ pub(super) struct Text {
 #[derive(Debug)]
 pub(super) struct Layer {
     /// Queries, keys and values in one weight.
-    pub(super) qkv: Packed,
-    pub(super) self_output: (Packed, Norm),
-    pub(super) query: Packed,
+    pub(super) qkv: PackedWeights,
+    pub(super) self_output: (PackedWeights, Norm),
+    pub(super) query: PackedWeights,
     /// Of the image: keys and values in one weight.
-    pub(super) key_value: Packed,
-    pub(super) cross_output: (Packed, Norm),
-    pub(super) intermediate: Packed,
-    pub(super) activation: Function,
-    pub(super) output: (Packed, Norm),
+    pub(super) key_value: PackedWeights,
+    pub(super) cross_output: (PackedWeights, Norm),
+    pub(super) intermediate: PackedWeights,
+    pub(super) activation: ActivationFn,
+    pub(super) output: (PackedWeights, Norm),
 }
 
 /// Transform and projection to the vocabulary.
 #[derive(Debug)]
 pub(super) struct Head {
-    pub(super) transform: Packed,
-    pub(super) activation: Function,
+    pub(super) transform: PackedWeights,
+    pub(super) activation: ActivationFn,
     pub(super) norm: Norm,
-    pub(super) decoder: Packed,
+    pub(super) decoder: PackedWeights,
 }
 
 /// What a pass reads: so many tokens of every row.
@@ -61,30 +61,30 @@ struct Pass {
 impl Text {
     pub(super) fn begin(
         &self,
-        team: &Team,
+        pool: &ThreadPool,
         work: &mut Workspace,
         precision: Precision,
         image: &CpuImage,
         capacity: usize,
     ) -> CpuSlot {
         let mut item = work.spare.pop().unwrap_or_else(|| CpuSlot {
-            memories: self.layers.iter().map(|_| Memory::new(precision, self.heads)).collect(),
-            cache: Cache::new(self.heads, self.layers.len()),
+            cross_kv: self.layers.iter().map(|_| CrossKv::new(precision, self.heads)).collect(),
+            self_kv: SelfKv::new(self.heads, self.layers.len()),
             position: 0,
         });
         item.position = 0;
-        item.cache.reset(capacity);
-        for (number, (layer, memory)) in self.layers.iter().zip(&mut item.memories).enumerate() {
+        item.self_kv.reset(capacity);
+        for (number, (layer, memory)) in self.layers.iter().zip(&mut item.cross_kv).enumerate() {
             let weights = &layer.key_value;
             let (states, depth) = (&image.states, weights.depth);
             // All layers read the same states in the same form: converting them once is enough.
             if number == 0 {
-                work.operand.copy(team, weights.plan, states, depth);
+                work.activations.copy_from(pool, weights.plan, states, depth);
             }
             work.wide.resize(states.len() / depth * weights.width);
             let wide = work.wide.as_mut_slice();
-            linear(team, &work.operand, weights, wide, Epilogue::STORE);
-            memory.fill(team, self.tier, wide);
+            linear(pool, &work.activations, weights, wide, Epilogue::STORE);
+            memory.fill(pool, self.tier, wide);
         }
         item
     }
@@ -93,7 +93,7 @@ impl Text {
     /// logits of each row's last token, `[rows, vocabulary]`, are left in the workspace.
     pub(super) fn read(
         &self,
-        team: &Team,
+        pool: &ThreadPool,
         work: &mut Workspace,
         items: &mut [&mut CpuSlot],
         tokens: &[u32],
@@ -103,9 +103,9 @@ impl Text {
         let pass = Pass { tier: self.tier, tokens: tokens.len(), per_row, hidden };
         self.embed(work, items, tokens, pass);
         for (index, layer) in self.layers.iter().enumerate() {
-            layer.forward(team, work, items, index, pass);
+            layer.forward(pool, work, items, index, pass);
         }
-        self.head.forward(team, work, pass);
+        self.head.forward(pool, work, pass);
         for item in items {
             item.position += per_row;
         }
@@ -135,39 +135,46 @@ impl Text {
 impl Layer {
     fn forward(
         &self,
-        team: &Team,
+        pool: &ThreadPool,
         work: &mut Workspace,
         items: &mut [&mut CpuSlot],
         index: usize,
         pass: Pass,
     ) {
-        let Workspace { operand, stream, wide, context, scores, .. } = work;
+        let Workspace { activations, stream, wide, context, scores, .. } = work;
         let Pass { tier, tokens, per_row, hidden } = pass;
         let stream = stream.as_mut_slice();
         wide.resize(tokens * 3 * hidden);
         context.resize(tokens * hidden);
-        product(team, operand, stream, &self.qkv, wide.as_mut_slice(), Epilogue::STORE);
+        product(pool, activations, stream, &self.qkv, wide.as_mut_slice(), Epilogue::STORE);
         remember(items, index, wide.as_slice(), pass);
-        let attending = items.iter().map(|item| (&item.cache, item.position));
+        let batch = items.iter().map(|item| (&item.self_kv, item.position));
         let out = context.as_mut_slice();
-        self_kv::attend(team, (tier, index, per_row), attending, wide.as_slice(), scores, out);
+        self_kv::attend(pool, (tier, index, per_row), batch, wide.as_slice(), scores, out);
         let (weights, norm) = &self.self_output;
-        product(team, operand, context.as_slice(), weights, stream, Epilogue::ADD);
+        product(pool, activations, context.as_slice(), weights, stream, Epilogue::ADD);
         normalise(norm, stream, context.as_mut_slice(), pass);
 
         wide.resize(tokens * hidden);
-        product(team, operand, stream, &self.query, wide.as_mut_slice(), Epilogue::STORE);
-        let asking = items.iter().map(|item| (&item.memories[index], item.rows() * per_row));
-        cross_kv::attend(team, tier, asking, wide.as_slice(), scores, context.as_mut_slice());
+        product(pool, activations, stream, &self.query, wide.as_mut_slice(), Epilogue::STORE);
+        let batch = items.iter().map(|item| (&item.cross_kv[index], item.rows() * per_row));
+        cross_kv::attend(pool, tier, batch, wide.as_slice(), scores, context.as_mut_slice());
         let (weights, norm) = &self.cross_output;
-        product(team, operand, context.as_slice(), weights, stream, Epilogue::ADD);
+        product(pool, activations, context.as_slice(), weights, stream, Epilogue::ADD);
         normalise(norm, stream, context.as_mut_slice(), pass);
 
         wide.resize(tokens * self.intermediate.width);
         let inner = wide.as_mut_slice();
-        product(team, operand, stream, &self.intermediate, inner, Epilogue::of(self.activation));
+        product(
+            pool,
+            activations,
+            stream,
+            &self.intermediate,
+            inner,
+            Epilogue::of(self.activation),
+        );
         let (weights, norm) = &self.output;
-        product(team, operand, wide.as_slice(), weights, stream, Epilogue::ADD);
+        product(pool, activations, wide.as_slice(), weights, stream, Epilogue::ADD);
         normalise(norm, stream, context.as_mut_slice(), pass);
     }
 }
@@ -178,7 +185,7 @@ fn remember(items: &mut [&mut CpuSlot], layer: usize, qkv: &[f32], pass: Pass) {
     for item in items {
         for row in 0..item.rows() {
             for (token, qkv) in (0..pass.per_row).zip(&mut tokens) {
-                item.cache.put(layer, row, item.position + token, qkv);
+                item.self_kv.write(layer, row, item.position + token, qkv);
             }
         }
     }
@@ -195,25 +202,25 @@ fn normalise(norm: &Norm, stream: &mut [f32], spare: &mut [f32], pass: Pass) {
 
 impl Head {
     /// Of each row's last token.
-    fn forward(&self, team: &Team, work: &mut Workspace, pass: Pass) {
-        let Workspace { operand, stream, wide, context, logits, .. } = work;
+    fn forward(&self, pool: &ThreadPool, work: &mut Workspace, pass: Pass) {
+        let Workspace { activations, stream, wide, context, logits, .. } = work;
         let Pass { tier, tokens, per_row, hidden } = pass;
         let rows = tokens / per_row;
         let stream = stream.as_slice();
-        operand.fill(team, self.transform.plan, rows, hidden, |row, values| {
+        activations.fill_with(pool, self.transform.plan, rows, hidden, |row, values| {
             values.copy_from_slice(&stream[((row + 1) * per_row - 1) * hidden..][..hidden]);
         });
         wide.resize(rows * hidden);
         let transformed = wide.as_mut_slice();
         let epilogue = Epilogue::of(self.activation);
-        linear(team, operand, &self.transform, transformed, epilogue);
+        linear(pool, activations, &self.transform, transformed, epilogue);
         context.resize(hidden);
         let pass = Pass { tier, tokens: rows, per_row: 1, hidden };
         normalise(&self.norm, transformed, context.as_mut_slice(), pass);
         logits.resize(rows * self.decoder.width);
         product(
-            team,
-            operand,
+            pool,
+            activations,
             wide.as_slice(),
             &self.decoder,
             logits.as_mut_slice(),

@@ -7,9 +7,9 @@ use crate::positions;
 use cutline_kernels::Tier;
 use cutline_kernels::attention::Heads;
 use cutline_kernels::gemm::{Epilogue, linear};
-use cutline_kernels::math::Function;
-use cutline_kernels::packed_weights::Packed;
-use cutline_kernels::thread_pool::Team;
+use cutline_kernels::math::ActivationFn;
+use cutline_kernels::packed_weights::PackedWeights;
+use cutline_kernels::thread_pool::ThreadPool;
 
 #[derive(Debug)]
 pub(super) struct Vision {
@@ -17,7 +17,7 @@ pub(super) struct Vision {
     pub(super) patch_size: usize,
     pub(super) heads: Heads,
     /// The patch embedding: a convolution whose stride is its kernel is a linear layer of patches.
-    pub(super) patches: Packed,
+    pub(super) patches: PackedWeights,
     /// `[hidden]`.
     pub(super) class: Vec<f32>,
     /// `[1 + grid², hidden]`, the class token's first.
@@ -33,12 +33,12 @@ pub(super) struct Vision {
 pub(super) struct Layer {
     pub(super) layer_norm1: Norm,
     /// Queries, keys and values in one weight.
-    pub(super) qkv: Packed,
-    pub(super) projection: Packed,
+    pub(super) qkv: PackedWeights,
+    pub(super) projection: PackedWeights,
     pub(super) layer_norm2: Norm,
-    pub(super) fc1: Packed,
-    pub(super) activation: Function,
-    pub(super) fc2: Packed,
+    pub(super) fc1: PackedWeights,
+    pub(super) activation: ActivationFn,
+    pub(super) fc2: PackedWeights,
 }
 
 impl Vision {
@@ -49,7 +49,7 @@ impl Vision {
     /// Planes `[3, height, width]` → states `[1 + patches, hidden]`.
     pub(super) fn forward(
         &self,
-        team: &Team,
+        pool: &ThreadPool,
         work: &mut Workspace,
         pixels: &[f32],
         width: usize,
@@ -57,9 +57,9 @@ impl Vision {
     ) -> Vec<f32> {
         let (rows, columns) = (height / self.patch_size, width / self.patch_size);
         let (tokens, hidden) = (1 + rows * columns, self.heads.width());
-        self.embed(team, work, pixels, (rows, columns), (width, height));
+        self.embed(pool, work, pixels, (rows, columns), (width, height));
         for layer in &self.layers {
-            layer.forward(team, work, self.tier, tokens, hidden);
+            layer.forward(pool, work, self.tier, tokens, hidden);
         }
         let mut states = vec![0.0; tokens * hidden];
         let stream = &work.stream.as_slice()[..tokens * hidden];
@@ -72,24 +72,30 @@ impl Vision {
     /// Patches, class token and positions into the stream.
     fn embed(
         &self,
-        team: &Team,
+        pool: &ThreadPool,
         work: &mut Workspace,
         pixels: &[f32],
         (rows, columns): (usize, usize),
         (width, height): (usize, usize),
     ) {
         let (side, hidden, patches) = (self.patch_size, self.heads.width(), rows * columns);
-        work.operand.fill(team, self.patches.plan, patches, 3 * side * side, |patch, values| {
-            let (top, left) = (patch / columns * side, patch % columns * side);
-            for (line, out) in values.chunks_exact_mut(side).enumerate() {
-                let (plane, y) = (line / side, top + line % side);
-                out.copy_from_slice(&pixels[(plane * height + y) * width + left..][..side]);
-            }
-        });
+        work.activations.fill_with(
+            pool,
+            self.patches.plan,
+            patches,
+            3 * side * side,
+            |patch, values| {
+                let (top, left) = (patch / columns * side, patch % columns * side);
+                for (line, out) in values.chunks_exact_mut(side).enumerate() {
+                    let (plane, y) = (line / side, top + line % side);
+                    out.copy_from_slice(&pixels[(plane * height + y) * width + left..][..side]);
+                }
+            },
+        );
         work.stream.resize((1 + patches) * hidden);
         let (class, embedded) = work.stream.as_mut_slice().split_at_mut(hidden);
         class.copy_from_slice(&self.class);
-        linear(team, &work.operand, &self.patches, embedded, Epilogue::STORE);
+        linear(pool, &work.activations, &self.patches, embedded, Epilogue::STORE);
         let add = |positions: &[f32], stream: &mut [f32]| {
             stream.iter_mut().zip(positions).for_each(|(x, position)| *x += position);
         };
@@ -107,25 +113,32 @@ impl Vision {
 }
 
 impl Layer {
-    fn forward(&self, team: &Team, work: &mut Workspace, tier: Tier, tokens: usize, hidden: usize) {
-        let Workspace { operand, stream, wide, context, attention, .. } = work;
+    fn forward(
+        &self,
+        pool: &ThreadPool,
+        work: &mut Workspace,
+        tier: Tier,
+        tokens: usize,
+        hidden: usize,
+    ) {
+        let Workspace { activations, stream, wide, context, attention, .. } = work;
         let stream = &mut stream.as_mut_slice()[..tokens * hidden];
         let normed = |norm: &Norm, stream: &[f32], row: usize, values: &mut [f32]| {
             norm.row(tier, &stream[row * hidden..][..hidden], values);
         };
-        operand.fill(team, self.qkv.plan, tokens, hidden, |row, values| {
+        activations.fill_with(pool, self.qkv.plan, tokens, hidden, |row, values| {
             normed(&self.layer_norm1, stream, row, values);
         });
         wide.resize(tokens * 3 * hidden);
-        linear(team, operand, &self.qkv, wide.as_mut_slice(), Epilogue::STORE);
+        linear(pool, activations, &self.qkv, wide.as_mut_slice(), Epilogue::STORE);
         context.resize(tokens * hidden);
-        attention.run(team, wide.as_slice(), tokens, context.as_mut_slice());
-        product(team, operand, context.as_slice(), &self.projection, stream, Epilogue::ADD);
-        operand.fill(team, self.fc1.plan, tokens, hidden, |row, values| {
+        attention.run(pool, wide.as_slice(), tokens, context.as_mut_slice());
+        product(pool, activations, context.as_slice(), &self.projection, stream, Epilogue::ADD);
+        activations.fill_with(pool, self.fc1.plan, tokens, hidden, |row, values| {
             normed(&self.layer_norm2, stream, row, values);
         });
         wide.resize(tokens * self.fc1.width);
-        linear(team, operand, &self.fc1, wide.as_mut_slice(), Epilogue::of(self.activation));
-        product(team, operand, wide.as_slice(), &self.fc2, stream, Epilogue::ADD);
+        linear(pool, activations, &self.fc1, wide.as_mut_slice(), Epilogue::of(self.activation));
+        product(pool, activations, wide.as_slice(), &self.fc2, stream, Epilogue::ADD);
     }
 }

@@ -94,7 +94,7 @@ macro_rules! table {
 pub(super) fn kernels(format: Format) -> &'static [Kernel] {
     match format {
         Format::F32 | Format::RoundedF32 | Format::Bf16 => table!(floats),
-        Format::Words => table!(words),
-        Format::Bytes => table!(bytes),
+        Format::Int8x2 => table!(words),
+        Format::Int8x4 => table!(bytes),
     }
 }

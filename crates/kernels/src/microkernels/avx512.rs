@@ -127,7 +127,7 @@ pub(super) fn kernels(format: Format) -> &'static [Kernel] {
     match format {
         Format::F32 | Format::RoundedF32 => table!(floats),
         Format::Bf16 => table!(bf16),
-        Format::Bytes => table!(bytes),
-        Format::Words => table!(words),
+        Format::Int8x4 => table!(bytes),
+        Format::Int8x2 => table!(words),
     }
 }

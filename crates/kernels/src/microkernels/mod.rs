@@ -18,20 +18,20 @@ use crate::Precision;
 use crate::isa::Tier;
 
 /// Most rows that a kernel takes.
-pub const MOST_ROWS: usize = 32;
+pub const MAX_ROWS: usize = 32;
 /// Most columns of a panel.
-pub const MOST_COLUMNS: usize = 32;
+pub const MAX_COLUMNS: usize = 32;
 
 /// The sums of one kernel call, rows of `columns` numbers: f32, or i32 for 8-bit operands.
 #[repr(C, align(64))]
-pub struct Tile(pub(crate) [u32; MOST_ROWS * MOST_COLUMNS]);
+pub struct Accumulators(pub(crate) [u32; MAX_ROWS * MAX_COLUMNS]);
 
 /// `(left, right, steps, tile)`: left is a block of rows, step after step; right is a panel.
 pub type Kernel = unsafe fn(*const u32, *const u8, usize, *mut u32);
 
 /// How rows are cut into blocks, and what multiplies a block.
 #[derive(Debug, Clone, Copy)]
-pub enum Micro {
+pub enum Microkernel {
     /// Blocks of up to `kernels.len()` rows, step-major: all rows' first steps, then all second.
     Blocks(&'static [Kernel]),
     /// Blocks of up to 32 rows, each row's steps in one piece: what matrix tiles read.
@@ -51,9 +51,9 @@ pub enum Format {
     /// Pairs of bf16.
     Bf16,
     /// u8 times i8, four a step.
-    Bytes,
+    Int8x4,
     /// u8 times i8, two a step: the left ones widened to 16 bits.
-    Words,
+    Int8x2,
 }
 
 impl Format {
@@ -61,78 +61,80 @@ impl Format {
     pub const fn group(self) -> usize {
         match self {
             Self::F32 | Self::RoundedF32 => 1,
-            Self::Bf16 | Self::Words => 2,
-            Self::Bytes => 4,
+            Self::Bf16 | Self::Int8x2 => 2,
+            Self::Int8x4 => 4,
         }
     }
 
     /// Bytes of a column in a step of the right operand.
     pub const fn column_bytes(self) -> usize {
         match self {
-            Self::Words => 2,
+            Self::Int8x2 => 2,
             _ => 4,
         }
     }
 
     pub const fn is_integer(self) -> bool {
-        matches!(self, Self::Bytes | Self::Words)
+        matches!(self, Self::Int8x4 | Self::Int8x2)
     }
 }
 
 /// The kernels of a tier for a precision, and the layout that they ask for.
 #[derive(Debug, Clone, Copy)]
-pub struct Plan {
+pub struct GemmPlan {
     pub tier: Tier,
     pub format: Format,
     /// Columns of a panel.
     pub columns: usize,
-    pub micro: Micro,
+    pub microkernel: Microkernel,
     /// Whether rows of both operands are [rotated](crate::rotate) before they are rounded.
     pub rotated: bool,
 }
 
-impl Plan {
+impl GemmPlan {
     pub fn new(tier: Tier, precision: Precision) -> Self {
         let format = match precision {
             Precision::F32 => Format::F32,
             Precision::Bf16 if tier.has_bf16() => Format::Bf16,
             Precision::Bf16 => Format::RoundedF32,
             Precision::Int8 if matches!(tier, Tier::Avx2 | Tier::Avx512 | Tier::Portable) => {
-                Format::Words
+                Format::Int8x2
             }
-            Precision::Int8 => Format::Bytes,
+            Precision::Int8 => Format::Int8x4,
         };
-        let (columns, micro) = Self::kernels(tier, format);
-        Self { tier, format, columns, micro, rotated: false }
+        let (columns, microkernel) = Self::kernels(tier, format);
+        Self { tier, format, columns, microkernel, rotated: false }
     }
 
     #[cfg(target_arch = "x86_64")]
-    fn kernels(tier: Tier, format: Format) -> (usize, Micro) {
+    fn kernels(tier: Tier, format: Format) -> (usize, Microkernel) {
         match tier {
-            Tier::Portable => (portable::COLUMNS, Micro::Blocks(portable::kernels(format))),
-            Tier::Avx2 | Tier::Avx2Vnni => (avx2::COLUMNS, Micro::Blocks(avx2::kernels(format))),
-            Tier::Amx if matches!(format, Format::Bf16 | Format::Bytes) => {
-                (amx::COLUMNS, Micro::Tiles { bytes: format == Format::Bytes })
+            Tier::Portable => (portable::COLUMNS, Microkernel::Blocks(portable::kernels(format))),
+            Tier::Avx2 | Tier::Avx2Vnni => {
+                (avx2::COLUMNS, Microkernel::Blocks(avx2::kernels(format)))
+            }
+            Tier::Amx if matches!(format, Format::Bf16 | Format::Int8x4) => {
+                (amx::COLUMNS, Microkernel::Tiles { bytes: format == Format::Int8x4 })
             }
             Tier::Avx512 | Tier::Avx512Vnni | Tier::Amx => {
-                (avx512::COLUMNS, Micro::Blocks(avx512::kernels(format)))
+                (avx512::COLUMNS, Microkernel::Blocks(avx512::kernels(format)))
             }
         }
     }
 
     #[cfg(not(target_arch = "x86_64"))]
-    fn kernels(_: Tier, format: Format) -> (usize, Micro) {
-        (portable::COLUMNS, Micro::Blocks(portable::kernels(format)))
+    fn kernels(_: Tier, format: Format) -> (usize, Microkernel) {
+        (portable::COLUMNS, Microkernel::Blocks(portable::kernels(format)))
     }
 
     /// The plan for so few rows as a token has: vectors stream the weights better than tiles, and
     /// sums of integers are the same.
     #[cfg(target_arch = "x86_64")]
     pub fn for_rows(self, rows: usize) -> Self {
-        let vectors = avx512::kernels(Format::Bytes);
-        match self.micro {
-            Micro::Tiles { bytes: true } if rows <= vectors.len() => {
-                Self { micro: Micro::Blocks(vectors), ..self }
+        let vectors = avx512::kernels(Format::Int8x4);
+        match self.microkernel {
+            Microkernel::Tiles { bytes: true } if rows <= vectors.len() => {
+                Self { microkernel: Microkernel::Blocks(vectors), ..self }
             }
             _ => self,
         }
@@ -147,9 +149,9 @@ impl Plan {
     /// Steps of rows of `depth` numbers; tiles read sixteen at a time.
     pub fn steps(&self, depth: usize) -> usize {
         let steps = depth.div_ceil(self.format.group());
-        match self.micro {
-            Micro::Blocks(_) => steps,
-            Micro::Tiles { .. } => steps.next_multiple_of(16),
+        match self.microkernel {
+            Microkernel::Blocks(_) => steps,
+            Microkernel::Tiles { .. } => steps.next_multiple_of(16),
         }
     }
 
@@ -160,14 +162,14 @@ impl Plan {
 
     /// Where rows lie in the left operand.
     pub fn blocks(&self, rows: usize) -> Blocks {
-        match self.micro {
+        match self.microkernel {
             // Even blocks: 577 rows in blocks of 12 and 11, not 48 of 12 and a slow single one.
-            Micro::Blocks(kernels) => {
+            Microkernel::Blocks(kernels) => {
                 let count = rows.div_ceil(kernels.len()).max(1);
                 Blocks { rows, count, base: rows / count, longer: rows % count }
             }
-            Micro::Tiles { .. } => {
-                Blocks { rows, count: rows.div_ceil(MOST_ROWS), base: MOST_ROWS, longer: 0 }
+            Microkernel::Tiles { .. } => {
+                Blocks { rows, count: rows.div_ceil(MAX_ROWS), base: MAX_ROWS, longer: 0 }
             }
         }
     }
@@ -192,16 +194,16 @@ impl Blocks {
 }
 
 /// Puts the CPU into the state that a plan's kernels need for as long as it lives.
-pub struct Ready {
+pub struct TileGuard {
     #[cfg(target_arch = "x86_64")]
     tiles: bool,
 }
 
-impl Ready {
-    pub fn new(plan: &Plan) -> Self {
+impl TileGuard {
+    pub fn new(plan: &GemmPlan) -> Self {
         #[cfg(target_arch = "x86_64")]
         {
-            let tiles = matches!(plan.micro, Micro::Tiles { .. });
+            let tiles = matches!(plan.microkernel, Microkernel::Tiles { .. });
             if tiles {
                 amx::configure();
             }
@@ -215,7 +217,7 @@ impl Ready {
     }
 }
 
-impl Drop for Ready {
+impl Drop for TileGuard {
     fn drop(&mut self) {
         #[cfg(target_arch = "x86_64")]
         if self.tiles {
@@ -227,15 +229,15 @@ impl Drop for Ready {
 /// Multiplies a block of `rows` rows, which lies at `left`, with the panel at `right`.
 ///
 /// # Safety
-/// A [`Ready`] of this plan lives on this thread; `left` holds the block in the plan's layout,
+/// A [`TileGuard`] of this plan lives on this thread; `left` holds the block in the plan's layout,
 /// `right` a panel of it, each with `steps` steps.
 pub unsafe fn multiply(
-    plan: &Plan,
+    plan: &GemmPlan,
     left: *const u32,
     rows: usize,
     right: *const u8,
     steps: usize,
-    tile: &mut Tile,
+    tile: &mut Accumulators,
 ) {
     // SAFETY: the caller's word; the tile is large enough for every kernel.
     unsafe { multiply_into(plan, left, rows, right, steps, tile.0.as_mut_ptr()) }
@@ -246,22 +248,22 @@ pub unsafe fn multiply(
 /// # Safety
 /// As for [`multiply`]; `out` has room for the rows, whole tiles of them where the plan has tiles.
 pub unsafe fn multiply_into(
-    plan: &Plan,
+    plan: &GemmPlan,
     left: *const u32,
     rows: usize,
     right: *const u8,
     steps: usize,
     out: *mut u32,
 ) {
-    match plan.micro {
+    match plan.microkernel {
         // SAFETY: layout and room are the caller's word.
-        Micro::Blocks(kernels) => unsafe { kernels[rows - 1](left, right, steps, out) },
+        Microkernel::Blocks(kernels) => unsafe { kernels[rows - 1](left, right, steps, out) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above; the tiles are configured while the caller's `Ready` lives.
-        Micro::Tiles { bytes } => unsafe {
+        Microkernel::Tiles { bytes } => unsafe {
             amx::multiply(bytes, left, rows, right, steps, out);
         },
         #[cfg(not(target_arch = "x86_64"))]
-        Micro::Tiles { .. } => {}
+        Microkernel::Tiles { .. } => {}
     }
 }

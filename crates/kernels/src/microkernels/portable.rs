@@ -10,8 +10,8 @@ const FMA: bool = cfg!(target_arch = "aarch64");
 
 pub(super) fn kernels(format: Format) -> &'static [Kernel] {
     match format {
-        Format::Words => &[words::<1>, words::<2>, words::<3>, words::<4>],
-        Format::F32 | Format::RoundedF32 | Format::Bf16 | Format::Bytes => {
+        Format::Int8x2 => &[words::<1>, words::<2>, words::<3>, words::<4>],
+        Format::F32 | Format::RoundedF32 | Format::Bf16 | Format::Int8x4 => {
             &[floats::<1>, floats::<2>, floats::<3>, floats::<4>]
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use serde_json::{Value, json};
-use tokenizers::Tokenizer as Inner;
+use tokenizers::Tokenizer as HfTokenizer;
 
 use cutline_error::{Error, Result};
 
@@ -21,7 +21,7 @@ pub struct TokenizerSource<'a> {
 /// A loaded tokenizer.
 #[derive(Debug)]
 pub struct Tokenizer {
-    inner: Inner,
+    inner: HfTokenizer,
     clean_up: bool,
 }
 
@@ -40,7 +40,7 @@ impl Tokenizer {
             None => Value::Null,
         };
         let inner = match (source.json, source.vocab) {
-            (Some(bytes), _) => Inner::from_bytes(bytes).map_err(|e| {
+            (Some(bytes), _) => HfTokenizer::from_bytes(bytes).map_err(|e| {
                 Error::model("tokenizer.json cannot be read; fetch the file again").with_source(e)
             })?,
             (None, Some(vocab)) => from_vocab(vocab, &config)?,
@@ -125,7 +125,7 @@ fn clean_up_spaces(text: &str) -> String {
 }
 
 /// A BERT tokenizer from `vocab.txt`, with the settings that `BertTokenizer` would use.
-fn from_vocab(vocab: &[u8], config: &Value) -> Result<Inner> {
+fn from_vocab(vocab: &[u8], config: &Value) -> Result<HfTokenizer> {
     let text = std::str::from_utf8(vocab).map_err(|e| {
         Error::model("vocab.txt is not UTF-8 text; fetch the file again").with_source(e)
     })?;
@@ -174,7 +174,7 @@ fn from_vocab(vocab: &[u8], config: &Value) -> Result<Inner> {
         "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
             "max_input_chars_per_word": 100, "vocab": ids},
     });
-    Inner::from_bytes(document.to_string()).map_err(|e| {
+    HfTokenizer::from_bytes(document.to_string()).map_err(|e| {
         Error::model("vocab.txt cannot be made into a tokenizer; fetch the file again")
             .with_source(e)
     })

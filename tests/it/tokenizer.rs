@@ -1,6 +1,6 @@
 //! Text against what `BlipProcessor` made of the same ids, and ids against what it made of prompts.
 
-use cutline::text::{Tokenizer, TokenizerSource};
+use cutline::tokenizer::{Tokenizer, TokenizerSource};
 use serde_json::Value;
 
 fn model_file(name: &str) -> Vec<u8> {

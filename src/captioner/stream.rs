@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use super::answer::{Answer, Finished, Progress};
+use super::answer::{Answer, CaptionProgress, ComputedAnswer};
 use super::style::styled;
 use super::{CacheState, Caption, Captioner, Style, TextStyle, Timings, VisionCacheState};
 use cutline_error::{Error, Result};
@@ -22,16 +22,16 @@ pub enum CaptionEvent {
 
 /// An accepted image. Dropping it stops the work, unless others wait for the same.
 #[derive(Debug)]
-pub struct Run {
-    caller: Caller,
-    source: Source,
+pub struct CaptionStream {
+    caller: CallerContext,
+    source: AnswerSource,
     /// What the caller was told last, where texts may come twice.
     told: String,
 }
 
 /// Whose run it is.
 #[derive(Debug)]
-pub(super) struct Caller {
+pub(super) struct CallerContext {
     pub(super) captioner: Captioner,
     /// When the request came.
     pub(super) begin: Instant,
@@ -42,12 +42,12 @@ pub(super) struct Caller {
 }
 
 #[derive(Debug)]
-enum Source {
+enum AnswerSource {
     /// It was in the cache.
     Known(Arc<Answer>),
     /// It is computed.
     Flight {
-        progress: watch::Receiver<Progress>,
+        progress: watch::Receiver<CaptionProgress>,
         /// Tokens that the caller has.
         seen: usize,
         /// Whether it was under way when the caller came.
@@ -56,36 +56,36 @@ enum Source {
 }
 
 /// What there is for the caller.
-enum News {
+enum StreamUpdate {
     Tokens(Vec<u32>),
-    End(Result<Arc<Finished>>),
+    End(Result<Arc<ComputedAnswer>>),
     None,
 }
 
-impl Run {
-    fn new(caller: Caller, source: Source) -> Self {
+impl CaptionStream {
+    fn new(caller: CallerContext, source: AnswerSource) -> Self {
         Self { caller, source, told: String::new() }
     }
 
-    pub(super) fn known(caller: Caller, answer: Arc<Answer>) -> Self {
-        Self::new(caller, Source::Known(answer))
+    pub(super) fn known(caller: CallerContext, answer: Arc<Answer>) -> Self {
+        Self::new(caller, AnswerSource::Known(answer))
     }
 
     /// Waits for work that was begun for this caller.
-    pub(super) fn first(caller: Caller, progress: watch::Receiver<Progress>) -> Self {
+    pub(super) fn first(caller: CallerContext, progress: watch::Receiver<CaptionProgress>) -> Self {
         let seen = progress.borrow().ids.len();
-        Self::new(caller, Source::Flight { progress, seen, joined: false })
+        Self::new(caller, AnswerSource::Flight { progress, seen, joined: false })
     }
 
     /// Waits for work that was begun for somebody else; what was written so far is the first news.
     pub(super) fn joined(
-        caller: Caller,
-        progress: watch::Receiver<Progress>,
+        caller: CallerContext,
+        progress: watch::Receiver<CaptionProgress>,
         prompt: usize,
     ) -> Self {
         let written = progress.borrow().ids.len();
         let seen = written.saturating_sub(1).max(prompt);
-        Self::new(caller, Source::Flight { progress, seen, joined: true })
+        Self::new(caller, AnswerSource::Flight { progress, seen, joined: true })
     }
 
     /// Waits until the image is decoded and in the queue, or the answer is there: afterwards nothing
@@ -94,7 +94,7 @@ impl Run {
     /// # Errors
     /// The image is bad.
     pub async fn accepted(&mut self) -> Result<()> {
-        let Source::Flight { progress, .. } = &mut self.source else { return Ok(()) };
+        let AnswerSource::Flight { progress, .. } = &mut self.source else { return Ok(()) };
         let news = progress.wait_for(|now| now.accepted || now.end.is_some()).await;
         match &news.map_err(|_| lost())?.end {
             Some(Err(error)) => Err(error.clone()),
@@ -109,31 +109,31 @@ impl Run {
     pub async fn next(&mut self) -> Result<CaptionEvent> {
         loop {
             let (progress, seen) = match &mut self.source {
-                Source::Known(answer) => {
+                AnswerSource::Known(answer) => {
                     let answer = Arc::clone(answer);
                     return Ok(CaptionEvent::Done(self.remembered(&answer)));
                 }
-                Source::Flight { progress, seen, .. } => (progress, seen),
+                AnswerSource::Flight { progress, seen, .. } => (progress, seen),
             };
             // Nothing is held across the await below.
             let news = {
                 let now = progress.borrow_and_update();
                 if now.ids.len() > *seen {
                     *seen += 1;
-                    News::Tokens(now.ids[..*seen].to_vec())
+                    StreamUpdate::Tokens(now.ids[..*seen].to_vec())
                 } else {
-                    now.end.clone().map_or(News::None, News::End)
+                    now.end.clone().map_or(StreamUpdate::None, StreamUpdate::End)
                 }
             };
             match news {
-                News::Tokens(ids) => {
+                StreamUpdate::Tokens(ids) => {
                     let text = self.caller.captioner.decode(&ids)?;
                     if let Some(text) = self.news(text) {
                         return Ok(CaptionEvent::Text(text));
                     }
                 }
-                News::End(end) => return Ok(CaptionEvent::Done(self.finish(&*end?))),
-                News::None => progress.changed().await.map_err(|_| lost())?,
+                StreamUpdate::End(end) => return Ok(CaptionEvent::Done(self.finish(&*end?))),
+                StreamUpdate::None => progress.changed().await.map_err(|_| lost())?,
             }
         }
     }
@@ -157,7 +157,7 @@ impl Run {
     /// # Errors
     /// Those of [`next`](Self::next).
     pub async fn end(&mut self) -> Result<Caption> {
-        if let Source::Flight { progress, seen, .. } = &mut self.source {
+        if let AnswerSource::Flight { progress, seen, .. } = &mut self.source {
             let now = progress.wait_for(|now| now.end.is_some()).await.map_err(|_| lost())?;
             // Texts on the way are not asked for, so none is made.
             *seen = now.ids.len();
@@ -174,8 +174,8 @@ impl Run {
         self.assemble(answer, CacheState::Hit, None, [Duration::ZERO; 3])
     }
 
-    fn finish(&self, work: &Finished) -> Box<Caption> {
-        let joined = matches!(self.source, Source::Flight { joined: true, .. });
+    fn finish(&self, work: &ComputedAnswer) -> Box<Caption> {
+        let joined = matches!(self.source, AnswerSource::Flight { joined: true, .. });
         let mut caption = if joined {
             // The times of the work are the first caller's; this one waited for it, and no more.
             let times = [Duration::ZERO, Duration::ZERO, self.caller.begin.elapsed()];
@@ -207,7 +207,7 @@ impl Run {
             cache,
             vision_cache,
             image: answer.image.clone(),
-            appearance: self.caller.colors.then(|| answer.appearance.clone()),
+            colors: self.caller.colors.then(|| answer.colors.clone()),
             timings: Timings {
                 decode_ms: milliseconds(decode),
                 queue_ms: milliseconds(queued),

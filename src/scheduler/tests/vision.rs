@@ -1,24 +1,25 @@
-//! Several images at once in the vision tower, and what a failure there costs: nothing to those who
-//! are not at fault.
+//! Several images at once in the vision tower: a failure there only costs the job at fault.
 
 use super::*;
 use crate::engine::fake::Defect;
 
-/// A handle over an engine that takes `at_once` images, with a long job 0 in its first step and jobs
-/// of four tokens waiting, on images of the widths 1, 2, ….
-fn crowd(script: &Arc<Script>, at_once: usize, waiting: usize) -> (Handle, Vec<Submission>) {
-    script.set_vision_batch(at_once);
-    let options =
-        Options { max_batch_size: 16, queue_capacity: 64, vision_order: VisionOrder::default() };
-    let handle = Handle::spawn(FakeEngine::boxed(script), options).unwrap();
+/// A handle over an engine that encodes `at_once` images together. Job 0 is long and in its first
+/// step; `waiting` jobs of four tokens wait, with images of the widths 1, 2, ….
+fn backlog(script: &Arc<Script>, at_once: usize, waiting: usize) -> (Handle, Vec<Submission>) {
+    let options = SchedulerOptions {
+        vision_batch: at_once,
+        vision_order: VisionOrder::default(),
+        ..options(16, 64)
+    };
+    let handle = spawn_with(script, options);
     let first = submit(&handle, 4, 1).unwrap();
     script.wait_for(&step(&[0]));
-    let rest = (1..=waiting).map(|width| submit_work(&handle, work(width, 4, 1)).unwrap());
+    let rest = (1..=waiting).map(|width| submit_request(&handle, request(width, 4, 1)).unwrap());
     let jobs = std::iter::once(first).chain(rest).collect();
     (handle, jobs)
 }
 
-/// The encodings, as the widths of the images in them.
+/// The calls of the vision tower, as the widths of their images.
 fn encodings(script: &Script) -> Vec<Vec<usize>> {
     let widths = |call| match call {
         Call::Encode(width) => Some(vec![width]),
@@ -29,66 +30,49 @@ fn encodings(script: &Script) -> Vec<Vec<usize>> {
 }
 
 #[test]
-fn all_that_fit_are_encoded_together_up_to_what_the_tower_takes() {
+fn images_are_encoded_together_up_to_the_limit_of_the_tower() {
     let script = Script::gated();
-    let (handle, jobs) = crowd(&script, 4, 6);
+    let (handle, jobs) = backlog(&script, 4, 6);
     script.open();
     jobs.into_iter().for_each(|job| succeeds(job, 4));
     assert_eq!(encodings(&script), [vec![0], vec![1, 2, 3, 4], vec![5, 6]]);
     let second = script.calls().into_iter().filter(|call| matches!(call, Call::Step(_))).nth(1);
-    assert_eq!(second, Some(step(&[0, 1, 2, 3, 4, 5, 6])), "before the next step, all of them");
+    assert_eq!(second, Some(step(&[0, 1, 2, 3, 4, 5, 6])), "all images before the next step");
     assert_eq!(handle.status().encoded, 7);
 }
 
 #[test]
-fn a_tower_that_gains_nothing_takes_one_at_a_time() {
+fn a_tower_that_is_no_faster_with_groups_encodes_one_at_a_time() {
     let script = Script::gated();
-    let (_handle, jobs) = crowd(&script, 1, 3);
+    let (_handle, jobs) = backlog(&script, 1, 3);
     script.open();
     jobs.into_iter().for_each(|job| succeeds(job, 4));
     assert!(encodings(&script).iter().all(|widths| widths.len() == 1));
 }
 
 #[test]
-fn one_batch_of_images_between_two_steps_can_be_chosen() {
+fn no_more_images_are_encoded_than_rows_are_free() {
     let script = Script::gated();
-    script.set_vision_batch(2);
-    let vision_order = VisionOrder::OneBetweenSteps;
-    let options = Options { max_batch_size: 16, queue_capacity: 64, vision_order };
-    let handle = Handle::spawn(FakeEngine::boxed(&script), options).unwrap();
+    let handle = spawn_with(&script, SchedulerOptions { vision_batch: 8, ..options(4, 64) });
     let mut jobs = vec![submit(&handle, 4, 1).unwrap()];
     script.wait_for(&step(&[0]));
-    jobs.extend((0..4).map(|_| submit(&handle, 4, 1).unwrap()));
-    script.open();
-    jobs.into_iter().for_each(|job| succeeds(job, 4));
-    assert_eq!(script.count(&step(&[0, 1, 2])), 1);
-    assert_eq!(script.count(&step(&[0, 1, 2, 3, 4])), 2);
-}
-
-#[test]
-fn no_more_images_are_taken_than_there_are_rows_for() {
-    let script = Script::gated();
-    script.set_vision_batch(8);
-    let handle = spawn(&script, 4, 64);
-    let mut jobs = vec![submit(&handle, 4, 1).unwrap()];
-    script.wait_for(&step(&[0]));
-    jobs.push(submit_work(&handle, work(1, 4, 2)).unwrap());
-    jobs.extend((2..4).map(|width| submit_work(&handle, work(width, 4, 1)).unwrap()));
+    jobs.push(submit_request(&handle, request(1, 4, 2)).unwrap());
+    jobs.extend((2..4).map(|width| submit_request(&handle, request(width, 4, 1)).unwrap()));
     script.open();
     jobs.into_iter().for_each(|job| succeeds(job, 4));
     assert_eq!(encodings(&script)[1], [1, 2], "1 + 2 + 1 rows");
 }
 
 #[test]
-fn encoded_images_come_in_with_the_others() {
+fn encoded_images_join_together_with_the_others() {
     let script = Script::gated();
-    script.set_vision_batch(8);
-    let handle = spawn(&script, 8, 64);
+    let handle = spawn_with(&script, SchedulerOptions { vision_batch: 8, ..options(8, 64) });
     let first = submit(&handle, 4, 1).unwrap();
     script.wait_for(&step(&[0]));
     let image = Arc::new(crate::engine::EncodedImage::new(9_usize, 8));
-    let known = submit_work(&handle, Work { image: image.into(), ..work(0, 4, 1) }).unwrap();
-    let others = [1, 2].map(|width| submit_work(&handle, work(width, 4, 1)).unwrap());
+    let known =
+        submit_request(&handle, JobRequest { image: image.into(), ..request(0, 4, 1) }).unwrap();
+    let others = [1, 2].map(|width| submit_request(&handle, request(width, 4, 1)).unwrap());
     script.open();
     succeeds(first, 4);
     succeeds(known, 4);
@@ -98,12 +82,12 @@ fn encoded_images_come_in_with_the_others() {
 }
 
 #[test]
-fn an_image_that_cannot_be_encoded_fails_alone_out_of_many() {
+fn an_image_that_cannot_be_encoded_fails_alone_in_a_group() {
     for (defect, said) in
         [(Defect::BadImage(2), "failed as planned"), (Defect::BombImage(2), "panicked")]
     {
         let script = Script::gated();
-        let (handle, mut jobs) = crowd(&script, 4, 3);
+        let (handle, mut jobs) = backlog(&script, 4, 3);
         script.set_defect(Some(defect));
         script.open();
         let error = failure(jobs.remove(2));
@@ -112,15 +96,15 @@ fn an_image_that_cannot_be_encoded_fails_alone_out_of_many() {
         assert_eq!(encodings(&script), [vec![0], vec![1, 2, 3], vec![1], vec![2], vec![3]]);
         let status = handle.status();
         assert_eq!((status.in_flight, status.failures, status.failed), (0, 1, false));
-        assert!(!status.degraded, "the others were a success: {defect:?}");
+        assert!(!status.degraded, "the other jobs succeeded: {defect:?}");
     }
 }
 
 #[test]
-fn a_failure_in_company_that_does_not_repeat_costs_nobody_a_caption() {
+fn a_group_failure_that_does_not_repeat_costs_no_caption() {
     for mishap in [Mishap::Fail, Mishap::Panic, Mishap::OutOfMemory] {
         let script = Script::gated();
-        let (handle, jobs) = crowd(&script, 4, 4);
+        let (handle, jobs) = backlog(&script, 4, 4);
         script.plan_encoding(mishap);
         script.open();
         jobs.into_iter().for_each(|job| succeeds(job, 4));
@@ -129,9 +113,9 @@ fn a_failure_in_company_that_does_not_repeat_costs_nobody_a_caption() {
 }
 
 #[test]
-fn a_tower_without_memory_is_given_half_and_the_limit_is_kept() {
+fn a_tower_out_of_memory_gets_half_the_images_and_the_limit_stays() {
     let script = Script::gated();
-    let (handle, mut jobs) = crowd(&script, 8, 8);
+    let (handle, mut jobs) = backlog(&script, 8, 8);
     script.set_defect(Some(Defect::VisionMemory(3)));
     script.open();
     jobs.drain(..).for_each(|job| succeeds(job, 4));
@@ -141,7 +125,7 @@ fn a_tower_without_memory_is_given_half_and_the_limit_is_kept() {
     let status = handle.status();
     assert_eq!((status.vision_limit, status.memory_limit), (Some(2), None));
     assert_eq!((status.out_of_memory, status.failures, status.degraded), (2, 0, false));
-    // Later images do not run into it again.
+    // Later images respect the limit.
     jobs.extend((0..6).map(|_| submit(&handle, 4, 1).unwrap()));
     jobs.drain(..).for_each(|job| succeeds(job, 4));
     assert_eq!(handle.status().out_of_memory, 2);
@@ -149,9 +133,9 @@ fn a_tower_without_memory_is_given_half_and_the_limit_is_kept() {
 }
 
 #[test]
-fn a_caller_that_left_is_not_encoded_with_the_others() {
+fn an_abandoned_job_is_not_encoded_with_the_others() {
     let script = Script::gated();
-    let (handle, mut jobs) = crowd(&script, 4, 4);
+    let (handle, mut jobs) = backlog(&script, 4, 4);
     drop(jobs.remove(2));
     script.open();
     jobs.into_iter().for_each(|job| succeeds(job, 4));

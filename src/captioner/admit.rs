@@ -1,4 +1,4 @@
-//! From what is asked for to a [`Run`]: whether it is known, under way, or new.
+//! From what is asked for to a [`CaptionStream`]: whether it is known, under way, or new.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -6,9 +6,9 @@ use std::time::Instant;
 
 use tracing::{Instrument, Span};
 
-use super::answer::{Answer, Progress};
-use super::run::{Caller, Run};
-use super::work::{self, Task, VisionUse};
+use super::answer::{Answer, CaptionProgress};
+use super::stream::{CallerContext, CaptionStream};
+use super::work::{self, CaptionTask, VisionCacheUse};
 use super::{CachePolicy, CaptionParams, Captioner, Photo, Priority};
 use crate::cache::{InFlight, Key};
 use crate::metrics::{CacheName, Lookup};
@@ -19,7 +19,7 @@ use cutline_error::{Error, Result};
 const HASHED_AT_ONCE: usize = 1 << 20;
 
 /// A photo and its place in the caches.
-struct Asked {
+struct HashedPhoto {
     photo: Photo,
     hash: blake3::Hash,
     /// `None` where the answer is neither looked for nor kept.
@@ -27,10 +27,10 @@ struct Asked {
 }
 
 /// What there is of an answer already.
-enum Found {
-    All(Arc<Answer>),
-    UnderWay(Key),
-    Nothing,
+enum AnswerLookup {
+    Cached(Arc<Answer>),
+    InFlight(Key),
+    New,
 }
 
 impl Captioner {
@@ -39,28 +39,32 @@ impl Captioner {
     ///
     /// # Errors
     /// Those of [`start_all`](Self::start_all).
-    pub async fn start(&self, photo: impl Into<Photo>, params: CaptionParams) -> Result<Run> {
+    pub async fn start(
+        &self,
+        photo: impl Into<Photo>,
+        params: CaptionParams,
+    ) -> Result<CaptionStream> {
         let photos = vec![photo.into()];
         let mut runs = self.start_all(photos, params, Priority::Interactive).await?;
         runs.pop().ok_or_else(|| Error::internal("an image was lost"))
     }
 
     /// Begins the captions of `photos`, one run for each, in their order. Those that the cache
-    /// knows are there at once; those that are under way already are joined; for the others places
+    /// knows are there at once; those that are under way already are joined; for the others slots
     /// in the queue are taken, all of them at once or none.
     ///
     /// What is wrong with a single image is said by its run.
     ///
     /// # Errors
     /// [`InvalidParameter`](cutline_error::ErrorKind::InvalidParameter), or
-    /// [`QueueFull`](cutline_error::ErrorKind::QueueFull) when there are not enough places, or not
+    /// [`QueueFull`](cutline_error::ErrorKind::QueueFull) when there are not enough slots, or not
     /// enough memory for what the model would read.
     pub async fn start_all(
         &self,
         photos: Vec<Photo>,
         params: CaptionParams,
         priority: Priority,
-    ) -> Result<Vec<Run>> {
+    ) -> Result<Vec<CaptionStream>> {
         let begin = Instant::now();
         params.validate()?;
         let prompt = self.prompt(&params)?;
@@ -101,7 +105,7 @@ impl Captioner {
         photos: Vec<Photo>,
         prompt: &[u32],
         params: &CaptionParams,
-    ) -> Result<Vec<Asked>> {
+    ) -> Result<Vec<HashedPhoto>> {
         let hash_all = |photos: Vec<Photo>| -> Vec<(blake3::Hash, Photo)> {
             photos.into_iter().map(|photo| (blake3::hash(&photo.bytes), photo)).collect()
         };
@@ -116,10 +120,10 @@ impl Captioner {
             let key = match params.cache {
                 CachePolicy::Bypass => None,
                 CachePolicy::Use | CachePolicy::Refresh => {
-                    self.inner.identity.answer(&hash, prompt, &generation)
+                    self.inner.keys.answer(&hash, prompt, &generation)
                 }
             };
-            Asked { photo, hash, key }
+            HashedPhoto { photo, hash, key }
         };
         Ok(hashed.into_iter().map(asked).collect())
     }
@@ -127,58 +131,60 @@ impl Captioner {
     /// Decides for all photos at one moment, so that equal ones among them are computed once.
     fn begin(
         &self,
-        asked: Vec<Asked>,
+        asked: Vec<HashedPhoto>,
         prompt: &[u32],
         params: &CaptionParams,
         priority: Priority,
         begin: Instant,
-    ) -> Result<Vec<Run>> {
+    ) -> Result<Vec<CaptionStream>> {
         let inner = &self.inner;
         let text = params.text_style();
-        // Before the board, so that they are dropped after it if something fails: a flight that is
-        // closed asks for the board itself.
+        // Before the flights, so that they are dropped after it if something fails: a flight that is
+        // closed asks for the flights itself.
         let (mut runs, mut tasks) = (Vec::with_capacity(asked.len()), Vec::new());
-        let mut board = inner.flights.board();
-        let found = self.find(&asked, params.cache, &board);
-        let new = found.iter().filter(|found| matches!(found, Found::Nothing)).count();
+        let mut flights = inner.flights.lock();
+        let found = self.find(&asked, params.cache, &flights);
+        let new = found.iter().filter(|found| matches!(found, AnswerLookup::New)).count();
         // Before any work on the images: what cannot be queued need not be decoded.
-        let mut places = inner.handle.reserve(new, priority)?;
+        let mut slots = inner.scheduler.reserve(new, priority)?;
         // And the pixels that the model will read of each.
         let input = inner.preprocess.input_bytes() as u64;
         let mut memory = inner.decoders.budget().take(input.saturating_mul(new as u64))?;
-        for (Asked { photo, hash, key }, found) in asked.into_iter().zip(found) {
-            let caller = Caller { captioner: self.clone(), begin, colors: params.colors, text };
+        for (HashedPhoto { photo, hash, key }, found) in asked.into_iter().zip(found) {
+            let caller =
+                CallerContext { captioner: self.clone(), begin, colors: params.colors, text };
             let run = match found {
-                Found::All(answer) => Run::known(caller, answer),
-                Found::UnderWay(key) => {
-                    let progress = board.join(&key);
+                AnswerLookup::Cached(answer) => CaptionStream::known(caller, answer),
+                AnswerLookup::InFlight(key) => {
+                    let progress = flights.join(&key);
                     let progress = progress.ok_or_else(|| Error::internal("a flight was lost"))?;
-                    Run::joined(caller, progress, prompt.len())
+                    CaptionStream::joined(caller, progress, prompt.len())
                 }
-                Found::Nothing => {
-                    let place = places.pop();
-                    let place = place.ok_or_else(|| Error::internal("a place was lost"))?;
-                    let state = Progress { ids: prompt.to_vec(), ..Progress::default() };
-                    let (lead, progress) = board.open(key, state);
-                    let task = Task {
+                AnswerLookup::New => {
+                    let slot = slots.pop();
+                    let slot = slot.ok_or_else(|| Error::internal("a queue slot was lost"))?;
+                    let state =
+                        CaptionProgress { ids: prompt.to_vec(), ..CaptionProgress::default() };
+                    let (leader, progress) = flights.start(key, state);
+                    let task = CaptionTask {
                         photo,
                         vision: self.vision_use(&hash, params.cache),
                         hash,
                         prompt: prompt.to_vec(),
                         params: params.generation(),
-                        place,
+                        slot,
                         permit: memory.split(input),
                     };
-                    tasks.push((lead, task));
-                    Run::first(caller, progress)
+                    tasks.push((leader, task));
+                    CaptionStream::first(caller, progress)
                 }
             };
             runs.push(run);
         }
-        drop(board);
-        for (lead, task) in tasks {
+        drop(flights);
+        for (leader, task) in tasks {
             // In the trace of the request that came first.
-            let work = work::drive(self.clone(), lead, task);
+            let work = work::drive(self.clone(), leader, task);
             tokio::spawn(work.instrument(Span::current()));
         }
         Ok(runs)
@@ -186,42 +192,42 @@ impl Captioner {
 
     fn find(
         &self,
-        asked: &[Asked],
+        asked: &[HashedPhoto],
         policy: CachePolicy,
-        board: &InFlight<'_, Progress>,
-    ) -> Vec<Found> {
+        flights: &InFlight<'_, CaptionProgress>,
+    ) -> Vec<AnswerLookup> {
         let mut new = HashSet::new();
         let metrics = &self.inner.metrics;
-        let find = |asked: &Asked| {
+        let find = |asked: &HashedPhoto| {
             let Some(key) = asked.key.filter(|_| policy == CachePolicy::Use) else {
-                return Found::Nothing;
+                return AnswerLookup::New;
             };
-            if new.contains(&key) || board.has(&key) {
+            if new.contains(&key) || flights.contains(&key) {
                 metrics.lookup(CacheName::Answers, Lookup::Coalesced);
-                return Found::UnderWay(key);
+                return AnswerLookup::InFlight(key);
             }
             // After the flights: one that lands leaves its answer here before it is gone.
             self.inner.answers.get(&key).map_or_else(
                 || {
                     metrics.lookup(CacheName::Answers, Lookup::Miss);
                     new.insert(key);
-                    Found::Nothing
+                    AnswerLookup::New
                 },
                 |answer| {
                     metrics.lookup(CacheName::Answers, Lookup::Hit);
-                    Found::All(answer)
+                    AnswerLookup::Cached(answer)
                 },
             )
         };
         asked.iter().map(find).collect()
     }
 
-    fn vision_use(&self, image: &blake3::Hash, policy: CachePolicy) -> VisionUse {
-        let key = self.inner.identity.vision(image);
+    fn vision_use(&self, image: &blake3::Hash, policy: CachePolicy) -> VisionCacheUse {
+        let key = self.inner.keys.vision(image);
         match policy {
-            CachePolicy::Use => VisionUse::ReadWrite(key),
-            CachePolicy::Refresh => VisionUse::Write(key),
-            CachePolicy::Bypass => VisionUse::None,
+            CachePolicy::Use => VisionCacheUse::ReadWrite(key),
+            CachePolicy::Refresh => VisionCacheUse::Write(key),
+            CachePolicy::Bypass => VisionCacheUse::None,
         }
     }
 }

@@ -7,7 +7,7 @@ use cutline::image::{Colors, DecodeLimits, Measures, MoodLabel, decode, decode_f
 use image::{ImageFormat, Rgb, RgbImage};
 
 fn example(name: &str) -> Vec<u8> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(name);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets").join(name);
     fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
@@ -18,7 +18,7 @@ fn png(width: u32, height: u32, pixel: impl Fn(u32, u32) -> [u8; 3]) -> Vec<u8> 
     bytes.into_inner()
 }
 
-fn appearance(bytes: &[u8]) -> Colors {
+fn colors_of(bytes: &[u8]) -> Colors {
     Colors::of(&decode(bytes, &DecodeLimits::default()).unwrap())
 }
 
@@ -31,7 +31,7 @@ fn half_red_and_half_blue_in_any_size() {
     for (width, height) in [(2, 1), (64, 64), (1000, 3), (1600, 1200)] {
         let bytes =
             png(width, height, |x, _| if x < width / 2 { [255, 0, 0] } else { [0, 0, 255] });
-        let Colors { colors, mood } = appearance(&bytes);
+        let Colors { colors, mood } = colors_of(&bytes);
         let told: Vec<_> = colors.iter().map(|c| (&*c.hex, &*c.name, c.fraction)).collect();
         assert_eq!(told, [("#0000ff", "blue", 0.5), ("#ff0000", "red", 0.5)], "{width}×{height}");
         assert_eq!(mood.label, MoodLabel::Energetic);
@@ -43,7 +43,7 @@ fn half_red_and_half_blue_in_any_size() {
 
 #[test]
 fn a_grey_ramp_has_five_greys_and_no_warmth_of_its_own() {
-    let Colors { colors, mood } = appearance(&png(512, 40, |x, _| [(x / 2) as u8; 3]));
+    let Colors { colors, mood } = colors_of(&png(512, 40, |x, _| [(x / 2) as u8; 3]));
     assert_eq!(colors.len(), 5);
     for color in &colors {
         assert!(near(color.rgb, [color.rgb[1]; 3], 1), "{color:?}");
@@ -65,7 +65,7 @@ fn one_colour_with_noise_is_one_colour() {
     let bytes = png(700, 500, |x, y| {
         [0, 1, 2].map(|c| (base[c] + noise(x, y, c as u32)).clamp(0, 255) as u8)
     });
-    let Colors { colors, .. } = appearance(&bytes);
+    let Colors { colors, .. } = colors_of(&bytes);
     assert_eq!(colors.len(), 1, "{colors:?}");
     assert!(near(colors[0].rgb, [46, 139, 87], 4), "{colors:?}");
     assert_eq!((&*colors[0].name, colors[0].fraction), ("seagreen", 1.0));
@@ -121,7 +121,7 @@ fn the_example_photos_have_their_colours() {
     ];
     let mut wrong = Vec::new();
     for (name, expected, label) in known {
-        let Colors { colors, mood } = appearance(&example(name));
+        let Colors { colors, mood } = colors_of(&example(name));
         let same = colors.len() == expected.len()
             && colors.iter().zip(expected).all(|(color, (rgb, fraction))| {
                 near(color.rgb, *rgb, 2) && (color.fraction - fraction).abs() < 0.01

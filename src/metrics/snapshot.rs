@@ -12,7 +12,7 @@ use super::CacheName;
 
 /// The state of a server at one moment. Plain data.
 #[derive(Debug, Clone, Default)]
-pub struct Now {
+pub struct ServerSnapshot {
     /// Requests that are being answered.
     pub requests_in_flight: usize,
     /// Whether captions are made.
@@ -22,12 +22,12 @@ pub struct Now {
     /// How many there may be.
     pub inflight_bytes_limit: u64,
     /// Once there is a model.
-    pub model: Option<ModelNow>,
+    pub model: Option<ModelSnapshot>,
 }
 
 /// The state of a model with its queue and caches. Plain data.
 #[derive(Debug, Clone, Default)]
-pub struct ModelNow {
+pub struct ModelSnapshot {
     /// The model's name.
     pub id: String,
     /// `cpu`, `cuda:0`.
@@ -59,14 +59,14 @@ pub struct ModelNow {
     /// Times that the device had no memory.
     pub out_of_memory: u64,
     /// Whole answers.
-    pub answers: CacheNow,
+    pub answers: CacheSnapshot,
     /// Encoded images.
-    pub images: CacheNow,
+    pub images: CacheSnapshot,
 }
 
 /// What a cache holds.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct CacheNow {
+pub struct CacheSnapshot {
     /// Bytes, bookkeeping included.
     pub bytes: u64,
     /// How many there may be.
@@ -74,11 +74,11 @@ pub struct CacheNow {
 }
 
 /// Writes metrics of which the values are known, with as little ado as possible.
-pub(super) struct Writer<'a>(pub(super) DescriptorEncoder<'a>);
+pub(super) struct MetricWriter<'a>(pub(super) DescriptorEncoder<'a>);
 
 type Written = Result<(), std::fmt::Error>;
 
-impl Writer<'_> {
+impl MetricWriter<'_> {
     pub(super) fn gauge(
         &mut self,
         name: &str,
@@ -121,9 +121,9 @@ const FEATURES: &str = match (cfg!(feature = "embedded-model"), cfg!(feature = "
     (false, false) => "",
 };
 
-impl Collector for Now {
+impl Collector for ServerSnapshot {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> Written {
-        let mut write = Writer(encoder);
+        let mut write = MetricWriter(encoder);
         let build = [("version", env!("CARGO_PKG_VERSION")), ("features", FEATURES)];
         write.gauges("build_info", "The program; always 1.", &[(build, 1)])?;
         write.gauge("ready", "Whether captions are made.", u64::from(self.ready))?;
@@ -146,8 +146,8 @@ impl Collector for Now {
     }
 }
 
-impl ModelNow {
-    fn encode(&self, write: &mut Writer<'_>) -> Written {
+impl ModelSnapshot {
+    fn encode(&self, write: &mut MetricWriter<'_>) -> Written {
         let labels = [
             ("id", self.id.as_str()),
             ("device", &self.device),
@@ -187,7 +187,7 @@ impl ModelNow {
         )
     }
 
-    fn encode_queue(&self, write: &mut Writer<'_>) -> Written {
+    fn encode_queue(&self, write: &mut MetricWriter<'_>) -> Written {
         write.gauge("queue_depth", "Images that wait for the model.", self.queue_depth as u64)?;
         write.gauge(
             "queue_reserved",

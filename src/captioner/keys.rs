@@ -1,0 +1,130 @@
+//! Cache keys and fingerprints: what an answer depends on.
+
+use super::{CaptionParams, Captioner, ModelInfo};
+use crate::cache::{Key, KeyNamespace};
+use crate::engine::GenerationParams;
+use cutline_image::{PREPROCESSING_VERSION, PreprocessConfig};
+
+/// Hexadecimal digits of a fingerprint. 64 bits are enough for the requests of one archive.
+const FINGERPRINT_DIGITS: usize = 16;
+
+/// The keys of one model: equal weights, precision, kernels, device and preprocessing.
+#[derive(Debug)]
+pub(super) struct CaptionKeys(KeyNamespace);
+
+impl CaptionKeys {
+    pub(super) fn new(info: &ModelInfo, preprocess: &PreprocessConfig) -> Self {
+        Self(KeyNamespace::new(&[
+            &info.digest,
+            &info.precision,
+            // Kernels and devices round differently.
+            &info.kernels,
+            &info.device,
+            &PREPROCESSING_VERSION.to_string(),
+            // Size, resampling and normalisation.
+            &format!("{preprocess:?}"),
+        ]))
+    }
+
+    /// The key of the vision tower's output for the image with this hash.
+    pub(super) fn vision(&self, image: &blake3::Hash) -> Key {
+        self.0.key("vision", &[image.as_bytes()])
+    }
+
+    /// The key of the answer for the image with this hash; `None` for sampling without a seed,
+    /// which gives a different answer each time.
+    pub(super) fn answer(
+        &self,
+        image: &blake3::Hash,
+        prompt: &[u32],
+        params: &GenerationParams,
+    ) -> Option<Key> {
+        if params.do_sample && params.seed.is_none() {
+            return None;
+        }
+        let prompt: Vec<u8> = prompt.iter().flat_map(|id| id.to_le_bytes()).collect();
+        // The debug format lists all fields by name, so a new field changes keys without an edit
+        // here. Rust prints enough digits to tell every float from every other.
+        let params = format!("{:?}", params.canonical());
+        Some(self.0.key("answer", &[image.as_bytes(), &prompt, params.as_bytes()]))
+    }
+}
+
+impl Captioner {
+    /// A short hash of model, precision, input size and parameters. Equal fingerprints mean equal
+    /// texts for the same photo. Unlike a cache key it leaves out kernels and device, so that work
+    /// begun on one machine can continue on another, where the odd word may differ.
+    #[must_use]
+    pub fn fingerprint(&self, params: &CaptionParams) -> String {
+        let info = self.info();
+        let mut hasher = blake3::Hasher::new_derive_key("cutline 2026-11 fingerprint");
+        for part in [
+            info.digest.as_str(),
+            &info.precision,
+            &format!("{PREPROCESSING_VERSION} {:?}", info.input_size),
+            &format!("{:?}", params.prompt),
+            // All fields by name, so that a new field counts without an edit here.
+            &format!("{:?}", params.generation().canonical()),
+            &format!("{:?}", params.text_style()),
+        ] {
+            hasher.update(&(part.len() as u64).to_le_bytes());
+            hasher.update(part.as_bytes());
+        }
+        let mut digits = hasher.finalize().to_hex().to_string();
+        digits.truncate(FINGERPRINT_DIGITS);
+        digits
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    fn keys() -> CaptionKeys {
+        CaptionKeys(KeyNamespace::new(&["model"]))
+    }
+
+    #[test]
+    fn everything_that_changes_an_answer_changes_its_key() {
+        let base = GenerationParams { do_sample: true, seed: Some(1), ..Default::default() };
+        let one = blake3::hash(b"one");
+        let with = |change: fn(&mut GenerationParams)| {
+            let mut params = base.clone();
+            change(&mut params);
+            keys().answer(&one, &[], &params).unwrap()
+        };
+        let all = [
+            with(|_| {}),
+            keys().answer(&blake3::hash(b"two"), &[], &base).unwrap(),
+            keys().answer(&one, &[5], &base).unwrap(),
+            keys().answer(&one, &[5, 6], &base).unwrap(),
+            keys().vision(&one),
+            keys().vision(&blake3::hash(b"two")),
+            with(|p| p.max_new_tokens = 7),
+            with(|p| p.min_new_tokens = 7),
+            with(|p| p.num_beams = 7),
+            with(|p| p.num_return_sequences = 7),
+            with(|p| p.length_penalty = 0.7),
+            with(|p| p.repetition_penalty = 1.000_000_1),
+            with(|p| p.no_repeat_ngram_size = 7),
+            with(|p| p.temperature = 0.7),
+            with(|p| p.top_k = 7),
+            with(|p| p.top_p = 0.7),
+            with(|p| p.seed = Some(7)),
+        ];
+        assert_eq!(all.iter().collect::<HashSet<_>>().len(), all.len(), "two keys are the same");
+    }
+
+    #[test]
+    fn unused_parameters_do_not_count_and_unseeded_sampling_has_no_key() {
+        let image = blake3::hash(b"image");
+        let greedy = GenerationParams::default();
+        let seeded = GenerationParams { seed: Some(1), temperature: 0.5, ..greedy.clone() };
+        let key = |params| keys().answer(&image, &[], params);
+        assert_eq!(key(&greedy), key(&seeded));
+        let unseeded = GenerationParams { do_sample: true, ..greedy };
+        assert_eq!(key(&unseeded), None);
+    }
+}
