@@ -1,4 +1,4 @@
-"""Parity and speed of cutline on a GPU, beside transformers; see README.md."""
+"""Parity and speed of cutline on a GPU, next to transformers; see README.md."""
 
 import argparse
 import pathlib

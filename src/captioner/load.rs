@@ -1,51 +1,50 @@
-//! From settings to a captioner that is warm.
+//! From settings to a warm captioner.
 
 use std::num::NonZero;
 use std::time::Instant;
 
-use super::stream::milliseconds;
 use super::{Captioner, CaptionerParts, GenerationDefaults, Gpu, MemoryLimits, ModelInfo};
 use crate::engine::batch_size;
 use crate::engine::local::LocalEngine;
 use crate::engine::source::{self, ModelFiles, ModelSource};
 use crate::engine::{EngineInfo, EngineOptions, GenerationParams, HubOptions, MAX_BEAMS};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, milliseconds, resident_bytes};
 use crate::scheduler::VisionOrder;
 use crate::tokenizer::{Tokenizer, TokenizerSource};
 use cutline_error::{Error, ErrorKind, Result};
 use cutline_image::{DecodeLimits, PreprocessConfig};
 
-/// Images that are decoded at a time while a CPU runs the model: it needs the cores itself.
+/// Images that are decoded at a time while the model runs on the CPU: the model needs the cores itself.
 pub const WORKERS_ON_CPU: usize = 2;
 
-/// Everything that decides how a [`Captioner`] works.
+/// Everything that configures a [`Captioner`].
 #[derive(Debug, Clone)]
 pub struct CaptionerSettings {
-    /// Which model.
+    /// The model to load.
     pub model: ModelSource,
-    /// How the hub is reached.
+    /// Access to the Hugging Face hub.
     pub hub: HubOptions,
-    /// Where, in what and with what instructions it computes.
+    /// Device, precision and CPU kernels.
     pub engine: EngineOptions,
-    /// Pixels a row of the model's input; `None` for the model's own.
+    /// Width of the model's input in pixels; `None` for the model's own.
     pub target_width: Option<usize>,
-    /// Rows of the model's input; `None` for the model's own.
+    /// Height of the model's input in pixels; `None` for the model's own.
     pub target_height: Option<usize>,
     /// Largest image in bytes.
     pub max_image_bytes: usize,
     /// Largest image in pixels.
     pub max_image_pixels: u64,
-    /// Images that are decoded at a time; `None` for what suits the device.
+    /// Images that are decoded at a time; `None` for the device's default.
     pub max_workers: Option<usize>,
-    /// Rows that are decoded together; `None` for what suits the device.
+    /// Rows that are decoded together; `None` for the device's default.
     pub max_batch_size: Option<usize>,
     /// When images are encoded while others are decoded.
     pub vision_order: VisionOrder,
     /// Images that may wait.
     pub queue_capacity: usize,
-    /// What may be kept in memory.
+    /// Limits of caches and image memory.
     pub memory: MemoryLimits,
-    /// The text of alternative text that describes nothing.
+    /// The alternative text of a photo for which the model finds no description.
     pub fallback_text: String,
     /// Where stages, steps and failures are counted.
     pub metrics: Metrics,
@@ -60,11 +59,11 @@ impl CaptionerSettings {
 }
 
 impl Captioner {
-    /// Opens the files, loads the model and runs it once. Blocks for as long as that takes.
+    /// Opens the files, loads the model and runs it once. Blocks until that is done.
     ///
     /// # Errors
-    /// [`Model`](ErrorKind::Model) or [`Config`](ErrorKind::Config), with one sentence that names
-    /// what is wrong and the remedy.
+    /// [`Model`](ErrorKind::Model) or [`Config`](ErrorKind::Config); the detail names the problem and
+    /// the remedy.
     pub fn load(settings: &CaptionerSettings) -> Result<Self> {
         let begin = Instant::now();
         let files = source::open(&settings.model, &settings.hub)?;
@@ -112,7 +111,7 @@ impl Captioner {
     }
 }
 
-/// The rows that suit the device; what was tried out for it is logged.
+/// The largest useful batch of the device; logs what was measured.
 fn fitting_batch(engine: &mut LocalEngine, preprocess: &PreprocessConfig) -> Result<usize> {
     if engine.info().on_cpu() {
         return Ok(batch_size::ON_CPU);
@@ -121,15 +120,15 @@ fn fitting_batch(engine: &mut LocalEngine, preprocess: &PreprocessConfig) -> Res
     tracing::info!(
         max_batch_size = found.rows,
         images_per_second = found.images_per_second,
-        "up to {} captions are written together: {}",
+        "decoding up to {} captions together: {}",
         found.rows,
         found.limit.as_str()
     );
     Ok(found.rows)
 }
 
-/// Images that are decoded at a time. A GPU leaves the cores to them, and captions faster than a few
-/// of them decode.
+/// Images that are decoded at a time. A GPU leaves all cores free and captions faster than a few cores
+/// decode.
 fn workers(engine: &EngineInfo) -> usize {
     if engine.on_cpu() {
         WORKERS_ON_CPU
@@ -138,7 +137,7 @@ fn workers(engine: &EngineInfo) -> usize {
     }
 }
 
-/// The checkpoint's preprocessing, at the size that the settings ask for.
+/// The checkpoint's preprocessing at the configured size.
 fn preprocessing(
     settings: &CaptionerSettings,
     files: &ModelFiles,
@@ -163,7 +162,8 @@ fn preprocessing(
     config.with_size(width, height)
 }
 
-/// An image that is allowed must find room in an empty server: its bytes, and the model's pixels.
+/// Checks that the largest allowed image and its input for the model fit into the memory of an idle
+/// server.
 fn check_memory(settings: &CaptionerSettings, preprocess: &PreprocessConfig) -> Result<()> {
     let needed = (settings.max_image_bytes + preprocess.input_bytes()) as u64;
     let given = settings.memory.max_inflight_bytes;
@@ -171,8 +171,8 @@ fn check_memory(settings: &CaptionerSettings, preprocess: &PreprocessConfig) -> 
         return Err(Error::new(
             ErrorKind::Config,
             format!(
-                "MAX_INFLIGHT_BYTES={given} cannot be used: the largest image and what the model \
-                 reads of it take {needed} bytes; give at least as many"
+                "MAX_INFLIGHT_BYTES={given} cannot be used: the largest image and the model's \
+                 input take {needed} bytes; give at least that many"
             ),
         ));
     }
@@ -212,14 +212,6 @@ fn describe(
         license: files.license,
         load_ms,
         warm_up_ms,
-        memory_bytes: resident_memory(),
+        memory_bytes: resident_bytes(),
     }
-}
-
-/// Resident memory of this process, where `/proc` tells.
-fn resident_memory() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kilobytes * 1024)
 }

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use super::ImageInfo;
 use super::budget::Photo;
 use super::decoders::Decoders;
-use super::stream::milliseconds;
+use crate::metrics::milliseconds;
 use cutline_error::Result;
 use cutline_image::{Colors, DecodeLimits, Measures, PreprocessConfig, decode_for};
 

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use super::answer::{Answer, CaptionProgress, ComputedAnswer};
 use super::style::styled;
 use super::{CacheState, Caption, Captioner, Style, TextStyle, Timings, VisionCacheState};
+use crate::metrics::milliseconds;
 use cutline_error::{Error, Result};
 
 /// What happens on the way to a caption.
@@ -222,9 +223,4 @@ impl CaptionStream {
 /// The task that computed it was stopped, which happens only when the program ends.
 fn lost() -> Error {
     Error::internal("the work on the caption ended before the caption")
-}
-
-/// Milliseconds with a resolution of a microsecond.
-pub(super) fn milliseconds(duration: Duration) -> f64 {
-    (duration.as_secs_f64() * 1e6).round() / 1e3
 }

@@ -1,7 +1,7 @@
 //! How many rows a device should decode together.
 //!
-//! On a CPU that is known: see ARCHITECTURE.md. GPUs differ by a factor of twenty in what they can
-//! do and hold, so there it is tried out once, while the engine is warmed up.
+//! On a CPU that is known: see docs/design/scheduling.md. GPUs differ by a factor of twenty in speed
+//! and memory, so there it is measured once, while the engine is warmed up.
 
 use super::Engine;
 use super::bench::{Workload, measure_sized};

@@ -80,7 +80,7 @@ fn plan(options: EngineOptions, only_q8_0: Option<bool>) -> Result<Plan> {
         // Blocks of fewer bits are small because somebody wanted them small: they stay so.
         Precision::Auto if only_q8_0 == Some(false) => return Ok(Plan::Candle),
         Precision::Auto if only_q8_0 == Some(true) => cutline_kernels::Precision::Int8,
-        // The fastest that keeps nine captions in ten word for word: see ARCHITECTURE.md.
+        // The fastest that keeps nine captions in ten word for word: see docs/design/quantisation.md.
         Precision::Auto if tier.has_bf16() => cutline_kernels::Precision::Int8,
         Precision::Auto => cutline_kernels::Precision::F32,
         Precision::Int8 => cutline_kernels::Precision::Int8,

@@ -17,7 +17,7 @@ use super::openapi::errors::CaptionProblems;
 use super::state::AppState;
 use super::stream;
 use crate::captioner::{Caption, Captioner};
-use cutline_error::{Error, ErrorKind, Result};
+use cutline_error::{Error, Result};
 
 /// Captions an image
 ///
@@ -80,14 +80,7 @@ async fn whole(
     Ok(response)
 }
 
-/// [`InferenceTimeout`](ErrorKind::InferenceTimeout) after `limit`.
+/// The error of a caption that takes longer than `limit`.
 pub(super) fn too_late(limit: Duration) -> Error {
-    Error::new(
-        ErrorKind::InferenceTimeout,
-        format!(
-            "the caption was not ready within {} s; ask for fewer tokens or beams, or try again \
-             when the server is less busy",
-            limit.as_secs_f64()
-        ),
-    )
+    Error::too_late("caption", limit, "ask for fewer tokens or beams")
 }

@@ -11,6 +11,7 @@ use super::error::Failure;
 use super::openapi::errors::ReadyProblems;
 use super::state::AppState;
 use crate::captioner::{Captioner, SchedulerStatus};
+use crate::metrics::milliseconds;
 use cutline_error::{Error, ErrorKind, Result};
 
 /// State of the model and the queue
@@ -48,7 +49,7 @@ pub(super) async fn show(State(state): State<AppState>) -> (StatusCode, Json<Hea
         images_per_second: status.as_ref().map_or(0.0, |s| thousandths(s.images_per_second)),
         estimated_wait_ms: status
             .as_ref()
-            .map_or(0.0, |s| thousandths(s.estimated_wait.as_secs_f64() * 1e3)),
+            .map_or(0.0, |s| milliseconds(s.estimated_wait)),
         batch: status.as_ref().map(batch),
         uptime_ms: u64::try_from(state.uptime().as_millis()).unwrap_or(u64::MAX),
         last_error: status.and_then(|s| s.last_error),
@@ -76,7 +77,7 @@ fn batch(status: &SchedulerStatus) -> BatchHealth {
     }
 }
 
-/// What lies behind the third place is noise.
+/// Digits after the third decimal are noise.
 fn thousandths(number: f64) -> f64 {
     (number * 1e3).round() / 1e3
 }

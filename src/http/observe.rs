@@ -23,7 +23,7 @@ use super::connection::{Busy, Connection};
 use super::error::{Failure, problem_body};
 use super::state::{Active, AppState};
 use crate::captioner::{CacheState, Caption, ProcessTimings, ProcessedImage, Timings};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, milliseconds};
 use crate::telemetry;
 use cutline_error::Error;
 
@@ -327,10 +327,6 @@ fn server_timing(outcome: Option<&Outcome>, elapsed: Duration) -> String {
     }
     let _ = write!(value, "total;dur={}", milliseconds(elapsed));
     value
-}
-
-fn milliseconds(duration: Duration) -> f64 {
-    (duration.as_secs_f64() * 1e6).round() / 1e3
 }
 
 /// The error and what it was caused by, for the log.

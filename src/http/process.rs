@@ -15,7 +15,7 @@ use super::openapi::errors::ImageProblems;
 use super::state::AppState;
 use crate::captioner::{ProcessTimings, ProcessedImage};
 use crate::metrics::Stage;
-use cutline_error::{Error, ErrorKind, Result};
+use cutline_error::{Error, Result};
 
 /// Describes an image without the model
 ///
@@ -45,16 +45,8 @@ pub(super) async fn process(
     let settings = state.settings();
     let image = extract::image(request, settings, decoders.budget()).await?;
     let limit = settings.request_timeout;
-    let processed = timeout(limit, decoders.process(image)).await.map_err(|_| {
-        Error::new(
-            ErrorKind::InferenceTimeout,
-            format!(
-                "the image was not processed within {} s; send a smaller one, or try again when \
-                 the server is less busy",
-                limit.as_secs_f64()
-            ),
-        )
-    })??;
+    let too_late = |_| Error::too_late("result", limit, "send a smaller image");
+    let processed = timeout(limit, decoders.process(image)).await.map_err(too_late)??;
     let ProcessTimings { decode_ms, analysis_ms, .. } = processed.timings;
     for (stage, spent) in [(Stage::Decode, decode_ms), (Stage::Analysis, analysis_ms)] {
         state.metrics().stage(stage, Duration::from_secs_f64(spent / 1e3));

@@ -27,7 +27,7 @@ pub async fn run(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<()> {
     let metrics = Metrics::new();
-    let state = AppState::measured(settings.http, metrics.clone());
+    let state = AppState::new(settings.http, metrics.clone());
     let captioner = settings.captioner.with_metrics(metrics);
     let loading = tokio::task::spawn_blocking(move || Captioner::load(&captioner));
     let mut serving = Box::pin(serve(listener, state.clone(), shutdown));

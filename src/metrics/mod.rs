@@ -1,12 +1,12 @@
-//! Prometheus metrics of one server: what is counted, under which names, in which buckets.
+//! Prometheus metrics of one server: counters, histograms, their names and buckets.
 //!
-//! [`Metrics`] is handed to whoever has something to count; several servers in one process have
-//! one each, and there is no global recorder. What other rooms know already, such as how many
-//! images wait, is not counted twice: it is read when somebody asks ([`ServerSnapshot`]). `process` reads what
-//! the system knows of the process.
+//! Modules that count receive a [`Metrics`]. Each server has its own, and there is no global recorder.
+//! Counters are updated where events happen. Gauges that other modules know already, such as the queue's
+//! depth, are read at scrape time ([`ServerSnapshot`]). `process` reads metrics of the process from the
+//! system.
 //!
-//! Every label has few values, all of them the program's own: nothing that a client sends becomes
-//! one. The table of all names is in the README, and a test compares it with what is exported.
+//! Every label has few values, and none of them comes from a client. docs/observability.md lists all
+//! metrics, and a test compares it with the export.
 
 mod process;
 mod snapshot;
@@ -22,27 +22,28 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use self::process::ProcessMetrics;
+pub use self::process::resident_bytes;
 pub use self::snapshot::{CacheSnapshot, ModelSnapshot, ServerSnapshot};
 use cutline_error::Result;
 
 /// The `Content-Type` of [`Metrics::render`].
 pub const CONTENT_TYPE: &str = prometheus_text::CONTENT_TYPE;
 
-/// Before every name but those of the process.
+/// The prefix of all names except those of the process.
 const PREFIX: &str = "cutline";
 
-/// Seconds. A look into the cache takes less than a millisecond, an image on a slow CPU several
-/// seconds, and no answer more than `REQUEST_TIMEOUT` twice.
+/// Buckets in seconds. A cache hit takes less than a millisecond, an image on a slow CPU several
+/// seconds, and no answer more than twice `REQUEST_TIMEOUT`.
 const SECONDS: [f64; 15] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 
-/// Rows of a decoding step.
+/// Buckets for the rows of a decode step.
 const ROWS: [f64; 10] = [1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 16.0, 32.0, 64.0, 128.0];
 
-/// What an image goes through.
+/// A stage of an image's way to its caption.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Stage {
-    /// From the file's bytes to pixels.
+    /// From the bytes of the file to pixels.
     Decode,
     /// From pixels to the model's input.
     Preprocess,
@@ -52,17 +53,17 @@ pub enum Stage {
     Queue,
     /// The vision tower.
     Vision,
-    /// From the image's states to the last token; the towers of images that came meanwhile are in
-    /// it, as the caller waits for them too.
+    /// From the encoded image to the last token. It includes the vision tower's time for images that
+    /// arrive meanwhile, because the caller waits for that too.
     Decoder,
 }
 
 impl Stage {
-    /// All of them.
+    /// All stages.
     pub const ALL: [Self; 6] =
         [Self::Decode, Self::Preprocess, Self::Analysis, Self::Queue, Self::Vision, Self::Decoder];
 
-    /// The label.
+    /// The value of the label.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -76,17 +77,17 @@ impl Stage {
     }
 }
 
-/// What is remembered.
+/// The two caches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CacheName {
-    /// Whole answers.
+    /// Complete answers.
     Answers,
-    /// What the vision tower made of images.
+    /// Outputs of the vision tower.
     Images,
 }
 
 impl CacheName {
-    /// The label.
+    /// The value of the label.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -96,19 +97,19 @@ impl CacheName {
     }
 }
 
-/// How a look into a cache ended.
+/// The result of a cache lookup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Lookup {
-    /// It was there.
+    /// The value was in the cache.
     Hit,
-    /// It was not.
+    /// The value was not in the cache.
     Miss,
-    /// It was being computed for somebody else; only answers are shared so.
+    /// Another request was computing the value already. Only answers are shared in this way.
     Coalesced,
 }
 
 impl Lookup {
-    /// The label.
+    /// The value of the label.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -169,7 +170,7 @@ struct MetricsInner {
 }
 
 impl Metrics {
-    /// All at zero.
+    /// All counters at zero.
     #[must_use]
     pub fn new() -> Self {
         let mut inner = MetricsInner {
@@ -186,12 +187,12 @@ impl Metrics {
             retries: Counter::default(),
         };
         inner.register();
-        inner.begin_at_zero();
+        inner.create_known_series();
         Self { inner: Arc::new(inner) }
     }
 
-    /// A request was answered. `route` must be one of the server's own patterns, not an address:
-    /// addresses are the clients' to invent, and every one would be a series of its own.
+    /// Counts an answered request. `route` must be one of the server's own patterns, not an address:
+    /// clients can invent addresses, and each would become a series of its own.
     pub fn request(&self, route: &str, status: u16, took: Duration) {
         let inner = &*self.inner;
         let route = route.to_owned();
@@ -199,18 +200,18 @@ impl Metrics {
         inner.request_seconds.get_or_create(&RouteLabel { route }).observe(took.as_secs_f64());
     }
 
-    /// A request, or an image of a batch, was answered with this error code.
+    /// Counts a request, or an image of a batch, that was answered with this error code.
     pub fn rejected(&self, reason: &'static str) {
         self.inner.rejected.get_or_create(&ReasonLabel { reason }).inc();
     }
 
-    /// An image went through a stage.
+    /// Counts an image that went through a stage.
     pub fn stage(&self, stage: Stage, took: Duration) {
         let label = StageLabel { stage: stage.as_str() };
         self.inner.stage_seconds.get_or_create(&label).observe(took.as_secs_f64());
     }
 
-    /// Does `work`, which is a stage of an image's way; one that fails is not counted.
+    /// Runs `work` as a stage. A failure is not counted.
     ///
     /// # Errors
     /// Those of `work`.
@@ -221,12 +222,12 @@ impl Metrics {
         Ok(done)
     }
 
-    /// The model took a decoding step with so many rows.
+    /// Counts a decode step with this many rows.
     pub fn step(&self, rows: usize) {
         self.inner.batch_rows.observe(rows as f64);
     }
 
-    /// Something was looked for in a cache.
+    /// Counts a cache lookup.
     pub fn lookup(&self, cache: CacheName, result: Lookup) {
         self.inner
             .lookups
@@ -234,23 +235,23 @@ impl Metrics {
             .inc();
     }
 
-    /// A caption was finished for which so many tokens were read and written.
+    /// Counts the prompt and generated tokens of a finished caption.
     pub fn tokens(&self, prompt: usize, generated: usize) {
         self.inner.prompt_tokens.inc_by(prompt as u64);
         self.inner.generated_tokens.inc_by(generated as u64);
     }
 
-    /// The engine was put back to its weights after a failure.
+    /// Counts a reset of the engine after a failure.
     pub fn rebuilt(&self) {
         self.inner.rebuilds.inc();
     }
 
-    /// So many images were begun anew after a failure that was not theirs.
+    /// Counts images that were restarted after a failure.
     pub fn retried(&self, images: usize) {
         self.inner.retries.inc_by(images as u64);
     }
 
-    /// Everything in Prometheus' text format, version 0.0.4, with what is known `now`.
+    /// All metrics in Prometheus' text format, version 0.0.4, with the gauges of `now`.
     #[must_use]
     pub fn render(&self, now: ServerSnapshot) -> String {
         let mut text = String::new();
@@ -269,59 +270,55 @@ impl Metrics {
 }
 
 impl MetricsInner {
-    /// The names, without prefix and `_total`, and what they mean, without the full stop.
+    /// Registers names, without prefix and `_total`, and descriptions, without the full stop.
     fn register(&mut self) {
         let Self { registry, .. } = self;
-        registry.register("http_requests", "Requests that were answered", self.requests.clone());
+        registry.register("http_requests", "Answered requests", self.requests.clone());
         registry.register(
             "http_request_duration_seconds",
-            "Time from a request's headers to the end of its answer",
+            "Time from the request's headers to the end of the answer",
             self.request_seconds.clone(),
         );
         registry.register(
             "rejected",
-            "Requests, and images of batches, that were answered with an error, by its code",
+            "Requests and images of batches that were answered with an error, by error code",
             self.rejected.clone(),
         );
         registry.register(
             "stage_duration_seconds",
-            "Time that an image spent in a stage of its way to an answer",
+            "Time that an image spent in a stage",
             self.stage_seconds.clone(),
         );
         registry.register(
             "batch_rows",
-            "Captions or beams that the model wrote together in a decoding step",
+            "Captions or beams in a decode step",
             self.batch_rows.clone(),
         );
-        registry.register(
-            "cache_lookups",
-            "Looks into the caches, by how they ended",
-            self.lookups.clone(),
-        );
+        registry.register("cache_lookups", "Cache lookups, by result", self.lookups.clone());
         registry.register(
             "prompt_tokens",
-            "Tokens of the prompts of finished captions",
+            "Prompt tokens of finished captions",
             self.prompt_tokens.clone(),
         );
         registry.register(
             "generated_tokens",
-            "Tokens of finished captions, all captions of an image counted",
+            "Generated tokens of finished captions, all captions of an image included",
             self.generated_tokens.clone(),
         );
         registry.register(
             "model_rebuilds",
-            "Times that the engine was put back to its weights after a failure",
+            "Resets of the engine after a failure",
             self.rebuilds.clone(),
         );
         registry.register(
             "model_retries",
-            "Images that were begun anew after a failure beside them",
+            "Images that were restarted after a failure",
             self.retries.clone(),
         );
     }
 
-    /// The series that are known beforehand: a rate needs a zero to begin from.
-    fn begin_at_zero(&self) {
+    /// Creates the series that are known beforehand, so that a rate starts from zero.
+    fn create_known_series(&self) {
         for stage in Stage::ALL {
             drop(self.stage_seconds.get_or_create(&StageLabel { stage: stage.as_str() }));
         }
@@ -340,6 +337,12 @@ impl MetricsInner {
             );
         }
     }
+}
+
+/// `duration` in milliseconds, rounded to microseconds.
+#[must_use]
+pub fn milliseconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
 }
 
 fn seconds() -> Histogram {

@@ -1,4 +1,4 @@
-//! What is not counted here but known elsewhere, at the moment at which somebody asks.
+//! Gauges that other modules know, read at scrape time.
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
@@ -10,22 +10,22 @@ use prometheus_client::metrics::gauge::ConstGauge;
 
 use super::CacheName;
 
-/// The state of a server at one moment. Plain data.
+/// The state of a server at one moment.
 #[derive(Debug, Clone, Default)]
 pub struct ServerSnapshot {
-    /// Requests that are being answered.
+    /// Requests in progress.
     pub requests_in_flight: usize,
-    /// Whether captions are made.
+    /// Whether the server makes captions.
     pub ready: bool,
     /// Bytes of images that are being received or wait.
     pub inflight_bytes: u64,
-    /// How many there may be.
+    /// The limit on `inflight_bytes`.
     pub inflight_bytes_limit: u64,
-    /// Once there is a model.
+    /// The model, once it is loaded.
     pub model: Option<ModelSnapshot>,
 }
 
-/// The state of a model with its queue and caches. Plain data.
+/// The state of a model with its queue and caches, at one moment.
 #[derive(Debug, Clone, Default)]
 pub struct ModelSnapshot {
     /// The model's name.
@@ -34,46 +34,46 @@ pub struct ModelSnapshot {
     pub device: String,
     /// `f32`, …
     pub precision: String,
-    /// What multiplies.
+    /// The matrix kernels.
     pub kernels: String,
     /// Parameters of the model.
     pub parameters: u64,
     /// Images that wait.
     pub queue_depth: usize,
-    /// Places of images that are on their way into the queue.
+    /// Queue slots of images that are still being decoded.
     pub queue_reserved: usize,
-    /// Places.
+    /// Slots of the queue.
     pub queue_capacity: usize,
     /// Images in the model.
     pub in_flight: usize,
-    /// Captions or beams that the model may write together, less what memory has taught.
+    /// Captions or beams that may be decoded together, lowered after running out of memory.
     pub batch_rows_limit: usize,
     /// Whether the last run of the model failed.
     pub degraded: bool,
-    /// Images that were captioned.
+    /// Images captioned so far.
     pub captioned: u64,
-    /// Images that the vision tower encoded.
+    /// Images encoded by the vision tower so far.
     pub encoded: u64,
-    /// Times that the model failed.
+    /// Failures of the model so far.
     pub failures: u64,
-    /// Times that the device had no memory.
+    /// Times that the device ran out of memory.
     pub out_of_memory: u64,
-    /// Whole answers.
+    /// The cache of complete answers.
     pub answers: CacheSnapshot,
-    /// Encoded images.
+    /// The cache of encoded images.
     pub images: CacheSnapshot,
 }
 
-/// What a cache holds.
+/// The size of a cache.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct CacheSnapshot {
-    /// Bytes, bookkeeping included.
+    /// Bytes in use, bookkeeping included.
     pub bytes: u64,
-    /// How many there may be.
+    /// The limit on `bytes`.
     pub bytes_limit: u64,
 }
 
-/// Writes metrics of which the values are known, with as little ado as possible.
+/// Writes metrics with known values.
 pub(super) struct MetricWriter<'a>(pub(super) DescriptorEncoder<'a>);
 
 type Written = Result<(), std::fmt::Error>;
@@ -113,23 +113,27 @@ impl MetricWriter<'_> {
     }
 }
 
-/// The features of the build that change what the program can do.
-const FEATURES: &str = match (cfg!(feature = "embedded-model"), cfg!(feature = "cuda")) {
-    (true, true) => "cuda,embedded-model",
-    (true, false) => "embedded-model",
-    (false, true) => "cuda",
-    (false, false) => "",
-};
+/// The enabled features that change what the program can do, separated by commas.
+fn features() -> String {
+    let all = [
+        ("cuda", cfg!(feature = "cuda")),
+        ("embedded-model", cfg!(feature = "embedded-model")),
+        ("otlp", cfg!(feature = "otlp")),
+    ];
+    let enabled: Vec<&str> = all.iter().filter(|(_, on)| *on).map(|(name, _)| *name).collect();
+    enabled.join(",")
+}
 
 impl Collector for ServerSnapshot {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> Written {
         let mut write = MetricWriter(encoder);
-        let build = [("version", env!("CARGO_PKG_VERSION")), ("features", FEATURES)];
-        write.gauges("build_info", "The program; always 1.", &[(build, 1)])?;
-        write.gauge("ready", "Whether captions are made.", u64::from(self.ready))?;
+        let features = features();
+        let build = [("version", env!("CARGO_PKG_VERSION")), ("features", features.as_str())];
+        write.gauges("build_info", "The build; always 1.", &[(build, 1)])?;
+        write.gauge("ready", "Whether the server makes captions.", u64::from(self.ready))?;
         write.gauge(
             "http_requests_in_flight",
-            "Requests that are being answered.",
+            "Requests in progress.",
             self.requests_in_flight as u64,
         )?;
         write.gauge(
@@ -139,7 +143,7 @@ impl Collector for ServerSnapshot {
         )?;
         write.gauge(
             "inflight_limit_bytes",
-            "Bytes of images that may be received or wait, before requests are refused.",
+            "Limit on bytes of images that are being received or wait.",
             self.inflight_bytes_limit,
         )?;
         self.model.as_ref().map_or(Ok(()), |model| model.encode(&mut write))
@@ -158,31 +162,27 @@ impl ModelSnapshot {
         write.gauge("model_parameters", "Parameters of the model.", self.parameters)?;
         write.gauge(
             "model_degraded",
-            "Whether the model's last run failed.",
+            "Whether the last run of the model failed.",
             u64::from(self.degraded),
         )?;
         self.encode_queue(write)?;
-        write.counter("images_captioned", "Images that were captioned.", self.captioned)?;
-        write.counter(
-            "images_encoded",
-            "Images that went through the vision tower.",
-            self.encoded,
-        )?;
-        write.counter("model_failures", "Times that the model failed.", self.failures)?;
+        write.counter("images_captioned", "Captioned images.", self.captioned)?;
+        write.counter("images_encoded", "Images encoded by the vision tower.", self.encoded)?;
+        write.counter("model_failures", "Failures of the model.", self.failures)?;
         write.counter(
             "model_out_of_memory",
-            "Times that the device had no memory for what it was to do.",
+            "Times that the device ran out of memory.",
             self.out_of_memory,
         )?;
         let caches = [(CacheName::Answers, self.answers), (CacheName::Images, self.images)];
         write.gauges(
             "cache_bytes",
-            "Bytes that a cache holds, bookkeeping included.",
+            "Bytes in a cache, bookkeeping included.",
             &caches.map(|(name, cache)| ([("cache", name.as_str())], cache.bytes)),
         )?;
         write.gauges(
             "cache_limit_bytes",
-            "Bytes that a cache may hold.",
+            "Limit on bytes in a cache.",
             &caches.map(|(name, cache)| ([("cache", name.as_str())], cache.bytes_limit)),
         )
     }
@@ -191,14 +191,14 @@ impl ModelSnapshot {
         write.gauge("queue_depth", "Images that wait for the model.", self.queue_depth as u64)?;
         write.gauge(
             "queue_reserved",
-            "Places in the queue of images that are still being decoded.",
+            "Queue slots of images that are still being decoded.",
             self.queue_reserved as u64,
         )?;
-        write.gauge("queue_capacity", "Places in the queue.", self.queue_capacity as u64)?;
+        write.gauge("queue_capacity", "Slots of the queue.", self.queue_capacity as u64)?;
         write.gauge("images_in_flight", "Images in the model.", self.in_flight as u64)?;
         write.gauge(
             "batch_rows_limit",
-            "Captions or beams that the model may write together.",
+            "Captions or beams that may be decoded together.",
             self.batch_rows_limit as u64,
         )
     }

@@ -1,5 +1,5 @@
-//! Dominant colours: clusters of a thumbnail's pixels in OKLab, where distances are about what the
-//! eye sees (Björn Ottosson, 2020, "A perceptual color space for image processing").
+//! Dominant colours: clusters of a thumbnail's pixels in OKLab, where distances approximate perceived
+//! differences (Björn Ottosson, 2020, "A perceptual color space for image processing").
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -12,34 +12,34 @@ use super::decode::DecodedImage;
 use super::mood::Mood;
 use super::thumbnail::thumbnail;
 
-/// How many colours are told at most.
+/// The largest number of colours that are reported.
 pub const MAX_COLORS: usize = 5;
 
-/// Colours that are nearer to each other than this are one. The distance of black and white is 1; the
-/// eye tells 0.02 apart when they touch.
+/// Colours closer to each other than this are merged. The distance of black and white is 1; the eye can
+/// distinguish adjacent colours from 0.02 on.
 const DISTINCT: f32 = 0.1;
 
-/// A colour of fewer pixels is left out, and its pixels count for the one that is nearest.
+/// A colour with a smaller share is left out; its pixels count for the nearest colour.
 const MIN_FRACTION: f32 = 0.01;
 
-/// How much more a difference in hue or chroma counts than one in lightness when a name is looked for:
-/// a dark brown is rather black than the navy that is as dark.
+/// The weight of a difference in hue or chroma, relative to lightness, in the choice of a name: a dark
+/// brown is called black rather than navy, which is equally dark.
 const HUE_IN_NAMES: f32 = 4.0;
 
-/// Enough for the assignments to settle; more only move a mean by a fraction of a level.
+/// Enough for the assignments to converge; more rounds change a mean by a fraction of a level.
 const ROUNDS: usize = 16;
 
-/// The dominant colours of an image and how they are felt. Plain data, which a cache can keep.
+/// The dominant colours of an image and their mood.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Colors {
-    /// One to five colours, the one with the most pixels first.
+    /// One to five colours, the most frequent first.
     pub colors: Vec<DominantColor>,
-    /// How these colours are felt.
+    /// How these colours are perceived.
     pub mood: Mood,
 }
 
 impl Colors {
-    /// Looks at `image`. Takes a few milliseconds, however large it is: it sees a thumbnail.
+    /// The colours of `image`. Takes a few milliseconds for any size, because it uses a thumbnail.
     #[must_use]
     pub fn of(image: &DecodedImage) -> Self {
         let colors = dominant_colors(&thumbnail(image));
@@ -55,9 +55,9 @@ pub struct DominantColor {
     pub hex: String,
     /// Red, green, blue, 0–255, sRGB.
     pub rgb: [u8; 3],
-    /// The nearest of the colours that CSS names, in OKLab with a and b counted twice.
+    /// The nearest named colour of CSS, in OKLab with a and b counted twice.
     pub name: String,
-    /// Share of the image's pixels, 0–1; those of all colours add up to 1 but for rounding.
+    /// Share of the image's pixels, 0–1. All shares add up to 1, except for rounding.
     pub fraction: f32,
 }
 
@@ -75,16 +75,16 @@ impl DominantColor {
     }
 }
 
-/// The name that CSS has for the colour nearest to `rgb`.
+/// The name of the CSS colour nearest to `rgb`.
 #[must_use]
 pub fn name(rgb: [u8; 3]) -> &'static str {
     static NAMED: LazyLock<Vec<(&'static str, Oklab)>> = LazyLock::new(|| {
         let mut entries: Vec<_> = named::entries()
-            // Of the colours with two names the one that people use.
+            // Some colours have two names; keep the common one.
             .filter(|(name, _)| !name.contains("grey") && !matches!(*name, "aqua" | "fuchsia"))
             .map(|(name, color)| (name, oklab([color.red, color.green, color.blue])))
             .collect();
-        // The library promises no order, and of two that are as near the first is taken.
+        // The library promises no order, and equally near colours must always give the same name.
         entries.sort_by_key(|(name, _)| *name);
         entries
     });
@@ -99,10 +99,10 @@ pub fn name(rgb: [u8; 3]) -> &'static str {
         .map_or("black", |(name, _)| *name)
 }
 
-/// The colours of `pixels` (sRGB) with the largest first, at most [`MAX_COLORS`]; none of no pixels.
+/// The colours of `pixels` (sRGB), the most frequent first, at most [`MAX_COLORS`]; none without pixels.
 ///
-/// The same pixels always have the same colours: k-means from seeds that are chosen by weight and
-/// distance, without a random number.
+/// The same pixels always give the same colours: k-means starts from seeds that are chosen by weight
+/// and distance, without random numbers.
 #[must_use]
 pub fn dominant_colors(pixels: &[[u8; 3]]) -> Vec<DominantColor> {
     let points = points(pixels);
@@ -118,7 +118,7 @@ pub fn dominant_colors(pixels: &[[u8; 3]]) -> Vec<DominantColor> {
     let mut found = clusters(&points, &merged(clusters(&points, &centers)));
     let largest = found.iter().map(|cluster| cluster.weight).fold(0.0, f32::max);
     found.retain(|cluster| cluster.weight >= MIN_FRACTION * total || cluster.weight >= largest);
-    // What was left out counts for its neighbours, but does not change their colours.
+    // Pixels of colours that were left out count for their neighbours but do not change them.
     let kept: Vec<Oklab> = found.iter().map(|cluster| cluster.center).collect();
     let mut weights = vec![0.0; kept.len()];
     for point in &points {
@@ -139,12 +139,12 @@ pub fn dominant_colors(pixels: &[[u8; 3]]) -> Vec<DominantColor> {
 #[derive(Debug, Clone, Copy)]
 struct Point {
     color: Oklab,
-    /// How many.
+    /// Number of pixels.
     weight: f32,
 }
 
-/// Pixels that agree in the upper 5 bits of their samples are one point, at their mean: a thumbnail
-/// has a few hundred.
+/// Merges pixels with equal upper 5 bits of all samples into one point, at their mean. A thumbnail has
+/// a few hundred points.
 fn points(pixels: &[[u8; 3]]) -> Vec<Point> {
     let mut bins: BTreeMap<[u8; 3], Sum> = BTreeMap::new();
     for pixel in pixels {
@@ -153,11 +153,11 @@ fn points(pixels: &[[u8; 3]]) -> Vec<Point> {
     bins.values().map(|sum| Point { color: sum.mean(), weight: sum.weight }).collect()
 }
 
-/// Where the clustering begins: at the heaviest point, then always at the one that weighs most by
-/// number and squared distance, among those that are distinct from all before.
+/// The seeds of the clustering: first the heaviest point, then always the point with the largest
+/// product of weight and squared distance, among those distinct from all earlier seeds.
 fn seeds(points: &[Point]) -> Vec<Oklab> {
     let mut centers: Vec<Oklab> = Vec::new();
-    // No seed yet: all points are as far.
+    // Without a seed, all points are equally far.
     let mut far = vec![1.0_f32; points.len()];
     while centers.len() < MAX_COLORS {
         let mut best: Option<(usize, f32)> = None;
@@ -184,7 +184,7 @@ struct Cluster {
     weight: f32,
 }
 
-/// The points around each centre, as their mean and number; centres without points are gone.
+/// Assigns the points to their nearest centres; returns mean and weight of each centre with points.
 fn clusters(points: &[Point], centers: &[Oklab]) -> Vec<Cluster> {
     let mut sums = vec![Sum::default(); centers.len()];
     for point in points {
@@ -198,7 +198,7 @@ fn clusters(points: &[Point], centers: &[Oklab]) -> Vec<Cluster> {
         .collect()
 }
 
-/// The centres, with those that are not distinct made one, the nearest first.
+/// The centres after merging those that are not distinct, the closest pair first.
 fn merged(mut clusters: Vec<Cluster>) -> Vec<Oklab> {
     while let Some((one, two)) = closest_pair(&clusters) {
         let other = clusters.remove(two);
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn halves_of_red_and_blue_are_found_exactly() {
+    fn halves_of_red_and_blue_are_exact() {
         let pixels = [vec![[255, 0, 0]; 500], vec![[0, 0, 255]; 500]].concat();
         let colors = dominant_colors(&pixels);
         let expected = [("#0000ff", "blue"), ("#ff0000", "red")];
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stray_pixel_counts_for_its_neighbours_and_changes_no_colour() {
+    fn stray_pixels_count_for_their_neighbour_and_change_no_colour() {
         let pixels = [vec![[255, 0, 0]; 997], vec![[0, 255, 0]; 3]].concat();
         let colors = dominant_colors(&pixels);
         assert_eq!(colors.len(), 1);
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ramp_of_grey_has_five_greys_of_about_the_same_size() {
+    fn a_grey_ramp_has_five_greys_of_similar_size() {
         let pixels: Vec<[u8; 3]> = (0..=255_u8).map(|level| [level; 3]).collect();
         let colors = dominant_colors(&pixels);
         assert_eq!(colors.len(), MAX_COLORS);
@@ -313,7 +313,7 @@ mod tests {
 
     #[test]
     fn noise_around_a_colour_is_that_colour() {
-        // A sum of three uniform numbers is bell-shaped enough.
+        // The sum of three uniform numbers is nearly bell-shaped.
         let mut state = 1_u32;
         let mut noise = || {
             (0..3).fold(0_i32, |sum, _| {
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn the_order_of_the_pixels_changes_nothing_but_rounding() {
+    fn the_order_of_the_pixels_only_changes_rounding() {
         let pixels: Vec<[u8; 3]> = (0..3000_u32)
             .map(|i| [i * 7 % 256, i * 31 % 200, i * 3 % 90].map(|v| v as u8))
             .collect();

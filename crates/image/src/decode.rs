@@ -14,16 +14,16 @@ use cutline_error::{Error, ErrorKind, Result};
 /// No side may be longer, whatever the number of pixels: the most that JPEG can express.
 const MAX_SIDE: u64 = 65_535;
 
-/// What a decoder may allocate beside the pixels, for tables, metadata and rows.
+/// Memory that a decoder may allocate in addition to the pixels, for tables, metadata and rows.
 const WORKING_MEMORY: u64 = 64 << 20;
 
-/// How much of an image is accepted. All limits are checked before memory is taken for the pixels.
+/// The largest image that is accepted. All limits are checked before memory is allocated for pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DecodeLimits {
     /// Bytes of the encoded image.
     pub max_bytes: usize,
-    /// Width × height. A pixel costs 3 bytes of memory, 4 with transparency or as CMYK, up to 8 with
-    /// 16 bits a sample, and 9 (12 as CMYK) in a progressive JPEG while it is decoded.
+    /// Width × height. A pixel takes 3 bytes of memory, 4 with transparency or as CMYK, up to 8 with
+    /// 16 bits per sample, and 9 (12 as CMYK) while a progressive JPEG is decoded.
     pub max_pixels: u64,
 }
 
@@ -34,7 +34,7 @@ impl Default for DecodeLimits {
     }
 }
 
-/// An image as it is meant to be seen: upright, without transparency.
+/// A decoded image: upright, without transparency.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DecodedImage {
     /// `3 · width · height` samples: red, green, blue, row after row, in `space`.
@@ -43,35 +43,35 @@ pub struct DecodedImage {
     pub width: usize,
     /// Rows, at least 1, after the orientation was applied.
     pub height: usize,
-    /// What the bytes were.
+    /// The format of the file.
     pub format: ImageFormat,
-    /// How it was turned to become upright: EXIF's number, 1 (not at all) to 8.
+    /// The EXIF orientation that was applied: 1 (none) to 8.
     pub orientation: u8,
-    /// What the samples mean. Scaling comes before the conversion to sRGB, which is done by
-    /// [`PreprocessConfig::resize`](super::PreprocessConfig::resize): fewer pixels are left then.
+    /// The colour space of the samples. [`PreprocessConfig::resize`](super::PreprocessConfig::resize)
+    /// converts to sRGB after scaling, when fewer pixels are left.
     pub space: SampleSpace,
 }
 
-/// Decodes `bytes`: the format is told from them, the EXIF orientation applied, transparency
-/// composited over white, every colour type brought to 8-bit RGB as Pillow's `convert("RGB")` does.
-/// Of several frames or pages the first is taken, and the others are not looked at.
+/// Decodes an image file. The format is recognised from `bytes`, the EXIF orientation is applied,
+/// transparency is composited over white, and every colour type becomes 8-bit RGB as with Pillow's
+/// `convert("RGB")`. Of several frames or pages, only the first is read.
 ///
-/// JPEG has the very samples that Pillow decodes. One that is whole but damaged inside is shown with
-/// the damage, as Pillow and browsers do.
+/// JPEG gives exactly the samples that Pillow decodes. A complete file with damage inside is shown
+/// with the damage, as Pillow and browsers do.
 ///
-/// Decoders other than that of JPEG may panic on hostile bytes; a caller that must not die catches that.
+/// Decoders other than that of JPEG may panic on hostile bytes; servers must catch that.
 ///
 /// # Errors
 /// - [`ErrorKind::ImageTooLarge`]: more bytes or pixels than `limits` allow;
-/// - [`ErrorKind::UnsupportedFormat`]: no image, or of a kind that is not read;
-/// - [`ErrorKind::UndecodableImage`]: a known format, but cut off or damaged.
+/// - [`ErrorKind::UnsupportedFormat`]: not an image, or of an unsupported kind;
+/// - [`ErrorKind::UndecodableImage`]: a supported format, but cut off or damaged.
 pub fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<DecodedImage> {
     decode_with(bytes, limits, None)
 }
 
-/// Decodes `bytes` that will be scaled to `width × height`: [`decode`], but a JPEG of which that
-/// averages many pixels into one goes through a decoder that takes half the time and rounds
-/// subsampled chroma otherwise. After the scaling no sample is more than 3 of 255 levels away.
+/// [`decode`] for an image that will be scaled to `width × height`. If that averages many pixels into
+/// one, a JPEG goes through a decoder that takes half the time and rounds subsampled chroma in a
+/// different way. After scaling, no sample differs by more than 3 of 255 levels.
 ///
 /// # Errors
 /// As [`decode`].
@@ -94,7 +94,7 @@ fn decode_with(bytes: &[u8], limits: &DecodeLimits, side: Option<usize>) -> Resu
     Ok(orient::upright(image, orientation))
 }
 
-/// Every format but JPEG: the pixels as stored, and how to turn them.
+/// Decodes every format but JPEG: the pixels as stored, and their orientation.
 fn read(bytes: &[u8], format: ImageFormat, max_pixels: u64) -> Result<(DecodedImage, Orientation)> {
     check_structure(bytes, format)?;
     let mut decoder = open(bytes, format)?;
@@ -102,7 +102,7 @@ fn read(bytes: &[u8], format: ImageFormat, max_pixels: u64) -> Result<(DecodedIm
     check_pixels(u64::from(width), u64::from(height), max_pixels)?;
     let length = decoder.total_bytes();
     decoder.set_limits(decoder_limits(length)).map_err(|error| explain(error, format))?;
-    // Damaged metadata must not cost the image: without an orientation it is shown as stored.
+    // Damaged metadata is no reason to refuse the image: it is then shown as stored.
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
     let space = space(&mut decoder);
     let color = decoder.color_type();
@@ -120,8 +120,8 @@ fn read(bytes: &[u8], format: ImageFormat, max_pixels: u64) -> Result<(DecodedIm
     Ok((image, orientation))
 }
 
-/// What the image's profile says; of damaged metadata nothing. Profiles of grey and CMYK images are
-/// not for the RGB that their pixels have become, and count as none.
+/// The colour space of the image's profile; sRGB if the metadata is damaged. Profiles of grey and CMYK
+/// images do not describe the RGB that their pixels have become, and are ignored.
 fn space(decoder: &mut impl ImageDecoder) -> SampleSpace {
     match decoder.icc_profile() {
         Ok(Some(profile)) => SampleSpace::of_icc(&profile),
@@ -140,14 +140,14 @@ fn open(bytes: &[u8], format: ImageFormat) -> Result<impl ImageDecoder> {
         ImageFormat::Tiff => image::ImageFormat::Tiff,
     };
     let mut reader = ImageReader::with_format(Cursor::new(bytes), codec);
-    // The size is not known yet, and is checked by us with a better message.
+    // The size is not known yet; check_pixels tests it with a better message.
     reader.limits(decoder_limits(0));
     reader.into_decoder().map_err(|error| explain(error, format))
 }
 
 fn decoder_limits(pixel_bytes: u64) -> Limits {
     let mut limits = Limits::no_limits();
-    // Some decoders hold a second copy of the pixels, CMYK TIFF one a third larger.
+    // Some decoders hold a second copy of the pixels, which for CMYK TIFF is a third larger.
     limits.max_alloc = Some(pixel_bytes.saturating_mul(3).saturating_add(WORKING_MEMORY));
     limits
 }
@@ -162,13 +162,13 @@ fn check_bytes(actual: usize, max: usize) -> Result<()> {
     ))
 }
 
-/// Refuses what has no pixels, more than `max`, or a side that is too long.
+/// Refuses an image without pixels, with more than `max` pixels, or with a side that is too long.
 pub(super) fn check_pixels(width: u64, height: u64, max: u64) -> Result<()> {
     let pixels = width.saturating_mul(height);
     let detail = if pixels == 0 {
         return Err(Error::new(
             ErrorKind::UndecodableImage,
-            format!("the image is {width}×{height} and has no pixels; send another"),
+            format!("the image is {width}×{height} and has no pixels; send another image"),
         ));
     } else if pixels > max {
         format!(
@@ -186,7 +186,7 @@ pub(super) fn check_pixels(width: u64, height: u64, max: u64) -> Result<()> {
     Err(Error::new(ErrorKind::ImageTooLarge, detail))
 }
 
-/// What decoders do not check, or only when it is too late.
+/// Checks that the decoders do not make, or make too late.
 fn check_structure(bytes: &[u8], format: ImageFormat) -> Result<()> {
     match format {
         ImageFormat::Tiff => tiff::check_fields(bytes),
@@ -195,7 +195,7 @@ fn check_structure(bytes: &[u8], format: ImageFormat) -> Result<()> {
     }
 }
 
-/// A decoder's error in the words of this crate.
+/// Translates a decoder's error.
 fn explain(error: ImageError, format: ImageFormat) -> Error {
     let (kind, detail) = match &error {
         ImageError::Limits(limit) if limit.kind() == LimitErrorKind::InsufficientMemory => (
@@ -204,7 +204,9 @@ fn explain(error: ImageError, format: ImageFormat) -> Error {
         ),
         ImageError::Unsupported(_) => (
             ErrorKind::UnsupportedFormat,
-            format!("this kind of {format} image is not read; save it as plain 8-bit JPEG or PNG"),
+            format!(
+                "this kind of {format} image is not supported; save it as plain 8-bit JPEG or PNG"
+            ),
         ),
         _ => (
             ErrorKind::UndecodableImage,
@@ -226,7 +228,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn limits_say_what_is_and_what_may_be() {
+    fn limit_errors_name_the_value_and_the_limit() {
         let error = check_pixels(20_000, 20_000, 100_000_000).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ImageTooLarge);
         for part in ["20000×20000", "400000000", "100000000"] {

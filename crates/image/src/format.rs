@@ -1,20 +1,20 @@
-//! What the bytes are, told from the bytes alone.
+//! Recognises image formats from the bytes alone.
 
 use std::fmt;
 
 use cutline_error::{Error, ErrorKind, Result};
 
-/// The formats that are read.
+/// The supported formats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ImageFormat {
     /// JPEG, baseline or progressive.
     Jpeg,
-    /// PNG; of an animated one the default image.
+    /// PNG; the default image of an animation.
     Png,
-    /// WebP, lossy or lossless; of an animated one the first frame.
+    /// WebP, lossy or lossless; the first frame of an animation.
     WebP,
-    /// GIF; the first frame.
+    /// GIF; the first frame of an animation.
     Gif,
     /// Windows bitmap.
     Bmp,
@@ -36,21 +36,21 @@ impl ImageFormat {
         }
     }
 
-    /// The format of `bytes`, from their signature.
+    /// Recognises the format of `bytes` from their signature.
     ///
     /// # Errors
-    /// [`ErrorKind::UnsupportedFormat`] when they are empty, no image, or an image of a format that
-    /// is not read; the detail names what was recognised and says what to send.
+    /// [`ErrorKind::UnsupportedFormat`] if they are empty, not an image, or an image of an unsupported
+    /// format. The detail names the format, if it is known, and says what to send.
     pub fn of(bytes: &[u8]) -> Result<Self> {
-        if let Some(format) = readable(bytes) {
+        if let Some(format) = supported(bytes) {
             return Ok(format);
         }
         let detail = if bytes.is_empty() {
-            format!("the image is empty; send the bytes of a {READABLE} file")
-        } else if let Some(other) = unreadable(bytes) {
-            format!("the bytes are {other}, which is not read here; send {READABLE}")
+            format!("the image is empty; send a {SUPPORTED} file")
+        } else if let Some(other) = unsupported(bytes) {
+            format!("the file is {other}, which is not supported; send {SUPPORTED}")
         } else {
-            format!("the bytes are no image that is read here; send {READABLE}")
+            format!("the file is not a supported image; send {SUPPORTED}")
         };
         Err(Error::new(ErrorKind::UnsupportedFormat, detail))
     }
@@ -62,55 +62,70 @@ impl fmt::Display for ImageFormat {
     }
 }
 
-const READABLE: &str = "JPEG, PNG, WebP, GIF, BMP or TIFF";
+const SUPPORTED: &str = "JPEG, PNG, WebP, GIF, BMP or TIFF";
 
-fn readable(bytes: &[u8]) -> Option<ImageFormat> {
-    match bytes {
-        [0xFF, 0xD8, 0xFF, ..] => Some(ImageFormat::Jpeg),
-        [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1A, b'\n', ..] => Some(ImageFormat::Png),
-        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => Some(ImageFormat::WebP),
-        [b'G', b'I', b'F', b'8', b'7' | b'9', b'a', ..] => Some(ImageFormat::Gif),
-        // 42 is TIFF, 43 BigTIFF.
-        [b'I', b'I', 42 | 43, 0, ..] | [b'M', b'M', 0, 42 | 43, ..] => Some(ImageFormat::Tiff),
-        // Two letters would make a bitmap of many a text: the size of the header must fit as well.
-        [b'B', b'M', rest @ ..] => {
-            let header_size = rest.get(12..16)?;
-            [12_u32, 16, 40, 52, 56, 64, 108, 124]
-                .iter()
-                .any(|size| header_size == size.to_le_bytes())
-                .then_some(ImageFormat::Bmp)
-        }
+fn supported(bytes: &[u8]) -> Option<ImageFormat> {
+    match image::guess_format(bytes) {
+        Ok(image::ImageFormat::Jpeg) => Some(ImageFormat::Jpeg),
+        Ok(image::ImageFormat::Png) => Some(ImageFormat::Png),
+        Ok(image::ImageFormat::WebP) => Some(ImageFormat::WebP),
+        Ok(image::ImageFormat::Gif) => Some(ImageFormat::Gif),
+        Ok(image::ImageFormat::Tiff) => Some(ImageFormat::Tiff),
+        Ok(image::ImageFormat::Bmp) => has_bitmap_header(bytes).then_some(ImageFormat::Bmp),
+        _ if is_big_tiff(bytes) => Some(ImageFormat::Tiff),
         _ => None,
     }
 }
 
-/// Names a format that is recognised only to say that it is not read.
-fn unreadable(bytes: &[u8]) -> Option<&'static str> {
+/// Whether the header's size is one that bitmaps have. The signature `BM` alone would also fit texts.
+fn has_bitmap_header(bytes: &[u8]) -> bool {
+    let size = bytes.get(14..).and_then(|rest| rest.first_chunk::<4>());
+    let sizes = [12, 16, 40, 52, 56, 64, 108, 124];
+    size.is_some_and(|size| sizes.contains(&u32::from_le_bytes(*size)))
+}
+
+/// `guess_format` knows TIFF with the version 42, but not BigTIFF, which has 43.
+fn is_big_tiff(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"II\x2B\0") || bytes.starts_with(b"MM\0\x2B")
+}
+
+/// Names a format that is recognised but not supported.
+fn unsupported(bytes: &[u8]) -> Option<&'static str> {
     if let Some(brand) = iso_media_brand(bytes) {
         return Some(match brand {
             b"avif" | b"avis" => "an AVIF image",
             b"heic" | b"heix" | b"heim" | b"heis" | b"hevc" | b"hevx" => "a HEIC image",
-            // The brand of the container; the codec is told only further on.
+            // The brand of the container; the codec is named in a later box.
             b"mif1" | b"msf1" => "a HEIC or AVIF image",
             b"crx " => "a raw camera image",
             _ => "a video",
         });
     }
-    let binary = match bytes {
+    let name = match bytes {
         [b'%', b'P', b'D', b'F', ..] => "a PDF document",
         [0xFF, 0x0A, ..] | [0, 0, 0, 0x0C, b'J', b'X', b'L', b' ', ..] => "a JPEG XL image",
         [0, 0, 0, 0x0C, b'j', b'P', ..] | [0xFF, 0x4F, 0xFF, 0x51, ..] => "a JPEG 2000 image",
-        [0, 0, 1, 0, ..] => "an icon (ICO)",
         [b'8', b'B', b'P', b'S', ..] => "a Photoshop document",
         [b'%', b'!', b'P', b'S', ..] => "a PostScript document",
-        [b'P', b'1'..=b'7', b'\n' | b' ' | b'\r' | b'\t', ..] => "a Netpbm image",
-        [b'q', b'o', b'i', b'f', ..] => "a QOI image",
-        [0x76, 0x2F, 0x31, 0x01, ..] => "an OpenEXR image",
         [b'P', b'K', 3, 4, ..] => "a ZIP archive",
         [0x1A, 0x45, 0xDF, 0xA3, ..] => "a video",
-        _ => return unreadable_text(bytes),
+        _ => return unsupported_text(bytes).or_else(|| guessed(bytes)),
     };
-    Some(binary)
+    Some(name)
+}
+
+/// Names the formats that only `guess_format` recognises.
+fn guessed(bytes: &[u8]) -> Option<&'static str> {
+    match image::guess_format(bytes).ok()? {
+        image::ImageFormat::Ico => Some("an icon (ICO)"),
+        image::ImageFormat::Pnm => Some("a Netpbm image"),
+        image::ImageFormat::Qoi => Some("a QOI image"),
+        image::ImageFormat::OpenExr => Some("an OpenEXR image"),
+        image::ImageFormat::Hdr => Some("a Radiance HDR image"),
+        image::ImageFormat::Dds => Some("a DDS texture"),
+        image::ImageFormat::Farbfeld => Some("a farbfeld image"),
+        _ => None,
+    }
 }
 
 /// The major brand of an ISO base media file (HEIC, AVIF, MP4, …).
@@ -118,7 +133,7 @@ fn iso_media_brand(bytes: &[u8]) -> Option<&[u8]> {
     if bytes.get(4..8)? == b"ftyp" { bytes.get(8..12) } else { None }
 }
 
-fn unreadable_text(bytes: &[u8]) -> Option<&'static str> {
+fn unsupported_text(bytes: &[u8]) -> Option<&'static str> {
     let head = &bytes[..bytes.len().min(1024)];
     let head = head.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(head).trim_ascii_start();
     let head = head.to_ascii_lowercase();
@@ -142,10 +157,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_signature_is_enough_and_less_is_not() {
+    fn a_whole_signature_is_needed_and_enough() {
         assert_eq!(ImageFormat::of(b"GIF89a").unwrap(), ImageFormat::Gif);
         assert_eq!(ImageFormat::of(b"\xFF\xD8\xFF").unwrap().to_string(), "jpeg");
         assert_eq!(ImageFormat::of(b"MM\0*").unwrap(), ImageFormat::Tiff);
+        assert_eq!(ImageFormat::of(b"MM\0+").unwrap(), ImageFormat::Tiff);
+        assert_eq!(ImageFormat::of(b"II+\0").unwrap(), ImageFormat::Tiff);
+        assert_eq!(ImageFormat::of(b"RIFF\x01\x02\x03\x04WEBP").unwrap(), ImageFormat::WebP);
         for short in [&b"\xFF\xD8"[..], b"\x89PNG", b"RIFF\0\0\0\0WEB", b"GIF8", b"II", b"B"] {
             let error = ImageFormat::of(short).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::UnsupportedFormat, "{short:?}");
@@ -153,12 +171,12 @@ mod tests {
     }
 
     #[test]
-    fn a_text_that_starts_like_a_bitmap_is_none() {
+    fn a_text_that_starts_like_a_bitmap_is_not_one() {
         assert!(ImageFormat::of(b"BMW builds cars and motorcycles.").is_err());
     }
 
     #[test]
-    fn what_is_recognised_but_not_read_is_named() {
+    fn recognised_but_unsupported_formats_are_named() {
         for (bytes, name) in [
             (&b""[..], "empty"),
             (b"\0\0\0\x18ftypheic\0\0\0\0", "HEIC"),
@@ -169,6 +187,10 @@ mod tests {
             (b"\xEF\xBB\xBF <!DOCTYPE html><html>", "web page"),
             (b"/9j/4AAQSkZJRg", "base64"),
             (b"8BPS\0\x01", "Photoshop"),
+            (b"\0\0\x01\0\x01\0", "icon"),
+            (b"P6 1 1 255\n", "Netpbm"),
+            (b"qoif\0", "QOI"),
+            (b"no image at all", "not a supported image"),
         ] {
             let error = ImageFormat::of(bytes).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::UnsupportedFormat);

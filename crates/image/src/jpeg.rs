@@ -1,15 +1,14 @@
 //! JPEG through mozjpeg, a descendant of libjpeg-turbo: the decoder that Pillow uses, bit for bit.
 //!
-//! Every decoder computes luminance alike; what differs is how subsampled chroma is interpolated.
-//! The decoders written in Rust round it twice or otherwise, and after resizing to the model's size
-//! a pixel is up to 6 levels from the reference's, unless many pixels are averaged into one: then it
-//! is no more than 3, and zune-jpeg, which uses SIMD, takes about half of the time.
+//! All decoders compute the same luminance but interpolate subsampled chroma in different ways. The
+//! decoders written in Rust round it twice or differently: after resizing to the model's size a pixel
+//! is up to 6 levels away from the reference. Where many pixels are averaged into one, the difference
+//! is at most 3 levels, and zune-jpeg is used, which has SIMD and takes about half the time.
 //!
-//! Decoding at half the size or less, by leaving out high frequencies, would be faster still, and was
-//! measured: photos stay within 3 levels, but black text on white is 4 and saturated text 8 levels
-//! off, stripes 36, because clipped ringing is missing from their mean. So it is not done.
+//! Decoding at half the size or less, without high frequencies, would be faster still. It was measured
+//! and rejected: photos stay within 3 levels, but black text on white is 4, saturated text 8 and
+//! stripes are 36 levels off, because clipped ringing is missing from their mean.
 
-use std::any::Any;
 use std::panic::{self, AssertUnwindSafe};
 
 use image::metadata::Orientation;
@@ -23,20 +22,20 @@ use super::decode::{DecodedImage, check_pixels};
 use super::format::ImageFormat;
 use super::profile::SampleSpace;
 use super::rgb;
-use cutline_error::{Error, ErrorKind, Result};
+use cutline_error::{Error, ErrorKind, Result, panic_message};
 
 const END_OF_IMAGE: u8 = 0xD9;
 const START_OF_SCAN: u8 = 0xDA;
 
-/// Encoders write a dozen scans. Each costs a pass over all the pixels however few bytes it has, so
-/// a small file with thousands of them would keep a core busy for hours.
+/// Encoders write about a dozen scans. Each costs a pass over all pixels however few bytes it has, so
+/// a small file with thousands of scans would keep a core busy for hours.
 const MAX_SCANS: usize = 100;
 
-/// From this many pixels for one on, along the shorter side, the faster decoder is as good.
+/// If at least this many pixels along the shorter side become one, the faster decoder is as good.
 const AVERAGED: usize = 4;
 
-/// Decodes `bytes`, as stored, and tells how to turn what they show. `side` is the longer side that
-/// the image will be scaled to, if it will be.
+/// Decodes `bytes` and returns the image as stored, with its orientation. `side` is the longer side
+/// that the image will be scaled to, if known.
 ///
 /// # Errors
 /// As [`decode()`](super::decode::decode()).
@@ -46,10 +45,10 @@ pub(super) fn decode(
     side: Option<usize>,
 ) -> Result<(DecodedImage, Orientation)> {
     check_scans(bytes)?;
-    // libjpeg leaves through its error handler, which mozjpeg makes an unwinding without a panic:
-    // nothing is printed, and what the decoder holds is freed on the way.
+    // libjpeg leaves through its error handler. mozjpeg turns that into unwinding without a panic
+    // message, which frees the decoder's memory.
     panic::catch_unwind(AssertUnwindSafe(|| read(bytes, max_pixels, side)))
-        .unwrap_or_else(|payload| Err(explain(&message(payload.as_ref()))))
+        .unwrap_or_else(|payload| Err(explain(panic_message(&*payload).unwrap_or("no message"))))
 }
 
 fn read(bytes: &[u8], max_pixels: u64, side: Option<usize>) -> Result<(DecodedImage, Orientation)> {
@@ -57,7 +56,7 @@ fn read(bytes: &[u8], max_pixels: u64, side: Option<usize>) -> Result<(DecodedIm
     let decoder = Decompress::with_markers(&kept).from_mem(bytes).map_err(failed)?;
     let (width, height) = decoder.size();
     check_pixels(width as u64, height as u64, max_pixels)?;
-    // Damaged metadata must not cost the image: without an orientation it is shown as stored.
+    // Damaged metadata is no reason to refuse the image: it is then shown as stored.
     let orientation = orientation(&decoder).unwrap_or(Orientation::NoTransforms);
     let space = match decoder.color_space() {
         ColorSpace::JCS_RGB | ColorSpace::JCS_YCbCr => SampleSpace::of_icc(&profile(&decoder)),
@@ -79,7 +78,7 @@ fn read(bytes: &[u8], max_pixels: u64, side: Option<usize>) -> Result<(DecodedIm
     Ok((image, orientation))
 }
 
-/// The pixels as Pillow has them.
+/// The same pixels as Pillow's.
 fn exact(decoder: Decompress<&[u8]>) -> Result<Vec<u8>> {
     let (width, height) = decoder.size();
     let four_inks = matches!(decoder.color_space(), ColorSpace::JCS_CMYK | ColorSpace::JCS_YCCK);
@@ -91,8 +90,8 @@ fn exact(decoder: Decompress<&[u8]>) -> Result<Vec<u8>> {
     Ok(if four_inks { rgb::inverted_cmyk_to_rgb8(pixels) } else { pixels })
 }
 
-/// Nearly the same pixels in half the time. `None` for every JPEG that is not of the common kind, and
-/// for one at which zune-jpeg finds a fault, so that what is done with damage is decided in one place.
+/// Nearly the same pixels in half the time. `None` for uncommon kinds of JPEG, and if zune-jpeg finds
+/// an error: only the exact decoder decides about damage.
 fn quick(bytes: &[u8], decoder: &Decompress<&[u8]>) -> Option<Vec<u8>> {
     let common = matches!(decoder.color_space(), ColorSpace::JCS_YCbCr | ColorSpace::JCS_GRAYSCALE);
     if !common || !is_sequential(bytes) {
@@ -114,7 +113,7 @@ fn failed(error: std::io::Error) -> Error {
     explain(&error.to_string())
 }
 
-/// The ICC profile, which is cut into numbered segments.
+/// The ICC profile, joined from its numbered segments.
 fn profile(decoder: &Decompress<&[u8]>) -> Vec<u8> {
     let mut parts: Vec<(u8, &[u8])> = decoder
         .markers()
@@ -133,7 +132,8 @@ fn orientation(decoder: &Decompress<&[u8]>) -> Option<Orientation> {
     Orientation::from_exif_chunk(exif)
 }
 
-/// Finds the cut that the decoder would paint over in grey, and the scans that take too long.
+/// Refuses a file that is cut off, which the decoder would fill up with grey, and one with so many
+/// scans that decoding takes too long.
 fn check_scans(bytes: &[u8]) -> Result<()> {
     let scans = scans(bytes);
     // Coded data never holds a marker by chance (there `FF` is followed by `00` or a restart
@@ -141,7 +141,7 @@ fn check_scans(bytes: &[u8]) -> Result<()> {
     if !scans.windows(2).rev().any(|pair| pair == [0xFF, END_OF_IMAGE]) {
         return Err(Error::new(
             ErrorKind::UndecodableImage,
-            "the jpeg image is cut off, its end is missing; send the whole file",
+            "the jpeg image is cut off: its end is missing; send the whole file",
         ));
     }
     if has_too_many(scans) {
@@ -153,9 +153,10 @@ fn check_scans(bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// What follows the header; nothing when there is no scan.
+/// The bytes after the header; empty if there is no scan.
 ///
-/// The header is walked and not searched, for it may hold a whole JPEG as a thumbnail.
+/// The header is parsed segment by segment, because a search could end in a thumbnail, which is a whole
+/// JPEG in the header.
 fn scans(bytes: &[u8]) -> &[u8] {
     let mut rest = bytes.get(2..).unwrap_or_default();
     while let Some(marker) = next_marker(&mut rest) {
@@ -168,7 +169,7 @@ fn scans(bytes: &[u8]) -> &[u8] {
     &[]
 }
 
-/// Whether the frame is baseline or extended, not progressive: one pass over the pixels.
+/// Whether the frame is baseline or extended sequential, not progressive.
 fn is_sequential(bytes: &[u8]) -> bool {
     let mut rest = bytes.get(2..).unwrap_or_default();
     while let Some(marker) = next_marker(&mut rest) {
@@ -181,8 +182,8 @@ fn is_sequential(bytes: &[u8]) -> bool {
     false
 }
 
-/// Whether more than [`MAX_SCANS`] scans come before the end of the image. What phones append after
-/// it, a film for instance, is not looked at.
+/// Whether more than [`MAX_SCANS`] scans come before the end of the image. Data that phones append
+/// after it, such as a film, is ignored.
 fn has_too_many(scans: &[u8]) -> bool {
     let mut rest = scans;
     let mut count = 1;
@@ -196,7 +197,7 @@ fn has_too_many(scans: &[u8]) -> bool {
     count > MAX_SCANS
 }
 
-/// The next marker that begins a segment or ends the image; `rest` becomes what follows the segment.
+/// The next marker that begins a segment or ends the image. `rest` becomes the bytes after the segment.
 fn next_marker(rest: &mut &[u8]) -> Option<u8> {
     loop {
         match *rest {
@@ -212,22 +213,15 @@ fn next_marker(rest: &mut &[u8]) -> Option<u8> {
                 *rest = rest.get(2 + length..).unwrap_or_default();
                 return Some(*marker);
             }
-            // Coded data, and stray bytes between segments: decoders skip them too.
+            // Coded data, and stray bytes between segments, which decoders skip too.
             [_, tail @ ..] => *rest = tail,
             [] => return None,
         }
     }
 }
 
-/// What libjpeg says.
-fn message(payload: &(dyn Any + Send)) -> String {
-    let text = payload.downcast_ref::<String>().map(String::as_str);
-    let text = text.or_else(|| payload.downcast_ref::<&str>().copied());
-    text.unwrap_or("the decoder failed").to_owned()
-}
-
-/// libjpeg's message in the words of this crate. It has no codes to offer here; a message that is
-/// not recognised makes the image a damaged one, which most are.
+/// Translates libjpeg's message; it offers no error codes here. An unknown message means a damaged
+/// image, which is the usual case.
 fn explain(message: &str) -> Error {
     let says = |part: &str| message.contains(part);
     let (kind, detail) = if says("Maximum supported image dimension") || says("Insufficient memory")
@@ -236,7 +230,7 @@ fn explain(message: &str) -> Error {
     } else if says("Unsupported JPEG") || says("Unsupported color") || says("arithmetic coding") {
         (
             ErrorKind::UnsupportedFormat,
-            "this kind of jpeg image is not read; save it as plain 8-bit JPEG or PNG",
+            "this kind of jpeg image is not supported; save it as plain 8-bit JPEG or PNG",
         )
     } else {
         (
@@ -266,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_segment_longer_than_the_file_is_no_end() {
+    fn a_segment_longer_than_the_file_has_no_end() {
         assert!(!has_end(b"\xFF\xD8\xFF\xE0\xFF\xFF\xFF\xD9"));
         assert!(!has_end(b"\xFF\xD8\xFF"));
     }
@@ -294,19 +288,18 @@ mod tests {
     }
 
     #[test]
-    fn what_the_library_says_becomes_an_error_of_its_kind() {
-        for (says, kind) in [
+    fn messages_of_the_library_become_errors_of_the_right_kind() {
+        for (message, kind) in [
             ("Maximum supported image dimension is 65500 pixels", ErrorKind::ImageTooLarge),
             ("Unsupported JPEG process: SOF type 0xc3", ErrorKind::UnsupportedFormat),
             ("Unsupported marker type 0x05", ErrorKind::UndecodableImage),
             ("Empty JPEG image (DNL not supported)", ErrorKind::UndecodableImage),
         ] {
-            let payload: Box<dyn Any + Send> = Box::new(says.to_owned());
-            let error = explain(&message(payload.as_ref()));
-            assert_eq!(error.kind(), kind, "{says}");
+            let error = explain(message);
+            assert_eq!(error.kind(), kind, "{message}");
             assert_eq!(
                 std::error::Error::source(&error).map(ToString::to_string).as_deref(),
-                Some(says)
+                Some(message)
             );
         }
     }

@@ -1,23 +1,23 @@
-//! What can be known of an image without the model, and what the model gets of it.
+//! Photos to model input, and what can be measured of a photo without the model.
 //!
-//! From image bytes to pixel values: what the reference pipeline (Pillow and transformers'
-//! `BlipImageProcessor`) does, within three of 255 levels everywhere.
+//! The way from image bytes to pixel values follows the reference pipeline (Pillow and transformers'
+//! `BlipImageProcessor`); no value differs by more than 3 of 255 levels.
 //!
-//! - [`mod@format`]: what the bytes are, told from their first few, never from a name;
+//! - [`mod@format`]: recognises the format from the first bytes, never from a name;
 //! - [`mod@decode`]: bytes to upright 8-bit RGB, within limits;
-//! - `jpeg`: JPEG, sample for sample as Pillow's decoder, or faster where that is averaged away;
-//! - [`profile`]: what the samples mean: colour profiles;
-//! - `tiff`, `webp`: what is checked of such a file before its decoder believes it;
-//! - `rgb`: every colour type that the decoders produce to 8-bit RGB;
+//! - `jpeg`: JPEG, sample for sample as Pillow decodes it, or faster where resizing hides the
+//!   difference;
+//! - [`profile`]: colour profiles;
+//! - `tiff`, `webp`: checks of a file's structure that its decoder does not make in time;
+//! - `rgb`: every colour type of the decoders to 8-bit RGB;
 //! - `orient`: the eight EXIF orientations;
 //! - `resize`: Pillow's resampling;
 //! - [`preprocess`]: RGB to the normalised planes that the model reads.
 //!
 //! For people rather than for the model:
 //!
-//! - [`appearance`]: dominant colours and mood, from a `thumbnail`;
-//! - [`color`]: the clustering, and names of colours;
-//! - [`mood`]: what colours feel like, by published models;
+//! - [`colors`]: dominant colours and their names, from a `thumbnail`;
+//! - [`mood`]: how colours are perceived, by published models;
 //! - [`measure`]: brightness, contrast, sharpness, colourfulness.
 
 pub mod colors;
@@ -27,9 +27,7 @@ mod jpeg;
 pub mod measure;
 pub mod mood;
 mod orient;
-mod pixel_values;
 pub mod preprocess;
-mod preprocess_json;
 pub mod profile;
 mod resize;
 mod rgb;
@@ -42,6 +40,5 @@ pub use decode::{DecodeLimits, DecodedImage, decode, decode_for};
 pub use format::ImageFormat;
 pub use measure::Measures;
 pub use mood::{Mood, MoodLabel};
-pub use pixel_values::PixelValues;
-pub use preprocess::{PREPROCESSING_VERSION, PreprocessConfig, Resample};
+pub use preprocess::{PREPROCESSING_VERSION, PixelValues, PreprocessConfig, Resample};
 pub use profile::SampleSpace;

@@ -1,4 +1,4 @@
-//! What can be measured of an image without a model.
+//! Brightness, contrast, sharpness and colourfulness of an image.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -7,18 +7,18 @@ use super::decode::DecodedImage;
 use super::preprocess::{PreprocessConfig, Resample};
 use cutline_error::Result;
 
-/// The longer side, in pixels, of the copy that is measured: sharpness depends on the scale, and would
-/// not be comparable between a photo and its smaller copy.
+/// The longer side, in pixels, of the scaled copy that is measured. Sharpness depends on the scale:
+/// without scaling it would differ between a photo and its smaller copy.
 pub const MEASURED_SIDE: usize = 512;
 
-/// Four numbers of an image, measured on its sRGB samples after it was scaled, by the mean of the
-/// pixels, so that its longer side has at most 512 pixels.
+/// Four measures of an image, taken on sRGB samples after averaging pixels so that the longer side has
+/// at most 512.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Measures {
-    /// Mean luma (Rec. 601) over 255: 0 is black, 1 white.
+    /// Mean luma (Rec. 601) divided by 255: 0 is black, 1 is white.
     pub brightness: f32,
-    /// Root mean square contrast: the standard deviation of the luma over 255, from 0 for an even
-    /// surface to 0.5 for half black, half white.
+    /// Root mean square contrast: the standard deviation of the luma divided by 255, from 0 for an
+    /// even surface to 0.5 for half black, half white.
     pub contrast: f32,
     /// Variance of the Laplacian (4 neighbours) of the luma in levels of 255, 0 and more. Blurred
     /// photos have less than about 100, sharp ones several hundred to thousands.
@@ -32,7 +32,8 @@ impl Measures {
     /// Measures `image`.
     ///
     /// # Errors
-    /// None for an image that [`decode`](super::decode()) made; a defect is internal.
+    /// None for an image from [`decode`](super::decode()); anything else is a defect and reported as
+    /// an internal error.
     pub fn of(image: &DecodedImage) -> Result<Self> {
         let longer = image.width.max(image.height);
         let scaled = |side: usize| {
@@ -60,7 +61,7 @@ fn luma([red, green, blue]: [u8; 3]) -> f64 {
     0.299 * f64::from(red) + 0.587 * f64::from(green) + 0.114 * f64::from(blue)
 }
 
-/// The sum of the four neighbours less four times the pixel, wherever there are four.
+/// The sum of the four neighbours minus four times the pixel, for all inner pixels.
 fn laplacian(luma: &[f64], width: usize) -> impl Iterator<Item = f64> {
     let rows: Vec<&[f64]> = luma.chunks_exact(width).collect();
     let inner = 1..rows.len().saturating_sub(1);
@@ -80,7 +81,7 @@ fn colorfulness(pixels: &[[u8; 3]]) -> f64 {
         + 0.3 * red_green.mean.hypot(yellow_blue.mean)
 }
 
-/// Mean and variance; both 0 of nothing.
+/// Mean and variance; both 0 without values.
 struct Moments {
     mean: f64,
     variance: f64,
@@ -98,13 +99,13 @@ impl Moments {
             return Self { mean: 0.0, variance: 0.0 };
         }
         let mean = sum / count;
-        // Rounding may leave a hair below zero.
+        // Rounding may give a tiny negative variance.
         Self { mean, variance: (squares / count - mean * mean).max(0.0) }
     }
 }
 
 fn rounded(value: f64, steps: f64) -> f32 {
-    #[expect(clippy::cast_possible_truncation, reason = "rounded to fewer digits anyway")]
+    #[expect(clippy::cast_possible_truncation, reason = "already rounded to few digits")]
     let narrow = ((value * steps).round() / steps) as f32;
     narrow
 }
@@ -118,17 +119,17 @@ mod tests {
     }
 
     #[test]
-    fn an_even_surface_has_nothing_but_brightness() {
+    fn an_even_surface_has_only_brightness() {
         let measures = Measures::of_rgb(&grid(8, 8, |_, _| [51; 3]), 8);
         let Measures { brightness, contrast, sharpness, colorfulness } = measures;
         assert_eq!((brightness, contrast, sharpness, colorfulness), (0.2, 0.0, 0.0, 0.0));
-        // Too small to have an inner pixel.
+        // Too small for an inner pixel.
         assert_eq!(Measures::of_rgb(&[[255; 3]], 1).sharpness, 0.0);
         assert_eq!(Measures::of_rgb(&[[255; 3], [0; 3]], 1).contrast, 0.5);
     }
 
     #[test]
-    fn a_chessboard_is_as_sharp_and_contrasty_as_can_be() {
+    fn a_chessboard_has_the_highest_sharpness_and_contrast() {
         let board = grid(10, 10, |x, y| [if (x + y) % 2 == 0 { 255 } else { 0 }; 3]);
         let measures = Measures::of_rgb(&board, 10);
         assert_eq!((measures.brightness, measures.contrast), (0.5, 0.5));
@@ -137,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn colourfulness_is_that_of_the_paper() {
+    fn colourfulness_matches_the_paper() {
         // Half red, half blue: rg is 255 and 0, yb is 127.5 and -255.
         let halves = grid(4, 2, |x, _| if x < 2 { [255, 0, 0] } else { [0, 0, 255] });
         let spread = (127.5_f64 * 127.5 + 191.25 * 191.25).sqrt();

@@ -1,4 +1,4 @@
-//! What colours feel like, by two published models.
+//! How colours are perceived, by two published models.
 //!
 //! - Valence and energy: Patricia Valdez and Albert Mehrabian, "Effects of color on emotions", Journal
 //!   of Experimental Psychology: General 123 (1994): pleasure = 0.69 · brightness + 0.22 · saturation,
@@ -8,8 +8,8 @@
 //!   and colour preference. Part I", Color Research and Application 29 (2004):
 //!   warm–cool = −0.5 + 0.02 · C*^1.07 · cos(h − 50°).
 //!
-//! Both asked people about patches of colour, and so this says how a photo's colours are felt on the
-//! average. Of what is to be seen in it they know nothing.
+//! Both studies asked people about patches of colour. The mood is derived from a photo's colours alone,
+//! not from its content.
 
 use palette::{FromColor, Lab, LinSrgb, Srgb};
 use serde::{Deserialize, Serialize};
@@ -17,48 +17,48 @@ use utoipa::ToSchema;
 
 use super::colors::DominantColor;
 
-/// The C* that counts as full saturation; the primaries of sRGB have 105 to 134.
+/// The C* of full saturation; the primaries of sRGB have 105 to 134.
 const FULL_CHROMA: f32 = 100.0;
 
-/// Pleasure goes from 0 to this, and arousal over a range as long.
+/// Pleasure ranges from 0 to this; arousal has a range of the same length.
 const RANGE: f32 = 0.69 + 0.22;
 
-/// How far arousal goes below 0.
+/// Arousal is at least minus this.
 const LEAST_AROUSAL: f32 = 0.31;
 
-/// The middle of the plane. An image of medium lightness and little colour (L* of 50, saturation of
-/// 0.15) has this valence: the model's pleasure knows no zero of its own.
+/// The valence of an image of medium lightness and little colour (L* of 50, saturation of 0.15). The
+/// model's pleasure has no neutral point of its own.
 const NEUTRAL_VALENCE: f32 = 0.42;
-/// The model's arousal is 0 here: above it colours stir, below it they soothe.
+/// The energy at which the model's arousal is 0: colours above it stir, colours below it soothe.
 const NEUTRAL_ENERGY: f32 = LEAST_AROUSAL / RANGE;
 
-/// Below this an image is so dark that no other word fits.
+/// Below this valence an image is so dark that no other label fits.
 const DARK_VALENCE: f32 = 0.25;
 
-/// How warm the warmest colours of sRGB are by the model, less the warmth of grey.
+/// The model's warmth of the warmest colours of sRGB, relative to grey.
 const WARMEST: f32 = 4.0;
 
-/// How the colours of an image are felt. All numbers are 0–1.
+/// How the colours of an image are perceived. All numbers are 0–1.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Mood {
-    /// The region in which valence and energy lie.
+    /// The region of valence and energy.
     pub label: MoodLabel,
-    /// Unpleasant to pleasant: pleasure of Valdez and Mehrabian, of which 0.91 is the most.
+    /// Unpleasant to pleasant: pleasure of Valdez and Mehrabian, whose maximum is 0.91.
     pub valence: f32,
-    /// Soothing to stirring: arousal of Valdez and Mehrabian, −0.31 to 0.60; it is 0 at 0.341.
+    /// Soothing to stirring: arousal of Valdez and Mehrabian, −0.31 to 0.60; 0.341 stands for 0.
     pub energy: f32,
-    /// Cool to warm; greys have 0.5.
+    /// Cool to warm; grey is 0.5.
     pub warmth: f32,
-    /// Mean L* of CIELAB, over 100.
+    /// Mean L* of CIELAB, divided by 100.
     pub brightness: f32,
-    /// Mean C* of CIELAB, over 100 and at most 1 for each colour.
+    /// Mean C* of CIELAB, divided by 100 and at most 1 for each colour.
     pub saturation: f32,
 }
 
 /// A region of the plane of valence and energy, after James Russell's circumplex (1980).
 ///
-/// The plane is cut at valence 0.42, which an image of medium lightness and little colour has, and at
-/// energy 0.341, where the model's arousal is 0.
+/// The plane is divided at valence 0.42, the value of an image of medium lightness and little colour,
+/// and at energy 0.341, where the model's arousal is 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -94,18 +94,18 @@ impl MoodLabel {
 }
 
 impl Mood {
-    /// The mood of an image with these colours, each as much as its fraction; without colours that of
-    /// black.
+    /// The mood of an image with these colours, weighted by their fractions; without colours, the mood
+    /// of black.
     #[must_use]
     pub fn of(colors: &[DominantColor]) -> Self {
         let total: f32 = colors.iter().map(|color| color.fraction).sum();
         let (mut brightness, mut saturation, mut warmth) = (0.0, 0.0, 0.0);
         for color in colors {
             let share = color.fraction / total;
-            let felt = Felt::of(color.rgb);
-            brightness += share * felt.brightness;
-            saturation += share * felt.saturation;
-            warmth += share * felt.warmth;
+            let perceived = PerceivedColor::of(color.rgb);
+            brightness += share * perceived.brightness;
+            saturation += share * perceived.saturation;
+            warmth += share * perceived.warmth;
         }
         let pleasure = 0.69 * brightness + 0.22 * saturation;
         let arousal = -0.31 * brightness + 0.60 * saturation;
@@ -123,13 +123,13 @@ impl Mood {
 }
 
 /// One colour, each property 0–1.
-struct Felt {
+struct PerceivedColor {
     brightness: f32,
     saturation: f32,
     warmth: f32,
 }
 
-impl Felt {
+impl PerceivedColor {
     fn of([red, green, blue]: [u8; 3]) -> Self {
         let linear: LinSrgb = Srgb::new(red, green, blue).into_linear();
         let lab = Lab::from_color(linear);
@@ -144,7 +144,7 @@ impl Felt {
     }
 }
 
-/// More digits than mean anything, and few enough to read.
+/// Three digits are more than the models justify and short enough to read.
 fn thousandths(value: f32) -> f32 {
     (value * 1e3).round() / 1e3
 }
@@ -158,9 +158,9 @@ mod tests {
         Mood::of(&[color])
     }
 
-    /// Worked out by hand from L* and C* of the CIE for these colours.
+    /// Computed by hand from the CIE's L* and C* of these colours.
     #[test]
-    fn the_models_give_what_they_give_on_paper() {
+    fn the_models_match_values_computed_by_hand() {
         // Mid grey: L* 53.59, C* 0.
         let grey = mood([128; 3]);
         assert_eq!((grey.brightness, grey.saturation, grey.warmth), (0.536, 0.0, 0.5));
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn every_number_is_within_its_range_for_every_colour() {
+    fn every_number_stays_within_its_range() {
         let steps = || (0..=255_u8).step_by(17);
         for rgb in steps().flat_map(|r| steps().flat_map(move |g| steps().map(move |b| [r, g, b])))
         {
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn colours_count_by_their_share() {
+    fn colours_are_weighted_by_their_fraction() {
         let color = |rgb, fraction| DominantColor {
             hex: String::new(),
             rgb,

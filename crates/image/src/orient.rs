@@ -1,13 +1,16 @@
 //! The eight EXIF orientations, as Pillow's `ImageOps.exif_transpose` applies them.
+//!
+//! `image`'s `apply_orientation` gives the same pixels, but its rotations by 90° take twice the time
+//! (92 against 43 ms for 12 megapixels), and most photos in portrait format need one.
 
 use image::metadata::Orientation;
 
 use super::decode::DecodedImage;
 
-/// Side of the blocks that a transposition walks in, so that the rows it writes stay in the cache.
+/// Side of the blocks of a transposition, so that the rows it writes stay in the cache.
 const BLOCK: usize = 32;
 
-/// Turns and mirrors `image` as its metadata asks.
+/// Applies `orientation` to `image`.
 pub(super) fn upright(mut image: DecodedImage, orientation: Orientation) -> DecodedImage {
     use Orientation::{
         FlipHorizontal, FlipVertical, NoTransforms, Rotate90, Rotate90FlipH, Rotate180, Rotate270,
@@ -26,14 +29,14 @@ pub(super) fn upright(mut image: DecodedImage, orientation: Orientation) -> Deco
     image
 }
 
-/// Left becomes right.
+/// Mirrors left and right.
 fn mirror_rows(image: &mut DecodedImage) {
     for row in image.rgb.chunks_exact_mut(image.width * 3) {
         row.as_chunks_mut::<3>().0.reverse();
     }
 }
 
-/// Top becomes bottom.
+/// Mirrors top and bottom.
 fn reverse_rows(image: &mut DecodedImage) {
     let stride = image.width * 3;
     let half = image.height / 2;
@@ -43,8 +46,7 @@ fn reverse_rows(image: &mut DecodedImage) {
     }
 }
 
-/// Rows become columns; the new rows are mirrored when asked (`mirror`), and their order reversed
-/// (`reverse`).
+/// Turns rows into columns. `mirror` mirrors the new rows, `reverse` reverses their order.
 fn transpose(image: &mut DecodedImage, mirror: bool, reverse: bool) {
     let (width, height) = (image.width, image.height);
     let source = image.rgb.as_chunks::<3>().0;
@@ -75,7 +77,7 @@ mod tests {
     use super::*;
     use crate::{ImageFormat, SampleSpace};
 
-    /// Each EXIF value, and where the pixels of `0 1 2 / 3 4 5` end up.
+    /// Each EXIF value, and the result for the pixels `0 1 2 / 3 4 5`.
     const CASES: [(u8, usize, [u8; 6]); 8] = [
         (1, 3, [0, 1, 2, 3, 4, 5]),
         (2, 3, [2, 1, 0, 5, 4, 3]),
@@ -88,7 +90,7 @@ mod tests {
     ];
 
     #[test]
-    fn every_orientation_moves_the_pixels_where_exif_says() {
+    fn every_orientation_moves_pixels_as_exif_defines() {
         for (exif, width, expected) in CASES {
             let image = DecodedImage {
                 rgb: (0..6).flat_map(|value| [value; 3]).collect(),
@@ -106,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_turn_and_its_inverse_leave_a_large_image_as_it_was() {
+    fn a_rotation_and_its_inverse_restore_a_large_image() {
         let (width, height) = (71, 45);
         let rgb: Vec<u8> = (0..width * height * 3).map(|index| (index % 251) as u8).collect();
         let image = DecodedImage {

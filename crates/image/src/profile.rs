@@ -1,8 +1,8 @@
-//! Colour profiles: what the samples of an image mean, where that is not sRGB.
+//! Colour profiles: the colour space of an image's samples, if it is not sRGB.
 //!
-//! The reference ignores profiles, and so gives the model paler photos than people see when a camera
-//! writes Display P3 or Adobe RGB. Here they are converted. A profile that means sRGB, as nearly all
-//! do, changes nothing, so that those images stay sample for sample what the reference makes of them.
+//! The reference ignores profiles. Photos in Display P3 or Adobe RGB then look paler to the model than
+//! to people, so they are converted here. Nearly all profiles describe sRGB; those change nothing, and
+//! the images stay sample for sample as in the reference.
 
 use std::fmt;
 use std::panic;
@@ -10,14 +10,13 @@ use std::sync::Arc;
 
 use moxcms::{ColorProfile, DataColorSpace, Layout, Transform8BitExecutor, TransformOptions};
 
-/// A longer profile is a table for a printer; the profiles of cameras and screens have a few
-/// kilobytes.
+/// Profiles of cameras and screens have a few kilobytes. Longer ones are tables for printers.
 const MAX_BYTES: usize = 4 << 20;
 
-/// A profile that moves no colour by more levels than this is one of the many ways to write sRGB.
+/// A profile that changes no colour by more levels than this is one of the many variants of sRGB.
 const SRGB_TOLERANCE: u8 = 2;
 
-/// What the samples of an image mean.
+/// The colour space of an image's samples.
 #[derive(Clone, Default)]
 pub struct SampleSpace {
     /// `None` for sRGB.
@@ -25,14 +24,14 @@ pub struct SampleSpace {
 }
 
 impl SampleSpace {
-    /// The samples are sRGB.
+    /// sRGB.
     #[must_use]
     pub fn srgb() -> Self {
         Self::default()
     }
 
-    /// The meaning that an ICC profile gives to RGB samples. One that is damaged, that is not for RGB
-    /// or that is longer than 4 MiB counts as none: the image must not be lost for its sake.
+    /// The colour space of an ICC profile for RGB. A profile that is damaged, not for RGB, or longer
+    /// than 4 MiB counts as sRGB: it is no reason to refuse the image.
     pub(super) fn of_icc(profile: &[u8]) -> Self {
         if profile.is_empty() || profile.len() > MAX_BYTES {
             return Self::srgb();
@@ -41,19 +40,19 @@ impl SampleSpace {
         Self { to_srgb: to_srgb.filter(|transform| !changes_nothing(&**transform)) }
     }
 
-    /// Whether samples can be taken as they are.
+    /// Whether samples need no conversion.
     #[must_use]
     pub fn is_srgb(&self) -> bool {
         self.to_srgb.is_none()
     }
 
-    /// `rgb`, pixels of three samples, to sRGB. What lies outside of its gamut is clipped.
+    /// Converts `rgb`, pixels of three samples, to sRGB. Colours outside its gamut are clipped.
     pub(super) fn convert(&self, rgb: Vec<u8>) -> Vec<u8> {
         let Some(transform) = &self.to_srgb else { return rgb };
         let mut converted = vec![0; rgb.len()];
         match transform.transform(&rgb, &mut converted) {
             Ok(()) => converted,
-            // Lengths that do not fit each other; pixels have three samples.
+            // Only for lengths that do not match, which does not happen here.
             Err(_) => rgb,
         }
     }
@@ -65,7 +64,7 @@ impl fmt::Debug for SampleSpace {
     }
 }
 
-/// Two spaces are the same if both are sRGB or come of one decoding.
+/// Two spaces are equal if both are sRGB, or if one is a clone of the other.
 impl PartialEq for SampleSpace {
     fn eq(&self, other: &Self) -> bool {
         match (&self.to_srgb, &other.to_srgb) {
@@ -87,7 +86,7 @@ fn transform(profile: &[u8]) -> Option<Arc<Transform8BitExecutor>> {
     profile.create_transform_8bit(Layout::Rgb, &srgb, Layout::Rgb, TransformOptions::default()).ok()
 }
 
-/// Tries a grid of colours.
+/// Tests the transform on a grid of colours.
 fn changes_nothing(transform: &Transform8BitExecutor) -> bool {
     let steps = || (0..=255_u8).step_by(51);
     let probe: Vec<u8> = steps()
@@ -107,25 +106,25 @@ mod tests {
     }
 
     #[test]
-    fn srgb_in_any_wording_changes_nothing() {
+    fn srgb_profiles_change_nothing() {
         assert!(icc(&ColorProfile::new_srgb()).is_srgb());
         let grey = vec![1, 2, 3];
         assert_eq!(SampleSpace::srgb().convert(grey.clone()), grey);
     }
 
     #[test]
-    fn a_wide_gamut_is_converted_and_its_greys_stay() {
+    fn a_wide_gamut_is_converted_and_greys_stay() {
         let space = icc(&ColorProfile::new_display_p3());
         assert!(!space.is_srgb());
         let converted = space.convert(vec![255, 0, 0, 128, 128, 128, 200, 100, 100]);
-        assert_eq!(converted[..3], [255, 0, 0], "outside of sRGB, clipped");
+        assert_eq!(converted[..3], [255, 0, 0], "clipped to the gamut of sRGB");
         assert!(converted[3..6].iter().all(|grey| grey.abs_diff(128) <= 1), "{converted:?}");
         assert!(converted[6] > 205 && converted[7] < 100, "more colourful: {converted:?}");
         assert!(!icc(&ColorProfile::new_adobe_rgb()).is_srgb());
     }
 
     #[test]
-    fn what_is_no_profile_for_rgb_counts_as_none() {
+    fn unusable_profiles_count_as_srgb() {
         assert!(SampleSpace::of_icc(b"").is_srgb());
         assert!(SampleSpace::of_icc(&[0xAB; 500]).is_srgb());
         let whole = ColorProfile::new_display_p3().encode().unwrap();

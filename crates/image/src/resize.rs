@@ -7,13 +7,13 @@ use super::decode::DecodedImage;
 use super::preprocess::Resample;
 use cutline_error::{Error, Result};
 
-/// `image` stretched to `width × height`, as `3 · width · height` bytes.
+/// Stretches `image` to `width × height`; returns `3 · width · height` bytes.
 ///
-/// The filters and their rounding to 8 bits are those of Pillow up to one level, and so is the order
-/// of the two passes, which matters where a filter overshoots and is clipped in between.
+/// Filters and rounding match Pillow within one level. The order of the two passes is Pillow's as well;
+/// it matters where a filter overshoots and is clipped between them.
 ///
 /// # Errors
-/// None for a consistent image; a defect is reported as [`Error::internal`].
+/// None for a consistent image; anything else is a defect and reported as [`Error::internal`].
 pub(super) fn resize(
     image: &DecodedImage,
     width: usize,
@@ -25,7 +25,7 @@ pub(super) fn resize(
         return Ok(run(&source, width, height, ResizeAlg::Nearest)?.into_vec());
     }
     let algorithm = ResizeAlg::Convolution(filter(resample));
-    // Left to itself, the library filters columns first.
+    // The library always filters columns first.
     if columns_first((image.width, image.height), (width, height)) {
         return Ok(run(&source, width, height, algorithm)?.into_vec());
     }
@@ -34,8 +34,8 @@ pub(super) fn resize(
     Ok(run(&narrow, width, height, algorithm)?.into_vec())
 }
 
-/// Pillow 13 filters columns first where the height shrinks much more than the width (its pull
-/// request 9549; the rule was measured on 13.0.0). Before, it always filtered rows first.
+/// Pillow 13 filters columns first if the height shrinks much more than the width (pull request 9549;
+/// the rule was measured on 13.0.0). Earlier versions always filtered rows first.
 fn columns_first(from: (usize, usize), to: (usize, usize)) -> bool {
     let (less_width, less_height) = (from.0.saturating_sub(to.0), from.1.saturating_sub(to.1));
     less_height > 2 * less_width
@@ -80,9 +80,9 @@ fn side(length: usize) -> Result<u32> {
 mod tests {
     use super::*;
 
-    /// Every line was read off Pillow 13.0.0, by comparing its answer with that of two calls.
+    /// Measured on Pillow 13.0.0, by comparing one call with two calls in each order.
     #[test]
-    fn the_order_of_the_passes_is_pillows() {
+    fn the_order_of_the_passes_matches_pillow() {
         for (from, to, expected) in [
             ((100, 100), (60, 19), true),
             ((100, 100), (60, 20), false),

@@ -1,10 +1,10 @@
-//! Every colour type that the decoders produce, to 8-bit RGB, as the reference does it:
-//! `convert_to_rgb` of transformers 5 (`image_transforms.py`) over Pillow.
+//! Every colour type of the decoders to 8-bit RGB, as in the reference: `convert_to_rgb` of
+//! transformers 5 (`image_transforms.py`), which uses Pillow.
 //!
-//! - Transparency is composited over white ([`over_white`] is the one place that decides this).
+//! - Transparency is composited over white, in [`over_white`].
 //! - Grey is repeated.
-//! - Of 16 bits the upper 8 are kept. Pillow does so for colour; its `I;16` → `RGB` for grey clips
-//!   at 255 instead, which turns nearly every 16-bit photo white, and is not copied here.
+//! - Of 16 bits, the upper 8 are kept, as Pillow does for colour. For grey, Pillow's `I;16` → `RGB`
+//!   clips at 255, which turns nearly every 16-bit photo white; that is not copied here.
 
 use image::ColorType;
 
@@ -13,7 +13,7 @@ use cutline_error::{Error, ErrorKind, Result};
 /// `pixels` (rows without padding, 16-bit samples in native order) as 8-bit RGB.
 ///
 /// # Errors
-/// [`ErrorKind::UnsupportedFormat`] for floating-point samples: nothing says what is white in them.
+/// [`ErrorKind::UnsupportedFormat`] for floating-point samples, which do not define white.
 pub(super) fn to_rgb8(pixels: Vec<u8>, color: ColorType) -> Result<Vec<u8>> {
     match color {
         ColorType::Rgb8 => Ok(pixels),
@@ -36,33 +36,32 @@ pub(super) fn to_rgb8(pixels: Vec<u8>, color: ColorType) -> Result<Vec<u8>> {
         other => Err(Error::new(
             ErrorKind::UnsupportedFormat,
             format!(
-                "images with samples of type {other:?} are not read; send 8 or 16 bits a sample"
+                "images with samples of type {other:?} are not supported; send 8 or 16 bits per sample"
             ),
         )),
     }
 }
 
-/// CMYK of a JPEG, whose inks are inverted (255 is no ink) as Adobe writes them and Pillow always
-/// assumes, as Pillow's `Convert.c` turns it to RGB.
+/// CMYK of a JPEG to RGB, as in Pillow's `Convert.c`. The inks are inverted (255 is no ink), as Adobe
+/// writes them and Pillow always assumes.
 pub(super) fn inverted_cmyk_to_rgb8(pixels: Vec<u8>) -> Vec<u8> {
     narrow::<4>(pixels, |[c, m, y, k]| [c, m, y].map(|ink| under_black(ink, k)))
 }
 
-/// What an inverted ink leaves of the light `k`: `k - (255 - ink) * k / 255`, rounded as Pillow does.
+/// The light `k` under an inverted ink: `k - (255 - ink) * k / 255`, rounded as Pillow does.
 fn under_black(ink: u8, k: u8) -> u8 {
     let product = u32::from(255 - ink) * u32::from(k) + 0x80;
     let absorbed = ((product >> 8) + product) >> 8;
     k.saturating_sub(u8::try_from(absorbed).unwrap_or(u8::MAX))
 }
 
-/// The sample that is seen when `value` with opacity `alpha` lies on white.
-///
-/// Pillow's `AlphaComposite.c` for an opaque background, rounding included.
+/// `value` with opacity `alpha` over white: Pillow's `AlphaComposite.c` for an opaque background,
+/// rounding included.
 fn over_white(value: u8, alpha: u8) -> u8 {
     const HALF: u32 = 0x80;
     let (value, alpha) = (u32::from(value), u32::from(alpha));
-    // Pillow carries 7 more bits through this division by 255; they are zero when the background
-    // is opaque.
+    // Pillow carries 7 more bits through this division by 255. They are zero for an opaque
+    // background.
     let sum = value * alpha + 255 * (255 - alpha) + HALF;
     u8::try_from(((sum >> 8) + sum) >> 8).unwrap_or(u8::MAX)
 }
@@ -71,12 +70,12 @@ fn high(sample: [u8; 2]) -> u8 {
     u16::from_ne_bytes(sample).to_be_bytes()[0]
 }
 
-/// Pixels of fewer than three bytes, to a new vector.
+/// Converts pixels of fewer than three bytes into a new vector.
 fn widen<const N: usize>(pixels: &[u8], convert: impl Fn([u8; N]) -> [u8; 3]) -> Vec<u8> {
     pixels.as_chunks::<N>().0.iter().flat_map(|&pixel| convert(pixel)).collect()
 }
 
-/// Pixels of more than three bytes, in place: the result never overtakes what is still to be read.
+/// Converts pixels of more than three bytes in place: writing never overtakes reading.
 fn narrow<const N: usize>(mut pixels: Vec<u8>, convert: impl Fn([u8; N]) -> [u8; 3]) -> Vec<u8> {
     let count = pixels.len() / N;
     for index in 0..count {
@@ -92,7 +91,7 @@ fn narrow<const N: usize>(mut pixels: Vec<u8>, convert: impl Fn([u8; N]) -> [u8;
 mod tests {
     use super::*;
 
-    /// The arithmetic of Pillow's `AlphaComposite.c`, word by word, for a white opaque background.
+    /// The arithmetic of Pillow's `AlphaComposite.c`, line by line, for a white opaque background.
     fn pillow(value: u32, alpha: u32) -> u32 {
         if alpha == 0 {
             return 255;
@@ -130,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn inverted_inks_let_through_what_they_say() {
+    fn inverted_inks_become_rgb() {
         let pixels = vec![255, 255, 255, 255, 0, 128, 255, 255, 255, 128, 0, 100, 9, 9, 9, 0];
         assert_eq!(
             inverted_cmyk_to_rgb8(pixels),

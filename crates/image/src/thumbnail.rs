@@ -1,15 +1,15 @@
-//! A few thousand pixels that stand for an image.
+//! A small sample of an image's pixels.
 
 use super::decode::DecodedImage;
 
 /// The longer side, in pixels.
 const SIDE: usize = 128;
 
-/// `image` with a longer side of at most 128 pixels, as sRGB; one that is smaller already as it is.
+/// Scales `image` down so that its longer side has at most 128 pixels, as sRGB.
 ///
-/// Each pixel is the mean of four of its cell. All of the cell would be read from memory for nothing:
-/// what is asked of a thumbnail here are shares of colours, not details. That makes the time
-/// independent of the image's size.
+/// Each pixel is the mean of four pixels of its cell. Reading the whole cell would cost time and gain
+/// nothing, because the thumbnail serves for shares of colours, not details. So the time does not
+/// depend on the image's size.
 pub(super) fn thumbnail(image: &DecodedImage) -> Vec<[u8; 3]> {
     let longer = image.width.max(image.height);
     let scaled = |side: usize| if longer > SIDE { (side * SIDE / longer).max(1) } else { side };
@@ -32,7 +32,7 @@ pub(super) fn thumbnail(image: &DecodedImage) -> Vec<[u8; 3]> {
     image.space.convert(mean).as_chunks::<3>().0.to_vec()
 }
 
-/// Where a quarter and three quarters of cell `index` lie, of `cells` over `length` pixels.
+/// The pixels at one and at three quarters of cell `index`, if `length` pixels are divided into `cells`.
 fn quarters(index: usize, cells: usize, length: usize) -> [usize; 2] {
     [1, 3].map(|quarter| (4 * index + quarter) * length / (4 * cells))
 }
@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn a_large_one_keeps_its_shape_and_its_shares() {
+    fn a_large_image_keeps_its_shape_and_shares() {
         let large = image(1000, 10, |x, _| if x < 500 { [200, 0, 0] } else { [0, 0, 100] });
         let small = thumbnail(&large);
         assert_eq!(small.len(), 128);

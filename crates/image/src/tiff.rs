@@ -1,15 +1,15 @@
-//! What is checked of a TIFF before its decoder sees it.
+//! Checks of a TIFF before it is decoded.
 //!
-//! The decoder takes memory for as many values as a field of the directory announces, up to 256 MiB,
-//! and only then finds that the file has none: one wrong byte is enough.
+//! The decoder allocates memory for as many values as a field of the directory announces, up to
+//! 256 MiB, before it finds that the file has none. One wrong byte is enough.
 
 use super::format::ImageFormat;
 use cutline_error::{Error, ErrorKind, Result};
 
-/// Refuses a file of which a field of the first directory announces more bytes than the file has.
+/// Refuses a file if a field of its first directory announces more bytes than the file has.
 ///
 /// # Errors
-/// [`ErrorKind::UndecodableImage`]. What else may be wrong with the directory is the decoder's to say.
+/// [`ErrorKind::UndecodableImage`]. The decoder finds all other errors in the directory.
 pub(super) fn check_fields(bytes: &[u8]) -> Result<()> {
     if Directory::first(bytes).is_none_or(|directory| directory.fits()) {
         return Ok(());
@@ -23,13 +23,13 @@ pub(super) fn check_fields(bytes: &[u8]) -> Result<()> {
     ))
 }
 
-/// A directory of fields in a file.
+/// A directory of fields.
 struct Directory<'f> {
     file: &'f [u8],
     little: bool,
     /// BigTIFF has counts and offsets of 64 bits.
     big: bool,
-    /// Where the fields begin.
+    /// The offset of the first field.
     fields: usize,
     count: usize,
 }
@@ -78,7 +78,7 @@ fn value_bytes(kind: u64) -> u64 {
 mod tests {
     use super::*;
 
-    /// A file of one field: of `kind`, `count` times.
+    /// A file with one field of this kind and count.
     fn tiff(kind: u16, count: u32) -> Vec<u8> {
         let head = [&b"II*\0"[..], &8_u32.to_le_bytes(), &1_u16.to_le_bytes()].concat();
         let field =
@@ -112,7 +112,7 @@ mod tests {
         ]
         .concat();
         assert!(check_fields(&big).is_err());
-        // What is not there cannot be too large; the decoder refuses it.
+        // A missing directory cannot be too large; the decoder refuses it.
         assert!(check_fields(&big[..30]).is_ok());
         assert!(check_fields(b"II*\0\xFF\xFF\xFF\xFF").is_ok());
         assert!(check_fields(b"II").is_ok());

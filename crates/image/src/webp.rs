@@ -1,25 +1,27 @@
-//! What is checked of a WebP before its decoder sees it.
+//! Checks of a WebP before it is decoded.
 
 use super::format::ImageFormat;
 use cutline_error::{Error, ErrorKind, Result};
 
-/// Where the first chunk begins: behind `RIFF`, the length, and `WEBP`.
+/// Offset of the first chunk, after `RIFF`, the length, and `WEBP`.
 const FIRST_CHUNK: usize = 12;
 
-/// The name of a chunk and its length.
+/// Bytes of a chunk's name and length.
 const CHUNK_HEAD: usize = 8;
 
-/// Place, size, duration and flags of a frame, before its chunks.
+/// Bytes of a frame's position, size, duration and flags, before its chunks.
 const FRAME_HEAD: usize = 16;
 
-/// Refuses a file that is cut off, which the decoder would paint over in grey; one whose metadata is
-/// longer than the file, for which the decoder would take up to 4 GiB before it looks; and one with a
-/// frame larger than its canvas, for which it would take 400 MB.
+/// Refuses files that the decoder handles badly:
+/// - a file that is cut off, which it would fill up with grey;
+/// - metadata longer than the file, for which it would allocate up to 4 GiB;
+/// - a frame larger than the canvas, for which it would allocate 400 MB;
+/// - a frame inside a frame, which WebP does not allow.
 ///
 /// # Errors
-/// [`ErrorKind::UndecodableImage`]. What else may be wrong is the decoder's to say.
+/// [`ErrorKind::UndecodableImage`]. The decoder finds all other errors.
 pub(super) fn check_chunks(bytes: &[u8]) -> Result<()> {
-    if riff_is_whole(bytes) && is_sound(bytes, FIRST_CHUNK, None) {
+    if riff_is_whole(bytes) && chunks_are_sound(bytes, FIRST_CHUNK, None, false) {
         return Ok(());
     }
     let format = ImageFormat::WebP;
@@ -29,15 +31,16 @@ pub(super) fn check_chunks(bytes: &[u8]) -> Result<()> {
     ))
 }
 
-/// Whether all the bytes that the RIFF header announces are there.
+/// Whether all bytes that the RIFF header announces are there.
 fn riff_is_whole(bytes: &[u8]) -> bool {
     length_at(bytes, 4).is_some_and(|length| length <= bytes.len() - 8)
 }
 
-/// Whether all of each chunk of metadata is there, and no lossy frame is larger than the canvas; the
-/// decoder compares the two when it has the frame. Other chunks are read as they come. `at` is where
-/// the first chunk begins, and `canvas` its pixels, if they are known.
-fn is_sound(bytes: &[u8], mut at: usize, mut canvas: Option<u64>) -> bool {
+/// Whether all metadata chunks are complete, no lossy frame is larger than the canvas, and no frame
+/// holds another. `at` is the offset of the first chunk, and `canvas` its pixels, if they are known.
+///
+/// Chunks of a frame are checked by a second call with `in_frame`, so the depth is at most two.
+fn chunks_are_sound(bytes: &[u8], mut at: usize, mut canvas: Option<u64>, in_frame: bool) -> bool {
     while let Some(length) = length_at(bytes, at.saturating_add(4)) {
         let content = at.saturating_add(CHUNK_HEAD);
         let end = content.saturating_add(length);
@@ -51,8 +54,10 @@ fn is_sound(bytes: &[u8], mut at: usize, mut canvas: Option<u64>) -> bool {
                 (Some(frame), Some(canvas)) => frame <= canvas,
                 _ => true,
             },
+            b"ANMF" if in_frame => false,
             b"ANMF" => {
-                is_sound(&bytes[..end.min(bytes.len())], content.saturating_add(FRAME_HEAD), canvas)
+                let first = content.saturating_add(FRAME_HEAD);
+                chunks_are_sound(&bytes[..end.min(bytes.len())], first, canvas, true)
             }
             _ => true,
         };
@@ -65,21 +70,21 @@ fn is_sound(bytes: &[u8], mut at: usize, mut canvas: Option<u64>) -> bool {
     true
 }
 
-/// Width × height of the canvas, of which three bytes each say one less, behind four of flags.
+/// Width × height of the canvas. After four bytes of flags, three bytes each hold a side minus one.
 fn canvas_pixels(bytes: &[u8], content: usize) -> Option<u64> {
     let [a, b, c, d, e, f] = bytes.get(content.checked_add(4)?..)?.first_chunk()?;
     let side = |low, middle, high| u64::from(u32::from_le_bytes([low, middle, high, 0])) + 1;
     Some(side(*a, *b, *c) * side(*d, *e, *f))
 }
 
-/// Width × height of a lossy frame: 14 bits each, behind the frame's tag and start code.
+/// Width × height of a lossy frame: 14 bits each, after the frame's tag and start code.
 fn frame_pixels(bytes: &[u8], content: usize) -> Option<u64> {
     let [a, b, c, d] = bytes.get(content.checked_add(6)?..)?.first_chunk()?;
     let side = |low, high| u64::from(u16::from_le_bytes([low, high]) & 0x3FFF);
     Some(side(*a, *b) * side(*c, *d))
 }
 
-/// The length that stands at `offset`, if there is one.
+/// The length at `offset`, if it is inside the file.
 fn length_at(bytes: &[u8], offset: usize) -> Option<usize> {
     let four = bytes.get(offset..offset.checked_add(4)?)?;
     usize::try_from(u32::from_le_bytes(four.try_into().ok()?)).ok()
@@ -99,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn metadata_must_be_whole_wherever_it_stands() {
+    fn metadata_must_be_complete_anywhere_in_the_file() {
         let extended = (b"VP8X", 10, &[0; 10][..]);
         let whole = webp(&[extended, (b"ICCP", 3, &[0; 4]), (b"EXIF", 2, &[0; 2])]);
         assert!(check_chunks(&whole).is_ok());
@@ -111,18 +116,21 @@ mod tests {
             let error = check_chunks(&webp(&chunks)).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::UndecodableImage, "{chunks:?}");
         }
-        // The decoder finds out about this one, and takes no memory for it.
+        // The decoder finds this error itself and allocates nothing for it.
         assert!(check_chunks(&webp(&[(b"VP8L", u32::MAX, &[0; 4])])).is_ok());
     }
 
     #[test]
     fn a_frame_must_fit_its_canvas() {
-        // A canvas of 3 × 2, and frames of so many pixels a row in one row.
+        // A canvas of 3 × 2, and frames of one row with `width` pixels.
         let canvas = (b"VP8X", 10, &[0, 0, 0, 0, 2, 0, 0, 1, 0, 0][..]);
         let frame = |width: u8| [0, 0, 0, 0x9D, 1, 0x2A, width, 0, 1, 0];
         assert!(check_chunks(&webp(&[canvas, (b"VP8 ", 10, &frame(6))])).is_ok());
         assert!(check_chunks(&webp(&[canvas, (b"VP8 ", 10, &frame(7))])).is_err());
-        assert!(check_chunks(&webp(&[(b"VP8 ", 10, &frame(7))])).is_ok(), "it is the canvas");
+        assert!(
+            check_chunks(&webp(&[(b"VP8 ", 10, &frame(7))])).is_ok(),
+            "the frame is the canvas"
+        );
         for (width, sound) in [(6, true), (7, false)] {
             let chunk = [&b"VP8 "[..], &10_u32.to_le_bytes(), &frame(width)].concat();
             let content = [&[0; 16][..], &chunk].concat();
@@ -132,11 +140,38 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_announces_more_than_it_has_is_cut_off() {
+    fn a_file_shorter_than_it_announces_is_cut_off() {
         let whole = webp(&[(b"VP8L", 4, &[0; 4])]);
         assert!(check_chunks(&whole).is_ok());
         assert!(check_chunks(&whole[..whole.len() - 1]).is_err());
         assert!(check_chunks(&[&whole[..], b"more"].concat()).is_ok());
         assert!(check_chunks(b"RIFF").is_err());
+    }
+
+    /// Each level costs 24 bytes, so a file of 10 MB can have 400,000 levels. With a recursion per
+    /// level they overflowed the stack, which ends the process.
+    #[test]
+    fn deeply_nested_frames_are_refused_without_recursion() {
+        let level = [&b"ANMF"[..], &u32::MAX.to_le_bytes(), &[0; FRAME_HEAD]].concat();
+        let body = [&b"WEBP"[..], &level.repeat(400_000)].concat();
+        let length = u32::try_from(body.len()).unwrap();
+        let file = [&b"RIFF"[..], &length.to_le_bytes(), &body].concat();
+        let small_stack = std::thread::Builder::new().stack_size(2 << 20);
+        let thread = small_stack.spawn(move || {
+            let limits = crate::DecodeLimits::default();
+            (check_chunks(&file).is_err(), crate::decode(&file, &limits).map(|_| ()))
+        });
+        let (refused, decoded) = thread.unwrap().join().unwrap();
+        assert!(refused);
+        assert_eq!(decoded.unwrap_err().kind(), ErrorKind::UndecodableImage);
+    }
+
+    #[test]
+    fn frames_next_to_each_other_are_fine() {
+        let canvas = (b"VP8X", 10, &[0, 0, 0, 0, 2, 0, 0, 1, 0, 0][..]);
+        let frame = (b"ANMF", 16, &[0; 16][..]);
+        assert!(check_chunks(&webp(&[canvas, frame, frame, frame])).is_ok());
+        let nested = [&[0; 16][..], b"ANMF", &16_u32.to_le_bytes(), &[0; 16]].concat();
+        assert!(check_chunks(&webp(&[canvas, (b"ANMF", 40, &nested)])).is_err());
     }
 }

@@ -200,7 +200,7 @@ impl Fixture {
             metrics: metrics.clone(),
         };
         let captioner = Captioner::with_engine(Box::new(engine), parts).unwrap();
-        Self { script, state: AppState::measured(settings, metrics), captioner }
+        Self { script, state: AppState::new(settings, metrics), captioner }
     }
 
     pub(super) fn app(&self) -> Router {

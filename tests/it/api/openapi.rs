@@ -1,9 +1,11 @@
-//! The contract as a document: what is committed, what is served and what there is are the same.
+//! The contract: the committed document, the served document and the routes agree.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use cutline::http::{ENDPOINTS, contract_json};
+use axum::body::Body;
+use axum::http::{Method, Request, StatusCode};
+use cutline::http::contract_json;
 use serde_json::Value;
 
 use cutline::captioner::MemoryLimits;
@@ -15,31 +17,45 @@ fn contract() -> Value {
 }
 
 #[test]
-fn the_committed_document_is_the_present_one() {
+fn the_committed_document_is_current() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("openapi.json");
     let committed = std::fs::read_to_string(path).unwrap_or_default();
     assert!(
         committed == contract_json(),
-        "openapi.json is another contract; look at what changed, and if it is meant to, write \
+        "openapi.json differs from the contract; review the changes, and if they are intended run \
          `cargo run -- openapi > openapi.json`"
     );
 }
 
-#[test]
-fn its_paths_are_those_of_the_server() {
+fn operations(contract: &Value) -> BTreeSet<(String, String)> {
+    let paths = contract["paths"].as_object().unwrap().iter();
+    let operations = paths.flat_map(|(path, item)| {
+        item.as_object().unwrap().keys().map(|method| (method.to_uppercase(), path.clone()))
+    });
+    operations.collect()
+}
+
+#[tokio::test]
+async fn every_described_path_is_served_and_listed() {
     let contract = contract();
-    let described: BTreeSet<(String, String)> = contract["paths"]
-        .as_object()
-        .unwrap()
-        .iter()
-        .flat_map(|(path, item)| {
-            item.as_object().unwrap().keys().map(|method| (method.to_uppercase(), path.clone()))
-        })
-        .collect();
-    let served: BTreeSet<(String, String)> =
-        ENDPOINTS.iter().map(|(method, path, _)| ((*method).into(), (*path).into())).collect();
-    assert_eq!(described, served);
     assert_eq!(contract["openapi"], "3.1.0");
+    let fixture = Fixture::roomy(1, MemoryLimits::default());
+    for (method, path) in operations(&contract) {
+        let wrong = if method == "GET" { Method::POST } else { Method::GET };
+        let request = Request::builder().method(wrong).uri(&path).body(Body::empty()).unwrap();
+        let answer = fixture.send(request).await;
+        assert_eq!(answer.status, StatusCode::METHOD_NOT_ALLOWED, "{method} {path}");
+    }
+    let index = fixture.get("/").await.json();
+    let listed = index["endpoints"].as_array().unwrap().iter().map(|endpoint| {
+        let text = |name: &str| endpoint[name].as_str().unwrap().to_owned();
+        assert!(!text("description").is_empty(), "{endpoint}");
+        (text("method"), text("path"))
+    });
+    let listed: BTreeSet<(String, String)> = listed.collect();
+    assert_eq!(listed, operations(&contract));
+    assert!(listed.contains(&("POST".to_owned(), "/caption/generate".to_owned())));
+    assert_eq!(listed.len(), 11);
 }
 
 #[test]
