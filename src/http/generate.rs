@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use super::dto::StreamEvent;
 use super::error::Failure;
 use super::extract::{self, Upload};
-use super::observe::{Outcome, RequestId};
+use super::observe::{ImageReport, RequestId};
 use super::openapi::bodies::{CaptionForm, CaptionQuery, CaptionRequest, RawImage, SQUARE};
 use super::openapi::caption_example;
 use super::openapi::errors::CaptionProblems;
@@ -54,7 +54,7 @@ pub(super) async fn generate(
     Extension(id): Extension<RequestId>,
     request: Request,
 ) -> Result<Response, Failure> {
-    // Asked before the body is read: a client that waits for `100 Continue` sends nothing in vain.
+    // Before the body is read: a client that waits for `100 Continue` need not send it.
     let captioner = state.captioner()?;
     let settings = state.settings();
     let upload = extract::upload(request, settings, captioner).await?;
@@ -70,13 +70,13 @@ async fn whole(
     upload: Upload,
     limit: Duration,
 ) -> Result<Response, Failure> {
-    // Boxed: the state of decoding and waiting is large, and so would be every future around it.
+    // Boxed: this future is large, and every future around it would be as well.
     let work = Box::pin(captioner.caption(upload.photo, upload.params));
-    // When the time is up the future is dropped, which takes the image back from the model.
+    // On a timeout the future is dropped, which cancels the caption.
     let caption = timeout(limit, work).await.map_err(|_| too_late(limit))??;
-    let outcome = Outcome::of(&caption);
+    let report = ImageReport::of(&caption);
     let mut response = Json(caption).into_response();
-    response.extensions_mut().insert(outcome);
+    response.extensions_mut().insert(report);
     Ok(response)
 }
 

@@ -47,9 +47,7 @@ pub(super) async fn show(State(state): State<AppState>) -> (StatusCode, Json<Hea
         queue: status.as_ref().map(queue),
         in_flight: status.as_ref().map_or(0, |s| s.in_flight),
         images_per_second: status.as_ref().map_or(0.0, |s| thousandths(s.images_per_second)),
-        estimated_wait_ms: status
-            .as_ref()
-            .map_or(0.0, |s| milliseconds(s.estimated_wait)),
+        estimated_wait_ms: status.as_ref().map_or(0.0, |s| milliseconds(s.estimated_wait)),
         batch: status.as_ref().map(batch),
         uptime_ms: u64::try_from(state.uptime().as_millis()).unwrap_or(u64::MAX),
         last_error: status.and_then(|s| s.last_error),
@@ -118,7 +116,7 @@ pub(super) async fn ready(State(state): State<AppState>) -> Result<Json<Probe>, 
     }
 }
 
-/// Whether [`ready`] says yes.
+/// Whether [`ready`] answers 200.
 pub(super) fn is_ready(state: &AppState) -> bool {
     let judged = judge(state, state.loaded().map(Captioner::status).as_ref());
     matches!(judged, HealthStatus::Ok | HealthStatus::Degraded)

@@ -9,7 +9,7 @@
 //! - `observe` gives every request its id, its log line and its `server-timing`;
 //! - `auth` and `rate` check who may send requests and how often, `cors` and `headers` instruct
 //!   browsers;
-//! - `connection` and `connection_limit` protect the sockets.
+//! - `connection` limits the sockets.
 //!
 //! A new endpoint is a handler with its documentation, and a line in `routes`.
 
@@ -17,7 +17,6 @@ mod auth;
 mod batch;
 mod body;
 mod connection;
-mod connection_limit;
 mod cors;
 mod dto;
 mod error;

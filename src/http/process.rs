@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use super::error::Failure;
 use super::extract;
-use super::observe::Outcome;
+use super::observe::ImageReport;
 use super::openapi::bodies::{ImageForm, ImageRequest, RawImage, SQUARE};
 use super::openapi::errors::ImageProblems;
 use super::state::AppState;
@@ -51,8 +51,8 @@ pub(super) async fn process(
     for (stage, spent) in [(Stage::Decode, decode_ms), (Stage::Analysis, analysis_ms)] {
         state.metrics().stage(stage, Duration::from_secs_f64(spent / 1e3));
     }
-    let outcome = Outcome::of_processed(&processed);
+    let report = ImageReport::of_processed(&processed);
     let mut response = Json(processed).into_response();
-    response.extensions_mut().insert(outcome);
+    response.extensions_mut().insert(report);
     Ok(response)
 }

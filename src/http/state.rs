@@ -19,6 +19,7 @@ use cutline_image::DecodeLimits;
 #[derive(Clone)]
 pub struct AppState {
     inner: Arc<SharedState>,
+    metrics: Metrics,
 }
 
 struct SharedState {
@@ -31,14 +32,12 @@ struct SharedState {
     stopping: AtomicBool,
     /// Requests in progress.
     active: watch::Sender<usize>,
-    metrics: Metrics,
 }
 
 impl AppState {
-    /// A state in which the model is still loading. `/metrics` shows `metrics`, in which a captioner
-    /// counts as well if it was made with the same ones.
+    /// A state in which the model is still loading.
     #[must_use]
-    pub fn new(settings: HttpSettings, metrics: Metrics) -> Self {
+    pub fn new(settings: HttpSettings) -> Self {
         let limits = DecodeLimits {
             max_bytes: settings.max_image_bytes,
             max_pixels: settings.max_image_pixels,
@@ -56,9 +55,16 @@ impl AppState {
                 captioner: OnceLock::new(),
                 stopping: AtomicBool::new(false),
                 active: watch::Sender::new(0),
-                metrics,
             }),
+            metrics: Metrics::new(),
         }
+    }
+
+    /// Counts in `metrics`, which `/metrics` shows. A captioner that counts in the same ones is shown
+    /// as well.
+    #[must_use]
+    pub fn with_metrics(self, metrics: Metrics) -> Self {
+        Self { metrics, ..self }
     }
 
     /// Sets the captioner. Only the first call has an effect.
@@ -117,7 +123,7 @@ impl AppState {
 
     /// The metrics.
     pub(super) fn metrics(&self) -> &Metrics {
-        &self.inner.metrics
+        &self.metrics
     }
 
     /// The memory budget for images.

@@ -62,9 +62,7 @@ pub(in crate::http) struct CaptionQuery;
 impl IntoParams for CaptionQuery {
     /// Defaults are part of the description: a generated client would send them, and a parameter
     /// that is also in the body is refused.
-    fn into_params(
-        _: impl Fn() -> Option<ParameterIn>,
-    ) -> Vec<utoipa::openapi::path::Parameter> {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<utoipa::openapi::path::Parameter> {
         let each = Parameter::all().iter().map(|parameter| {
             let mut schema = parameter.schema().clone();
             let mut description = schema.description.take().unwrap_or_default();

@@ -24,8 +24,7 @@ const BODY: &[ErrorKind] = &[
     ErrorKind::Internal,
 ];
 /// Every request that needs a key and is rate limited.
-const KEY: &[ErrorKind] =
-    &[ErrorKind::Unauthorized, ErrorKind::Forbidden, ErrorKind::RateLimited];
+const KEY: &[ErrorKind] = &[ErrorKind::Unauthorized, ErrorKind::Forbidden, ErrorKind::RateLimited];
 /// Every request that needs the model.
 const MODEL: &[ErrorKind] = &[ErrorKind::NotReady, ErrorKind::ShuttingDown];
 
@@ -83,32 +82,43 @@ fn response(status: u16, kinds: &[ErrorKind]) -> Response {
     response.header("retry-after", after).build()
 }
 
-/// An error as it may occur.
+/// An error as the server may report it.
 fn example(kind: ErrorKind) -> Error {
     let detail = match kind {
-        ErrorKind::MalformedRequest => "the base64 of image breaks off; send all of it",
-        ErrorKind::RequestTimeout => "the body did not arrive within 30 s; send it faster",
+        ErrorKind::MalformedRequest => {
+            "the image is not valid base64; encode the file's bytes with the standard alphabet"
+        }
+        ErrorKind::RequestTimeout => {
+            "the body did not arrive within 30 s; send a smaller image or use a faster connection"
+        }
         ErrorKind::InferenceTimeout => {
             "the caption was not ready within 30 s; ask for fewer tokens or beams, or try again \
              when the server is less busy"
         }
-        ErrorKind::ImageTooLarge => "the image is larger than 10485760 bytes; send a smaller one",
-        ErrorKind::BatchTooLarge => {
-            "there are more than the 32 images that one batch may have; send several"
+        ErrorKind::ImageTooLarge => {
+            "the image is larger than 10485760 bytes; scale it down or compress it more"
         }
-        ErrorKind::UnsupportedFormat => "this is no image of a format that is read here",
-        ErrorKind::UndecodableImage => "the PNG image breaks off; send the whole file",
+        ErrorKind::BatchTooLarge => "a batch may have at most 32 images; send several batches",
+        ErrorKind::UnsupportedFormat => {
+            "the image format is not supported; send JPEG, PNG, WebP, GIF, BMP or TIFF"
+        }
+        ErrorKind::UndecodableImage => "the PNG image is cut off; send the whole file",
         ErrorKind::InvalidParameter => {
             return Error::parameter("num_beams", "num_beams must be between 1 and 10");
         }
         ErrorKind::Unauthorized => {
-            "send one of the server's keys as Authorization: Bearer KEY or as x-api-key: KEY"
+            "this server requires an API key; send one as `Authorization: Bearer KEY` or as \
+             `x-api-key: KEY`"
         }
-        ErrorKind::Forbidden => "this key is none of the server's; send another one",
-        ErrorKind::RateLimited => "too many requests; try again after the time in Retry-After",
-        ErrorKind::QueueFull => "the queue is full; try again after the time in Retry-After",
-        ErrorKind::NotReady => "the model is being loaded; try again in a few seconds",
-        ErrorKind::ShuttingDown => "the server is stopping; send the request to another one",
+        ErrorKind::Forbidden => {
+            "this server does not know the API key; check it, or ask the operator of the server for one"
+        }
+        ErrorKind::RateLimited => {
+            "your address may send 60 requests per minute; wait as long as Retry-After says"
+        }
+        ErrorKind::QueueFull => "the queue is full; wait as long as Retry-After says",
+        ErrorKind::NotReady => "the model is still loading; try again in a few seconds",
+        ErrorKind::ShuttingDown => "the server is stopping; send the request to another server",
         _ => "",
     };
     Error::new(kind, detail)
