@@ -1,16 +1,11 @@
-//! Settings and caption parameters as options.
+//! Caption parameters as options.
 
 use std::sync::LazyLock;
 
 use clap::{Arg, ArgMatches, Command};
 
 use crate::captioner::{CaptionParams, Parameter, ParameterFields};
-use crate::config::{Group, SETTINGS, Setting, Values};
 use cutline_error::{Error, Result};
-
-/// clap keeps names for as long as the program runs.
-static SETTING_OPTIONS: LazyLock<Vec<(String, &'static Setting)>> =
-    LazyLock::new(|| SETTINGS.iter().map(|setting| (setting.option(), setting)).collect());
 
 static PARAMETER_OPTIONS: LazyLock<Vec<(String, &'static Parameter)>> = LazyLock::new(|| {
     let parameters = Parameter::all().iter().filter(|one| !NO_OPTION.contains(&one.name()));
@@ -20,24 +15,6 @@ static PARAMETER_OPTIONS: LazyLock<Vec<(String, &'static Parameter)>> = LazyLock
 /// Parameters that mean nothing on a command line: there is nothing to stream to, no cache outlives
 /// the command, and colours are always part of the output.
 const NO_OPTION: [&str; 3] = ["stream", "cache", "colors"];
-
-/// `command` with the settings of `groups` as options.
-pub(super) fn with_settings(command: Command, groups: &[Group]) -> Command {
-    let of_groups = SETTING_OPTIONS.iter().filter(|(_, setting)| groups.contains(&setting.group));
-    command.args(of_groups.map(|(option, setting)| {
-        let fallback = setting.default.unwrap_or(setting.unset);
-        let argument = Arg::new(setting.name)
-            .long(option.as_str())
-            .value_name("VALUE")
-            .help(format!("{} [env: {}] [default: {fallback}]", setting.help, setting.name))
-            .help_heading(setting.group.title());
-        // `--debug` alone means true.
-        match setting.default {
-            Some("true" | "false") => flag(argument),
-            _ => argument,
-        }
-    }))
-}
 
 /// `command` with the parameters of a caption as options.
 pub(super) fn with_parameters(command: Command) -> Command {
@@ -55,17 +32,6 @@ pub(super) fn with_parameters(command: Command) -> Command {
 /// The value is optional and follows `=`, so that a file name after the option is not its value.
 fn flag(argument: Arg) -> Arg {
     argument.num_args(0..=1).require_equals(true).default_missing_value("true")
-}
-
-/// The texts of the settings: those of the options of `groups` before those of the process.
-pub(super) fn values(matches: &ArgMatches, groups: &[Group]) -> Result<Values> {
-    let mut values = Values::of_process()?;
-    for setting in SETTINGS.iter().filter(|setting| groups.contains(&setting.group)) {
-        if let Some(text) = matches.get_one::<String>(setting.name) {
-            values.set_option(setting.name, text.clone());
-        }
-    }
-    Ok(values)
 }
 
 /// The parameters of the captions.

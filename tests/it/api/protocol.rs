@@ -110,11 +110,11 @@ pub(super) async fn logged(human: bool, work: impl Future<Output = ()>) -> Strin
     }
     let sink = Sink::default();
     let writer = sink.clone();
-    let settings = LogSettings { level: Level::Info, human };
+    let settings = LogSettings { level: Level::INFO, human };
     // With only one subscriber, tracing asks the thread that first reaches a log line whether it is
     // enabled, and the threads of other tests have no subscriber.
     static SECOND: LazyLock<Dispatch> = LazyLock::new(|| {
-        let settings = LogSettings { level: Level::Info, human: false };
+        let settings = LogSettings { level: Level::INFO, human: false };
         Dispatch::new(telemetry::subscriber(settings, std::io::sink))
     });
     LazyLock::force(&SECOND);
