@@ -31,7 +31,8 @@ pub(super) const PORTABLE: Backend =
 /// Whether the comparisons that take minutes are made.
 pub(super) const LONG: bool = cfg!(feature = "long-tests");
 
-/// All of `backends` in long tests, otherwise the last one: the embedded model takes candle minutes.
+/// All of `backends` in long tests, otherwise the last one: the embedded model takes candle
+/// minutes.
 pub(super) fn selected(backends: &[Backend]) -> &[Backend] {
     if LONG { backends } else { &backends[backends.len() - 1..] }
 }
