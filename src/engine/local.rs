@@ -7,7 +7,7 @@ use crate::engine::backend::{Backend, Encoded, Item, Read, Scores};
 use crate::engine::timings::{Timings, timed};
 use crate::engine::{EncodedImage, Engine, EngineInfo, Event, ImageInput, Job, JobId, PixelValues};
 use cutline_error::{Error, Result};
-use cutline_generate::{Decoder, GenerationParams, Progress, Step, Task};
+use cutline_generate::{Decoder, DecoderInput, GenerationParams, Progress, Step};
 
 /// A BLIP captioner with the batch that it is working on.
 #[derive(Debug)]
@@ -112,7 +112,7 @@ impl LocalEngine {
         for (job, item) in self.jobs.iter().zip(&mut self.items) {
             if let Next::Read(tokens) = &job.next {
                 self.timings.tokens += item.rows() as u64;
-                reads.push(Read { item, tokens, best: job.decoder.wanted() });
+                reads.push(Read { item, tokens, best: job.decoder.top_logits_needed() });
             }
         }
         let read = if reads.is_empty() { Vec::new() } else { self.model.read(&mut reads)? };
@@ -153,7 +153,7 @@ impl LocalEngine {
                 check_finite(logits, self.info.vocab_size)?;
                 Ok(decoder.advance(logits))
             }
-            Scores::Best(best) => match decoder.advance_by_best(best) {
+            Scores::Best(best) => match decoder.advance_with_top_logits(best) {
                 Some(step) => Ok(step),
                 // Rare: two tokens that are equal where the choice is cut off.
                 None => Ok(decoder.advance(&self.model.logits(&self.items[index])?)),
@@ -242,9 +242,9 @@ impl Engine for LocalEngine {
             spent.tokens += 1;
             Next::Choose(timed(&mut spent.decode, || model.prefill(&mut item, &prompt))?)
         };
-        let written = job.written;
+        let forced = job.written;
         let decoder =
-            Decoder::new(&job.params, Task { prompt, end, vocabulary, max_length, written });
+            Decoder::new(&job.params, DecoderInput { prompt, end, vocabulary, max_length, forced });
         self.jobs.push(Active { id: job.id, decoder, next });
         self.items.push(item);
         Ok(())

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use cutline::generate::filters::{self, LogitsProcessor};
+use cutline::generate::processors::{self, LogitsProcessor};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -28,11 +28,11 @@ fn logits_processors_do_what_those_of_transformers_do() {
         let (value, count, keep) =
             (case.value as f32, case.value as usize, case.min_tokens_to_keep);
         let processor: Box<dyn LogitsProcessor> = match case.processor.as_str() {
-            "temperature" => Box::new(filters::Temperature(value)),
-            "top_k" => Box::new(filters::TopK(count.max(keep))),
-            "top_p" => Box::new(filters::TopP { mass: value, keep }),
-            "repetition_penalty" => Box::new(filters::RepetitionPenalty(value)),
-            "no_repeat_ngram_size" => Box::new(filters::NoRepeatNgram(count)),
+            "temperature" => Box::new(processors::Temperature(value)),
+            "top_k" => Box::new(processors::TopK(count.max(keep))),
+            "top_p" => Box::new(processors::TopP { mass: value, keep }),
+            "repetition_penalty" => Box::new(processors::RepetitionPenalty(value)),
+            "no_repeat_ngram_size" => Box::new(processors::NoRepeatNgram(count)),
             other => panic!("{other} is not translated"),
         };
         let mut scores = goldens.scores.clone();

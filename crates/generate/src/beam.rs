@@ -1,23 +1,22 @@
-//! Beam search, step for step as `_beam_search` in transformers' `generation/utils.py` (5.23),
-//! where also the reasons for its peculiarities are given; with `do_sample` the candidates of a
-//! step are drawn instead of taken.
+//! Beam search, step by step like `_beam_search` in `generation/utils.py` of transformers 5.23, which
+//! also explains its peculiarities. With `do_sample` the candidates of a step are drawn at random.
 
-use super::filters::{Chain, LogitsProcessor, MinLength};
 use super::params::{EarlyStopping, FinishReason, GenerationParams, Sequence};
+use super::processors::{LogitsProcessor, MinLength, ProcessorChain};
 use super::random::{Random, fresh_seed};
 use super::top_logits::TopLogits;
-use super::{Progress, Step, Task, confidence, length_limit, math, needs_all_logits};
+use super::{DecoderInput, Progress, Step, confidence, length_limit, math, needs_all_logits};
 
-/// Stands for "worse than anything real"; transformers adds it to scores in f32.
-const NEVER: f32 = -1.0e9;
+/// Worse than any real score; transformers adds it to scores in f32.
+const WORST: f32 = -1.0e9;
 
-/// The search for one image's best sequences.
+/// The search for the best sequences of an image.
 #[derive(Debug)]
 pub(super) struct BeamSearch {
-    chain: Chain,
-    /// The only processor there is when the best tokens decide.
-    least: MinLength,
-    by_best: bool,
+    chain: ProcessorChain,
+    /// The only processor that is active when the greatest logits decide.
+    min_length: MinLength,
+    uses_top_logits: bool,
     end: u32,
     vocabulary: usize,
     beams: usize,
@@ -27,11 +26,11 @@ pub(super) struct BeamSearch {
     length_penalty: f32,
     early_stopping: EarlyStopping,
     random: Option<Random>,
-    /// The beams that go on, best first.
+    /// The unfinished beams, best first.
     running: Vec<Beam>,
-    /// The best sequences that ended, best first; places not yet taken are not `done`.
-    finished: Vec<Finished>,
-    /// Whether a running beam may still become better than the worst finished one.
+    /// The best finished sequences, best first. Placeholders are not `done`.
+    finished: Vec<FinishedBeam>,
+    /// Whether a running beam may still beat the worst finished one.
     may_improve: bool,
     started: bool,
 }
@@ -46,9 +45,9 @@ struct Beam {
 }
 
 #[derive(Debug, Clone)]
-struct Finished {
+struct FinishedBeam {
     beam: Beam,
-    /// The beam's score over its length to the power of the length penalty.
+    /// The score of the beam, divided by its length to the power of the length penalty.
     score: f32,
     done: bool,
 }
@@ -65,22 +64,25 @@ struct Candidate {
 }
 
 impl BeamSearch {
-    pub(super) fn new(params: &GenerationParams, task: Task) -> Self {
-        let beam = |score| Beam { ids: task.prompt.clone(), score, log_probability: 0.0 };
+    pub(super) fn new(params: &GenerationParams, input: DecoderInput) -> Self {
+        let beam = |score| Beam { ids: input.prompt.clone(), score, log_probability: 0.0 };
         let beams = params.num_beams;
-        // Only the first counts at the start, or all would become the same.
-        let running = (0..beams).map(|n| beam(if n == 0 { 0.0 } else { NEVER })).collect();
-        let nothing = Finished { beam: beam(NEVER), score: NEVER, done: false };
+        // Only the first beam counts at the start; otherwise all would be the same.
+        let running = (0..beams).map(|n| beam(if n == 0 { 0.0 } else { WORST })).collect();
+        let nothing = FinishedBeam { beam: beam(WORST), score: WORST, done: false };
         Self {
-            chain: Chain::new(params, task.prompt.len(), task.end),
-            least: MinLength { length: task.prompt.len() + params.min_new_tokens, end: task.end },
-            by_best: !needs_all_logits(params),
-            end: task.end,
-            vocabulary: task.vocabulary,
+            chain: ProcessorChain::new(params, input.prompt.len(), input.end),
+            min_length: MinLength {
+                length: input.prompt.len() + params.min_new_tokens,
+                end: input.end,
+            },
+            uses_top_logits: !needs_all_logits(params),
+            end: input.end,
+            vocabulary: input.vocabulary,
             beams,
             returned: params.num_return_sequences,
-            prompt: task.prompt.len(),
-            max_length: length_limit(params, &task),
+            prompt: input.prompt.len(),
+            max_length: length_limit(params, &input),
             length_penalty: params.length_penalty,
             early_stopping: params.early_stopping,
             random: params
@@ -93,10 +95,10 @@ impl BeamSearch {
         }
     }
 
-    /// As many as there are candidates, one more if one is the end and too early, and one to see that
-    /// they are ahead.
-    pub(super) fn wanted(&self) -> Option<usize> {
-        self.by_best.then_some(2 * self.beams + 2)
+    /// As many as there are candidates, one more in case one is `end` and forbidden, and one more to
+    /// exclude a tie.
+    pub(super) fn top_logits_needed(&self) -> Option<usize> {
+        self.uses_top_logits.then_some(2 * self.beams + 2)
     }
 
     pub(super) fn advance(&mut self, logits: &[f32]) -> Step {
@@ -104,8 +106,8 @@ impl BeamSearch {
         self.proceed(&candidates)
     }
 
-    pub(super) fn advance_by_best(&mut self, best: &[TopLogits]) -> Option<Step> {
-        let candidates = self.best_candidates(best)?;
+    pub(super) fn advance_with_top_logits(&mut self, top: &[TopLogits]) -> Option<Step> {
+        let candidates = self.top_candidates(top)?;
         Some(self.proceed(&candidates))
     }
 
@@ -119,7 +121,7 @@ impl BeamSearch {
             self.finished.iter().all(|f| f.done) && self.early_stopping == EarlyStopping::Always;
         let dead_end = candidates.iter().all(|candidate| candidate.ends);
         let progress = if !self.may_improve || full || dead_end {
-            Progress::Finished(self.take())
+            Progress::Finished(self.take_sequences())
         } else {
             let last = |beam: &Beam| beam.ids.last().copied().unwrap_or(self.end);
             Progress::Continue {
@@ -130,8 +132,8 @@ impl BeamSearch {
         Step { newest: None, progress }
     }
 
-    /// The best (or drawn) continuations of all beams together: twice as many as beams, so that
-    /// enough remain even if every beam could end.
+    /// The best (or drawn) continuations of all beams together: two for every beam, so that enough
+    /// remain if every beam ends.
     fn candidates(&mut self, logits: &[f32]) -> Vec<Candidate> {
         let size = self.vocabulary;
         let mut raw = Vec::with_capacity(self.beams * size);
@@ -150,7 +152,7 @@ impl BeamSearch {
         let count = 2 * self.beams;
         let chosen = match &mut self.random {
             Some(random) => random.draw_distinct(&scores, count),
-            None => math::top(&scores, count),
+            None => math::top_indices(&scores, count),
         };
         chosen
             .into_iter()
@@ -158,32 +160,32 @@ impl BeamSearch {
             .collect()
     }
 
-    /// [`candidates`](Self::candidates) from the best tokens of every row; `None` if another token
-    /// may belong to them.
-    fn best_candidates(&self, best: &[TopLogits]) -> Option<Vec<Candidate>> {
+    /// [`candidates`](Self::candidates) from the greatest logits of every row; `None` if another token
+    /// may be a candidate.
+    fn top_candidates(&self, top: &[TopLogits]) -> Option<Vec<Candidate>> {
         let mut all = Vec::new();
-        let mut edge = f32::NEG_INFINITY;
+        let mut threshold = f32::NEG_INFINITY;
         for (index, beam) in self.running.iter().enumerate() {
-            let row = best.get(if self.started { index } else { 0 })?;
-            let forbidden = self.least.forbids(&beam.ids);
+            let row = top.get(if self.started { index } else { 0 })?;
+            let forbidden = self.min_length.forbids(&beam.ids);
             for &(token, logit) in &row.tokens {
                 if Some(token) != forbidden {
                     let raw = row.log_probability(logit);
                     all.push(self.candidate(index, token, raw + beam.score, raw));
                 }
             }
-            if let Some(logit) = row.edge() {
-                edge = edge.max(row.log_probability(logit) + beam.score);
+            if let Some(logit) = row.threshold() {
+                threshold = threshold.max(row.log_probability(logit) + beam.score);
             }
         }
-        // As `math::top` has it: of equal ones the first beam's, and of those the first token.
+        // Ties as in `math::top_indices`: by beam, then by token.
         all.sort_by(|a, b| {
-            let in_place = (a.source, a.token).cmp(&(b.source, b.token));
-            b.score.partial_cmp(&a.score).unwrap_or(in_place).then(in_place)
+            let by_position = (a.source, a.token).cmp(&(b.source, b.token));
+            b.score.partial_cmp(&a.score).unwrap_or(by_position).then(by_position)
         });
         all.truncate(2 * self.beams);
         let last = all.get(2 * self.beams - 1)?;
-        (last.score > edge).then_some(all)
+        (last.score > threshold).then_some(all)
     }
 
     fn candidate(&self, source: usize, token: u32, score: f32, raw: f32) -> Candidate {
@@ -205,9 +207,9 @@ impl BeamSearch {
 
     /// The best candidates that do not end: the rows that they continue, and the new beams.
     fn keep_running(&self, candidates: &[Candidate]) -> (Vec<usize>, Vec<Beam>) {
-        let ended = |c: &Candidate| if c.ends { NEVER } else { -0.0 };
+        let ended = |c: &Candidate| if c.ends { WORST } else { -0.0 };
         let scores: Vec<f32> = candidates.iter().map(|c| c.score + ended(c)).collect();
-        let best = math::top(&scores, self.beams);
+        let best = math::top_indices(&scores, self.beams);
         best.into_iter()
             .map(|n| {
                 let candidate = &candidates[n];
@@ -219,30 +221,30 @@ impl BeamSearch {
 
     /// Merges candidates that end with the finished sequences and keeps the best.
     ///
-    /// Only the first `beams` candidates may end a sequence; the others are there as a reserve.
+    /// Only the first `beams` candidates may end a sequence; the others are a reserve.
     fn keep_finished(&mut self, candidates: &[Candidate]) {
         let full =
             self.finished.iter().all(|f| f.done) && self.early_stopping == EarlyStopping::Always;
         let mut merged = self.finished.clone();
-        for (place, candidate) in candidates.iter().enumerate() {
+        for (rank, candidate) in candidates.iter().enumerate() {
             let length = self.running[candidate.source].ids.len() + 1 - self.prompt;
-            let done = candidate.ends && place < self.beams;
+            let done = candidate.ends && rank < self.beams;
             let mut score = candidate.score / self.penalty(length);
             for closed in [full, !self.may_improve, !done] {
                 if closed {
-                    score += NEVER;
+                    score += WORST;
                 }
             }
             let beam = self.extend(candidate, candidate.score);
-            merged.push(Finished { beam, score, done });
+            merged.push(FinishedBeam { beam, score, done });
         }
         let scores: Vec<f32> = merged.iter().map(|f| f.score).collect();
         self.finished =
-            math::top(&scores, self.beams).into_iter().map(|n| merged[n].clone()).collect();
+            math::top_indices(&scores, self.beams).into_iter().map(|n| merged[n].clone()).collect();
     }
 
-    /// Whether the best running beam could, by the heuristic that was asked for, still beat the
-    /// worst finished one. Once it could not, it never can.
+    /// Updates whether the best running beam could, by the chosen heuristic, still beat the worst
+    /// finished one. Once it could not, it never can.
     fn update_improvement(&mut self) {
         let Some(best) = self.running.first() else {
             self.may_improve = false;
@@ -252,7 +254,7 @@ impl BeamSearch {
         let length = if never { self.max_length } else { best.ids.len() } - self.prompt;
         let possible = best.score / self.penalty(length);
         let worst = self.finished.iter().map(|f| f.score).fold(f32::INFINITY, f32::min);
-        let beats = self.finished.iter().any(|f| possible > if f.done { worst } else { NEVER });
+        let beats = self.finished.iter().any(|f| possible > if f.done { worst } else { WORST });
         self.may_improve &= beats;
     }
 
@@ -260,21 +262,21 @@ impl BeamSearch {
         (length as f64).powf(f64::from(self.length_penalty)) as f32
     }
 
-    fn take(&mut self) -> Vec<Sequence> {
+    fn take_sequences(&mut self) -> Vec<Sequence> {
         let mut finished = std::mem::take(&mut self.finished);
         finished.retain(|f| f.done);
         finished.truncate(self.returned);
         if finished.is_empty()
             && let Some(beam) = self.running.first()
         {
-            // Only if constraints left nothing that could end.
+            // Only if constraints left no token that could end a sequence.
             let score = beam.score / self.penalty(beam.ids.len() - self.prompt);
-            finished.push(Finished { beam: beam.clone(), score, done: true });
+            finished.push(FinishedBeam { beam: beam.clone(), score, done: true });
         }
         finished.into_iter().map(|f| self.sequence(f)).collect()
     }
 
-    fn sequence(&self, finished: Finished) -> Sequence {
+    fn sequence(&self, finished: FinishedBeam) -> Sequence {
         let ids = finished.beam.ids;
         let generated = ids.len() - self.prompt;
         let stopped = ids.last() == Some(&self.end) && generated > 0;
@@ -291,14 +293,14 @@ impl BeamSearch {
 #[cfg(test)]
 mod tests {
     use super::super::math::log_softmax;
-    use super::super::script::{END, Script, VOCABULARY, decode, greedy, task};
+    use super::super::script::{END, Script, VOCABULARY, decode, greedy, input};
     use super::*;
 
     fn beams(num_beams: usize) -> GenerationParams {
         GenerationParams { num_beams, num_return_sequences: num_beams, ..greedy() }
     }
 
-    /// A model whose every next token depends on all tokens before.
+    /// A model whose logits depend on all tokens so far.
     fn mixed(ids: &[u32]) -> Vec<(usize, f32)> {
         let hash = ids.iter().fold(7_u32, |h, id| h.wrapping_mul(31).wrapping_add(*id));
         let value = |t: u32| (hash.wrapping_mul(t * 2 + 1) >> 7) % 97;
@@ -306,15 +308,15 @@ mod tests {
     }
 
     #[test]
-    fn looks_past_the_greedy_choice() {
-        // 3 is better now, but what follows 4 is certain.
+    fn beam_search_finds_more_than_the_greedy_choice() {
+        // 3 is more probable than 4, but only 4 has a certain continuation.
         let model = |ids: &[u32]| match ids {
             [9] => vec![(3, 1.1), (4, 1.0)],
             [9, 3] => vec![(5, 1.0), (6, 1.0), (7, 1.0), (8, 1.0)],
             [9, 4] => vec![(5, 9.0)],
             _ => vec![(2, 9.0)],
         };
-        let (found, reported) = decode(&mut Script::new(model), &beams(3), task(&[9]));
+        let (found, reported) = decode(&mut Script::new(model), &beams(3), input(&[9]));
         assert_eq!(found[0].ids, [9, 4, 5, 2]);
         assert_eq!(found[0].finish_reason, FinishReason::Stop);
         assert!(reported.is_empty());
@@ -324,7 +326,7 @@ mod tests {
     #[test]
     fn a_wide_search_finds_the_best_of_all_sequences() {
         let params = GenerationParams { max_new_tokens: 2, length_penalty: 0.0, ..beams(10) };
-        let (found, _) = decode(&mut Script::new(mixed), &params, task(&[9]));
+        let (found, _) = decode(&mut Script::new(mixed), &params, input(&[9]));
         let logits = |ids: &[u32]| {
             let mut row = vec![0.0; VOCABULARY];
             mixed(ids).into_iter().for_each(|(token, value)| row[token] = value);
@@ -348,27 +350,27 @@ mod tests {
     }
 
     #[test]
-    fn rows_continue_the_rows_they_say() {
+    fn rows_continue_their_sources() {
         let mut script = Script::new(mixed);
         let params = GenerationParams { min_new_tokens: 4, ..beams(4) };
-        let (found, _) = decode(&mut script, &params, task(&[9, 1]));
-        // What the model was asked is what the search believes it has: each result without its
-        // last token was a row of some step.
+        let (found, _) = decode(&mut script, &params, input(&[9, 1]));
+        // The model has read what the search returns: each result without its last token was a row
+        // of some step.
         for sequence in &found {
             let before = &sequence.ids[..sequence.ids.len() - 1];
-            assert!(script.asked.iter().flatten().any(|row| row == before));
+            assert!(script.inputs.iter().flatten().any(|row| row == before));
             assert!(sequence.generated >= 4 || sequence.finish_reason == FinishReason::Length);
         }
-        assert_eq!(script.asked[0], [vec![9, 1]]);
-        assert!(script.asked[1..].iter().all(|rows| rows.len() == 4));
+        assert_eq!(script.inputs[0], [vec![9, 1]]);
+        assert!(script.inputs[1..].iter().all(|rows| rows.len() == 4));
     }
 
     #[test]
-    fn the_length_penalty_prefers_long_or_short() {
+    fn the_length_penalty_prefers_long_or_short_sequences() {
         let model = |ids: &[u32]| vec![(2, 1.0), (3, 1.0 + ids.len() as f32 * 0.01)];
         let longest = |length_penalty| {
             let params = GenerationParams { length_penalty, ..beams(2) };
-            decode(&mut Script::new(model), &params, task(&[9])).0[0].generated
+            decode(&mut Script::new(model), &params, input(&[9])).0[0].generated
         };
         assert_eq!(longest(-2.0), 1);
         assert_eq!(longest(3.0), 6);
@@ -379,25 +381,25 @@ mod tests {
         let steps = |early_stopping| {
             let mut script = Script::new(|_| vec![(2, 1.0), (3, 1.0), (4, 0.9)]);
             let params = GenerationParams { early_stopping, length_penalty: 1.5, ..beams(2) };
-            decode(&mut script, &params, task(&[9]));
-            script.asked.len()
+            decode(&mut script, &params, input(&[9]));
+            script.inputs.len()
         };
         assert!(steps(EarlyStopping::Always) < steps(EarlyStopping::Never));
         assert!(steps(EarlyStopping::Always) <= steps(EarlyStopping::Heuristic));
     }
 
     #[test]
-    fn sampled_beams_repeat_with_their_seed() {
+    fn a_seed_reproduces_sampled_beams() {
         let sample = |seed| {
             let params = GenerationParams { do_sample: true, seed: Some(seed), ..beams(3) };
-            decode(&mut Script::new(mixed), &params, task(&[9])).0
+            decode(&mut Script::new(mixed), &params, input(&[9])).0
         };
         assert_eq!(sample(1), sample(1));
         assert!((2..20).any(|seed| sample(seed) != sample(1)));
     }
 
     #[test]
-    fn constraints_that_leave_nothing_still_give_a_sequence() {
+    fn impossible_constraints_still_give_a_sequence() {
         let mut script = Script::new(|_| vec![(3, 1.0)]);
         let params = GenerationParams {
             no_repeat_ngram_size: 1,
@@ -405,7 +407,7 @@ mod tests {
             max_new_tokens: 20,
             ..beams(2)
         };
-        let (found, _) = decode(&mut script, &params, task(&[9]));
+        let (found, _) = decode(&mut script, &params, input(&[9]));
         assert!(!found.is_empty());
         assert!(found.iter().all(|sequence| sequence.generated > 0));
     }

@@ -1,17 +1,33 @@
-//! Decoding strategies over plain slices of logits: they choose tokens and say which row continues
-//! which. Nothing here knows the model.
+//! Token generation: greedy decoding, sampling and beam search over plain slices of logits. A
+//! [`Decoder`] chooses tokens and decides which row continues which; it does not know the model.
 //!
-//! Where the logits are on a device, greedy decoding and beam search can do with each row's best
-//! few ([`TopLogits`]) and choose the same tokens.
+//! If the logits are on a device, greedy decoding and beam search usually need only the few greatest
+//! of each row ([`TopLogits`]), and choose the same tokens.
 //!
-//! The semantics are those of `generate` in Hugging Face transformers 5.23: the order of the
-//! logits processors, beam search with its finished beams and its length penalty, and the
-//! stopping criteria.
+//! The semantics are those of `generate` in Hugging Face transformers 5.23: the order of the logits
+//! processors, beam search with its finished beams and length penalty, and the stopping criteria.
+//!
+//! ```
+//! use cutline_generate::{Decoder, DecoderInput, GenerationParams, Progress};
+//!
+//! // A "model" with four tokens that always continues with the next one; token 3 ends a sequence.
+//! let logits = |token: u32| (0..4).map(|t| if t == token + 1 { 5.0 } else { 0.0 }).collect();
+//! let input = DecoderInput::new(vec![0], 3, 4, 10);
+//! let mut decoder = Decoder::new(&GenerationParams::default(), input);
+//! let mut row: Vec<f32> = logits(0);
+//! let sequences = loop {
+//!     match decoder.advance(&row).progress {
+//!         Progress::Continue { tokens, .. } => row = logits(tokens[0]),
+//!         Progress::Finished(sequences) => break sequences,
+//!     }
+//! };
+//! assert_eq!(sequences[0].ids, [0, 1, 2, 3]);
+//! ```
 
 mod beam;
-pub mod filters;
 mod math;
 pub mod params;
+pub mod processors;
 mod random;
 mod sample;
 #[cfg(test)]
@@ -25,94 +41,103 @@ pub use top_logits::TopLogits;
 use beam::BeamSearch;
 use sample::Sampler;
 
-/// What decoding has to know beside the parameters.
+/// What decoding needs to know in addition to the parameters.
 #[derive(Debug, Clone)]
-pub struct Task {
-    /// The tokens that the answer continues, the first (decoder-start) token included.
+pub struct DecoderInput {
+    /// The tokens to continue, including the first (decoder-start) token.
     pub prompt: Vec<u32>,
     /// The token that ends a sequence.
     pub end: u32,
-    /// Logits in a row.
+    /// Logits of a row.
     pub vocabulary: usize,
-    /// Longest sequence, prompt included; `max_new_tokens` may end it earlier.
+    /// The longest sequence, prompt included; `max_new_tokens` may end it earlier.
     pub max_length: usize,
-    /// What greedy decoding and sampling take as the first tokens of the first sequence, whatever
-    /// the logits say: somebody has heard them already.
-    pub written: Vec<u32>,
+    /// The first tokens of the first sequence in greedy decoding and sampling, whatever the logits
+    /// are: they have already been streamed to a client.
+    pub forced: Vec<u32>,
 }
 
-/// What the logits of one step led to.
+impl DecoderInput {
+    /// Without forced tokens; see the fields.
+    #[must_use]
+    pub fn new(prompt: Vec<u32>, end: u32, vocabulary: usize, max_length: usize) -> Self {
+        Self { prompt, end, vocabulary, max_length, forced: Vec::new() }
+    }
+}
+
+/// The result of one step.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Step {
-    /// The newest token of the first sequence, as long as it grows; `None` in beam search, whose
-    /// best sequence is known only at the end.
+    /// The new token of the first sequence, until that ends; `None` in beam search, whose best
+    /// sequence is known only at the end.
     pub newest: Option<u32>,
-    /// How it goes on.
+    /// How decoding continues.
     pub progress: Progress,
 }
 
-/// How decoding goes on.
+/// How decoding continues.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Progress {
-    /// The model is asked for the next logits.
+    /// The model has to compute the next logits.
     Continue {
         /// The token that each row reads next.
         tokens: Vec<u32>,
-        /// For each row, the row of the step before that it continues.
+        /// For each row, the row of the previous step that it continues.
         sources: Vec<usize>,
     },
-    /// All sequences have ended: of beam search the best first, of sampling in the order of rows.
+    /// All sequences have ended: in beam search the best first, in sampling in the order of rows.
     Finished(Vec<Sequence>),
 }
 
-/// The decoding of one image: a state machine that is fed with logits.
+/// Decodes one image: a state machine that takes logits.
 #[derive(Debug)]
 pub struct Decoder(Strategy);
 
 #[derive(Debug)]
 enum Strategy {
     Sample(Sampler),
-    /// Boxed: it is several times larger than the other, and there is one of it an image.
+    /// Boxed, since it is several times larger than the other variant.
     Beam(Box<BeamSearch>),
 }
 
 impl Decoder {
-    /// Greedy decoding, sampling or beam search, as the parameters (already validated) ask.
+    /// Greedy decoding, sampling or beam search, depending on the parameters, which must be
+    /// [valid](GenerationParams::validate).
     #[must_use]
-    pub fn new(params: &GenerationParams, task: Task) -> Self {
+    pub fn new(params: &GenerationParams, input: DecoderInput) -> Self {
         Self(if params.num_beams > 1 {
-            Strategy::Beam(Box::new(BeamSearch::new(params, task)))
+            Strategy::Beam(Box::new(BeamSearch::new(params, input)))
         } else {
-            Strategy::Sample(Sampler::new(params, task))
+            Strategy::Sample(Sampler::new(params, input))
         })
     }
 
-    /// How many of each row's best tokens are enough, most of the time, for
-    /// [`advance_by_best`](Self::advance_by_best); `None` if the choice takes all logits, because
-    /// they are edited or drawn from.
+    /// How many of the greatest logits of each row
+    /// [`advance_with_top_logits`](Self::advance_with_top_logits) usually needs; `None` if the choice
+    /// depends on all logits, because they are processed or sampled from.
     #[must_use]
-    pub fn wanted(&self) -> Option<usize> {
+    pub fn top_logits_needed(&self) -> Option<usize> {
         match &self.0 {
-            Strategy::Sample(sampler) => sampler.wanted(),
-            Strategy::Beam(search) => search.wanted(),
+            Strategy::Sample(sampler) => sampler.top_logits_needed(),
+            Strategy::Beam(search) => search.top_logits_needed(),
         }
     }
 
-    /// [`advance`](Self::advance) by the best of every row instead of all its logits: the same
-    /// choice, equal values included. `None` if these do not decide it, as when a token that is not
-    /// among them may have the same value as one that is; nothing has changed then, and it takes
-    /// all logits.
-    pub fn advance_by_best(&mut self, best: &[TopLogits]) -> Option<Step> {
+    /// [`advance`](Self::advance) with the greatest logits of each row instead of all of them: makes
+    /// the same choice, ties included. `None` if they do not determine it, for example because a
+    /// token that is not among them may have the same logit as one that is. Then nothing has changed,
+    /// and the caller must advance with all logits.
+    pub fn advance_with_top_logits(&mut self, top: &[TopLogits]) -> Option<Step> {
         match &mut self.0 {
-            Strategy::Sample(sampler) => sampler.advance_by_best(best),
-            Strategy::Beam(search) => search.advance_by_best(best),
+            Strategy::Sample(sampler) => sampler.advance_with_top_logits(top),
+            Strategy::Beam(search) => search.advance_with_top_logits(top),
         }
     }
 
-    /// Takes the logits of the last token of every row, row after row.
+    /// Takes the logits of the last token of every row, `[rows, vocabulary]`, all finite.
     ///
-    /// The first call takes those of the prompt: one row, from which all sequences grow. Later
-    /// calls take as many rows as the call before asked for. All logits must be finite.
+    /// The first call takes those of the prompt, a single row that all sequences continue. Later
+    /// calls take as many rows as the previous [`Step`] demanded.
     pub fn advance(&mut self, logits: &[f32]) -> Step {
         match &mut self.0 {
             Strategy::Sample(sampler) => sampler.advance(logits),
@@ -121,18 +146,18 @@ impl Decoder {
     }
 }
 
-/// The length at which a sequence ends for want of room.
-fn length_limit(params: &GenerationParams, task: &Task) -> usize {
-    task.max_length.min(task.prompt.len() + params.max_new_tokens)
+/// The length at which a sequence ends at the latest.
+fn length_limit(params: &GenerationParams, input: &DecoderInput) -> usize {
+    input.max_length.min(input.prompt.len() + params.max_new_tokens)
 }
 
-/// Whether every logit is needed as it is: to be edited by what is known of the tokens so far, or to
-/// be drawn from. That `end` may be forbidden changes only one.
+/// Whether the choice depends on all logits: because they are processed according to the tokens so far,
+/// or sampled from. Forbidding `end` changes only one of them.
 fn needs_all_logits(params: &GenerationParams) -> bool {
     params.do_sample || params.repetition_penalty != 1.0 || params.no_repeat_ngram_size > 0
 }
 
-/// Geometric mean of `count` probabilities whose logarithms add up to `log_probability`.
+/// The geometric mean of `count` probabilities whose logarithms add up to `log_probability`.
 fn confidence(log_probability: f64, count: usize) -> f32 {
     (log_probability / count.max(1) as f64).exp() as f32
 }

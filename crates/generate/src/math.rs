@@ -1,6 +1,6 @@
 //! Arithmetic on rows of scores.
 
-/// `x − max − ln Σ exp(x − max)` of a row, as torch computes it in f32.
+/// `x − max − ln Σ exp(x − max)` of a row, as PyTorch computes it in f32.
 pub(super) fn log_softmax(row: &[f32]) -> Vec<f32> {
     let (max, log_sum) = log_sum(row);
     row.iter().map(|x| (x - max) - log_sum).collect()
@@ -19,7 +19,7 @@ fn log_sum(row: &[f32]) -> (f32, f32) {
     (max, sum.ln() as f32)
 }
 
-/// Index of the greatest value; of equal ones the first, as torch has it.
+/// The index of the greatest value; the first of a tie, as in PyTorch.
 pub(super) fn argmax(row: &[f32]) -> usize {
     let mut best = 0;
     for (index, value) in row.iter().enumerate() {
@@ -30,15 +30,15 @@ pub(super) fn argmax(row: &[f32]) -> usize {
     best
 }
 
-/// Indices of the `count` greatest values, greatest first; of equal ones the first comes first.
-pub(super) fn top(values: &[f32], count: usize) -> Vec<usize> {
+/// The indices of the `count` greatest values, greatest first, ties in order.
+pub(super) fn top_indices(values: &[f32], count: usize) -> Vec<usize> {
     let mut best: Vec<usize> = Vec::with_capacity(count + 1);
     for (index, value) in values.iter().enumerate() {
         if best.len() == count && best.last().is_none_or(|&last| *value <= values[last]) {
             continue;
         }
-        let place = best.partition_point(|&other| values[other] >= *value);
-        best.insert(place, index);
+        let position = best.partition_point(|&other| values[other] >= *value);
+        best.insert(position, index);
         best.truncate(count);
     }
     best
@@ -57,11 +57,11 @@ mod tests {
     }
 
     #[test]
-    fn of_equal_values_the_first_wins() {
+    fn the_first_of_equal_values_wins() {
         let row = [1.0, 7.0, 3.0, 7.0, 3.0, f32::NEG_INFINITY];
         assert_eq!(argmax(&row), 1);
-        assert_eq!(top(&row, 4), [1, 3, 2, 4]);
-        assert_eq!(top(&row, 9), [1, 3, 2, 4, 0, 5]);
+        assert_eq!(top_indices(&row, 4), [1, 3, 2, 4]);
+        assert_eq!(top_indices(&row, 9), [1, 3, 2, 4, 0, 5]);
         assert_eq!(argmax(&[f32::NEG_INFINITY; 3]), 0);
     }
 }

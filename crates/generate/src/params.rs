@@ -1,15 +1,15 @@
-//! What a caller may ask of decoding. Names, defaults and meanings are those of
-//! `GenerationConfig` in Hugging Face transformers.
+//! Parameters of decoding. Names, defaults and meanings are those of `GenerationConfig` in Hugging
+//! Face transformers.
 
 use cutline_error::{Error, Result};
 
-/// Most beams, and most captions, that one request may ask for.
+/// The maximum of beams, and of captions, of one request.
 pub const MAX_BEAMS: usize = 10;
 
 /// When beam search may stop (`early_stopping` in transformers).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum EarlyStopping {
-    /// Stop when no running beam can, by the usual heuristic, beat the worst finished one.
+    /// Stop when no running beam is likely to beat the worst finished one.
     #[default]
     Heuristic,
     /// Stop as soon as `num_beams` hypotheses are finished.
@@ -18,34 +18,34 @@ pub enum EarlyStopping {
     Never,
 }
 
-/// Parameters of decoding, already defaulted.
+/// Parameters of decoding, with defaults filled in.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GenerationParams {
-    /// Most tokens that are generated behind the prompt, `[SEP]` included.
+    /// The maximum of tokens generated after the prompt, `[SEP]` included.
     pub max_new_tokens: usize,
-    /// Fewest tokens before `[SEP]` is allowed.
+    /// The minimum of generated tokens before `[SEP]` is allowed.
     pub min_new_tokens: usize,
-    /// Beams; 1 is greedy decoding or plain sampling.
+    /// Beams; 1 means greedy decoding or plain sampling.
     pub num_beams: usize,
     /// How many captions are returned.
     pub num_return_sequences: usize,
-    /// Exponent of the length that a finished beam's score is divided by.
+    /// The score of a finished beam is divided by its length to the power of this.
     pub length_penalty: f32,
     /// When beam search stops.
     pub early_stopping: EarlyStopping,
-    /// Divides positive and multiplies negative logits of tokens already present; 1.0 is off.
+    /// Divides positive and multiplies negative logits of tokens already present; 1.0 disables it.
     pub repetition_penalty: f32,
-    /// No n-gram of this size occurs twice; 0 is off.
+    /// No n-gram of this size occurs twice; 0 disables it.
     pub no_repeat_ngram_size: usize,
-    /// Sample instead of taking the best token.
+    /// Sample instead of taking the most probable token.
     pub do_sample: bool,
     /// Softmax temperature of sampling, > 0.
     pub temperature: f32,
-    /// Sample among the `top_k` best tokens; 0 is off.
+    /// Sample from the `top_k` most probable tokens; 0 disables it.
     pub top_k: usize,
-    /// Sample among the fewest tokens whose probabilities reach `top_p`; 1.0 is off.
+    /// Sample from the smallest set of tokens whose probabilities add up to `top_p`; 1.0 disables it.
     pub top_p: f32,
-    /// Seed of sampling; `None` draws a fresh one.
+    /// Seed of sampling; `None` means a random one.
     pub seed: Option<u64>,
 }
 
@@ -70,7 +70,8 @@ impl Default for GenerationParams {
 }
 
 impl GenerationParams {
-    /// The same with the defaults for what is not read: equal ones decode equally.
+    /// The same parameters, with defaults for those that have no effect: requests with equal canonical
+    /// parameters have equal results.
     #[must_use]
     pub fn canonical(&self) -> Self {
         if self.do_sample {
@@ -80,7 +81,7 @@ impl GenerationParams {
         Self { temperature, top_k, top_p, seed, ..self.clone() }
     }
 
-    /// Rows of the decoding batch that this request occupies.
+    /// Rows that this request occupies in the batch.
     #[must_use]
     pub fn rows(&self) -> usize {
         if self.num_beams > 1 { self.num_beams } else { self.num_return_sequences }
@@ -147,9 +148,9 @@ impl GenerationParams {
 /// Why a sequence ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FinishReason {
-    /// The model wrote `[SEP]`.
+    /// The model generated `[SEP]`.
     Stop,
-    /// `max_new_tokens`, or the end of the position table, was reached.
+    /// The sequence reached `max_new_tokens` or the last position of the model.
     Length,
 }
 
@@ -167,14 +168,14 @@ impl FinishReason {
 /// One finished sequence.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sequence {
-    /// Prompt and generated tokens, first token and (if it was written) `[SEP]` included.
+    /// Prompt and generated tokens, including the first token and, if it was generated, `[SEP]`.
     pub ids: Vec<u32>,
     /// How many of `ids` were generated.
     pub generated: usize,
-    /// Geometric mean of the model's probabilities (before any processor or temperature) of the
-    /// generated tokens, 0–1.
+    /// The geometric mean of the probabilities that the model gave to the generated tokens, before
+    /// any processor or temperature, 0–1.
     pub confidence: f32,
-    /// Beam search's length-normalised log-probability; `None` without beams.
+    /// The length-normalised log-probability in beam search; `None` without beams.
     pub score: Option<f32>,
     /// Why it ended.
     pub finish_reason: FinishReason,

@@ -1,12 +1,11 @@
-//! Seeded random numbers: the same seed gives the same caption on every machine, alone or in a
-//! batch.
+//! Seeded random numbers: a seed gives the same caption on every machine and in every batch.
 
 use std::hash::{BuildHasher, RandomState};
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// A seed that nobody chose. The standard library's hasher has its keys from the operating system.
+/// A random seed. The keys of the standard library's hasher come from the operating system.
 #[must_use]
 pub fn fresh_seed() -> u64 {
     RandomState::new().hash_one(std::time::Instant::now())
@@ -17,8 +16,8 @@ pub fn fresh_seed() -> u64 {
 pub(super) struct Random(ChaCha8Rng);
 
 impl Random {
-    /// Rows of one request have the same seed and streams of their own, so that the first row
-    /// does not depend on how many there are.
+    /// The rows of a request share a seed but not a stream, so that the first row does not depend on
+    /// the number of rows.
     pub(super) fn new(seed: u64, row: usize) -> Self {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         random.set_stream(row as u64);
@@ -41,18 +40,17 @@ impl Random {
         last
     }
 
-    /// Draws `count` different indices with probabilities `softmax(scores)`, one after another
-    /// without replacement; indices without probability follow only when no other is left, the
-    /// greatest score first.
+    /// Draws `count` different indices with probabilities `softmax(scores)`, without replacement.
+    /// Indices with a probability of zero come last, those with the greatest score first.
     ///
-    /// Dividing every weight by an exponential variate and taking the greatest is the same as
-    /// drawing in turn; torch's `multinomial` does it so, too.
+    /// Dividing every weight by an exponential variate and taking the greatest results is equivalent
+    /// to successive draws; `multinomial` in PyTorch does the same.
     pub(super) fn draw_distinct(&mut self, scores: &[f32], count: usize) -> Vec<usize> {
         let weights = weights(scores).unwrap_or_else(|| vec![0.0; scores.len()]);
         let mut keys: Vec<(f64, usize)> = Vec::with_capacity(scores.len());
         for (index, weight) in weights.iter().enumerate() {
             let key = if *weight > 0.0 {
-                // 1 − u is in (0, 1], so that its logarithm is finite.
+                // 1 − u is in (0, 1], so its logarithm is finite.
                 -(1.0 - self.0.random::<f64>()).ln() / weight
             } else {
                 f64::INFINITY
@@ -73,7 +71,7 @@ impl Random {
     }
 }
 
-/// `exp(score − max)`, or `None` if there is nothing to choose from.
+/// `exp(score − max)`; `None` if every score is −∞.
 fn weights(scores: &[f32]) -> Option<Vec<f64>> {
     let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     max.is_finite().then(|| scores.iter().map(|s| f64::from(s - max).exp()).collect())
@@ -112,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_repeats_itself_and_rows_differ() {
+    fn a_seed_reproduces_its_numbers_and_rows_differ() {
         let drawn = |seed, row| {
             let mut random = Random::new(seed, row);
             (0..20).map(|_| random.draw(&[0.0; 50]).unwrap()).collect::<Vec<_>>()

@@ -1,32 +1,32 @@
-//! Greedy decoding and sampling: sequences that do not know each other.
+//! Greedy decoding and sampling: independent sequences.
 
-use super::filters::{Chain, LogitsProcessor, MinLength};
 use super::params::{FinishReason, GenerationParams, Sequence};
+use super::processors::{LogitsProcessor, MinLength, ProcessorChain};
 use super::random::{Random, fresh_seed};
 use super::top_logits::TopLogits;
-use super::{Progress, Step, Task, confidence, length_limit, math, needs_all_logits};
+use super::{DecoderInput, Progress, Step, confidence, length_limit, math, needs_all_logits};
 
-/// Sequences that grow by their best or by a random token.
+/// Sequences that grow by their most probable or by a random token.
 #[derive(Debug)]
 pub(super) struct Sampler {
-    chain: Chain,
-    /// The only processor there is when the best token decides.
-    least: MinLength,
-    by_best: bool,
+    chain: ProcessorChain,
+    /// The only processor that is active when the greatest logit decides.
+    min_length: MinLength,
+    uses_top_logits: bool,
     end: u32,
     vocabulary: usize,
     prompt: usize,
     max_length: usize,
-    /// What the first sequence begins with.
-    written: Vec<u32>,
-    sequences: Vec<Growing>,
-    /// Which sequence each row of the logits belongs to; all read the first row at the start.
+    /// The first tokens of the first sequence.
+    forced: Vec<u32>,
+    sequences: Vec<GrowingSequence>,
+    /// The sequence of each row of logits; in the first step all read the first row.
     rows: Vec<usize>,
     started: bool,
 }
 
 #[derive(Debug)]
-struct Growing {
+struct GrowingSequence {
     ids: Vec<u32>,
     log_probability: f64,
     random: Option<Random>,
@@ -34,32 +34,35 @@ struct Growing {
 }
 
 impl Sampler {
-    pub(super) fn new(params: &GenerationParams, task: Task) -> Self {
+    pub(super) fn new(params: &GenerationParams, input: DecoderInput) -> Self {
         let seed = params.seed.unwrap_or_else(fresh_seed);
-        let sequence = |row| Growing {
-            ids: task.prompt.clone(),
+        let sequence = |row| GrowingSequence {
+            ids: input.prompt.clone(),
             log_probability: 0.0,
             random: params.do_sample.then(|| Random::new(seed, row)),
             finished: None,
         };
         Self {
-            chain: Chain::new(params, task.prompt.len(), task.end),
-            least: MinLength { length: task.prompt.len() + params.min_new_tokens, end: task.end },
-            by_best: !needs_all_logits(params),
-            end: task.end,
-            vocabulary: task.vocabulary,
-            prompt: task.prompt.len(),
-            max_length: length_limit(params, &task),
-            written: task.written,
+            chain: ProcessorChain::new(params, input.prompt.len(), input.end),
+            min_length: MinLength {
+                length: input.prompt.len() + params.min_new_tokens,
+                end: input.end,
+            },
+            uses_top_logits: !needs_all_logits(params),
+            end: input.end,
+            vocabulary: input.vocabulary,
+            prompt: input.prompt.len(),
+            max_length: length_limit(params, &input),
+            forced: input.forced,
             sequences: (0..params.num_return_sequences).map(sequence).collect(),
             rows: (0..params.num_return_sequences).collect(),
             started: false,
         }
     }
 
-    /// The best, another one if that is the end and too early, and one to see that they are ahead.
-    pub(super) fn wanted(&self) -> Option<usize> {
-        self.by_best.then_some(3)
+    /// The greatest, another one in case that one is `end` and forbidden, and one more to exclude a tie.
+    pub(super) fn top_logits_needed(&self) -> Option<usize> {
+        self.uses_top_logits.then_some(3)
     }
 
     pub(super) fn advance(&mut self, logits: &[f32]) -> Step {
@@ -68,13 +71,13 @@ impl Sampler {
         })
     }
 
-    pub(super) fn advance_by_best(&mut self, best: &[TopLogits]) -> Option<Step> {
+    pub(super) fn advance_with_top_logits(&mut self, top: &[TopLogits]) -> Option<Step> {
         let mut choices = Vec::with_capacity(self.rows.len());
-        for (place, &index) in self.rows.iter().enumerate() {
-            let row = best.get(if self.started { place } else { 0 })?;
-            let (token, logit) = match self.given(index) {
-                Some(given) => *row.tokens.iter().find(|(token, _)| *token == given)?,
-                None => row.argmax(self.least.forbids(&self.sequences[index].ids))?,
+        for (row, &index) in self.rows.iter().enumerate() {
+            let row = top.get(if self.started { row } else { 0 })?;
+            let (token, logit) = match self.forced_token(index) {
+                Some(forced) => *row.tokens.iter().find(|(token, _)| *token == forced)?,
+                None => row.argmax(self.min_length.forbids(&self.sequences[index].ids))?,
             };
             choices.push((token, f64::from(row.log_probability(logit))));
         }
@@ -82,17 +85,17 @@ impl Sampler {
         Some(self.proceed(|sampler, _, _| choices.next().unwrap_or((sampler.end, 0.0))))
     }
 
-    /// Every sequence that goes on takes the token that `choose` gives, by the sequence's index and
-    /// the row that it reads, with the logarithm of its probability.
+    /// Extends every unfinished sequence. `choose` gets the index of a sequence and the row that it
+    /// reads, and returns a token and the logarithm of its probability.
     fn proceed(&mut self, mut choose: impl FnMut(&mut Self, usize, usize) -> (u32, f64)) -> Step {
-        let newest_of_first = self.rows.first() == Some(&0);
+        let first_is_unfinished = self.rows.first() == Some(&0);
         let (mut tokens, mut sources, mut rows) = (Vec::new(), Vec::new(), Vec::new());
         let mut newest = None;
-        for (place, index) in std::mem::take(&mut self.rows).into_iter().enumerate() {
-            let source = if self.started { place } else { 0 };
+        for (row, index) in std::mem::take(&mut self.rows).into_iter().enumerate() {
+            let source = if self.started { row } else { 0 };
             let (token, log_probability) = choose(self, index, source);
             self.grow(index, token, log_probability);
-            if place == 0 && newest_of_first {
+            if row == 0 && first_is_unfinished {
                 newest = Some(token);
             }
             if self.sequences[index].finished.is_none() {
@@ -104,30 +107,30 @@ impl Sampler {
         self.started = true;
         self.rows = rows;
         let progress = if tokens.is_empty() {
-            Progress::Finished(self.take())
+            Progress::Finished(self.take_sequences())
         } else {
             Progress::Continue { tokens, sources }
         };
         Step { newest, progress }
     }
 
-    /// The best or a random token of a row, and the logarithm of its probability.
+    /// The most probable or a random token of a row, and the logarithm of its probability.
     fn choose(&mut self, index: usize, logits: &[f32]) -> (u32, f64) {
-        let given = self.given(index).filter(|token| (*token as usize) < logits.len());
+        let forced = self.forced_token(index).filter(|token| (*token as usize) < logits.len());
         let sequence = &mut self.sequences[index];
         let mut scores = logits.to_vec();
         self.chain.process(&sequence.ids, &mut scores);
         let drawn = sequence.random.as_mut().and_then(|random| random.draw(&scores));
-        let place = drawn.unwrap_or_else(|| math::argmax(&scores));
-        // Drawn all the same, so that what follows is drawn as it was.
-        let place = given.map_or(place, |token| token as usize);
-        (place as u32, f64::from(math::log_probability(logits, place)))
+        let token = drawn.unwrap_or_else(|| math::argmax(&scores));
+        // A forced token uses up a random number too, so that later draws are the same.
+        let token = forced.map_or(token, |token| token as usize);
+        (token as u32, f64::from(math::log_probability(logits, token)))
     }
 
-    /// The token that a sequence must take next, if somebody has heard it already.
-    fn given(&self, index: usize) -> Option<u32> {
-        let place = self.sequences[index].ids.len() - self.prompt;
-        self.written.get(place).copied().filter(|_| index == 0)
+    /// The token that a sequence must take next, if any.
+    fn forced_token(&self, index: usize) -> Option<u32> {
+        let position = self.sequences[index].ids.len() - self.prompt;
+        self.forced.get(position).copied().filter(|_| index == 0)
     }
 
     /// Appends a token to one sequence.
@@ -142,8 +145,8 @@ impl Sampler {
         }
     }
 
-    fn take(&mut self) -> Vec<Sequence> {
-        let finish = |sequence: Growing| {
+    fn take_sequences(&mut self) -> Vec<Sequence> {
+        let finish = |sequence: GrowingSequence| {
             let generated = sequence.ids.len() - self.prompt;
             Sequence {
                 generated,
@@ -159,49 +162,50 @@ impl Sampler {
 
 #[cfg(test)]
 mod tests {
-    use super::super::script::{Script, decode, greedy, task};
+    use super::super::script::{Script, decode, greedy, input};
     use super::*;
 
     #[test]
-    fn greedy_follows_the_best_token_and_stops_at_the_end() {
+    fn greedy_decoding_takes_the_most_probable_token_and_stops_at_the_end() {
         // 9 → 3 → 4 → end
         let mut script = Script::new(|ids| match ids {
             [9] => vec![(3, 2.0), (4, 1.0)],
-            [9, 3] => vec![(4, 1.0), (5, 1.0)], // a tie: the lower index
+            [9, 3] => vec![(4, 1.0), (5, 1.0)], // a tie: the lower token
             _ => vec![(2, 5.0)],
         });
-        let (sequences, tokens) = decode(&mut script, &greedy(), task(&[9]));
+        let (sequences, tokens) = decode(&mut script, &greedy(), input(&[9]));
         assert_eq!(sequences[0].ids, [9, 3, 4, 2]);
         assert_eq!(sequences[0].generated, 3);
         assert_eq!(sequences[0].finish_reason, FinishReason::Stop);
         assert_eq!(tokens, [3, 4, 2]);
-        assert_eq!(script.asked, [vec![vec![9]], vec![vec![9, 3]], vec![vec![9, 3, 4]]]);
+        assert_eq!(script.inputs, [vec![vec![9]], vec![vec![9, 3]], vec![vec![9, 3, 4]]]);
     }
 
     #[test]
-    fn length_ends_what_does_not_stop() {
+    fn a_sequence_that_does_not_stop_ends_at_its_length_limit() {
         let mut script = Script::new(|_| vec![(3, 1.0)]);
         let params = GenerationParams { max_new_tokens: 4, ..greedy() };
-        let (sequences, _) = decode(&mut script, &params, task(&[9, 8]));
+        let (sequences, _) = decode(&mut script, &params, input(&[9, 8]));
         assert_eq!(sequences[0].ids, [9, 8, 3, 3, 3, 3]);
         assert_eq!(sequences[0].finish_reason, FinishReason::Length);
-        let (sequences, _) = decode(&mut script, &params, Task { max_length: 4, ..task(&[9, 8]) });
+        let (sequences, _) =
+            decode(&mut script, &params, DecoderInput { max_length: 4, ..input(&[9, 8]) });
         assert_eq!(sequences[0].ids, [9, 8, 3, 3]);
         assert_eq!(sequences[0].generated, 2);
     }
 
     #[test]
-    fn confidence_is_the_mean_of_raw_probabilities() {
+    fn confidence_is_the_mean_of_unprocessed_probabilities() {
         let mut script = Script::new(|_| vec![(3, 1.0), (2, 0.0)]);
         let params = GenerationParams { min_new_tokens: 2, max_new_tokens: 2, ..greedy() };
-        let (sequences, _) = decode(&mut script, &params, task(&[9]));
+        let (sequences, _) = decode(&mut script, &params, input(&[9]));
         let others = 8.0 * (-20.0_f32).exp();
         let expected = 1_f32.exp() / (1_f32.exp() + 1.0 + others);
         assert!((sequences[0].confidence - expected).abs() < 1e-6);
     }
 
     #[test]
-    fn a_seed_gives_the_same_rows_however_many_there_are() {
+    fn rows_of_a_seed_do_not_depend_on_their_number() {
         let sample = |rows, seed| {
             let mut script = Script::new(|_| vec![(2, 0.0), (3, 1.0), (4, 1.0), (5, 1.0)]);
             let params = GenerationParams {
@@ -210,7 +214,7 @@ mod tests {
                 seed: Some(seed),
                 ..greedy()
             };
-            decode(&mut script, &params, task(&[9])).0
+            decode(&mut script, &params, input(&[9])).0
         };
         let three = sample(3, 1);
         assert_eq!(three.len(), 3);
@@ -221,24 +225,24 @@ mod tests {
     }
 
     #[test]
-    fn what_was_heard_is_kept_and_continued() {
-        // Alone it would write 3 3 3 …; behind a 4 it writes 5.
+    fn forced_tokens_are_kept_and_continued() {
+        // Without forced tokens the result is 3 3 3 …; after a 4 comes a 5.
         let model = |ids: &[u32]| match ids.last() {
             Some(4) => vec![(5, 2.0), (3, 1.0)],
             _ => vec![(3, 2.0), (4, 1.0), (5, 0.5)],
         };
-        for written in [vec![3, 4], vec![3, 8]] {
-            let continued = Task { written: written.clone(), ..task(&[9]) };
+        for forced in [vec![3, 4], vec![3, 8]] {
+            let continued = DecoderInput { forced: forced.clone(), ..input(&[9]) };
             let (sequences, tokens) = decode(&mut Script::new(model), &greedy(), continued);
-            assert_eq!(tokens[..2], written);
-            assert_eq!(tokens[2], if written[1] == 4 { 5 } else { 3 });
+            assert_eq!(tokens[..2], forced);
+            assert_eq!(tokens[2], if forced[1] == 4 { 5 } else { 3 });
             assert_eq!(sequences[0].ids[1..], tokens);
         }
-        // A job that samples draws what it would have drawn.
+        // Sampling draws the same tokens as without the interruption.
         let params = GenerationParams { do_sample: true, seed: Some(3), top_k: 0, ..greedy() };
         let flat = |_: &[u32]| (3..10).map(|token| (token, 1.0)).collect();
-        let (whole, tokens) = decode(&mut Script::new(flat), &params, task(&[9]));
-        let continued = Task { written: tokens[..3].to_vec(), ..task(&[9]) };
+        let (whole, tokens) = decode(&mut Script::new(flat), &params, input(&[9]));
+        let continued = DecoderInput { forced: tokens[..3].to_vec(), ..input(&[9]) };
         assert_eq!(decode(&mut Script::new(flat), &params, continued).0, whole);
     }
 
@@ -246,8 +250,8 @@ mod tests {
     fn top_k_of_one_is_greedy() {
         let model = |ids: &[u32]| vec![(ids.len() + 1, 1.0), (3, 0.9), (2, 0.8)];
         let params = GenerationParams { do_sample: true, top_k: 1, max_new_tokens: 4, ..greedy() };
-        let sampled = decode(&mut Script::new(model), &params, task(&[9])).0;
+        let sampled = decode(&mut Script::new(model), &params, input(&[9])).0;
         let best = GenerationParams { do_sample: false, ..params };
-        assert_eq!(sampled, decode(&mut Script::new(model), &best, task(&[9])).0);
+        assert_eq!(sampled, decode(&mut Script::new(model), &best, input(&[9])).0);
     }
 }

@@ -1,54 +1,53 @@
-//! The best of a row of logits, for choices that need no more.
+//! The greatest logits of a row, for choices that do not depend on the others.
 
-/// The greatest logits of a row, and what all of them add up to.
+/// The greatest logits of a row, and the normalisation of all of them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TopLogits {
-    /// Tokens and their logits, in any order, none twice. No token beside them has a greater logit
-    /// than the least of these; one that has the same may be missing.
+    /// Different tokens and their logits, in any order. No other token has a greater logit than the
+    /// least of these, but some may have the same.
     pub tokens: Vec<(u32, f32)>,
-    /// `ln Σ exp(logit − greatest)` over the whole vocabulary.
+    /// `ln Σ exp(logit − max)` over the whole vocabulary.
     pub log_sum: f32,
     /// Whether these are all tokens of the vocabulary.
     pub complete: bool,
 }
 
 impl TopLogits {
-    /// The logarithm of the probability that belongs to a logit, by the same arithmetic as for a
-    /// whole row.
+    /// The logarithm of the probability of a logit, with the same arithmetic as for a whole row.
     pub(super) fn log_probability(&self, logit: f32) -> f32 {
-        (logit - self.greatest()) - self.log_sum
+        (logit - self.max()) - self.log_sum
     }
 
     /// The greatest logit of the row.
-    fn greatest(&self) -> f32 {
+    fn max(&self) -> f32 {
         self.tokens.iter().map(|(_, logit)| *logit).fold(f32::NEG_INFINITY, f32::max)
     }
 
-    /// Logits that are greater belong to these tokens only; `None` if all do.
-    pub(super) fn edge(&self) -> Option<f32> {
+    /// Only these tokens have greater logits than the returned one; `None` if these are all tokens.
+    pub(super) fn threshold(&self) -> Option<f32> {
         let least = self.tokens.iter().map(|(_, logit)| *logit).fold(f32::INFINITY, f32::min);
         (!self.complete).then_some(least)
     }
 
-    /// The token with the greatest logit but `forbidden`, of equal ones the first, and its logit.
-    /// `None` if a token that is not here may come before it.
+    /// The token with the greatest logit except `forbidden`, and the logit; the lowest token of a tie.
+    /// `None` if a token that is not listed may precede it.
     pub(super) fn argmax(&self, forbidden: Option<u32>) -> Option<(u32, f32)> {
         let allowed = self.tokens.iter().filter(|(token, _)| Some(*token) != forbidden);
         let best = allowed.copied().reduce(|best, other| {
             let first = other.1 == best.1 && other.0 < best.0;
             if other.1 > best.1 || first { other } else { best }
         })?;
-        self.edge().is_none_or(|edge| best.1 > edge).then_some(best)
+        self.threshold().is_none_or(|threshold| best.1 > threshold).then_some(best)
     }
 }
 
 #[cfg(test)]
 impl TopLogits {
-    /// The best `count` of a row, as a device may give them: in no order, and with any of those that
-    /// equal the last.
+    /// The greatest `count` of a row, as a device may return them: unordered, and with any of those
+    /// that equal the least.
     pub(super) fn of(row: &[f32], count: usize) -> Self {
         let mut order: Vec<usize> = (0..row.len()).collect();
-        // Of equal ones the last first, which is the wrong way round on purpose.
+        // The highest token of a tie first: deliberately the wrong order.
         order.sort_by(|&a, &b| row[b].total_cmp(&row[a]).then(b.cmp(&a)));
         order.truncate(count);
         order.reverse();
@@ -68,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_best_are_decided_by_what_is_known_or_not_at_all() {
+    fn argmax_is_correct_or_undecided() {
         let row = [1.0, 7.0, 3.0, 7.0, 3.0, f32::NEG_INFINITY];
         for count in 3..=6 {
             let best = TopLogits::of(&row, count);
@@ -76,7 +75,7 @@ mod tests {
             assert_eq!(best.argmax(Some(1)), Some((3, 7.0)), "{count}");
             assert_eq!(best.log_probability(3.0), math::log_probability(&row, 2));
         }
-        // Two that are equal: there could be a third.
+        // Two are equal: there could be a third.
         assert_eq!(TopLogits::of(&row, 2).argmax(None), None);
         assert_eq!(TopLogits::of(&row, 1).argmax(None), None);
         assert_eq!(TopLogits::of(&[0.0; 4], 4).argmax(None), Some((0, 0.0)));

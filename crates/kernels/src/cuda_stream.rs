@@ -1,14 +1,14 @@
-//! What only a GPU's owner can promise of it.
+//! A guarantee about a GPU that only the code that opened it can give.
 
 use candle_core::Device;
 
-/// Lets the tensors of a GPU do without events between streams, of which each kernel would otherwise
-/// record some for each of its operands. To be called before there are tensors on it.
+/// Turns off the events with which candle synchronises streams, several for each kernel. Call it
+/// before there are tensors on the device, and only for one that was opened with its own stream.
 pub fn disable_event_tracking(device: &Device) {
     if let Device::Cuda(device) = device {
-        // SAFETY: the events keep several streams from getting ahead of each other. This device was
-        // opened with a stream of its own, on which candle does all of its work and frees all of its
-        // memory, from whatever thread; nothing else in this program uses the GPU.
+        // SAFETY: the events keep streams from overtaking each other. This device has one stream of
+        // its own, on which candle launches all kernels and frees all memory, from any thread, and
+        // nothing else in this program uses the GPU.
         unsafe { device.disable_event_tracking() }
     }
 }

@@ -1,280 +1,309 @@
-//! `y = f(x Wᵀ + b)`: panels and blocks over the team's threads, and what happens to the sums.
+//! `y = f(x Wᵀ + b)`: distributes panels and blocks over threads, and turns sums into results.
+
+use std::ops::Range;
 
 use crate::activations::Activations;
 use crate::buffer::DisjointMut;
 use crate::isa::for_each_isa;
-use crate::math::{self, ActivationFn};
-use crate::microkernels::{self, Accumulators, MAX_COLUMNS, MAX_ROWS, TileGuard};
+use crate::math;
+use crate::microkernels::{Accumulators, ActivePlan, MAX_COLUMNS, MAX_ROWS};
 use crate::packed_weights::{ColumnParams, PackedWeights};
 use crate::rows::QuantParams;
 use crate::thread_pool::ThreadPool;
 
+/// An activation function of a feed-forward layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ActivationFn {
+    /// `x`.
+    Identity,
+    /// `x · Φ(x)` with the error function.
+    Gelu,
+    /// GELU, approximated with the hyperbolic tangent.
+    GeluTanh,
+    /// `x · σ(1.702 x)`.
+    QuickGelu,
+    /// `max(x, 0)`.
+    Relu,
+}
+
 /// What happens to a product after the bias is added.
 #[derive(Debug, Clone, Copy)]
 pub struct Epilogue {
-    /// Applied to every number.
-    pub function: ActivationFn,
-    /// Whether it is added to what stands in the output (a residual) rather than put there.
-    pub add: bool,
+    /// Whether the product is added to the output (a residual connection) instead of replacing it;
+    /// then without an activation function.
+    add: bool,
+    function: ActivationFn,
 }
 
 impl Epilogue {
-    pub const STORE: Self = Self { function: ActivationFn::Identity, add: false };
-    pub const ADD: Self = Self { function: ActivationFn::Identity, add: true };
+    /// The product replaces the output.
+    pub const STORE: Self = Self::apply(ActivationFn::Identity);
+    /// The product is added to the output.
+    pub const ADD: Self = Self { add: true, function: ActivationFn::Identity };
 
-    pub const fn of(function: ActivationFn) -> Self {
-        Self { function, add: false }
+    /// The function of the product replaces the output.
+    #[must_use]
+    pub const fn apply(function: ActivationFn) -> Self {
+        Self { add: false, function }
     }
 }
 
-/// Panels of a task should stay in the second-level cache while blocks of rows pass by.
-const CACHED: usize = 384 * 1024;
+/// Bytes of the panels of a task: they should stay in the second-level cache for all blocks of rows.
+const CACHED_BYTES: usize = 384 * 1024;
 
-/// Tasks a thread: more even out what disturbs one of them, fewer keep panels together. The few rows
-/// of a decoding step only stream the weights, which goes best in long pieces.
-const TASKS: usize = 8;
-const TASKS_OF_FEW_ROWS: usize = 2;
+/// Tasks per thread. More of them balance the load better, fewer keep panels together. With the few
+/// rows of a decode step the product only streams the weights, which is fastest in long runs.
+const TASKS_PER_THREAD: usize = 8;
+const DECODE_TASKS_PER_THREAD: usize = 2;
 
-/// Multiplies the operand's rows with the weights into `out`, `[rows, width]`.
+/// Multiplies `activations`, `[rows, depth]`, with `weights` into `out`, `[rows, width]`.
 ///
 /// # Panics
-/// The operand was not filled for these weights, or `out` has another size.
+/// The activations were converted for weights of another depth or precision, or `out` has another
+/// size.
 pub fn linear(
     pool: &ThreadPool,
-    left: &Activations,
-    right: &PackedWeights,
+    activations: &Activations,
+    weights: &PackedWeights,
     out: &mut [f32],
     epilogue: Epilogue,
 ) {
-    let Some(layout) = left.layout() else { return };
-    let rows = layout.blocks.rows;
-    assert_eq!(layout.depth, right.depth, "activations and weights differ in depth");
-    assert_eq!(layout.plan.format, right.plan.format, "activations and weights differ in format");
-    assert_eq!(layout.plan.rotated, right.plan.rotated, "activations and weights are turned apart");
-    assert_eq!(out.len(), rows * right.width, "{rows} rows of {} numbers", right.width);
+    let Some(layout) = activations.layout() else { return };
+    let (plan, rows, width) = (weights.plan(), layout.blocks.rows, weights.width());
+    assert_eq!(layout.depth, weights.depth(), "activations and weights differ in depth");
+    assert_eq!(layout.plan.format, plan.format, "activations and weights differ in format");
+    assert_eq!(layout.plan.rotated, plan.rotated, "only one of activations and weights is rotated");
+    assert_eq!(out.len(), rows * width, "{rows} rows of {width} numbers");
+    if out.is_empty() {
+        return;
+    }
     let out = DisjointMut::new(out);
-    let split = Split::new(pool.threads(), right, layout.blocks.count);
+    let split = Split::new(pool.threads(), weights, layout.blocks.count);
     pool.run(split.panel_groups * split.block_groups, |task| {
-        let _ready = TileGuard::new(&layout.plan);
-        let mut tiles = [const { Accumulators([0; MAX_ROWS * MAX_COLUMNS]) }; 2];
+        let active = ActivePlan::new(layout.plan);
+        let mut accumulators = [const { Accumulators([0; MAX_ROWS * MAX_COLUMNS]) }; 2];
         // All blocks of a group of panels before the next group: the panels stay in the cache.
         let (panel_group, block_group) = (task / split.block_groups, task % split.block_groups);
-        let panels = part(right.panels, split.panel_groups, panel_group);
+        let panels = part(weights.panels(), split.panel_groups, panel_group);
         for block in part(layout.blocks.count, split.block_groups, block_group) {
             let (first, count) = layout.blocks.at(block);
-            let (words, maps) = left.block(&layout, block);
-            let finish_panel = |panel: usize, tile: &Accumulators| {
-                let column = panel * right.plan.columns;
-                let place = OutputTile {
+            let (words, params) = activations.block(&layout, block);
+            let finish_panel = |panel: usize, sums: &Accumulators| {
+                let column = panel * plan.columns;
+                let output = OutputTile {
                     out,
-                    start: first * right.width + column,
-                    stride: right.width,
-                    width: right.plan.columns.min(right.width - column),
+                    start: first * width + column,
+                    stride: width,
+                    width: plan.columns.min(width - column),
                 };
-                finish(right, panel, tile, maps, &place, epilogue);
+                finish(weights, panel, sums, params, &output, epilogue);
             };
-            // One panel behind: a CPU works at the sums of the next while it finishes the last.
-            let mut behind = None;
-            let [even, odd] = &mut tiles;
+            // One panel behind: the CPU computes the sums of a panel while it finishes the previous.
+            let mut previous = None;
+            let [even, odd] = &mut accumulators;
             let (mut next, mut last) = (even, odd);
             for panel in panels.clone() {
-                // SAFETY: `ready` lives, and both operands were made for this plan and these steps.
-                unsafe {
-                    let (left, weights) = (words.as_ptr(), right.panel(panel).as_ptr());
-                    microkernels::multiply(&layout.plan, left, count, weights, layout.steps, next);
-                }
-                if let Some(panel) = behind.replace(panel) {
+                active.multiply(words, count, weights.panel(panel), layout.steps, &mut next.0);
+                if let Some(panel) = previous.replace(panel) {
                     finish_panel(panel, last);
                 }
                 std::mem::swap(&mut next, &mut last);
             }
-            if let Some(panel) = behind {
+            if let Some(panel) = previous {
                 finish_panel(panel, last);
             }
         }
     });
 }
 
-/// How a product is cut into tasks.
+/// How a product is divided into tasks.
 struct Split {
     panel_groups: usize,
     block_groups: usize,
 }
 
 impl Split {
-    fn new(threads: usize, right: &PackedWeights, blocks: usize) -> Self {
-        let each = if blocks <= 2 { TASKS_OF_FEW_ROWS } else { TASKS };
-        let wanted = if threads == 1 { 1 } else { threads * each };
-        let panel = right.plan.panel_bytes(right.steps).max(1);
-        let cached = right.panels.div_ceil((CACHED / panel).max(1)).max(1);
-        let block_groups = wanted.div_ceil(cached).min(blocks.div_ceil(4)).max(1);
-        let panel_groups = cached.max(wanted.div_ceil(block_groups)).min(right.panels.max(1));
+    fn new(threads: usize, weights: &PackedWeights, blocks: usize) -> Self {
+        let per_thread = if blocks <= 2 { DECODE_TASKS_PER_THREAD } else { TASKS_PER_THREAD };
+        let tasks = if threads == 1 { 1 } else { threads * per_thread };
+        let panel_bytes = (4 * weights.panel_words()).max(1);
+        let cached = weights.panels().div_ceil((CACHED_BYTES / panel_bytes).max(1)).max(1);
+        let block_groups = tasks.div_ceil(cached).min(blocks.div_ceil(4)).max(1);
+        let panel_groups = cached.max(tasks.div_ceil(block_groups)).min(weights.panels().max(1));
         Self { panel_groups, block_groups }
     }
 }
 
-/// Part `index` of `count` numbers cut into `parts` even ranges.
-fn part(count: usize, parts: usize, index: usize) -> std::ops::Range<usize> {
+/// Part `index` of `count` items that are divided into `parts` ranges of similar length.
+fn part(count: usize, parts: usize, index: usize) -> Range<usize> {
     count * index / parts..count * (index + 1) / parts
 }
 
-/// Where the numbers of a tile go.
+/// Where the results of a block and a panel go.
 struct OutputTile<'a> {
     out: DisjointMut<'a, f32>,
+    /// Index of the first result.
     start: usize,
+    /// Distance between rows.
     stride: usize,
+    /// Columns.
     width: usize,
 }
 
-/// Turns sums into numbers: scales, bias, function, residual.
+/// Turns sums into results: scales, bias, activation function, residual.
 fn finish(
-    right: &PackedWeights,
+    weights: &PackedWeights,
     panel: usize,
-    tile: &Accumulators,
-    maps: &[QuantParams],
-    place: &OutputTile<'_>,
+    sums: &Accumulators,
+    params: &[QuantParams],
+    output: &OutputTile<'_>,
     epilogue: Epilogue,
 ) {
-    let isa = right.plan.tier.isa();
-    if right.plan.format.is_integer() {
-        finish_integers(isa, &tile.0, maps, right, panel, place, epilogue);
+    let plan = weights.plan();
+    if plan.format.is_integer() {
+        finish_integers(plan.isa, &sums.0, params, weights, panel, output, epilogue);
     } else {
-        finish_floats(isa, &tile.0, maps.len(), right, panel, place, epilogue);
+        finish_floats(plan.isa, &sums.0, params.len(), weights, panel, output, epilogue);
     }
 }
 
 for_each_isa! {
     fn finish_integers(
-        tile: &[u32], maps: &[QuantParams], right: &PackedWeights, panel: usize, place: &OutputTile<'_>,
-        epilogue: Epilogue,
+        sums: &[u32], params: &[QuantParams], weights: &PackedWeights, panel: usize,
+        output: &OutputTile<'_>, epilogue: Epilogue,
     ) = finish_integers_body;
 }
 
-/// Widths of panels are constants, so that the compiler can make vectors of them.
+/// The widths of panels are constants, so that the compiler can vectorise.
 #[inline(always)]
 fn finish_integers_body<const FMA: bool>(
-    tile: &[u32],
-    maps: &[QuantParams],
-    right: &PackedWeights,
+    sums: &[u32],
+    params: &[QuantParams],
+    weights: &PackedWeights,
     panel: usize,
-    place: &OutputTile<'_>,
+    output: &OutputTile<'_>,
     epilogue: Epilogue,
 ) {
-    if right.plan.columns == 32 {
-        finish_panel_of_integers::<FMA, 32>(tile, maps, &right.columns, panel, place, epilogue);
+    let columns = weights.columns();
+    if weights.plan().columns == 32 {
+        finish_integer_panel::<FMA, 32>(sums, params, columns, panel, output, epilogue);
     } else {
-        finish_panel_of_integers::<FMA, 16>(tile, maps, &right.columns, panel, place, epilogue);
+        finish_integer_panel::<FMA, 16>(sums, params, columns, panel, output, epilogue);
     }
 }
 
 #[inline(always)]
-fn finish_panel_of_integers<const FMA: bool, const N: usize>(
-    tile: &[u32],
-    maps: &[QuantParams],
+fn finish_integer_panel<const FMA: bool, const N: usize>(
+    sums: &[u32],
+    params: &[QuantParams],
     columns: &ColumnParams,
     panel: usize,
-    place: &OutputTile<'_>,
+    output: &OutputTile<'_>,
     epilogue: Epilogue,
 ) {
     let scale = &columns.scale.as_chunks::<N>().0[panel];
     let column_sum = &columns.sum.as_chunks::<N>().0[panel];
     let bias = &columns.bias.as_chunks::<N>().0[panel];
-    let number = |row: usize, i: usize, sum: u32| {
-        let map = maps[row];
-        // The zero point may be any of 256 numbers, the sum any of 255 · depth: both fit.
-        let exact = sum.cast_signed().wrapping_sub(map.zero.wrapping_mul(column_sum[i]));
-        math::fma::<FMA>(exact as f32, map.scale * scale[i], bias[i])
+    let result = |row: usize, i: usize, sum: u32| {
+        let params = params[row];
+        // Neither overflows: the zero point is at most 255, the column sum at most 127 · depth.
+        let exact = sum.cast_signed().wrapping_sub(params.zero_point.wrapping_mul(column_sum[i]));
+        math::fma::<FMA>(exact as f32, params.scale * scale[i], bias[i])
     };
-    put_all::<FMA, N>(tile, maps.len(), place, epilogue, number);
+    write_tile::<FMA, N>(sums, params.len(), output, epilogue, result);
 }
 
 for_each_isa! {
     fn finish_floats(
-        tile: &[u32], rows: usize, right: &PackedWeights, panel: usize, place: &OutputTile<'_>,
-        epilogue: Epilogue,
+        sums: &[u32], rows: usize, weights: &PackedWeights, panel: usize,
+        output: &OutputTile<'_>, epilogue: Epilogue,
     ) = finish_floats_body;
 }
 
 #[inline(always)]
 fn finish_floats_body<const FMA: bool>(
-    tile: &[u32],
+    sums: &[u32],
     rows: usize,
-    right: &PackedWeights,
+    weights: &PackedWeights,
     panel: usize,
-    place: &OutputTile<'_>,
+    output: &OutputTile<'_>,
     epilogue: Epilogue,
 ) {
-    if right.plan.columns == 32 {
-        finish_panel_of_floats::<FMA, 32>(tile, rows, &right.columns, panel, place, epilogue);
+    let columns = weights.columns();
+    if weights.plan().columns == 32 {
+        finish_float_panel::<FMA, 32>(sums, rows, columns, panel, output, epilogue);
     } else {
-        finish_panel_of_floats::<FMA, 16>(tile, rows, &right.columns, panel, place, epilogue);
+        finish_float_panel::<FMA, 16>(sums, rows, columns, panel, output, epilogue);
     }
 }
 
 #[inline(always)]
-fn finish_panel_of_floats<const FMA: bool, const N: usize>(
-    tile: &[u32],
+fn finish_float_panel<const FMA: bool, const N: usize>(
+    sums: &[u32],
     rows: usize,
     columns: &ColumnParams,
     panel: usize,
-    place: &OutputTile<'_>,
+    output: &OutputTile<'_>,
     epilogue: Epilogue,
 ) {
     let bias = &columns.bias.as_chunks::<N>().0[panel];
-    let number = |_: usize, i: usize, sum: u32| f32::from_bits(sum) + bias[i];
-    put_all::<FMA, N>(tile, rows, place, epilogue, number);
+    let result = |_: usize, i: usize, sum: u32| f32::from_bits(sum) + bias[i];
+    write_tile::<FMA, N>(sums, rows, output, epilogue, result);
 }
 
-/// Writes all rows of a tile; `number` makes a number of a row, a column and a sum.
+/// Writes all rows; `result` is a function of row, column and sum.
 #[inline(always)]
-fn put_all<const FMA: bool, const N: usize>(
-    tile: &[u32],
+fn write_tile<const FMA: bool, const N: usize>(
+    sums: &[u32],
     rows: usize,
-    place: &OutputTile<'_>,
+    output: &OutputTile<'_>,
     epilogue: Epilogue,
-    number: impl Fn(usize, usize, u32) -> f32,
+    result: impl Fn(usize, usize, u32) -> f32,
 ) {
     match epilogue.function {
         ActivationFn::Identity if epilogue.add => {
-            put::<N>(tile, rows, place, |row, i, sum, old| old + number(row, i, sum));
+            write::<N>(sums, rows, output, |row, i, sum, old| old + result(row, i, sum));
         }
-        ActivationFn::Identity => put::<N>(tile, rows, place, |row, i, sum, _| number(row, i, sum)),
+        ActivationFn::Identity => {
+            write::<N>(sums, rows, output, |row, i, sum, _| result(row, i, sum));
+        }
         ActivationFn::Gelu => {
-            put::<N>(tile, rows, place, |row, i, sum, _| math::gelu::<FMA>(number(row, i, sum)));
+            write::<N>(sums, rows, output, |row, i, sum, _| math::gelu::<FMA>(result(row, i, sum)));
         }
         ActivationFn::GeluTanh => {
-            put::<N>(tile, rows, place, |row, i, sum, _| {
-                math::gelu_tanh::<FMA>(number(row, i, sum))
+            write::<N>(sums, rows, output, |row, i, sum, _| {
+                math::gelu_tanh::<FMA>(result(row, i, sum))
             });
         }
         ActivationFn::QuickGelu => {
-            put::<N>(tile, rows, place, |row, i, sum, _| {
-                math::quick_gelu::<FMA>(number(row, i, sum))
+            write::<N>(sums, rows, output, |row, i, sum, _| {
+                math::quick_gelu::<FMA>(result(row, i, sum))
             });
         }
         ActivationFn::Relu => {
-            put::<N>(tile, rows, place, |row, i, sum, _| math::relu(number(row, i, sum)));
+            write::<N>(sums, rows, output, |row, i, sum, _| math::relu(result(row, i, sum)));
         }
     }
 }
 
 #[inline(always)]
-fn put<const N: usize>(
-    tile: &[u32],
+fn write<const N: usize>(
+    sums: &[u32],
     rows: usize,
-    place: &OutputTile<'_>,
-    number: impl Fn(usize, usize, u32, f32) -> f32,
+    output: &OutputTile<'_>,
+    result: impl Fn(usize, usize, u32, f32) -> f32,
 ) {
-    for (row, sums) in tile.as_chunks::<N>().0.iter().take(rows).enumerate() {
-        // SAFETY: rows and panels do not overlap, and each tile belongs to one task.
-        let out = unsafe { place.out.slice(place.start + row * place.stride, place.width) };
+    for (row, sums) in sums.as_chunks::<N>().0.iter().take(rows).enumerate() {
+        // SAFETY: blocks have different rows and panels different columns, and each pair of them
+        // belongs to one task.
+        let out = unsafe { output.out.slice(output.start + row * output.stride, output.width) };
         if let Some(out) = out.first_chunk_mut::<N>() {
             for i in 0..N {
-                out[i] = number(row, i, sums[i], out[i]);
+                out[i] = result(row, i, sums[i], out[i]);
             }
         } else {
             for (i, (out, &sum)) in out.iter_mut().zip(sums).enumerate() {
-                *out = number(row, i, sum, *out);
+                *out = result(row, i, sum, *out);
             }
         }
     }

@@ -21,12 +21,52 @@ pub enum Tier {
     Amx,
 }
 
-/// How wide the row kernels (norms, quantising, softmax) are compiled.
+/// Proof that this CPU has the instructions of a tier: only [`Tier::isa`] makes one.
+///
+/// Every function of this crate that uses vector instructions asks for it, so that none can be called
+/// on a CPU without them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Isa {
+pub struct Isa(Tier);
+
+/// How wide the row kernels (norms, quantisation, softmax) are compiled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum VectorWidth {
+    /// Whatever the compiler makes of plain loops.
     Portable,
+    /// 256 bits, with AVX2 and FMA.
     Avx2,
+    /// 512 bits, with AVX-512 F, BW, DQ and VL.
     Avx512,
+}
+
+impl Isa {
+    /// Plain Rust, which runs on every CPU.
+    pub const PORTABLE: Self = Self(Tier::Portable);
+
+    /// The best tier that this CPU and its operating system allow.
+    #[must_use]
+    pub fn best() -> Self {
+        Self(Tier::best())
+    }
+
+    /// The tiers that run here, the plainest first.
+    pub fn available() -> impl Iterator<Item = Self> {
+        Tier::available().iter().map(|&tier| Self(tier))
+    }
+
+    /// The tier whose instructions these are.
+    #[must_use]
+    pub const fn tier(self) -> Tier {
+        self.0
+    }
+
+    pub(crate) const fn width(self) -> VectorWidth {
+        match self.0 {
+            Tier::Portable => VectorWidth::Portable,
+            Tier::Avx2 | Tier::Avx2Vnni => VectorWidth::Avx2,
+            Tier::Avx512 | Tier::Avx512Vnni | Tier::Amx => VectorWidth::Avx512,
+        }
+    }
 }
 
 impl Tier {
@@ -79,12 +119,10 @@ impl Tier {
         self == Self::Portable
     }
 
-    pub fn isa(self) -> Isa {
-        match self {
-            Self::Portable => Isa::Portable,
-            Self::Avx2 | Self::Avx2Vnni => Isa::Avx2,
-            Self::Avx512 | Self::Avx512Vnni | Self::Amx => Isa::Avx512,
-        }
+    /// The right to use its instructions; `None` where the CPU or the operating system lacks them.
+    #[must_use]
+    pub fn isa(self) -> Option<Isa> {
+        self.is_available().then_some(Isa(self))
     }
 
     /// Whether products of bf16 numbers are an instruction; elsewhere they are computed in f32.
@@ -113,6 +151,12 @@ impl fmt::Display for Tier {
     }
 }
 
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 impl FromStr for Tier {
     type Err = ();
 
@@ -121,10 +165,10 @@ impl FromStr for Tier {
     }
 }
 
-/// Compiles one generic function for every [`Isa`], and calls the one asked for.
+/// Compiles one function for every [`VectorWidth`], and calls the one that an [`Isa`] allows.
 ///
 /// The body is `#[inline(always)]` and takes a constant that says whether fused multiply-add is an
-/// instruction; inlined into a function with more instructions, it is compiled with them.
+/// instruction. Inlined into a function that may use more instructions, it is compiled with them.
 macro_rules! for_each_isa {
     ($(#[$doc:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? = $body:ident;) => {
         $(#[$doc])*
@@ -132,19 +176,19 @@ macro_rules! for_each_isa {
         $vis fn $name(isa: $crate::isa::Isa, $($arg: $ty),*) $(-> $ret)? {
             #[cfg(target_arch = "x86_64")]
             {
-                use $crate::isa::Isa;
+                use $crate::isa::VectorWidth;
                 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
                 #[allow(clippy::too_many_arguments, reason = "as above")]
-                fn wide($($arg: $ty),*) $(-> $ret)? { $body::<true>($($arg),*) }
+                fn avx512($($arg: $ty),*) $(-> $ret)? { $body::<true>($($arg),*) }
                 #[target_feature(enable = "avx2,fma")]
                 #[allow(clippy::too_many_arguments, reason = "as above")]
-                fn narrow($($arg: $ty),*) $(-> $ret)? { $body::<true>($($arg),*) }
-                match isa {
-                    // SAFETY: an Isa beyond Portable comes from a Tier that the CPU was asked for.
-                    Isa::Avx512 => return unsafe { wide($($arg),*) },
-                    // SAFETY: as above.
-                    Isa::Avx2 => return unsafe { narrow($($arg),*) },
-                    Isa::Portable => {}
+                fn avx2($($arg: $ty),*) $(-> $ret)? { $body::<true>($($arg),*) }
+                match isa.width() {
+                    // SAFETY: an `Isa` of this width exists only where the CPU has the features.
+                    VectorWidth::Avx512 => return unsafe { avx512($($arg),*) },
+                    // SAFETY: an `Isa` of this width exists only where the CPU has the features.
+                    VectorWidth::Avx2 => return unsafe { avx2($($arg),*) },
+                    VectorWidth::Portable => {}
                 }
             }
             let _ = isa;
@@ -159,12 +203,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_read_back_and_the_plain_tier_always_runs() {
+    fn names_parse_back_and_the_portable_tier_always_runs() {
         for tier in Tier::ALL {
             assert_eq!(tier.as_str().parse(), Ok(tier));
         }
         assert_eq!("sse9".parse::<Tier>(), Err(()));
         assert_eq!(Tier::available().first(), Some(&Tier::Portable));
         assert!(Tier::best().is_available());
+    }
+
+    #[test]
+    fn only_available_tiers_have_an_isa() {
+        for tier in Tier::ALL {
+            assert_eq!(tier.isa().map(Isa::tier), tier.is_available().then_some(tier));
+        }
+        assert_eq!(Isa::available().last(), Some(Isa::best()));
     }
 }

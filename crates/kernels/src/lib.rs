@@ -1,18 +1,39 @@
-//! The operations that a CPU spends its time on, in the instructions that it has.
+//! CPU kernels for transformers, for the best instructions that the CPU has.
 //!
-//! Everything here is plain slices of numbers: weights are packed once (`packed_weights`), activations become
-//! left operands (`activations`), `gemm` multiplies them, `attention`, `cross_kv` and `self_kv` do what lies
-//! between the products. `microkernels` holds the innermost loops, `rows` what is done a row at a time,
-//! `softmax` what is done a column at a time, `thread_pool`
-//! splits work over threads. `unsafe` is allowed here and nowhere else.
+//! All functions work on plain slices of numbers. [`PackedWeights`](packed_weights::PackedWeights)
+//! are packed once; [`Activations`](activations::Activations) become the left-hand side of a product;
+//! [`gemm`] multiplies them. [`attention`] is that of the vision tower, [`cross_kv`] and [`self_kv`]
+//! hold the keys and values of the decoder and attend to them. [`thread_pool`] distributes the work.
+//!
+//! Every function that needs special instructions takes an [`Isa`], the proof that they exist.
+//! Results do not depend on the number of threads or on the other rows of a batch.
+//!
+//! `unsafe` is allowed in this crate and in no other.
+//!
+//! ```
+//! use cutline_kernels::activations::Activations;
+//! use cutline_kernels::gemm::{Epilogue, linear};
+//! use cutline_kernels::packed_weights::PackedWeights;
+//! use cutline_kernels::thread_pool::with_thread_pool;
+//! use cutline_kernels::{Isa, Precision};
+//!
+//! // y = x Wᵀ + b with three inputs and two outputs.
+//! let (weight, bias) = ([1.0, 0.0, 2.0, 0.0, 1.0, 0.0], [0.5, -0.5]);
+//! let weights = PackedWeights::new(Isa::best(), Precision::F32, &weight, &bias, 3);
+//! let (mut activations, mut y) = (Activations::default(), [0.0; 2]);
+//! with_thread_pool(|pool| {
+//!     activations.copy_from(pool, &weights, &[1.0, 2.0, 3.0]);
+//!     linear(pool, &activations, &weights, &mut y, Epilogue::STORE);
+//! });
+//! assert_eq!(y, [7.5, 1.5]);
+//! ```
 #![allow(
     unsafe_code,
-    reason = "vector instructions and shared output need it; see the SAFETY lines"
+    reason = "vector instructions and shared output need it; each block has a SAFETY comment"
 )]
 
 pub mod activations;
 pub mod attention;
-pub mod bench;
 pub mod buffer;
 pub mod cross_kv;
 #[cfg(feature = "cuda")]
@@ -20,11 +41,11 @@ mod cuda_stream;
 pub mod gemm;
 mod isa;
 pub mod malloc;
-pub mod math;
-pub mod microkernels;
+mod math;
+mod microkernels;
 pub mod packed_weights;
 mod rotate;
-pub mod rows;
+mod rows;
 pub mod self_kv;
 mod softmax;
 #[cfg(test)]
@@ -34,15 +55,17 @@ mod vector;
 
 #[cfg(feature = "cuda")]
 pub use cuda_stream::disable_event_tracking;
-pub use isa::Tier;
+pub use isa::{Isa, Tier};
+pub use rows::layer_norm;
 
-/// What the numbers of a product are rounded to.
+/// The number format of a product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Precision {
     /// f32 throughout.
     F32,
     /// Operands in bf16, sums in f32.
     Bf16,
-    /// Weights in 8 bits by output channel, activations in 8 bits by row, sums exact.
+    /// Weights in 8 bits with a scale per output, activations in 8 bits with a scale and zero point
+    /// per row, exact sums.
     Int8,
 }

@@ -1,19 +1,20 @@
-//! How the C library's heap treats large blocks.
+//! Settings of the C library's allocator.
 
-/// Blocks from this size on are mapped by themselves, and unmapped when they are freed. A photo's
-/// pixels for the model, 384 × 384 × 3 in f32, are 1.7 MB.
+/// Allocations of this size and more get their own memory mapping, which is unmapped when they are
+/// freed. The pixels of a photo for the model, 384 × 384 × 3 in f32, are 1.7 MB.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-const MAPPED: libc::c_int = 1 << 20;
+const MMAP_THRESHOLD: libc::c_int = 1 << 20;
 
-/// Makes freed photos go back to the system at once. To be called before there are other threads.
+/// Makes freed photos return to the operating system at once. Call it before other threads start.
 ///
-/// glibc raises that size to that of the largest block that was freed, up to 32 MiB. Pixels that are
-/// decoded on one thread and freed on another then leave holes in the heap of each, and a server's
-/// memory after a crowd depends on the order in which its answers came.
+/// glibc raises the threshold to the size of the largest freed block, up to 32 MiB. Pixels that one
+/// thread decodes and another frees would then leave holes in the heaps of both, and the memory of a
+/// server after high load would depend on the order of its responses. On other systems this does
+/// nothing.
 pub fn set_mmap_threshold() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
-        // SAFETY: sets a number of the allocator; a refusal changes nothing.
-        unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED) };
+        // SAFETY: sets a parameter of the allocator; a refusal changes nothing.
+        unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, MMAP_THRESHOLD) };
     }
 }

@@ -1,39 +1,39 @@
-//! Elementary functions in plain Rust that compilers turn into vector code.
+//! Elementary functions in plain Rust that compilers can vectorise.
 //!
-//! `FMA` says whether fused multiply-add is an instruction; without it `mul_add` would be a call.
+//! `FMA` is whether fused multiply-add is an instruction; if not, `mul_add` would be a function call.
 
-/// Numbers that are worked on at a time: the widest vector's.
-pub const LANES: usize = 16;
+/// Numbers of a vector: as many as the widest one has.
+pub(crate) const LANES: usize = 16;
 
 /// `a · b + c`.
 #[inline(always)]
-pub fn fma<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
+pub(crate) fn fma<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
     if FMA { a.mul_add(b, c) } else { a * b + c }
 }
 
-/// Adding and subtracting it rounds a number of a smaller size to an integer, half to even; the
-/// integer then also stands in the low bits.
-pub const ROUNDER: f32 = 12_582_912.0; // 1.5 · 2²³
+/// Adding and then subtracting it rounds a smaller number to an integer, ties to even. After the
+/// addition the integer is also in the low bits.
+pub(crate) const ROUNDER: f32 = 12_582_912.0; // 1.5 · 2²³
 
-/// The nearest integer of a number below 2²² in size, half to even.
+/// The nearest integer of a number whose magnitude is below 2²², ties to even.
 #[inline(always)]
-pub fn round(x: f32) -> i32 {
+pub(crate) fn round(x: f32) -> i32 {
     (x + ROUNDER).to_bits().wrapping_sub(ROUNDER.to_bits()).cast_signed()
 }
 
-/// The natural logarithm of 2 in two parts, the first so short that its multiples are exact.
-pub const LN_2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
+/// The natural logarithm of 2 in two parts; the first is so short that its multiples are exact.
+pub(crate) const LN_2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
 
-/// Coefficients of eˣ about 0 beyond 1 + x, the highest power's first.
-pub const EXP: [f32; 6] =
+/// Coefficients of eˣ around 0 after 1 + x, from the highest power down.
+pub(crate) const EXP: [f32; 6] =
     [1.987_569_1e-4, 1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5];
 
-/// eˣ for x ≤ 88, to about two units in the last place; below −87 it is the smallest normal
-/// number's neighbourhood, not zero. NaN stays NaN.
+/// eˣ for x ≤ 88, to about two units in the last place. Below −87 the result is about the smallest
+/// normal number rather than zero. NaN stays NaN.
 ///
 /// Polynomial: Cephes' `expf` (S. L. Moshier).
 #[inline(always)]
-pub fn exp<const FMA: bool>(x: f32) -> f32 {
+pub(crate) fn exp<const FMA: bool>(x: f32) -> f32 {
     let x = if x < -87.0 { -87.0 } else { x };
     let shifted = fma::<FMA>(x, std::f32::consts::LOG2_E, ROUNDER);
     let n = shifted - ROUNDER;
@@ -50,12 +50,12 @@ pub fn exp<const FMA: bool>(x: f32) -> f32 {
     p * f32::from_bits(exponent)
 }
 
-/// The error function to 3e-7.
+/// The error function, to 3e-7.
 ///
-/// Rational approximation of XLA and Eigen (`erf` of f32), in odd powers up to 9 over even ones up
-/// to 12; beyond 3.83 the result is ±1 in f32.
+/// The rational approximation of XLA and Eigen (`erf` of f32), with odd powers up to 9 over even ones
+/// up to 12; beyond ±3.83 the result is ±1 in f32.
 #[inline(always)]
-pub fn erf<const FMA: bool>(x: f32) -> f32 {
+pub(crate) fn erf<const FMA: bool>(x: f32) -> f32 {
     const EDGE: f32 = 3.832_507;
     let x = if x > EDGE { EDGE } else { x };
     let x = if x < -EDGE { -EDGE } else { x };
@@ -71,23 +71,9 @@ pub fn erf<const FMA: bool>(x: f32) -> f32 {
     x * p / q
 }
 
-/// An activation function of a feed-forward layer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ActivationFn {
-    /// `x`.
-    Identity,
-    /// `x · Φ(x)` with the error function.
-    Gelu,
-    /// GELU by hyperbolic tangent.
-    GeluTanh,
-    /// `x · σ(1.702 x)`.
-    QuickGelu,
-    /// `max(x, 0)`.
-    Relu,
-}
-
+/// `x · Φ(x)`.
 #[inline(always)]
-pub fn gelu<const FMA: bool>(x: f32) -> f32 {
+pub(crate) fn gelu<const FMA: bool>(x: f32) -> f32 {
     let half = 0.5 * x;
     fma::<FMA>(half, erf::<FMA>(x * std::f32::consts::FRAC_1_SQRT_2), half)
 }
@@ -99,41 +85,44 @@ fn gate<const FMA: bool>(x: f32, y: f32) -> f32 {
     x / (1.0 + exp::<FMA>(negative))
 }
 
+/// GELU, approximated with the hyperbolic tangent.
 #[inline(always)]
-pub fn gelu_tanh<const FMA: bool>(x: f32) -> f32 {
+pub(crate) fn gelu_tanh<const FMA: bool>(x: f32) -> f32 {
     // ½ (1 + tanh u) = σ(2u).
     let u = 0.797_884_6 * fma::<FMA>(0.044_715 * x * x, x, x);
     gate::<FMA>(x, 2.0 * u)
 }
 
+/// `x · σ(1.702 x)`.
 #[inline(always)]
-pub fn quick_gelu<const FMA: bool>(x: f32) -> f32 {
+pub(crate) fn quick_gelu<const FMA: bool>(x: f32) -> f32 {
     gate::<FMA>(x, 1.702 * x)
 }
 
+/// `max(x, 0)`.
 #[inline(always)]
-pub fn relu(x: f32) -> f32 {
-    // In this order a NaN stays one.
+pub(crate) fn relu(x: f32) -> f32 {
+    // In this order a NaN stays a NaN.
     if x < 0.0 { 0.0 } else { x }
 }
 
-/// The bits of the nearest bf16, half to even; NaN stays NaN.
+/// The bits of the nearest bf16, ties to even; NaN stays NaN.
 #[inline(always)]
-pub fn to_bf16(x: f32) -> u32 {
+pub(crate) fn to_bf16(x: f32) -> u32 {
     let bits = x.to_bits();
     let rounded = bits.wrapping_add(0x7fff).wrapping_add((bits >> 16) & 1) >> 16;
     if bits & 0x7fff_ffff > 0x7f80_0000 { (bits >> 16) | 0x40 } else { rounded }
 }
 
-/// The f32 of a bf16's bits.
+/// The value of the bits of a bf16.
 #[inline(always)]
-pub fn from_bf16(bits: u16) -> f32 {
+pub(crate) fn from_bf16(bits: u16) -> f32 {
     f32::from_bits(u32::from(bits) << 16)
 }
 
-/// The sum of lanes, always in the same order.
+/// The sum of the lanes, always in the same order.
 #[inline(always)]
-pub fn sum_lanes(mut lanes: [f32; LANES]) -> f32 {
+pub(crate) fn sum_lanes(mut lanes: [f32; LANES]) -> f32 {
     let mut width = LANES / 2;
     while width > 0 {
         for i in 0..width {
@@ -144,9 +133,9 @@ pub fn sum_lanes(mut lanes: [f32; LANES]) -> f32 {
     lanes[0]
 }
 
-/// The greatest of lanes that are no NaN.
+/// The greatest lane; none of them is NaN.
 #[inline(always)]
-pub fn max_lanes(mut lanes: [f32; LANES]) -> f32 {
+pub(crate) fn max_lanes(mut lanes: [f32; LANES]) -> f32 {
     let mut width = LANES / 2;
     while width > 0 {
         for i in 0..width {
@@ -161,7 +150,7 @@ pub fn max_lanes(mut lanes: [f32; LANES]) -> f32 {
 mod tests {
     use super::*;
 
-    /// erf by its Taylor series in f64, or 1 where the difference is below f32.
+    /// erf by its Taylor series in f64, or ±1 where the difference is below the precision of f32.
     fn erf64(x: f64) -> f64 {
         if x.abs() > 5.0 {
             return x.signum();
@@ -196,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn extremes_do_not_become_nonsense() {
+    fn extreme_arguments_give_sensible_results() {
         assert!(exp::<true>(f32::NEG_INFINITY) < 2e-38);
         assert!(exp::<true>(f32::NAN).is_nan() && gelu::<true>(f32::NAN).is_nan());
         assert!(relu(f32::NAN).is_nan() && quick_gelu::<true>(f32::NAN).is_nan());
@@ -208,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn bf16_rounds_to_even_and_keeps_what_is_no_number() {
+    fn bf16_rounds_to_even_and_keeps_nan() {
         for x in [0.0, -0.0, 1.0, 1.003_906_3, 3.25, -1e-40, f32::INFINITY, 65_505.0, f32::MAX] {
             assert_eq!(to_bf16(x), u32::from(half::bf16::from_f32(x).to_bits()), "{x}");
         }

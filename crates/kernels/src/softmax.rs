@@ -1,31 +1,31 @@
-//! The softmax of columns: scores of neighbouring queries stand side by side, so every operation is
-//! on whole vectors, and none is across one.
+//! The softmax of columns: the scores of neighbouring queries lie side by side, so every operation
+//! is on whole vectors and none is across lanes.
 
 use crate::math::LANES;
 use crate::microkernels::{Format, GemmPlan, MAX_COLUMNS};
-use crate::vector::{self, Vector, for_each_vector};
+use crate::vector::{self, Simd, Vector, for_each_vector};
 
-/// Of every column, the sum by which its values are to be divided.
-pub(crate) type Sums = [f32; MAX_COLUMNS];
+/// For each column the sum of its weights, by which its weighted values must be divided.
+pub(crate) type ColumnSums = [f32; MAX_COLUMNS];
 
-/// What scores are to be multiplied with for [`softmax_columns`]: in bf16 it takes powers of two.
-pub(crate) fn unit(plan: &GemmPlan) -> f32 {
+/// The factor of the scores that [`softmax_columns`] expects: in bf16 it raises 2, not e.
+pub(crate) fn score_scale(plan: &GemmPlan) -> f32 {
     if plan.format == Format::Bf16 { std::f32::consts::LOG2_E } else { 1.0 }
 }
 
-/// From `scores`, `[keys, columns]`, to the probabilities times their sums as a right operand, whose
-/// steps are keys or pairs of them; the sums. A column with a NaN has a NaN as its sum.
+/// Turns `scores`, `[keys, columns]`, into unnormalised probabilities as a panel, whose steps are
+/// keys or pairs of them. Returns their sums. The sum of a column with a NaN is NaN.
 ///
 /// # Panics
-/// The panel does not have the plan's steps for so many keys.
-pub(crate) fn softmax_columns(plan: &GemmPlan, scores: &[f32], panel: &mut [u32]) -> Sums {
+/// The panel has fewer steps than there are keys or pairs of them.
+pub(crate) fn softmax_columns(plan: &GemmPlan, scores: &[f32], panel: &mut [u32]) -> ColumnSums {
     let keys = scores.len() / plan.columns;
     let used = keys.div_ceil(plan.format.group()) * plan.columns;
     let (panel, padding) = panel.split_at_mut(used);
     padding.fill(0);
-    let (isa, mut sums) = (plan.tier.isa(), [0.0; MAX_COLUMNS]);
+    let (isa, mut sums) = (plan.isa, [0.0; MAX_COLUMNS]);
     match (plan.format, plan.columns) {
-        // Where bf16 is an instruction, panels are two vectors wide.
+        // CPUs with bf16 instructions have panels of two vectors.
         (Format::Bf16, _) => softmax_bf16(isa, scores, panel, &mut sums),
         (_, LANES) => softmax_one_vector(isa, scores, panel, &mut sums),
         (_, _) => softmax_two_vectors(isa, scores, panel, &mut sums),
@@ -34,78 +34,95 @@ pub(crate) fn softmax_columns(plan: &GemmPlan, scores: &[f32], panel: &mut [u32]
 }
 
 for_each_vector! {
-    fn softmax_bf16(scores: &[f32], panel: &mut [u32], sums: &mut Sums) = softmax_bf16_body;
+    fn softmax_bf16(scores: &[f32], panel: &mut [u32], sums: &mut ColumnSums) = softmax_bf16_body;
 }
 for_each_vector! {
-    fn softmax_one_vector(scores: &[f32], panel: &mut [u32], sums: &mut Sums) = softmax_one_vector_body;
+    fn softmax_one_vector(scores: &[f32], panel: &mut [u32], sums: &mut ColumnSums)
+        = softmax_one_vector_body;
 }
 for_each_vector! {
-    fn softmax_two_vectors(scores: &[f32], panel: &mut [u32], sums: &mut Sums) = softmax_two_vectors_body;
+    fn softmax_two_vectors(scores: &[f32], panel: &mut [u32], sums: &mut ColumnSums)
+        = softmax_two_vectors_body;
 }
 
-/// The columns' greatest numbers, `N` vectors of them.
+/// The greatest score of each column, in `N` vectors.
 #[inline(always)]
-fn column_max<V: Vector, const N: usize>(rows: &[[[f32; LANES]; N]]) -> [V; N] {
-    let mut most = [V::splat(f32::MIN); N];
+fn column_max<S: Simd, const N: usize>(simd: S, rows: &[[[f32; LANES]; N]]) -> [S::Vector; N] {
+    let mut max = [simd.splat(f32::MIN); N];
     for row in rows {
         for i in 0..N {
-            most[i] = V::load(&row[i]).max(most[i]);
+            max[i] = simd.load(&row[i]).max(max[i]);
         }
     }
-    most
+    max
 }
 
 #[inline(always)]
-fn softmax_bf16_body<V: Vector>(scores: &[f32], panel: &mut [u32], sums: &mut Sums) {
+fn softmax_bf16_body<S: Simd>(simd: S, scores: &[f32], panel: &mut [u32], sums: &mut ColumnSums) {
     let rows = scores.as_chunks::<LANES>().0.as_chunks::<2>().0;
     let out = panel.as_chunks_mut::<LANES>().0.as_chunks_mut::<2>().0;
-    let (most, mut total) = (column_max::<V, 2>(rows), [V::splat(0.0); 2]);
+    let (max, mut total) = (column_max::<S, 2>(simd, rows), [simd.splat(0.0); 2]);
     let (pairs, last) = rows.as_chunks::<2>();
     for (pair, out) in pairs.iter().zip(&mut *out) {
         for i in 0..2 {
-            let low = vector::exp2_approx(V::load(&pair[0][i]).sub(most[i]));
-            let high = vector::exp2_approx(V::load(&pair[1][i]).sub(most[i]));
+            let low = vector::exp2_approx(simd, simd.load(&pair[0][i]).sub(max[i]));
+            let high = vector::exp2_approx(simd, simd.load(&pair[1][i]).sub(max[i]));
             total[i] = total[i].add(low).add(high);
             low.pair_bf16(high, &mut out[i]);
         }
     }
     if let ([row], Some(out)) = (last, out.last_mut()) {
         for i in 0..2 {
-            let low = vector::exp2_approx(V::load(&row[i]).sub(most[i]));
+            let low = vector::exp2_approx(simd, simd.load(&row[i]).sub(max[i]));
             total[i] = total[i].add(low);
-            low.pair_bf16(V::splat(0.0), &mut out[i]);
+            low.pair_bf16(simd.splat(0.0), &mut out[i]);
         }
     }
-    put_sums(total, sums);
+    write_sums(total, sums);
 }
 
 #[inline(always)]
-fn softmax_f32<V: Vector, const N: usize>(scores: &[f32], panel: &mut [u32], sums: &mut Sums) {
+fn softmax_f32<S: Simd, const N: usize>(
+    simd: S,
+    scores: &[f32],
+    panel: &mut [u32],
+    sums: &mut ColumnSums,
+) {
     let rows = scores.as_chunks::<LANES>().0.as_chunks::<N>().0;
     let out = panel.as_chunks_mut::<LANES>().0.as_chunks_mut::<N>().0;
-    let (most, mut total) = (column_max::<V, N>(rows), [V::splat(0.0); N]);
+    let (max, mut total) = (column_max::<S, N>(simd, rows), [simd.splat(0.0); N]);
     for (row, out) in rows.iter().zip(out) {
         for i in 0..N {
-            let value = vector::exp(V::load(&row[i]).sub(most[i]));
+            let value = vector::exp(simd, simd.load(&row[i]).sub(max[i]));
             total[i] = total[i].add(value);
             value.store_bits(&mut out[i]);
         }
     }
-    put_sums(total, sums);
+    write_sums(total, sums);
 }
 
 #[inline(always)]
-fn softmax_one_vector_body<V: Vector>(scores: &[f32], panel: &mut [u32], sums: &mut Sums) {
-    softmax_f32::<V, 1>(scores, panel, sums);
+fn softmax_one_vector_body<S: Simd>(
+    simd: S,
+    scores: &[f32],
+    panel: &mut [u32],
+    sums: &mut ColumnSums,
+) {
+    softmax_f32::<S, 1>(simd, scores, panel, sums);
 }
 
 #[inline(always)]
-fn softmax_two_vectors_body<V: Vector>(scores: &[f32], panel: &mut [u32], sums: &mut Sums) {
-    softmax_f32::<V, 2>(scores, panel, sums);
+fn softmax_two_vectors_body<S: Simd>(
+    simd: S,
+    scores: &[f32],
+    panel: &mut [u32],
+    sums: &mut ColumnSums,
+) {
+    softmax_f32::<S, 2>(simd, scores, panel, sums);
 }
 
 #[inline(always)]
-fn put_sums<V: Vector, const N: usize>(total: [V; N], sums: &mut Sums) {
+fn write_sums<V: Vector, const N: usize>(total: [V; N], sums: &mut ColumnSums) {
     let sums = sums.as_chunks_mut::<LANES>().0;
     for i in 0..N {
         total[i].store(&mut sums[i]);

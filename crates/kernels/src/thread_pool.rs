@@ -1,27 +1,38 @@
-//! Splitting a kernel's work over threads, cheaply enough for the small products of one token.
+//! Spreads the tasks of a kernel over threads, fast enough for the small products of a decode step.
 //!
-//! A caption's token takes about a hundred parallel steps of some ten microseconds each; waking
-//! sleeping threads for each of them would cost more than the work. A [`with_thread_pool`] therefore borrows
-//! the threads of rayon's pool for as long as a whole forward pass takes: they wait for the next
-//! step by spinning, and a step is handed out by one atomic store.
+//! A decode step consists of about a hundred parallel operations of some ten microseconds each.
+//! Waking sleeping threads for every operation would cost more than the work itself.
+//! [`with_thread_pool`] therefore borrows the threads of rayon's pool for a whole forward pass: they
+//! spin until the next operation, and one atomic store starts it.
 
+use std::cell::Cell;
+use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
-/// Index of a state in which no task can be taken.
+/// Task index of a state in which no task can be taken; also the mask of the index in the state.
 const CLOSED: u64 = u32::MAX as u64;
 
-/// Turns of spinning after which a waiting thread lets others run.
+/// After so many turns of its loop a waiting thread yields to other threads.
 const SPINS_BEFORE_YIELD: u32 = 2_000;
 
-/// A task list as the threads see it: the erased closure and how to call it.
+/// How the type-erased closure of an operation is called with the index of a task.
 type Call = unsafe fn(*const (), usize);
 
-/// The threads of one session.
+/// The threads that a forward pass may use; see [`with_thread_pool`].
+///
+/// It cannot be shared between threads, so operations neither overlap nor nest.
 #[derive(Debug)]
 pub struct ThreadPool {
     threads: usize,
-    /// Number of the step in the upper half, next task in the lower one.
+    operation: Operation,
+    not_sync: PhantomData<Cell<()>>,
+}
+
+/// The current operation, as all threads see it.
+#[derive(Debug, Default)]
+struct Operation {
+    /// Number of the operation in the upper half, index of its next task in the lower half.
     state: AtomicU64,
     tasks: AtomicUsize,
     finished: AtomicUsize,
@@ -31,119 +42,120 @@ pub struct ThreadPool {
     panicked: AtomicBool,
 }
 
-/// Runs `work` with the threads of rayon's global pool at hand, the caller being one of them.
+/// Runs `work` with the threads of rayon's global pool and the calling thread.
 ///
-/// A session beside another one works alone: two that wait for each other's threads would both be
-/// slower. What is computed does not depend on the number of threads.
+/// Only one call at a time gets rayon's threads. Others run on the calling thread alone: two passes
+/// that wait for each other's threads would both be slower. Results do not depend on the number of
+/// threads.
 ///
 /// # Panics
-/// `work` or one of its tasks did; the threads are back in their pool by then.
+/// `work` or one of its tasks panicked; the threads have returned to rayon by then.
 pub fn with_thread_pool<R>(work: impl FnOnce(&ThreadPool) -> R) -> R {
     let threads = rayon::current_num_threads();
-    let Some(_pool) = RayonLock::take().filter(|_| threads > 1) else {
+    let Some(_lock) = RayonLock::try_lock().filter(|_| threads > 1) else {
         return work(&ThreadPool::new(1));
     };
-    let pool = &ThreadPool::new(threads);
+    let pool = ThreadPool::new(threads);
+    let operation = &pool.operation;
     let result = rayon::in_place_scope(|scope| {
         scope.spawn_broadcast(move |_, context| {
-            // The caller is a member already; one of the pool's threads stays out for it.
+            // The calling thread takes the place of one of rayon's.
             if context.index() > 0 {
-                pool.help();
+                operation.work_until_stopped();
             }
         });
-        let result = catch_unwind(AssertUnwindSafe(|| work(pool)));
-        pool.stop.store(true, Ordering::Release);
+        let result = catch_unwind(AssertUnwindSafe(|| work(&pool)));
+        operation.stop.store(true, Ordering::Release);
         result
     });
     result.unwrap_or_else(|panic| resume_unwind(panic))
 }
 
-/// The right to rayon's threads, which one session at a time has.
+/// The exclusive use of rayon's threads.
 struct RayonLock;
 
-static RAYON_TAKEN: AtomicBool = AtomicBool::new(false);
+static RAYON_IS_LOCKED: AtomicBool = AtomicBool::new(false);
 
 impl RayonLock {
-    fn take() -> Option<Self> {
-        (!RAYON_TAKEN.swap(true, Ordering::Acquire)).then_some(Self)
+    fn try_lock() -> Option<Self> {
+        (!RAYON_IS_LOCKED.swap(true, Ordering::Acquire)).then_some(Self)
     }
 }
 
 impl Drop for RayonLock {
     fn drop(&mut self) {
-        RAYON_TAKEN.store(false, Ordering::Release);
+        RAYON_IS_LOCKED.store(false, Ordering::Release);
     }
 }
 
 impl ThreadPool {
     fn new(threads: usize) -> Self {
-        Self {
-            threads,
-            state: AtomicU64::new(CLOSED),
-            tasks: AtomicUsize::new(0),
-            finished: AtomicUsize::new(0),
-            closure: AtomicPtr::default(),
-            call: AtomicPtr::default(),
-            stop: AtomicBool::new(false),
-            panicked: AtomicBool::new(false),
-        }
+        let operation = Operation { state: AtomicU64::new(CLOSED), ..Operation::default() };
+        Self { threads, operation, not_sync: PhantomData }
     }
 
-    /// A team of the caller alone.
+    /// A pool of the calling thread alone.
     #[cfg(test)]
-    pub fn single_threaded() -> Self {
+    pub(crate) fn single_threaded() -> Self {
         Self::new(1)
     }
 
-    /// Members, the caller included.
+    /// Threads, the calling one included.
+    #[must_use]
     pub fn threads(&self) -> usize {
         self.threads
     }
 
-    /// Calls `task` with every number below `tasks`, in any order and on any thread; returns when
-    /// all have returned.
+    /// Calls `task` with every index below `tasks`, in any order and on any thread; returns when all
+    /// calls have returned.
     ///
     /// # Panics
     /// A task panicked.
     pub fn run<F: Fn(usize) + Sync>(&self, tasks: usize, task: F) {
         if self.threads == 1 || tasks <= 1 {
             (0..tasks).for_each(task);
-            return;
+        } else {
+            self.operation.run(tasks, &task);
         }
+    }
+}
+
+impl Operation {
+    fn run<F: Fn(usize) + Sync>(&self, tasks: usize, task: &F) {
         /// Calls the closure behind the pointer.
         unsafe fn call<F: Fn(usize)>(closure: *const (), index: usize) {
-            // SAFETY: `run` put a pointer to its closure there, and waits while it is in use.
+            // SAFETY: the pointer is that of a closure of this type, which `run` keeps alive.
             unsafe { (*closure.cast::<F>())(index) }
         }
-        let step = (self.state.load(Ordering::Relaxed) >> 32).wrapping_add(1) << 32;
-        // Closed first: a late thread must not mix the old step's number with the new closure.
-        self.state.store(step | CLOSED, Ordering::SeqCst);
+        let number = (self.state.load(Ordering::Relaxed) >> 32).wrapping_add(1) << 32;
+        // Closed first: a late thread must not pair the old number with the new closure.
+        self.state.store(number | CLOSED, Ordering::SeqCst);
         self.tasks.store(tasks, Ordering::SeqCst);
         self.finished.store(0, Ordering::SeqCst);
-        self.closure.store((&raw const task).cast_mut().cast(), Ordering::SeqCst);
+        self.closure.store((&raw const *task).cast_mut().cast(), Ordering::SeqCst);
         self.call.store(call::<F> as Call as *mut (), Ordering::SeqCst);
-        self.state.store(step, Ordering::SeqCst);
+        self.state.store(number, Ordering::SeqCst);
         self.take_tasks();
         let mut turns = 0;
         while self.finished.load(Ordering::Acquire) < tasks {
-            wait(&mut turns);
+            spin(&mut turns);
         }
         if self.panicked.swap(false, Ordering::AcqRel) {
-            // The first panic's message is printed already by the hook of the thread that had it.
-            #[allow(clippy::panic, reason = "it hands on a task's panic")]
+            // The panic hook has already printed the message, on the thread of the task.
+            #[allow(clippy::panic, reason = "it passes on the panic of a task")]
             {
                 panic!("a task of a parallel kernel panicked");
             }
         }
     }
 
-    /// What a borrowed thread does until the session ends.
-    fn help(&self) {
+    /// What a borrowed thread does until the pass ends.
+    fn work_until_stopped(&self) {
         let (mut turns, mut seen) = (0, u64::MAX);
         while !self.stop.load(Ordering::Acquire) {
             let state = self.state.load(Ordering::Acquire);
             if state == seen || state & CLOSED == CLOSED {
-                wait(&mut turns);
+                spin(&mut turns);
                 continue;
             }
             self.take_tasks();
@@ -152,7 +164,7 @@ impl ThreadPool {
         }
     }
 
-    /// Takes tasks of the present step until none is left.
+    /// Runs tasks of the current operation until none is left.
     fn take_tasks(&self) {
         loop {
             let state = self.state.load(Ordering::SeqCst);
@@ -163,15 +175,15 @@ impl ThreadPool {
             if index == CLOSED || index as usize >= tasks {
                 return;
             }
-            // Succeeds only while the step is the one whose closure was read.
+            // Succeeds only if the operation is still the one whose closure was read.
             let taken =
                 self.state.compare_exchange(state, state + 1, Ordering::SeqCst, Ordering::Relaxed);
             if taken.is_err() {
                 continue;
             }
-            // SAFETY: only `run` stores here, and only values of this type; the state was open.
+            // SAFETY: only `run` stores here, and only values of this type; it had opened the state.
             let call: Call = unsafe { std::mem::transmute::<*mut (), Call>(call) };
-            // SAFETY: the closure lives: its `run` waits for this task to be counted below.
+            // SAFETY: the closure is alive: its `run` waits until this task is counted below.
             let task = AssertUnwindSafe(|| unsafe { call(closure, index as usize) });
             if catch_unwind(task).is_err() {
                 self.panicked.store(true, Ordering::Release);
@@ -181,7 +193,7 @@ impl ThreadPool {
     }
 }
 
-fn wait(turns: &mut u32) {
+fn spin(turns: &mut u32) {
     *turns += 1;
     if *turns < SPINS_BEFORE_YIELD {
         std::hint::spin_loop();
@@ -195,10 +207,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_task_of_every_step_runs_once() {
+    fn every_task_of_every_operation_runs_once() {
         with_thread_pool(|pool| {
-            for step in 0..2_000 {
-                let tasks = step % 7;
+            for operation in 0..2_000 {
+                let tasks = operation % 7;
                 let counts: Vec<AtomicUsize> = (0..tasks).map(|_| AtomicUsize::new(0)).collect();
                 pool.run(tasks, |task| {
                     counts[task].fetch_add(1, Ordering::Relaxed);
@@ -209,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn sessions_of_several_threads_do_not_disturb_each_other() {
+    fn concurrent_passes_do_not_disturb_each_other() {
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
@@ -228,9 +240,24 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_reaches_the_caller_and_the_threads_go_on() {
+    fn a_pass_inside_a_task_works_alone() {
+        let sum = AtomicUsize::new(0);
+        with_thread_pool(|pool| {
+            pool.run(4, |_| {
+                with_thread_pool(|inner| {
+                    inner.run(3, |task| {
+                        sum.fetch_add(task, Ordering::Relaxed);
+                    });
+                });
+            });
+        });
+        assert_eq!(sum.into_inner(), 12);
+    }
+
+    #[test]
+    fn a_panic_reaches_the_caller_and_the_threads_remain_usable() {
         let failed = catch_unwind(|| {
-            with_thread_pool(|pool| pool.run(8, |task| assert!(task != 5, "five is not for us")));
+            with_thread_pool(|pool| pool.run(8, |task| assert!(task != 5, "task five fails")));
         });
         assert!(failed.is_err());
         let sum = AtomicUsize::new(0);

@@ -7,14 +7,14 @@ use crate::config::{BlipConfig, TextConfig, VisionConfig};
 use crate::layers::Loader;
 use crate::text::{decoder_bias, words_and_head};
 use crate::weights::Weights;
-use cutline_error::Result;
+use cutline_error::{Error, ErrorKind, Result};
 use cutline_kernels::packed_weights::PackedWeights;
-use cutline_kernels::{Precision, Tier};
+use cutline_kernels::{Isa, Precision, Tier};
 
 /// A checkpoint, and what its weights become.
 struct Packer<'a> {
     loader: Loader<'a>,
-    tier: Tier,
+    isa: Isa,
     precision: Precision,
 }
 
@@ -30,12 +30,15 @@ impl CpuModel {
         tier: Tier,
         precision: Precision,
     ) -> Result<Self> {
-        let packer = Packer { loader: Loader::in_f32(weights), tier, precision };
+        let isa = tier.isa().ok_or_else(|| {
+            Error::new(ErrorKind::Model, format!("the kernels {tier} do not run on this CPU"))
+        })?;
+        let packer = Packer { loader: Loader::in_f32(weights), isa, precision };
         let vision = packer.vision(&config.vision)?;
         let text =
             packer.text(&config.text, config.tie_word_embeddings, config.vision.hidden_size)?;
         let parameters = packer.loader.parameters();
-        Ok(Self { config: config.clone(), tier, precision, vision, text, parameters })
+        Ok(Self { config: config.clone(), isa, precision, vision, text, parameters })
     }
 }
 
@@ -48,7 +51,7 @@ impl Packer<'_> {
         let bias = values(&format!("{prefix}.patch_embedding.bias"), &[hidden])?;
         let rows = 1 + config.grid() * config.grid();
         Ok(Vision {
-            tier: self.tier,
+            isa: self.isa,
             patch_size: side,
             heads: heads(config.num_attention_heads, hidden),
             patches: self.pack(&kernel, &bias, 3 * side * side),
@@ -87,7 +90,7 @@ impl Packer<'_> {
         let shape = [config.max_position_embeddings, hidden];
         let (words, head) = self.words_and_head(config, tied)?;
         Ok(Text {
-            tier: self.tier,
+            isa: self.isa,
             heads: heads(config.num_attention_heads, hidden),
             words,
             positions: self
@@ -169,17 +172,17 @@ impl Packer<'_> {
     }
 
     fn pack(&self, weight: &[f32], bias: &[f32], depth: usize) -> PackedWeights {
-        PackedWeights::new(self.tier, self.precision, weight, bias, depth)
+        PackedWeights::new(self.isa, self.precision, weight, bias, depth)
     }
 
     /// The projection to the vocabulary. Beside 8 bits it is in bf16, where that is an instruction:
     /// the logits of two words are often closer than what its rounding changes.
     fn pack_head(&self, weight: &[f32], bias: &[f32], depth: usize) -> PackedWeights {
         let precision = match self.precision {
-            Precision::Int8 if self.tier.has_bf16() => Precision::Bf16,
+            Precision::Int8 if self.isa.tier().has_bf16() => Precision::Bf16,
             precision => precision,
         };
-        PackedWeights::new(self.tier, precision, weight, bias, depth)
+        PackedWeights::new(self.isa, precision, weight, bias, depth)
     }
 
     fn norm(&self, prefix: &str, width: usize, eps: f64) -> Result<Norm> {

@@ -15,20 +15,19 @@ use cutline_kernels::activations::Activations;
 use cutline_kernels::attention::{Heads, SelfAttention};
 use cutline_kernels::buffer::Buffer;
 use cutline_kernels::cross_kv::CrossKv;
+use cutline_kernels::gemm::ActivationFn;
 use cutline_kernels::gemm::{Epilogue, linear};
-use cutline_kernels::math::ActivationFn;
 use cutline_kernels::packed_weights::PackedWeights;
-use cutline_kernels::rows;
 use cutline_kernels::self_kv::SelfKv;
 use cutline_kernels::thread_pool::{ThreadPool, with_thread_pool};
-use cutline_kernels::{Precision, Tier};
+use cutline_kernels::{Isa, Precision, Tier, layer_norm};
 
 /// A loaded BLIP captioner. Everything here is read-only; what changes is in [`Workspace`] and
 /// [`CpuSlot`].
 #[derive(Debug)]
 pub struct CpuModel {
     config: BlipConfig,
-    tier: Tier,
+    isa: Isa,
     precision: Precision,
     vision: vision::Vision,
     text: text::Text,
@@ -155,7 +154,7 @@ impl CpuModel {
     /// The instructions that its kernels use.
     #[must_use]
     pub fn tier(&self) -> Tier {
-        self.tier
+        self.isa.tier()
     }
 
     /// Memory to run it with; one for each thread that does.
@@ -166,7 +165,7 @@ impl CpuModel {
             stream: Buffer::new(),
             wide: Buffer::new(),
             context: Buffer::new(),
-            attention: SelfAttention::new(self.tier, self.precision, self.vision.heads()),
+            attention: SelfAttention::new(self.isa, self.precision, self.vision.heads()),
             scores: Buffer::new(),
             logits: Buffer::new(),
             spare: Vec::new(),
@@ -248,8 +247,8 @@ struct Norm {
 }
 
 impl Norm {
-    fn row(&self, tier: Tier, x: &[f32], out: &mut [f32]) {
-        rows::layer_norm(tier.isa(), x, &self.weight, &self.bias, self.eps, out);
+    fn row(&self, isa: Isa, x: &[f32], out: &mut [f32]) {
+        layer_norm(isa, x, &self.weight, &self.bias, self.eps, out);
     }
 }
 
@@ -262,7 +261,7 @@ fn product(
     out: &mut [f32],
     epilogue: Epilogue,
 ) {
-    activations.copy_from(pool, weights.plan, x, weights.depth);
+    activations.copy_from(pool, weights, x);
     linear(pool, activations, weights, out, epilogue);
 }
 

@@ -5,16 +5,16 @@
 use super::{CpuImage, CpuSlot, Norm, Workspace, product};
 use cutline_kernels::attention::Heads;
 use cutline_kernels::cross_kv::{self, CrossKv};
+use cutline_kernels::gemm::ActivationFn;
 use cutline_kernels::gemm::{Epilogue, linear};
-use cutline_kernels::math::ActivationFn;
 use cutline_kernels::packed_weights::PackedWeights;
 use cutline_kernels::self_kv::{self, SelfKv};
 use cutline_kernels::thread_pool::ThreadPool;
-use cutline_kernels::{Precision, Tier};
+use cutline_kernels::{Isa, Precision};
 
 #[derive(Debug)]
 pub(super) struct Text {
-    pub(super) tier: Tier,
+    pub(super) isa: Isa,
     pub(super) heads: Heads,
     /// The word embedding, `[vocabulary, hidden]`, if the head is not the same matrix.
     pub(super) words: Option<PackedWeights>,
@@ -52,7 +52,7 @@ pub(super) struct Head {
 /// What a pass reads: so many tokens of every row.
 #[derive(Clone, Copy)]
 struct Pass {
-    tier: Tier,
+    isa: Isa,
     tokens: usize,
     per_row: usize,
     hidden: usize,
@@ -76,15 +76,15 @@ impl Text {
         item.self_kv.reset(capacity);
         for (number, (layer, memory)) in self.layers.iter().zip(&mut item.cross_kv).enumerate() {
             let weights = &layer.key_value;
-            let (states, depth) = (&image.states, weights.depth);
+            let (states, depth) = (&image.states, weights.depth());
             // All layers read the same states in the same form: converting them once is enough.
             if number == 0 {
-                work.activations.copy_from(pool, weights.plan, states, depth);
+                work.activations.copy_from(pool, weights, states);
             }
-            work.wide.resize(states.len() / depth * weights.width);
+            work.wide.resize(states.len() / depth * weights.width());
             let wide = work.wide.as_mut_slice();
             linear(pool, &work.activations, weights, wide, Epilogue::STORE);
-            memory.fill(pool, self.tier, wide);
+            memory.fill(pool, self.isa, wide);
         }
         item
     }
@@ -100,7 +100,7 @@ impl Text {
         per_row: usize,
     ) {
         let hidden = self.heads.width();
-        let pass = Pass { tier: self.tier, tokens: tokens.len(), per_row, hidden };
+        let pass = Pass { isa: self.isa, tokens: tokens.len(), per_row, hidden };
         self.embed(work, items, tokens, pass);
         for (index, layer) in self.layers.iter().enumerate() {
             layer.forward(pool, work, items, index, pass);
@@ -127,7 +127,7 @@ impl Text {
             words.row(token as usize, sum);
             let position = &self.positions[place * hidden..][..hidden];
             sum.iter_mut().zip(position).for_each(|(x, position)| *x += position);
-            self.norm.row(pass.tier, sum, out);
+            self.norm.row(pass.isa, sum, out);
         }
     }
 }
@@ -142,7 +142,7 @@ impl Layer {
         pass: Pass,
     ) {
         let Workspace { activations, stream, wide, context, scores, .. } = work;
-        let Pass { tier, tokens, per_row, hidden } = pass;
+        let Pass { isa, tokens, per_row, hidden } = pass;
         let stream = stream.as_mut_slice();
         wide.resize(tokens * 3 * hidden);
         context.resize(tokens * hidden);
@@ -150,7 +150,7 @@ impl Layer {
         remember(items, index, wide.as_slice(), pass);
         let batch = items.iter().map(|item| (&item.self_kv, item.position));
         let out = context.as_mut_slice();
-        self_kv::attend(pool, (tier, index, per_row), batch, wide.as_slice(), scores, out);
+        self_kv::attend(pool, (isa, index, per_row), batch, wide.as_slice(), scores, out);
         let (weights, norm) = &self.self_output;
         product(pool, activations, context.as_slice(), weights, stream, Epilogue::ADD);
         normalise(norm, stream, context.as_mut_slice(), pass);
@@ -158,12 +158,12 @@ impl Layer {
         wide.resize(tokens * hidden);
         product(pool, activations, stream, &self.query, wide.as_mut_slice(), Epilogue::STORE);
         let batch = items.iter().map(|item| (&item.cross_kv[index], item.rows() * per_row));
-        cross_kv::attend(pool, tier, batch, wide.as_slice(), scores, context.as_mut_slice());
+        cross_kv::attend(pool, isa, batch, wide.as_slice(), scores, context.as_mut_slice());
         let (weights, norm) = &self.cross_output;
         product(pool, activations, context.as_slice(), weights, stream, Epilogue::ADD);
         normalise(norm, stream, context.as_mut_slice(), pass);
 
-        wide.resize(tokens * self.intermediate.width);
+        wide.resize(tokens * self.intermediate.width());
         let inner = wide.as_mut_slice();
         product(
             pool,
@@ -171,7 +171,7 @@ impl Layer {
             stream,
             &self.intermediate,
             inner,
-            Epilogue::of(self.activation),
+            Epilogue::apply(self.activation),
         );
         let (weights, norm) = &self.output;
         product(pool, activations, wide.as_slice(), weights, stream, Epilogue::ADD);
@@ -195,7 +195,7 @@ fn remember(items: &mut [&mut CpuSlot], layer: usize, qkv: &[f32], pass: Pass) {
 fn normalise(norm: &Norm, stream: &mut [f32], spare: &mut [f32], pass: Pass) {
     let spare = &mut spare[..pass.hidden];
     for row in stream.chunks_exact_mut(pass.hidden) {
-        norm.row(pass.tier, row, spare);
+        norm.row(pass.isa, row, spare);
         row.copy_from_slice(spare);
     }
 }
@@ -204,20 +204,20 @@ impl Head {
     /// Of each row's last token.
     fn forward(&self, pool: &ThreadPool, work: &mut Workspace, pass: Pass) {
         let Workspace { activations, stream, wide, context, logits, .. } = work;
-        let Pass { tier, tokens, per_row, hidden } = pass;
+        let Pass { isa, tokens, per_row, hidden } = pass;
         let rows = tokens / per_row;
         let stream = stream.as_slice();
-        activations.fill_with(pool, self.transform.plan, rows, hidden, |row, values| {
+        activations.fill_with(pool, &self.transform, rows, |row, values| {
             values.copy_from_slice(&stream[((row + 1) * per_row - 1) * hidden..][..hidden]);
         });
         wide.resize(rows * hidden);
         let transformed = wide.as_mut_slice();
-        let epilogue = Epilogue::of(self.activation);
+        let epilogue = Epilogue::apply(self.activation);
         linear(pool, activations, &self.transform, transformed, epilogue);
         context.resize(hidden);
-        let pass = Pass { tier, tokens: rows, per_row: 1, hidden };
+        let pass = Pass { isa, tokens: rows, per_row: 1, hidden };
         normalise(&self.norm, transformed, context.as_mut_slice(), pass);
-        logits.resize(rows * self.decoder.width);
+        logits.resize(rows * self.decoder.width());
         product(
             pool,
             activations,

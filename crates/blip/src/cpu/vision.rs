@@ -4,16 +4,16 @@
 
 use super::{Norm, Workspace, product};
 use crate::positions;
-use cutline_kernels::Tier;
+use cutline_kernels::Isa;
 use cutline_kernels::attention::Heads;
+use cutline_kernels::gemm::ActivationFn;
 use cutline_kernels::gemm::{Epilogue, linear};
-use cutline_kernels::math::ActivationFn;
 use cutline_kernels::packed_weights::PackedWeights;
 use cutline_kernels::thread_pool::ThreadPool;
 
 #[derive(Debug)]
 pub(super) struct Vision {
-    pub(super) tier: Tier,
+    pub(super) isa: Isa,
     pub(super) patch_size: usize,
     pub(super) heads: Heads,
     /// The patch embedding: a convolution whose stride is its kernel is a linear layer of patches.
@@ -59,12 +59,12 @@ impl Vision {
         let (tokens, hidden) = (1 + rows * columns, self.heads.width());
         self.embed(pool, work, pixels, (rows, columns), (width, height));
         for layer in &self.layers {
-            layer.forward(pool, work, self.tier, tokens, hidden);
+            layer.forward(pool, work, self.isa, tokens, hidden);
         }
         let mut states = vec![0.0; tokens * hidden];
         let stream = &work.stream.as_slice()[..tokens * hidden];
         for (x, out) in stream.chunks_exact(hidden).zip(states.chunks_exact_mut(hidden)) {
-            self.post_layernorm.row(self.tier, x, out);
+            self.post_layernorm.row(self.isa, x, out);
         }
         states
     }
@@ -79,19 +79,13 @@ impl Vision {
         (width, height): (usize, usize),
     ) {
         let (side, hidden, patches) = (self.patch_size, self.heads.width(), rows * columns);
-        work.activations.fill_with(
-            pool,
-            self.patches.plan,
-            patches,
-            3 * side * side,
-            |patch, values| {
-                let (top, left) = (patch / columns * side, patch % columns * side);
-                for (line, out) in values.chunks_exact_mut(side).enumerate() {
-                    let (plane, y) = (line / side, top + line % side);
-                    out.copy_from_slice(&pixels[(plane * height + y) * width + left..][..side]);
-                }
-            },
-        );
+        work.activations.fill_with(pool, &self.patches, patches, |patch, values| {
+            let (top, left) = (patch / columns * side, patch % columns * side);
+            for (line, out) in values.chunks_exact_mut(side).enumerate() {
+                let (plane, y) = (line / side, top + line % side);
+                out.copy_from_slice(&pixels[(plane * height + y) * width + left..][..side]);
+            }
+        });
         work.stream.resize((1 + patches) * hidden);
         let (class, embedded) = work.stream.as_mut_slice().split_at_mut(hidden);
         class.copy_from_slice(&self.class);
@@ -117,16 +111,16 @@ impl Layer {
         &self,
         pool: &ThreadPool,
         work: &mut Workspace,
-        tier: Tier,
+        isa: Isa,
         tokens: usize,
         hidden: usize,
     ) {
         let Workspace { activations, stream, wide, context, attention, .. } = work;
         let stream = &mut stream.as_mut_slice()[..tokens * hidden];
         let normed = |norm: &Norm, stream: &[f32], row: usize, values: &mut [f32]| {
-            norm.row(tier, &stream[row * hidden..][..hidden], values);
+            norm.row(isa, &stream[row * hidden..][..hidden], values);
         };
-        activations.fill_with(pool, self.qkv.plan, tokens, hidden, |row, values| {
+        activations.fill_with(pool, &self.qkv, tokens, |row, values| {
             normed(&self.layer_norm1, stream, row, values);
         });
         wide.resize(tokens * 3 * hidden);
@@ -134,11 +128,11 @@ impl Layer {
         context.resize(tokens * hidden);
         attention.run(pool, wide.as_slice(), tokens, context.as_mut_slice());
         product(pool, activations, context.as_slice(), &self.projection, stream, Epilogue::ADD);
-        activations.fill_with(pool, self.fc1.plan, tokens, hidden, |row, values| {
+        activations.fill_with(pool, &self.fc1, tokens, |row, values| {
             normed(&self.layer_norm2, stream, row, values);
         });
-        wide.resize(tokens * self.fc1.width);
-        linear(pool, activations, &self.fc1, wide.as_mut_slice(), Epilogue::of(self.activation));
+        wide.resize(tokens * self.fc1.width());
+        linear(pool, activations, &self.fc1, wide.as_mut_slice(), Epilogue::apply(self.activation));
         product(pool, activations, wide.as_slice(), &self.fc2, stream, Epilogue::ADD);
     }
 }

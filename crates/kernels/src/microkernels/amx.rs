@@ -1,16 +1,32 @@
-//! Products on matrix tiles: 32 rows × 32 columns as four tiles of sums, 64 bytes of every row a step.
+//! Products on matrix tiles: 32 rows × 32 columns as four tiles of sums, 64 bytes of every row at a
+//! time.
 //!
-//! Rust has no stable intrinsics for tiles, so the few instructions are written out. A tile of 16
-//! rows × 64 bytes is loaded with the distance of its rows; the right operand's panels, made for
-//! 512-bit vectors, are already what a tile wants: step after step, 16 columns in 64 bytes.
+//! Rust has no stable intrinsics for tiles, so the few instructions are inline assembly. A tile of 16
+//! rows × 64 bytes is loaded with the stride of its rows. The panels for 512-bit vectors already have
+//! the layout that a tile needs: step after step, 16 columns in 64 bytes.
 //! Source: Intel's Software Developer's Manual, volume 1, chapter 18.
 
 use std::arch::asm;
+use std::cell::Cell;
 
-pub const COLUMNS: usize = 32;
+use super::{Format, KernelSet, Microkernel};
 
-/// Whether CPU and operating system let this process use tiles for bf16 and 8-bit numbers.
-pub fn permitted() -> bool {
+const COLUMNS: usize = 32;
+
+pub(super) const BF16: KernelSet = KernelSet {
+    format: Format::Bf16,
+    columns: COLUMNS,
+    microkernel: Microkernel::Tiles { bytes: false },
+};
+
+pub(super) const INT8X4: KernelSet = KernelSet {
+    format: Format::Int8x4,
+    columns: COLUMNS,
+    microkernel: Microkernel::Tiles { bytes: true },
+};
+
+/// Whether the CPU and the operating system let this process use tiles of bf16 and 8-bit integers.
+pub(crate) fn permitted() -> bool {
     reported() && requested()
 }
 
@@ -25,12 +41,12 @@ fn reported() -> bool {
     __cpuid_count(7, 0).edx & (BF16 | TILE | INT8) == BF16 | TILE | INT8
 }
 
-/// Linux hands the tiles' registers out only to processes that ask for them.
+/// Linux enables the tile registers only for processes that request them.
 #[cfg(target_os = "linux")]
 fn requested() -> bool {
     const ARCH_REQ_XCOMP_PERM: libc::c_long = 0x1023;
     const XFEATURE_XTILEDATA: libc::c_long = 18;
-    // SAFETY: the call takes two numbers and changes nothing but this process's permission.
+    // SAFETY: the call takes two integers and changes only the permissions of this process.
     unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0 }
 }
 
@@ -60,31 +76,48 @@ static CONFIG: Config = {
     Config { palette: 1, start_row: 0, reserved: [0; 14], row_bytes, rows }
 };
 
-/// Makes the tiles usable on this thread, until [`release`].
-pub fn configure() {
-    // SAFETY: a plan with tiles exists only where `permitted` said yes.
-    unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const CONFIG, options(nostack, readonly)) };
+thread_local! {
+    /// How many [`acquire`]s of this thread have not been released.
+    static USERS: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Gives the tiles back, so that the kernel need not save them.
-pub fn release() {
-    // SAFETY: as for `configure`.
-    unsafe { asm!("tilerelease", options(nostack, nomem)) };
-}
-
-/// One product of up to 16 or up to 32 rows, with the given dot-product instruction.
+/// Configures the tiles on this thread, until the matching [`release`].
 ///
-/// The panels are fetched ahead of their use: sixteen lines at a time are too many for a processor
-/// to guess. Fetching behind the last panel's end does no harm, and no fault.
+/// # Safety
+/// The process is [`permitted`] to use tiles.
+pub(super) unsafe fn acquire() {
+    if USERS.replace(USERS.get() + 1) == 0 {
+        // SAFETY: the CPU has tiles, as the caller guarantees, and the configuration is valid.
+        unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const CONFIG, options(nostack, readonly)) };
+    }
+}
+
+/// Frees the tiles at the last release, so that the kernel need not save them.
+///
+/// # Safety
+/// It follows an [`acquire`] on the same thread.
+pub(super) unsafe fn release() {
+    if USERS.replace(USERS.get() - 1) == 1 {
+        // SAFETY: the CPU has tiles, since they were acquired.
+        unsafe { asm!("tilerelease", options(nostack, nomem)) };
+    }
+}
+
+/// A product of up to 16 or up to 32 rows, with the given dot-product instruction.
+///
+/// The panel is prefetched: sixteen lines a tile are too many for the hardware to predict. The
+/// prefetch beyond the end of the panel is harmless, and does not fault.
 macro_rules! product {
     ($name:ident, $dot:literal) => {
         /// # Safety
-        /// The tiles are configured; `left` holds 16 or, if `two`, 32 rows of `steps · 4` bytes,
-        /// `right` `steps` rows of 128 bytes, `tile` has room for as many rows of 32 words.
-        unsafe fn $name(left: *const u32, two: bool, right: *const u8, steps: usize, tile: *mut u32) {
+        /// The tiles are configured; `left` has 16 or, if `two`, 32 rows of `steps · 4` bytes,
+        /// `right` has `steps` rows of 128 bytes, and `tile` room for 16 or 32 rows of 32 words;
+        /// `steps` is a multiple of 16 and not 0.
+        unsafe fn $name(left: *const u32, two: bool, right: *const u32, steps: usize, tile: *mut u32) {
             let row = steps * 4;
             if two {
-                // SAFETY: reads and writes stay inside what the caller vouches for.
+                // SAFETY: the loop reads `steps / 16` tiles of each 16 rows and of the panel, and the
+                // end writes 32 rows: all of it is memory that the caller guarantees.
                 unsafe {
                     asm!(
                         "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
@@ -112,7 +145,7 @@ macro_rules! product {
                     );
                 }
             } else {
-                // SAFETY: as above.
+                // SAFETY: as for two tiles, with 16 rows.
                 unsafe {
                     asm!(
                         "tilezero tmm0", "tilezero tmm1",
@@ -145,17 +178,18 @@ product!(bf16_product, "tdpbf16ps");
 /// Multiplies a block of up to 32 rows with a panel.
 ///
 /// # Safety
-/// The tiles are configured; `left` holds `rows` rows, rounded up to whole tiles, of `steps` words,
-/// `right` a panel of `steps` steps, a multiple of 16 and not 0; `tile` has room for 32 × 32 words.
+/// The tiles are configured; `left` has `rows` rows of `steps` words, rounded up to whole tiles of 16
+/// rows, `right` is a panel of `steps` steps, a multiple of 16 and not 0, and `tile` has room for as
+/// many rows of 32 words.
 pub(super) unsafe fn multiply(
     bytes: bool,
     left: *const u32,
     rows: usize,
-    right: *const u8,
+    right: *const u32,
     steps: usize,
     tile: *mut u32,
 ) {
-    // SAFETY: the caller's word.
+    // SAFETY: both have the same requirements as this function.
     unsafe {
         if bytes {
             bytes_product(left, rows > 16, right, steps, tile);

@@ -1,80 +1,96 @@
-//! Kernels of 12 rows × 32 columns on 512-bit vectors: 24 sums, two columns' vectors, and the
-//! broadcast of a row's step, mostly folded into the instruction.
+//! Blocks of 12 rows × 32 columns on 512-bit vectors: 24 vectors of sums, two of the panel, and one
+//! for a row's step, whose broadcast is mostly folded into the multiplication.
 
 #[allow(clippy::wildcard_imports, reason = "intrinsics carry their own prefix")]
 use std::arch::x86_64::*;
 
-use super::{Format, Kernel};
+use super::{Format, KernelSet, Microkernel, by_rows, vector_kernel};
 
-pub const COLUMNS: usize = 32;
+const COLUMNS: usize = 32;
 
-/// Bytes ahead of their use at which the panel is fetched into the first-level cache.
-const AHEAD: usize = 2048;
+/// The most rows of a block.
+pub(super) const MAX_ROWS: usize = 12;
 
-macro_rules! kernel {
-    ($(#[$doc:meta])* $name:ident, $features:literal, $sum:ty, $zero:expr, $load:ident, $bytes:literal, $op:ident) => {
-        $(#[$doc])*
-        ///
-        /// # Safety
-        /// The CPU has the features; `left` holds `steps · R` words, `right` `steps` rows of a
-        /// panel, `tile` has room for `R · COLUMNS` words.
-        #[target_feature(enable = $features)]
-        unsafe fn $name<const R: usize>(left: *const u32, right: *const u8, steps: usize, tile: *mut u32) {
-            let mut sums: [[$sum; 2]; R] = [[$zero; 2]; R];
-            for step in 0..steps {
-                // SAFETY: inside the panel and the block by the caller's word.
-                let (b, a) = unsafe { ($load(right.add(step * $bytes)), left.add(step * R)) };
-                let ahead = right.wrapping_add(step * $bytes + AHEAD).cast::<i8>();
-                // It may point anywhere.
-                _mm_prefetch::<_MM_HINT_T0>(ahead);
-                _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(64));
-                for (row, sums) in sums.iter_mut().enumerate() {
-                    // SAFETY: as above.
-                    let a = _mm512_set1_epi32(unsafe { *a.add(row) }.cast_signed());
-                    sums[0] = $op(sums[0], a, b[0]);
-                    sums[1] = $op(sums[1], a, b[1]);
-                }
-            }
-            for (row, sums) in sums.iter().enumerate() {
-                for (half, sum) in sums.iter().enumerate() {
-                    // SAFETY: inside the tile by the caller's word.
-                    unsafe { tile.add(row * COLUMNS + half * 16).cast::<$sum>().write_unaligned(*sum) };
-                }
-            }
-        }
-    };
+/// How many bytes ahead the panel is prefetched into the first-level cache.
+const PREFETCH_DISTANCE: usize = 2048;
+
+pub(super) const F32: KernelSet = KernelSet {
+    format: Format::F32,
+    columns: COLUMNS,
+    microkernel: by_rows!(floats: 1 2 3 4 5 6 7 8 9 10 11 12),
+};
+
+pub(super) const ROUNDED_F32: KernelSet = KernelSet { format: Format::RoundedF32, ..F32 };
+
+/// Needs AVX512-BF16.
+pub(super) const BF16: KernelSet = KernelSet {
+    format: Format::Bf16,
+    columns: COLUMNS,
+    microkernel: by_rows!(bf16: 1 2 3 4 5 6 7 8 9 10 11 12),
+};
+
+pub(super) const INT8X2: KernelSet = KernelSet {
+    format: Format::Int8x2,
+    columns: COLUMNS,
+    microkernel: by_rows!(pairs: 1 2 3 4 5 6 7 8 9 10 11 12),
+};
+
+/// Needs AVX512-VNNI.
+pub(super) const INT8X4: KernelSet = KernelSet {
+    format: Format::Int8x4,
+    columns: COLUMNS,
+    microkernel: by_rows!(quads: 1 2 3 4 5 6 7 8 9 10 11 12),
+};
+
+vector_kernel!(
+    /// f32 by fused multiply-add.
+    floats, "avx512f", [__m512; 16] = _mm512_setzero_ps(),
+    broadcast: _mm512_set1_epi32, load: load of 32 words, prefetch: prefetch, add: add_floats
+);
+vector_kernel!(
+    /// Pairs of bf16 by their dot product, summed in f32.
+    bf16, "avx512f,avx512bf16", [__m512; 16] = _mm512_setzero_ps(),
+    broadcast: _mm512_set1_epi32, load: load of 32 words, prefetch: prefetch, add: add_bf16
+);
+vector_kernel!(
+    /// u8 × i8 by the 8-bit dot product.
+    quads, "avx512f,avx512vnni", [__m512i; 16] = _mm512_setzero_si512(),
+    broadcast: _mm512_set1_epi32, load: load of 32 words, prefetch: prefetch, add: add_quads
+);
+vector_kernel!(
+    /// u8 × i8 as 16-bit integers: pairs of products are summed exactly in 32 bits.
+    pairs, "avx512f,avx512bw", [__m512i; 16] = _mm512_setzero_si512(),
+    broadcast: _mm512_set1_epi32, load: load_widened of 16 words, prefetch: prefetch, add: add_pairs
+);
+
+/// Prefetches two cache lines. The address may lie beyond the panel: a prefetch never faults.
+#[inline(always)]
+fn prefetch(panel: *const u32) {
+    let ahead = panel.cast::<i8>().wrapping_add(PREFETCH_DISTANCE);
+    // SAFETY: every x86-64 CPU has the instruction, and it accepts any address.
+    unsafe {
+        _mm_prefetch::<_MM_HINT_T0>(ahead);
+        _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(64));
+    }
 }
 
-kernel!(
-    /// f32 by fused multiply-add.
-    floats, "avx512f", __m512, _mm512_setzero_ps(), load_words, 128, add_floats
-);
-kernel!(
-    /// Pairs of bf16 by their dot product, summed in f32.
-    bf16, "avx512f,avx512bf16", __m512, _mm512_setzero_ps(), load_words, 128, add_bf16
-);
-kernel!(
-    /// u8 × i8 by the 8-bit dot product.
-    bytes, "avx512f,avx512vnni", __m512i, _mm512_setzero_si512(), load_words, 128, add_bytes
-);
-kernel!(
-    /// u8 × i8 as 16-bit numbers: pairs of products are summed exactly in 32 bits.
-    words, "avx512f,avx512bw", __m512i, _mm512_setzero_si512(), load_widened, 64, add_words
-);
-
+/// # Safety
+/// 128 bytes lie at `panel`.
 #[inline]
 #[target_feature(enable = "avx512f")]
-unsafe fn load_words(right: *const u8) -> [__m512i; 2] {
-    // SAFETY: 128 bytes lie there, by the kernel's contract.
-    unsafe { [_mm512_loadu_si512(right.cast()), _mm512_loadu_si512(right.add(64).cast())] }
+unsafe fn load(panel: *const u32) -> [__m512i; 2] {
+    // SAFETY: two times 64 bytes of the 128.
+    unsafe { [_mm512_loadu_si512(panel.cast()), _mm512_loadu_si512(panel.add(16).cast())] }
 }
 
+/// # Safety
+/// 64 bytes lie at `panel`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn load_widened(right: *const u8) -> [__m512i; 2] {
-    // SAFETY: 64 bytes lie there, by the kernel's contract.
+unsafe fn load_widened(panel: *const u32) -> [__m512i; 2] {
+    // SAFETY: two times 32 bytes of the 64.
     let [low, high] =
-        unsafe { [_mm256_loadu_si256(right.cast()), _mm256_loadu_si256(right.add(32).cast())] };
+        unsafe { [_mm256_loadu_si256(panel.cast()), _mm256_loadu_si256(panel.add(8).cast())] };
     [_mm512_cvtepi8_epi16(low), _mm512_cvtepi8_epi16(high)]
 }
 
@@ -87,47 +103,19 @@ fn add_floats(sum: __m512, a: __m512i, b: __m512i) -> __m512 {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bf16")]
 fn add_bf16(sum: __m512, a: __m512i, b: __m512i) -> __m512 {
-    // SAFETY: both types are 512 bits of bf16, whatever they are called.
+    // SAFETY: both types are 512 bits, and all bits are valid bf16 numbers.
     let [a, b] = unsafe { std::mem::transmute::<[__m512i; 2], [__m512bh; 2]>([a, b]) };
     _mm512_dpbf16_ps(sum, a, b)
 }
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512vnni")]
-fn add_bytes(sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
+fn add_quads(sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
     _mm512_dpbusd_epi32(sum, a, b)
 }
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-fn add_words(sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
+fn add_pairs(sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
     _mm512_add_epi32(sum, _mm512_madd_epi16(a, b))
-}
-
-macro_rules! table {
-    ($name:ident) => {
-        &[
-            $name::<1>,
-            $name::<2>,
-            $name::<3>,
-            $name::<4>,
-            $name::<5>,
-            $name::<6>,
-            $name::<7>,
-            $name::<8>,
-            $name::<9>,
-            $name::<10>,
-            $name::<11>,
-            $name::<12>,
-        ]
-    };
-}
-
-pub(super) fn kernels(format: Format) -> &'static [Kernel] {
-    match format {
-        Format::F32 | Format::RoundedF32 => table!(floats),
-        Format::Bf16 => table!(bf16),
-        Format::Int8x4 => table!(bytes),
-        Format::Int8x2 => table!(words),
-    }
 }

@@ -1,64 +1,67 @@
-//! The innermost products: a few rows of the left operand times one panel of the right one.
+//! The innermost products: a block of rows of the left-hand side times a panel of the right-hand side.
 //!
-//! Both operands are cut into steps along the summed dimension; a step is four bytes of the left
-//! operand's row: one f32, two bf16 or 16-bit numbers, or four 8-bit ones. A kernel adds up all steps
-//! of its rows and columns in order and leaves the sums, f32 or i32, in a tile for the epilogue.
-//! A sum's order does not depend on how many rows there are, so a row has the same bits in any
-//! company.
+//! Both sides are cut into steps along the summed dimension. A step is four bytes of a left-hand row:
+//! one f32, two bf16 or 16-bit integers, or four 8-bit integers. A microkernel adds up all steps of
+//! its rows and columns in order and writes the sums, f32 or i32. The order of a sum does not depend
+//! on the number of rows, so a row has the same bits in every batch.
 
 #[cfg(target_arch = "x86_64")]
-pub mod amx;
+pub(crate) mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod portable;
 
+use std::marker::PhantomData;
+
 use crate::Precision;
-use crate::isa::Tier;
+use crate::isa::{Isa, Tier};
 
-/// Most rows that a kernel takes.
-pub const MAX_ROWS: usize = 32;
-/// Most columns of a panel.
-pub const MAX_COLUMNS: usize = 32;
+/// The most rows of a block.
+pub(crate) const MAX_ROWS: usize = 32;
+/// The most columns of a panel.
+pub(crate) const MAX_COLUMNS: usize = 32;
 
-/// The sums of one kernel call, rows of `columns` numbers: f32, or i32 for 8-bit operands.
+/// The sums of one block and panel, row after row: the bits of f32, or of i32 for 8-bit operands.
 #[repr(C, align(64))]
-pub struct Accumulators(pub(crate) [u32; MAX_ROWS * MAX_COLUMNS]);
+pub(crate) struct Accumulators(pub(crate) [u32; MAX_ROWS * MAX_COLUMNS]);
 
-/// `(left, right, steps, tile)`: left is a block of rows, step after step; right is a panel.
-pub type Kernel = unsafe fn(*const u32, *const u8, usize, *mut u32);
+/// `(block, panel, steps, sums)`.
+type Kernel = unsafe fn(*const u32, *const u32, usize, *mut u32);
 
-/// How rows are cut into blocks, and what multiplies a block.
+/// What multiplies a block, and how the rows of the block lie in memory.
 #[derive(Debug, Clone, Copy)]
-pub enum Microkernel {
-    /// Blocks of up to `kernels.len()` rows, step-major: all rows' first steps, then all second.
-    Blocks(&'static [Kernel]),
-    /// Blocks of up to 32 rows, each row's steps in one piece: what matrix tiles read.
+enum Microkernel {
+    /// Vectors: kernel `n` takes blocks of `n + 1` rows, step-major (the first steps of all rows,
+    /// then the second ones).
+    Vectors(&'static [Kernel]),
+    /// Matrix tiles: blocks of up to 32 rows, row-major.
+    #[cfg(target_arch = "x86_64")]
     Tiles {
-        /// Whether the operands are 8-bit numbers rather than bf16.
+        /// Whether the operands are 8-bit integers rather than bf16.
         bytes: bool,
     },
 }
 
-/// What the numbers of a product are in memory.
+/// The formats of both operands in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
+pub(crate) enum Format {
     /// f32 times f32.
     F32,
-    /// f32 times f32, both rounded to bf16 first, where bf16 is no instruction.
+    /// f32 times f32, both rounded to bf16 before: for CPUs without bf16 instructions.
     RoundedF32,
     /// Pairs of bf16.
     Bf16,
-    /// u8 times i8, four a step.
+    /// u8 times i8, four in a step.
     Int8x4,
-    /// u8 times i8, two a step: the left ones widened to 16 bits.
+    /// u8 times i8, two in a step; the left-hand ones are widened to 16 bits.
     Int8x2,
 }
 
 impl Format {
     /// Numbers of a row in a step.
-    pub const fn group(self) -> usize {
+    pub(crate) const fn group(self) -> usize {
         match self {
             Self::F32 | Self::RoundedF32 => 1,
             Self::Bf16 | Self::Int8x2 => 2,
@@ -66,108 +69,129 @@ impl Format {
         }
     }
 
-    /// Bytes of a column in a step of the right operand.
-    pub const fn column_bytes(self) -> usize {
+    /// Bytes of a column in a step of a panel.
+    pub(crate) const fn column_bytes(self) -> usize {
         match self {
             Self::Int8x2 => 2,
             _ => 4,
         }
     }
 
-    pub const fn is_integer(self) -> bool {
+    pub(crate) const fn is_integer(self) -> bool {
         matches!(self, Self::Int8x4 | Self::Int8x2)
     }
 }
 
-/// The kernels of a tier for a precision, and the layout that they ask for.
+/// A microkernel with the only format that it computes. Each instruction set lists its own.
 #[derive(Debug, Clone, Copy)]
-pub struct GemmPlan {
-    pub tier: Tier,
-    pub format: Format,
+struct KernelSet {
+    format: Format,
+    columns: usize,
+    microkernel: Microkernel,
+}
+
+impl KernelSet {
+    #[cfg(target_arch = "x86_64")]
+    fn select(tier: Tier, precision: Precision) -> Self {
+        use Precision::{Bf16, F32, Int8};
+        match (tier, precision) {
+            (Tier::Portable, F32) => portable::F32,
+            (Tier::Portable, Bf16) => portable::ROUNDED_F32,
+            (Tier::Portable, Int8) => portable::INT8X2,
+            (Tier::Avx2 | Tier::Avx2Vnni, F32) => avx2::F32,
+            (Tier::Avx2 | Tier::Avx2Vnni, Bf16) => avx2::ROUNDED_F32,
+            (Tier::Avx2, Int8) => avx2::INT8X2,
+            (Tier::Avx2Vnni, Int8) => avx2::INT8X4,
+            (Tier::Avx512 | Tier::Avx512Vnni | Tier::Amx, F32) => avx512::F32,
+            (Tier::Avx512, Bf16) => avx512::ROUNDED_F32,
+            (Tier::Avx512, Int8) => avx512::INT8X2,
+            (Tier::Avx512Vnni, Bf16) => avx512::BF16,
+            (Tier::Avx512Vnni, Int8) => avx512::INT8X4,
+            (Tier::Amx, Bf16) => amx::BF16,
+            (Tier::Amx, Int8) => amx::INT8X4,
+        }
+    }
+
+    /// Other tiers than the portable one are not available on this architecture.
+    #[cfg(not(target_arch = "x86_64"))]
+    fn select(_: Tier, precision: Precision) -> Self {
+        match precision {
+            Precision::F32 => portable::F32,
+            Precision::Bf16 => portable::ROUNDED_F32,
+            Precision::Int8 => portable::INT8X2,
+        }
+    }
+}
+
+/// How a product is computed: the microkernel and the memory layouts that it requires.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct GemmPlan {
+    pub(crate) isa: Isa,
+    pub(crate) format: Format,
     /// Columns of a panel.
-    pub columns: usize,
-    pub microkernel: Microkernel,
-    /// Whether rows of both operands are [rotated](crate::rotate) before they are rounded.
-    pub rotated: bool,
+    pub(crate) columns: usize,
+    /// Whether rows of both operands are [rotated](crate::rotate) before rounding.
+    pub(crate) rotated: bool,
+    microkernel: Microkernel,
 }
 
 impl GemmPlan {
-    pub fn new(tier: Tier, precision: Precision) -> Self {
-        let format = match precision {
-            Precision::F32 => Format::F32,
-            Precision::Bf16 if tier.has_bf16() => Format::Bf16,
-            Precision::Bf16 => Format::RoundedF32,
-            Precision::Int8 if matches!(tier, Tier::Avx2 | Tier::Avx512 | Tier::Portable) => {
-                Format::Int8x2
-            }
-            Precision::Int8 => Format::Int8x4,
-        };
-        let (columns, microkernel) = Self::kernels(tier, format);
-        Self { tier, format, columns, microkernel, rotated: false }
+    pub(crate) fn new(isa: Isa, precision: Precision) -> Self {
+        let KernelSet { format, columns, microkernel } = KernelSet::select(isa.tier(), precision);
+        Self { isa, format, columns, rotated: false, microkernel }
     }
 
-    #[cfg(target_arch = "x86_64")]
-    fn kernels(tier: Tier, format: Format) -> (usize, Microkernel) {
-        match tier {
-            Tier::Portable => (portable::COLUMNS, Microkernel::Blocks(portable::kernels(format))),
-            Tier::Avx2 | Tier::Avx2Vnni => {
-                (avx2::COLUMNS, Microkernel::Blocks(avx2::kernels(format)))
-            }
-            Tier::Amx if matches!(format, Format::Bf16 | Format::Int8x4) => {
-                (amx::COLUMNS, Microkernel::Tiles { bytes: format == Format::Int8x4 })
-            }
-            Tier::Avx512 | Tier::Avx512Vnni | Tier::Amx => {
-                (avx512::COLUMNS, Microkernel::Blocks(avx512::kernels(format)))
-            }
-        }
-    }
-
-    #[cfg(not(target_arch = "x86_64"))]
-    fn kernels(_: Tier, format: Format) -> (usize, Microkernel) {
-        (portable::COLUMNS, Microkernel::Blocks(portable::kernels(format)))
-    }
-
-    /// The plan for so few rows as a token has: vectors stream the weights better than tiles, and
-    /// sums of integers are the same.
-    #[cfg(target_arch = "x86_64")]
-    pub fn for_rows(self, rows: usize) -> Self {
-        let vectors = avx512::kernels(Format::Int8x4);
+    /// The plan for so few rows as a decode step has. Vectors stream 8-bit weights faster than tiles
+    /// do, and integer sums are the same.
+    pub(crate) fn for_rows(self, rows: usize) -> Self {
         match self.microkernel {
-            Microkernel::Tiles { bytes: true } if rows <= vectors.len() => {
-                Self { microkernel: Microkernel::Blocks(vectors), ..self }
+            #[cfg(target_arch = "x86_64")]
+            Microkernel::Tiles { bytes: true } if rows <= avx512::MAX_ROWS => {
+                Self { microkernel: avx512::INT8X4.microkernel, ..self }
             }
-            _ => self,
+            _ => {
+                let _ = rows;
+                self
+            }
         }
     }
 
-    /// The plan for so few rows as a token has.
-    #[cfg(not(target_arch = "x86_64"))]
-    pub fn for_rows(self, _: usize) -> Self {
-        self
+    /// Whether the rows of a block are contiguous, rather than their steps interleaved.
+    pub(crate) fn is_row_major(&self) -> bool {
+        match self.microkernel {
+            Microkernel::Vectors(_) => false,
+            #[cfg(target_arch = "x86_64")]
+            Microkernel::Tiles { .. } => true,
+        }
+    }
+
+    /// `rows`, rounded up to what the microkernel reads and writes.
+    pub(crate) fn padded_rows(&self, rows: usize) -> usize {
+        if self.is_row_major() { rows.next_multiple_of(16) } else { rows }
     }
 
     /// Steps of rows of `depth` numbers; tiles read sixteen at a time.
-    pub fn steps(&self, depth: usize) -> usize {
+    pub(crate) fn steps(&self, depth: usize) -> usize {
         let steps = depth.div_ceil(self.format.group());
-        match self.microkernel {
-            Microkernel::Blocks(_) => steps,
-            Microkernel::Tiles { .. } => steps.next_multiple_of(16),
-        }
+        if self.is_row_major() { steps.next_multiple_of(16) } else { steps }
     }
 
-    /// Bytes of one panel.
-    pub fn panel_bytes(&self, steps: usize) -> usize {
-        steps * self.columns * self.format.column_bytes()
+    /// Words of a panel of `steps` steps.
+    pub(crate) fn panel_words(&self, steps: usize) -> usize {
+        steps * self.columns * self.format.column_bytes() / 4
     }
 
-    /// Where rows lie in the left operand.
-    pub fn blocks(&self, rows: usize) -> Blocks {
+    /// Cuts `rows` rows into blocks.
+    pub(crate) fn blocks(&self, rows: usize) -> Blocks {
         match self.microkernel {
-            // Even blocks: 577 rows in blocks of 12 and 11, not 48 of 12 and a slow single one.
-            Microkernel::Blocks(kernels) => {
-                let count = rows.div_ceil(kernels.len()).max(1);
-                Blocks { rows, count, base: rows / count, longer: rows % count }
+            // Of similar size: 577 rows in blocks of 12 and 11, rather than 48 of 12 and a slow one
+            // of a single row.
+            Microkernel::Vectors(kernels) => {
+                let count = rows.div_ceil(kernels.len());
+                let (base, longer) = (rows / count.max(1), rows % count.max(1));
+                Blocks { rows, count, base, longer }
             }
+            #[cfg(target_arch = "x86_64")]
             Microkernel::Tiles { .. } => {
                 Blocks { rows, count: rows.div_ceil(MAX_ROWS), base: MAX_ROWS, longer: 0 }
             }
@@ -175,95 +199,139 @@ impl GemmPlan {
     }
 }
 
-/// Rows cut into blocks: the first `longer` ones have one row more than `base`, the last what is left.
+/// Rows cut into blocks: the first `longer` ones have `base + 1` rows, the others `base`, and the
+/// last what is left.
 #[derive(Debug, Clone, Copy)]
-pub struct Blocks {
-    pub rows: usize,
-    pub count: usize,
+pub(crate) struct Blocks {
+    pub(crate) rows: usize,
+    pub(crate) count: usize,
     base: usize,
     longer: usize,
 }
 
 impl Blocks {
-    /// First row and number of rows of a block.
-    pub fn at(&self, block: usize) -> (usize, usize) {
+    /// The first row and the number of rows of a block.
+    pub(crate) fn at(&self, block: usize) -> (usize, usize) {
         let first = block * self.base + block.min(self.longer);
         let rows = self.base + usize::from(block < self.longer);
         (first, rows.min(self.rows.saturating_sub(first)))
     }
 }
 
-/// Puts the CPU into the state that a plan's kernels need for as long as it lives.
-pub struct TileGuard {
-    #[cfg(target_arch = "x86_64")]
-    tiles: bool,
+/// A plan that is ready to run on this thread: tiles are configured until it is dropped.
+pub(crate) struct ActivePlan {
+    plan: GemmPlan,
+    /// Tiles are configured for one thread.
+    not_send: PhantomData<*const ()>,
 }
 
-impl TileGuard {
-    pub fn new(plan: &GemmPlan) -> Self {
+impl ActivePlan {
+    pub(crate) fn new(plan: GemmPlan) -> Self {
         #[cfg(target_arch = "x86_64")]
-        {
-            let tiles = matches!(plan.microkernel, Microkernel::Tiles { .. });
-            if tiles {
-                amx::configure();
-            }
-            Self { tiles }
+        if matches!(plan.microkernel, Microkernel::Tiles { .. }) {
+            // SAFETY: only plans for AMX have tiles, and their `Isa` proves that they are permitted.
+            unsafe { amx::acquire() };
         }
-        #[cfg(not(target_arch = "x86_64"))]
-        {
-            let _ = plan;
-            Self {}
+        Self { plan, not_send: PhantomData }
+    }
+
+    /// Multiplies a block of `rows` rows with a panel, each of `steps` steps. Writes rows of
+    /// [`columns`](GemmPlan::columns) sums, and unspecified ones for rows that pad a tile.
+    ///
+    /// # Panics
+    /// A slice is too short, or there are more rows than a block has.
+    pub(crate) fn multiply(
+        &self,
+        block: &[u32],
+        rows: usize,
+        panel: &[u32],
+        steps: usize,
+        sums: &mut [u32],
+    ) {
+        let Self { plan, .. } = self;
+        let padded = plan.padded_rows(rows);
+        assert!(block.len() >= padded * steps, "a block of {rows} rows is incomplete");
+        assert!(panel.len() >= plan.panel_words(steps), "a panel of {steps} steps is incomplete");
+        assert!(sums.len() >= padded * plan.columns, "no memory for the sums of {rows} rows");
+        if rows == 0 {
+            return;
+        }
+        let (block, panel, sums) = (block.as_ptr(), panel.as_ptr(), sums.as_mut_ptr());
+        match plan.microkernel {
+            // SAFETY: kernel `rows − 1` is for blocks of `rows` rows; the lengths were compared
+            // above, and the plan's `Isa` proves that the CPU has the instructions.
+            Microkernel::Vectors(kernels) => unsafe {
+                kernels[rows - 1](block, panel, steps, sums)
+            },
+            #[cfg(target_arch = "x86_64")]
+            Microkernel::Tiles { bytes } => {
+                assert!(rows <= MAX_ROWS && steps > 0 && steps.is_multiple_of(16));
+                // SAFETY: `self` keeps the tiles configured; lengths, rows and steps were checked.
+                unsafe { amx::multiply(bytes, block, rows, panel, steps, sums) }
+            }
         }
     }
 }
 
-impl Drop for TileGuard {
+impl Drop for ActivePlan {
     fn drop(&mut self) {
         #[cfg(target_arch = "x86_64")]
-        if self.tiles {
-            amx::release();
+        if matches!(self.plan.microkernel, Microkernel::Tiles { .. }) {
+            // SAFETY: `new` acquired them on this thread.
+            unsafe { amx::release() };
         }
     }
 }
 
-/// Multiplies a block of `rows` rows, which lies at `left`, with the panel at `right`.
-///
-/// # Safety
-/// A [`TileGuard`] of this plan lives on this thread; `left` holds the block in the plan's layout,
-/// `right` a panel of it, each with `steps` steps.
-pub unsafe fn multiply(
-    plan: &GemmPlan,
-    left: *const u32,
-    rows: usize,
-    right: *const u8,
-    steps: usize,
-    tile: &mut Accumulators,
-) {
-    // SAFETY: the caller's word; the tile is large enough for every kernel.
-    unsafe { multiply_into(plan, left, rows, right, steps, tile.0.as_mut_ptr()) }
+/// A microkernel on vectors, for blocks of `R` rows: two vectors of sums a row, two vectors of the
+/// panel, and one step of a row in all lanes.
+#[cfg(target_arch = "x86_64")]
+macro_rules! vector_kernel {
+    (
+        $(#[$doc:meta])* $name:ident, $features:literal, [$sum:ty; $lanes:literal] = $zero:expr,
+        broadcast: $broadcast:ident, load: $load:ident of $words:literal words,
+        prefetch: $prefetch:ident, add: $add:ident
+    ) => {
+        $(#[$doc])*
+        ///
+        /// # Safety
+        /// The CPU has the features; `block` has `steps · R` words, `panel` the words of `steps`
+        /// steps, and `out` room for `R` rows of sums.
+        #[target_feature(enable = $features)]
+        unsafe fn $name<const R: usize>(
+            block: *const u32,
+            panel: *const u32,
+            steps: usize,
+            out: *mut u32,
+        ) {
+            let mut sums: [[$sum; 2]; R] = [[$zero; 2]; R];
+            for step in 0..steps {
+                // SAFETY: `step` is below `steps`, which both sides have.
+                let (b, a) = unsafe { ($load(panel.add(step * $words)), block.add(step * R)) };
+                $prefetch(panel.wrapping_add(step * $words));
+                for (row, sums) in sums.iter_mut().enumerate() {
+                    // SAFETY: a step of the block has `R` words.
+                    let a = $broadcast(unsafe { *a.add(row) }.cast_signed());
+                    sums[0] = $add(sums[0], a, b[0]);
+                    sums[1] = $add(sums[1], a, b[1]);
+                }
+            }
+            for (row, sums) in sums.iter().enumerate() {
+                for (half, sum) in sums.iter().enumerate() {
+                    let start = (2 * row + half) * $lanes;
+                    // SAFETY: `out` has two vectors for each of the `R` rows.
+                    unsafe { out.add(start).cast::<$sum>().write_unaligned(*sum) };
+                }
+            }
+        }
+    };
 }
 
-/// As [`multiply`], to wherever there is room.
-///
-/// # Safety
-/// As for [`multiply`]; `out` has room for the rows, whole tiles of them where the plan has tiles.
-pub unsafe fn multiply_into(
-    plan: &GemmPlan,
-    left: *const u32,
-    rows: usize,
-    right: *const u8,
-    steps: usize,
-    out: *mut u32,
-) {
-    match plan.microkernel {
-        // SAFETY: layout and room are the caller's word.
-        Microkernel::Blocks(kernels) => unsafe { kernels[rows - 1](left, right, steps, out) },
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: as above; the tiles are configured while the caller's `Ready` lives.
-        Microkernel::Tiles { bytes } => unsafe {
-            amx::multiply(bytes, left, rows, right, steps, out);
-        },
-        #[cfg(not(target_arch = "x86_64"))]
-        Microkernel::Tiles { .. } => {}
-    }
+/// The kernels for blocks of each number of rows.
+#[cfg(target_arch = "x86_64")]
+macro_rules! by_rows {
+    ($name:ident: $($rows:literal)*) => { Microkernel::Vectors(&[$($name::<$rows>),*]) };
 }
+
+#[cfg(target_arch = "x86_64")]
+use {by_rows, vector_kernel};

@@ -1,59 +1,74 @@
-//! Kernels in plain Rust: what any CPU runs, and what the other kernels are compared with.
+//! Microkernels in plain Rust: they run on every CPU, and the others are compared with them.
 
-use super::{Format, Kernel};
+use std::slice;
+
+use super::{Format, KernelSet, Microkernel};
 use crate::math::fma;
 
-pub const COLUMNS: usize = 16;
+const COLUMNS: usize = 16;
 
-/// aarch64 always has fused multiply-add; elsewhere the plain kernels cannot count on it.
+/// aarch64 always has fused multiply-add; on other targets portable code cannot rely on it.
 const FMA: bool = cfg!(target_arch = "aarch64");
 
-pub(super) fn kernels(format: Format) -> &'static [Kernel] {
-    match format {
-        Format::Int8x2 => &[words::<1>, words::<2>, words::<3>, words::<4>],
-        Format::F32 | Format::RoundedF32 | Format::Bf16 | Format::Int8x4 => {
-            &[floats::<1>, floats::<2>, floats::<3>, floats::<4>]
-        }
-    }
-}
+pub(super) const F32: KernelSet = KernelSet {
+    format: Format::F32,
+    columns: COLUMNS,
+    microkernel: Microkernel::Vectors(&[floats::<1>, floats::<2>, floats::<3>, floats::<4>]),
+};
 
+pub(super) const ROUNDED_F32: KernelSet = KernelSet { format: Format::RoundedF32, ..F32 };
+
+pub(super) const INT8X2: KernelSet = KernelSet {
+    format: Format::Int8x2,
+    columns: COLUMNS,
+    microkernel: Microkernel::Vectors(&[pairs::<1>, pairs::<2>, pairs::<3>, pairs::<4>]),
+};
+
+/// f32, fused where that is an instruction.
+///
 /// # Safety
-/// `left` holds `steps · R` words, `right` `steps · COLUMNS` words, `tile` has room for
-/// `R · COLUMNS`.
-unsafe fn floats<const R: usize>(left: *const u32, right: *const u8, steps: usize, tile: *mut u32) {
-    // SAFETY: the caller's word; panels are aligned to more than a word.
-    let (left, right, tile) = unsafe {
+/// `block` has `steps · R` words, `panel` has `steps · COLUMNS`, and `out` room for `R · COLUMNS`.
+unsafe fn floats<const R: usize>(
+    block: *const u32,
+    panel: *const u32,
+    steps: usize,
+    out: *mut u32,
+) {
+    // SAFETY: these are the lengths that the caller guarantees; f32 and u32 have the same alignment.
+    let (block, panel, out) = unsafe {
         (
-            std::slice::from_raw_parts(left.cast::<f32>(), steps * R),
-            std::slice::from_raw_parts(right.cast::<f32>(), steps * COLUMNS),
-            std::slice::from_raw_parts_mut(tile.cast::<f32>(), R * COLUMNS),
+            slice::from_raw_parts(block.cast::<f32>(), steps * R),
+            slice::from_raw_parts(panel.cast::<f32>(), steps * COLUMNS),
+            slice::from_raw_parts_mut(out.cast::<f32>(), R * COLUMNS),
         )
     };
     let mut sums = [[0f32; COLUMNS]; R];
-    for (a, b) in left.as_chunks::<R>().0.iter().zip(right.as_chunks::<COLUMNS>().0) {
+    for (a, b) in block.as_chunks::<R>().0.iter().zip(panel.as_chunks::<COLUMNS>().0) {
         for (sums, &a) in sums.iter_mut().zip(a) {
             for (sum, &b) in sums.iter_mut().zip(b) {
                 *sum = fma::<FMA>(a, b, *sum);
             }
         }
     }
-    tile.copy_from_slice(sums.as_flattened());
+    out.copy_from_slice(sums.as_flattened());
 }
 
+/// Pairs of u8 × i8, summed exactly in 32 bits.
+///
 /// # Safety
-/// `left` holds `steps · R` pairs of 16-bit numbers, `right` `steps · COLUMNS` pairs of 8-bit ones,
-/// `tile` has room for `R · COLUMNS`.
-unsafe fn words<const R: usize>(left: *const u32, right: *const u8, steps: usize, tile: *mut u32) {
-    // SAFETY: the caller's word.
-    let (left, right, tile) = unsafe {
+/// `block` has `steps · R` words, `panel` has `steps · COLUMNS` pairs of bytes, and `out` room for
+/// `R · COLUMNS` words.
+unsafe fn pairs<const R: usize>(block: *const u32, panel: *const u32, steps: usize, out: *mut u32) {
+    // SAFETY: these are the lengths that the caller guarantees; bytes have no alignment.
+    let (block, panel, out) = unsafe {
         (
-            std::slice::from_raw_parts(left, steps * R),
-            std::slice::from_raw_parts(right.cast::<i8>(), steps * COLUMNS * 2),
-            std::slice::from_raw_parts_mut(tile.cast::<i32>(), R * COLUMNS),
+            slice::from_raw_parts(block, steps * R),
+            slice::from_raw_parts(panel.cast::<i8>(), steps * COLUMNS * 2),
+            slice::from_raw_parts_mut(out.cast::<i32>(), R * COLUMNS),
         )
     };
     let mut sums = [[0i32; COLUMNS]; R];
-    for (a, b) in left.as_chunks::<R>().0.iter().zip(right.as_chunks::<{ 2 * COLUMNS }>().0) {
+    for (a, b) in block.as_chunks::<R>().0.iter().zip(panel.as_chunks::<{ 2 * COLUMNS }>().0) {
         for (sums, &a) in sums.iter_mut().zip(a) {
             let (low, high) = ((a & 0xffff) as i32, (a >> 16) as i32);
             for (sum, b) in sums.iter_mut().zip(b.as_chunks::<2>().0) {
@@ -61,5 +76,5 @@ unsafe fn words<const R: usize>(left: *const u32, right: *const u8, steps: usize
             }
         }
     }
-    tile.copy_from_slice(sums.as_flattened());
+    out.copy_from_slice(sums.as_flattened());
 }

@@ -1,23 +1,23 @@
-//! Logits processors: each changes the scores of the next token, given the tokens so far.
+//! Logits processors: each changes the scores of the next token, depending on the tokens so far.
 
 use std::fmt::Debug;
 
 use super::params::GenerationParams;
 
-/// Changes the scores of the next token. What is forbidden gets −∞.
+/// Changes the scores of the next token. Forbidden tokens get −∞.
 pub trait LogitsProcessor: Debug + Send {
-    /// `ids` are the tokens so far, prompt included; `scores` has one value a token of the
+    /// `ids` are the tokens so far, prompt included; `scores` has one value per token of the
     /// vocabulary.
     fn process(&self, ids: &[u32], scores: &mut [f32]);
 }
 
 /// Processors in the order in which transformers applies them.
 #[derive(Debug, Default)]
-pub struct Chain(Vec<Box<dyn LogitsProcessor>>);
+pub struct ProcessorChain(Vec<Box<dyn LogitsProcessor>>);
 
-impl Chain {
-    /// The processors that the parameters ask for. `prompt` is the number of tokens before the
-    /// answer, `end` the token that ends it.
+impl ProcessorChain {
+    /// The processors that the parameters demand. `prompt` is the number of tokens of the prompt,
+    /// `end` the token that ends a sequence.
     #[must_use]
     pub fn new(params: &GenerationParams, prompt: usize, end: u32) -> Self {
         let mut chain = Self::default();
@@ -31,7 +31,7 @@ impl Chain {
             chain.push(MinLength { length: prompt + params.min_new_tokens, end });
         }
         if params.do_sample {
-            // A beam that may only end cannot be continued.
+            // A beam needs a candidate in addition to `end` to continue.
             let keep = if params.num_beams > 1 { 2 } else { 1 };
             if params.temperature != 1.0 {
                 chain.push(Temperature(params.temperature));
@@ -51,7 +51,7 @@ impl Chain {
     }
 }
 
-impl LogitsProcessor for Chain {
+impl LogitsProcessor for ProcessorChain {
     fn process(&self, ids: &[u32], scores: &mut [f32]) {
         for processor in &self.0 {
             processor.process(ids, scores);
@@ -59,14 +59,14 @@ impl LogitsProcessor for Chain {
     }
 }
 
-/// Divides positive and multiplies negative scores of tokens that are already there.
+/// Divides positive and multiplies negative scores of tokens that have already occurred.
 #[derive(Debug, Clone, Copy)]
 pub struct RepetitionPenalty(pub f32);
 
 impl LogitsProcessor for RepetitionPenalty {
     fn process(&self, ids: &[u32], scores: &mut [f32]) {
-        for (place, id) in ids.iter().enumerate() {
-            if ids[..place].contains(id) {
+        for (position, id) in ids.iter().enumerate() {
+            if ids[..position].contains(id) {
                 continue;
             }
             if let Some(score) = scores.get_mut(*id as usize) {
@@ -76,7 +76,7 @@ impl LogitsProcessor for RepetitionPenalty {
     }
 }
 
-/// Forbids every token that would complete an n-gram that is already there.
+/// Forbids every token that would complete an n-gram that has already occurred.
 #[derive(Debug, Clone, Copy)]
 pub struct NoRepeatNgram(pub usize);
 
@@ -105,7 +105,7 @@ pub struct MinLength {
 }
 
 impl MinLength {
-    /// The token that may not follow these, if there is one.
+    /// The token that may not follow `ids`, if any.
     pub(super) fn forbids(&self, ids: &[u32]) -> Option<u32> {
         (ids.len() < self.length).then_some(self.end)
     }
@@ -133,17 +133,17 @@ impl LogitsProcessor for Temperature {
     }
 }
 
-/// Keeps the greatest scores, and those that equal the last of them.
+/// Keeps the greatest scores, and those that equal the least of them.
 #[derive(Debug, Clone, Copy)]
 pub struct TopK(pub usize);
 
 impl LogitsProcessor for TopK {
     fn process(&self, _: &[u32], scores: &mut [f32]) {
-        let Some(place) = self.0.checked_sub(1).filter(|place| *place < scores.len()) else {
+        let Some(last) = self.0.checked_sub(1).filter(|last| *last < scores.len()) else {
             return;
         };
         let mut sorted = scores.to_vec();
-        let (_, least, _) = sorted.select_nth_unstable_by(place, |a, b| b.total_cmp(a));
+        let (_, least, _) = sorted.select_nth_unstable_by(last, |a, b| b.total_cmp(a));
         let least = *least;
         for score in scores {
             if *score < least {
@@ -153,12 +153,12 @@ impl LogitsProcessor for TopK {
     }
 }
 
-/// Keeps the fewest tokens whose probabilities reach `mass`, but at least `keep`.
+/// Keeps the fewest tokens whose probabilities add up to `mass`, but at least `keep` tokens.
 #[derive(Debug, Clone, Copy)]
 pub struct TopP {
     /// Probability to keep, 0–1.
     pub mass: f32,
-    /// Fewest tokens to keep.
+    /// The minimum of tokens to keep.
     pub keep: usize,
 }
 
@@ -193,7 +193,7 @@ mod tests {
         scores
     }
 
-    // Numbers against transformers are compared in tests/it/parity.rs; here are the corners.
+    // tests/it/processors.rs compares with transformers; these are corner cases.
 
     #[test]
     fn a_repeated_token_is_penalised_once() {
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn ngrams_end_where_they_did_before() {
+    fn no_ngram_is_repeated() {
         let scores = [0.0; 5];
         assert_eq!(after(NoRepeatNgram(2), &[1, 2, 3, 1], &scores), [0.0, 0.0, NO, 0.0, 0.0]);
         assert_eq!(after(NoRepeatNgram(1), &[1, 3], &scores), [0.0, NO, 0.0, NO, 0.0]);
@@ -212,20 +212,20 @@ mod tests {
     }
 
     #[test]
-    fn the_end_is_forbidden_until_the_least_length() {
+    fn the_end_is_forbidden_until_the_minimum_length() {
         let processor = MinLength { length: 3, end: 1 };
         assert_eq!(after(processor, &[5, 5], &[0.0, 0.0]), [0.0, NO]);
         assert_eq!(after(processor, &[5, 5, 5], &[0.0, 0.0]), [0.0, 0.0]);
     }
 
     #[test]
-    fn top_k_keeps_ties_with_the_last() {
+    fn top_k_keeps_ties() {
         assert_eq!(after(TopK(2), &[], &[3.0, 1.0, 2.0, 2.0]), [3.0, NO, 2.0, 2.0]);
         assert_eq!(after(TopK(9), &[], &[3.0, 1.0]), [3.0, 1.0]);
     }
 
     #[test]
-    fn top_p_keeps_the_token_that_crosses_the_mass_and_the_least_number() {
+    fn top_p_keeps_the_token_that_crosses_the_mass_and_a_minimum() {
         let scores = [0.5_f32.ln(), 0.3_f32.ln(), 0.2_f32.ln()];
         let kept = |mass, keep| {
             after(TopP { mass, keep }, &[], &scores).iter().map(|s| *s > NO).collect::<Vec<_>>()
@@ -237,8 +237,8 @@ mod tests {
     }
 
     #[test]
-    fn the_chain_holds_only_what_is_asked_for() {
-        let count = |params: &GenerationParams| Chain::new(params, 1, 2).0.len();
+    fn the_chain_has_only_the_processors_that_are_needed() {
+        let count = |params: &GenerationParams| ProcessorChain::new(params, 1, 2).0.len();
         let params = GenerationParams::default();
         assert_eq!(count(&params), 0);
         let all = GenerationParams {
