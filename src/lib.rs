@@ -1,14 +1,43 @@
 //! Image captions on the machine in front of you: BLIP behind an HTTP server and a command line.
 //!
-//! # Layout
+//! ```
+//! # #[cfg(feature = "embedded-model")]
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use cutline::{CaptionParams, Captioner, CaptionerSettings};
 //!
-//! Imports go downwards only:
-//!
-//! ```text
-//! main → {http, cli} → captioner → {cache, batching, image, text} → engine → {generate, blip} → candle
+//! // Loads the embedded model. Clones of a captioner are cheap and share the model.
+//! let captioner = Captioner::load(&CaptionerSettings::default())?;
+//! let photo = std::fs::read("assets/cat.jpg")?;
+//! let caption = captioner.caption(photo, CaptionParams::default()).await?;
+//! assert_eq!(caption.caption, "a cat sitting on top of a white and brown dog");
+//! # Ok(())
+//! # }
+//! # #[cfg(not(feature = "embedded-model"))]
+//! # fn main() {}
 //! ```
 //!
-//! `metrics` and `error` lie below all of them.
+//! # The way of a request
+//!
+//! Each module only imports modules below it.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`cli`] | parses the command line and runs one command |
+//! | [`http`] | parses requests, applies limits, and writes answers and errors |
+//! | [`config`] | all settings: names, defaults, ranges |
+//! | [`captioner`] | the use case: photos and parameters in, captions out |
+//! | [`cache`] | stores answers, and lets equal requests share one computation |
+//! | [`tokenizer`] | prompts to token ids, token ids to text |
+//! | [`scheduler`] | queues jobs and batches them continuously on one model thread |
+//! | [`engine`] | loads a checkpoint, encodes images, and decodes captions step by step |
+//! | [`metrics`], [`telemetry`] | counters for Prometheus, logs, traces |
+//!
+//! The parts that stand alone are crates, which this crate re-exports: [`image`](mod@image) decodes and
+//! resizes photos, [`blip`] is the model, [`generate`] chooses the next token, [`kernels`] does the
+//! arithmetic on CPUs, [`score`] compares captions with references, [`xmp`] edits sidecar files, and
+//! [`error`] is the error type of all of them.
+
 pub mod cache;
 pub mod captioner;
 pub mod cli;
@@ -27,3 +56,10 @@ pub use cutline_image as image;
 pub use cutline_kernels as kernels;
 pub use cutline_score as score;
 pub use cutline_xmp as xmp;
+
+#[doc(inline)]
+pub use captioner::{Caption, CaptionParams, Captioner, CaptionerSettings};
+#[doc(inline)]
+pub use config::Settings;
+#[doc(inline)]
+pub use error::Error;

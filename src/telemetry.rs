@@ -1,5 +1,5 @@
-//! Logs: one JSON object a line, or lines for people. And traces over OTLP, where the feature `otlp`
-//! is built in and an endpoint is set; their spans and events have the target `trace`.
+//! Logs, as one JSON object per line or as lines for people. Traces over OTLP, if the feature `otlp`
+//! is enabled and an endpoint is set; their spans and events have the target `trace`.
 
 #[cfg(feature = "otlp")]
 mod otlp;
@@ -12,21 +12,21 @@ use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::registry;
 use tracing_subscriber::registry::LookupSpan;
 
-use crate::config::{Level, LogSettings, TraceSettings};
+use crate::config::{LogSettings, TraceSettings};
 use cutline_error::Result;
 
-/// Where log lines go.
+/// Where log lines are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Output {
-    /// For a server: whoever runs it collects its output.
+    /// For a server, whose output is collected.
     Stdout,
-    /// For a command, whose output is its result.
+    /// For a command, whose standard output is its result.
     Stderr,
 }
 
-/// Writes the process's logs from now on. Only the first call counts.
+/// Writes the logs of the process from now on. Only the first call has an effect.
 pub fn start(settings: LogSettings, output: Output) {
-    // It fails only when there is a subscriber already, which is then the one to keep.
+    // This fails only if there is a subscriber already, which then stays.
     let _ = match output {
         Output::Stdout => {
             tracing::subscriber::set_global_default(subscriber(settings, std::io::stdout))
@@ -37,7 +37,7 @@ pub fn start(settings: LogSettings, output: Output) {
     };
 }
 
-/// Sends what is left of the traces when it is dropped.
+/// Sends the remaining traces when it is dropped.
 #[derive(Debug)]
 pub struct Traces {
     #[cfg(feature = "otlp")]
@@ -62,15 +62,15 @@ pub fn start_server(log: LogSettings, traces: &TraceSettings) -> Result<Traces> 
     }
     #[cfg(not(feature = "otlp"))]
     {
-        // The settings have refused an endpoint.
+        // The settings refuse an endpoint without the feature.
         let _ = traces;
         start(log, Output::Stdout);
         Ok(Traces {})
     }
 }
 
-/// Makes `span` a part of the trace that a client's `traceparent` names; see
-/// <https://www.w3.org/TR/trace-context/>. One that cannot be read is ignored, as it says there.
+/// Makes `span` part of the trace that a client's `traceparent` names. An invalid `traceparent` is
+/// ignored, as <https://www.w3.org/TR/trace-context/> demands.
 pub fn follow(span: &Span, traceparent: Option<&str>) {
     #[cfg(feature = "otlp")]
     if let Some(parent) = traceparent {
@@ -80,7 +80,7 @@ pub fn follow(span: &Span, traceparent: Option<&str>) {
     let _ = (span, traceparent);
 }
 
-/// Lets panics write a log line too, which says more to a collector than text on standard error.
+/// Logs panics as well: log collectors seldom read the text on standard error.
 pub fn log_panics() {
     let default = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
@@ -89,7 +89,7 @@ pub fn log_panics() {
     }));
 }
 
-/// What [`start`] installs, with the lines going to `writer`.
+/// The subscriber that [`start`] installs, with its lines written to `writer`.
 pub fn subscriber<W>(
     settings: LogSettings,
     writer: W,
@@ -97,8 +97,8 @@ pub fn subscriber<W>(
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    // Other crates' lines are for their developers.
-    let level = filter(settings.level);
+    // Informative lines of other crates are for their developers.
+    let level = LevelFilter::from_level(settings.level);
     let targets = Targets::new()
         .with_default(level.min(LevelFilter::WARN))
         .with_target(env!("CARGO_CRATE_NAME"), level);
@@ -109,14 +109,4 @@ where
         lines.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
     };
     registry().with(lines.with_filter(targets))
-}
-
-fn filter(level: Level) -> LevelFilter {
-    match level {
-        Level::Error => LevelFilter::ERROR,
-        Level::Warn => LevelFilter::WARN,
-        Level::Info => LevelFilter::INFO,
-        Level::Debug => LevelFilter::DEBUG,
-        Level::Trace => LevelFilter::TRACE,
-    }
 }

@@ -1,4 +1,4 @@
-//! Between text and token ids, as `BlipProcessor` in transformers does it (a BERT tokenizer).
+//! Text to token ids and back, as `BlipProcessor` in transformers does it (a BERT tokenizer).
 
 use std::collections::HashMap;
 
@@ -7,12 +7,12 @@ use tokenizers::Tokenizer as HfTokenizer;
 
 use cutline_error::{Error, Result};
 
-/// The files that a checkpoint may hold for its tokenizer.
+/// The tokenizer files of a checkpoint.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct TokenizerSource<'a> {
     /// `tokenizer.json`; preferred.
     pub json: Option<&'a [u8]>,
-    /// `vocab.txt`, one word piece a line.
+    /// `vocab.txt`, one word piece per line.
     pub vocab: Option<&'a [u8]>,
     /// `tokenizer_config.json`.
     pub config: Option<&'a [u8]>,
@@ -26,11 +26,11 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// Builds the tokenizer from what the checkpoint holds.
+    /// Builds the tokenizer from the files of a checkpoint.
     ///
     /// # Errors
-    /// [`Model`](cutline_error::ErrorKind::Model) when there is neither `tokenizer.json` nor
-    /// `vocab.txt`, or one that cannot be read.
+    /// [`Model`](cutline_error::ErrorKind::Model) if both `tokenizer.json` and `vocab.txt` are missing
+    /// or one of the files cannot be read.
     pub fn load(source: TokenizerSource<'_>) -> Result<Self> {
         let config: Value = match source.config {
             Some(bytes) => serde_json::from_slice(bytes).map_err(|e| {
@@ -46,36 +46,36 @@ impl Tokenizer {
             (None, Some(vocab)) => from_vocab(vocab, &config)?,
             (None, None) => {
                 return Err(Error::model(
-                    "the model has neither tokenizer.json nor vocab.txt; put one of them beside \
+                    "the model has neither tokenizer.json nor vocab.txt; put one of them next to \
                      config.json",
                 ));
             }
         };
-        // The default of transformers 5 where the file says nothing.
+        // The default of transformers 5.
         let clean_up = config["clean_up_tokenization_spaces"].as_bool().unwrap_or(false);
         Ok(Self { inner, clean_up })
     }
 
-    /// Refuses a model that has no embedding for one of the tokenizer's ids: a prompt could ask for
-    /// it.
+    /// Checks that the model has an embedding for each of the tokenizer's ids, because any of them can
+    /// occur in a prompt.
     ///
     /// # Errors
-    /// [`Model`](cutline_error::ErrorKind::Model): the two do not belong together.
+    /// [`Model`](cutline_error::ErrorKind::Model): tokenizer and model do not belong together.
     pub fn check_fits(&self, vocab_size: usize) -> Result<()> {
         match self.inner.get_vocab(true).into_iter().max_by_key(|(_, id)| *id) {
             Some((token, id)) if id as usize >= vocab_size => Err(Error::model(format!(
                 "the tokenizer has the id {id} for {token:?}, but the model has only {vocab_size} \
-                 tokens; fetch both again from one revision"
+                 tokens; fetch both again from the same revision"
             ))),
             _ => Ok(()),
         }
     }
 
-    /// The word pieces of a prompt, without first and last token.
+    /// The ids of a prompt, without the first and the last special token.
     ///
     /// # Errors
     /// [`InvalidParameter`](cutline_error::ErrorKind::InvalidParameter) for text that the tokenizer
-    /// cannot take apart.
+    /// cannot split.
     pub fn encode(&self, prompt: &str) -> Result<Vec<u32>> {
         let encoding = self.inner.encode_fast(prompt, false).map_err(|e| {
             Error::parameter(
@@ -87,11 +87,11 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// The text of a sequence: special tokens are left out, and so are ids that the vocabulary does
-    /// not hold (the hub's BLIP tokenizers lack the decoder's first token).
+    /// The text of a sequence, without special tokens and without ids that the vocabulary lacks (the
+    /// hub's BLIP tokenizers lack the decoder's first token).
     ///
     /// # Errors
-    /// [`Internal`](cutline_error::ErrorKind::Internal): the decoder of a broken `tokenizer.json`.
+    /// [`Internal`](cutline_error::ErrorKind::Internal): the decoder in `tokenizer.json` is broken.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
         let text = self.inner.decode(ids, true).map_err(|e| {
             Error::internal("the tokenizer cannot decode its own ids").with_source(e)
@@ -99,15 +99,15 @@ impl Tokenizer {
         Ok(if self.clean_up { clean_up_spaces(&text) } else { text })
     }
 
-    /// Number of entries, special tokens included.
+    /// Number of entries, including special tokens.
     #[must_use]
     pub fn vocab_size(&self) -> usize {
         self.inner.get_vocab_size(true)
     }
 }
 
-/// `PreTrainedTokenizerBase.clean_up_tokenization` of transformers: takes back the blanks that
-/// splitting at punctuation put into English text.
+/// `PreTrainedTokenizerBase.clean_up_tokenization` of transformers: removes the spaces that splitting at
+/// punctuation added to English text.
 fn clean_up_spaces(text: &str) -> String {
     const REPLACEMENTS: [(&str, &str); 10] = [
         (" .", "."),
@@ -124,7 +124,7 @@ fn clean_up_spaces(text: &str) -> String {
     REPLACEMENTS.iter().fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
 }
 
-/// A BERT tokenizer from `vocab.txt`, with the settings that `BertTokenizer` would use.
+/// A BERT tokenizer from `vocab.txt`, with the settings of `BertTokenizer`.
 fn from_vocab(vocab: &[u8], config: &Value) -> Result<HfTokenizer> {
     let text = std::str::from_utf8(vocab).map_err(|e| {
         Error::model("vocab.txt is not UTF-8 text; fetch the file again").with_source(e)
@@ -175,7 +175,7 @@ fn from_vocab(vocab: &[u8], config: &Value) -> Result<HfTokenizer> {
             "max_input_chars_per_word": 100, "vocab": ids},
     });
     HfTokenizer::from_bytes(document.to_string()).map_err(|e| {
-        Error::model("vocab.txt cannot be made into a tokenizer; fetch the file again")
+        Error::model("vocab.txt does not give a valid tokenizer; fetch the file again")
             .with_source(e)
     })
 }
@@ -201,7 +201,7 @@ mod tests {
         let t = tokenizer(r#"{"additional_special_tokens": ["[DEC]"]}"#);
         assert_eq!(t.encode("A cats.").unwrap(), [5, 12, 13, 11]);
         assert_eq!(t.encode("dog").unwrap(), [1], "unknown words become [UNK]");
-        // 14 is [DEC]; 99 is outside the vocabulary, as the hub's 30522.
+        // 14 is [DEC]; 99 is not in the vocabulary, like 30522 on the hub.
         assert_eq!(t.decode(&[99, 14, 5, 12, 13, 11, 3]).unwrap(), "a cats.");
         assert_eq!(t.vocab_size(), 15);
     }
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn spaces_are_cleaned_only_where_the_config_says_so() {
+    fn spaces_are_cleaned_up_only_if_the_config_says_so() {
         let ids = [12, 9, 10, 6];
         assert_eq!(tokenizer("{}").decode(&ids).unwrap(), "cat ' s shirt");
         let cleaning = tokenizer(r#"{"clean_up_tokenization_spaces": true}"#);
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_tokenizer_says_which_file_to_add() {
+    fn the_error_for_a_missing_tokenizer_names_the_file_to_add() {
         let error = Tokenizer::load(TokenizerSource::default()).unwrap_err();
         assert!(error.detail().contains("tokenizer.json"), "{error}");
         let source = TokenizerSource { vocab: Some(b"a\nb\n"), ..TokenizerSource::default() };

@@ -1,5 +1,5 @@
-//! What decoding an image takes from the allocator, whatever its bytes are. A process of its own, in
-//! which nothing else runs: it counts everybody's.
+//! The peak memory of decoding an image, whatever its bytes are. It has its own process because it counts
+//! all allocations.
 #![allow(unsafe_code, reason = "an allocator that counts is unsafe to write")]
 #![allow(missing_docs, reason = "a test")]
 #![allow(clippy::unwrap_used, reason = "a test")]
@@ -25,23 +25,23 @@ fn grow(bytes: usize) {
     PEAK.fetch_max(live, Ordering::Relaxed);
 }
 
-// SAFETY: everything is the system's allocator; only numbers are added.
+// SAFETY: all calls go to the system's allocator; only counters are added.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         grow(layout.size());
-        // SAFETY: the caller's word.
+        // SAFETY: the caller guarantees the contract of this method.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         grow(layout.size());
-        // SAFETY: the caller's word.
+        // SAFETY: the caller guarantees the contract of this method.
         unsafe { System.alloc_zeroed(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's word.
+        // SAFETY: the caller guarantees the contract of this method.
         unsafe { System.dealloc(pointer, layout) }
     }
 }
@@ -49,7 +49,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// The most that was held at once while `work` ran, beyond what was held before.
+/// The peak of allocated bytes while `work` ran, beyond those allocated before.
 fn peak<T>(work: impl FnOnce() -> T) -> (usize, T) {
     let before = LIVE.load(Ordering::SeqCst);
     PEAK.store(before, Ordering::SeqCst);
@@ -57,7 +57,7 @@ fn peak<T>(work: impl FnOnce() -> T) -> (usize, T) {
     (PEAK.load(Ordering::SeqCst).saturating_sub(before), result)
 }
 
-/// The largest image that is let through: small, so that what is taken beyond it shows.
+/// The pixel limit of this test: small, so that allocations beyond it are visible.
 const MAX_PIXELS: u64 = 40_000;
 
 /// A pixel has up to 8 bytes, of which a decoder may hold three copies, and there are 64 MiB for
@@ -92,11 +92,11 @@ enum Change {
     Head(prop::sample::Index, u8),
     /// Four bytes become a large number: a length, a size or an offset.
     Length(prop::sample::Index, u32),
-    /// The end is missing.
+    /// Cuts the file off.
     Cut(prop::sample::Index),
-    /// A piece comes twice.
+    /// Repeats a piece.
     Repeat(prop::sample::Index, prop::sample::Index),
-    /// Another file's end.
+    /// Replaces the end by that of another file.
     Graft(prop::sample::Index, prop::sample::Index, prop::sample::Index),
 }
 
@@ -142,12 +142,12 @@ thread_local! {
     static WORST: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Decodes as the server does, with a panic taken for the image's fault only where it is one.
+/// Decodes with both decoders and checks results, errors and peak memory.
 fn check(name: &str, bytes: &[u8]) {
     let limits = DecodeLimits { max_pixels: MAX_PIXELS, ..DecodeLimits::default() };
     let (most, result) = peak(|| decode(bytes, &limits));
     WORST.set(WORST.get().max(most));
-    // A field of a TIFF becomes up to 32 bytes a byte.
+    // One byte of a TIFF field becomes up to 32 bytes.
     let allowed = MAX_MEMORY + 32 * bytes.len();
     assert!(most <= allowed, "{name}: {most} bytes, at most {allowed} are allowed");
     match result {
@@ -168,7 +168,7 @@ fn check(name: &str, bytes: &[u8]) {
             "{name}: {error:?}"
         ),
     }
-    // The faster decoder, which is taken for what is scaled down much.
+    // The faster decoder, for images that are scaled down much.
     let (most, _) = peak(|| decode_for(bytes, &limits, 4, 4));
     assert!(most <= allowed, "{name}, faster: {most} bytes, at most {allowed} are allowed");
 }

@@ -1,4 +1,4 @@
-//! A bounded memory of values.
+//! A bounded store of values.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,27 +7,26 @@ use moka::sync::Cache;
 
 use super::key::Key;
 
-/// What moka itself keeps of an entry: its place in the hash map, in the queues of the least used
-/// and the oldest, its times and counters. Measured with 100,000 entries of known size.
+/// Bytes that moka itself needs for an entry: its slot in the hash map and in the queues for eviction
+/// and expiry, times and counters. Measured with 100,000 entries of known size.
 const ENTRY_BYTES: usize = 300;
 
-/// Values that know how much memory they hold.
+/// Values that know their memory use.
 pub trait Weigh {
-    /// Bytes, those on the heap included.
+    /// Bytes, including those on the heap.
     fn bytes(&self) -> usize;
 }
 
-/// Values by their keys, within a number of bytes and a time to live. What is used least goes
-/// first. Cheap to clone; clones share the values.
+/// Values by key, within a number of bytes and a time to live. The least used values are evicted first.
+/// Cheap to clone; clones share the values.
 #[derive(Clone)]
 pub struct Store<V> {
-    /// `None` for a capacity of zero, which keeps nothing.
+    /// `None` for a capacity of zero, which stores nothing.
     cache: Option<Cache<Key, V>>,
 }
 
 impl<V: Weigh + Clone + Send + Sync + 'static> Store<V> {
-    /// Room for `max_bytes`, with what the bookkeeping takes; a value is forgotten when it is
-    /// `time_to_live` old.
+    /// A store of at most `max_bytes`, bookkeeping included. A value expires after `time_to_live`.
     #[must_use]
     pub fn new(max_bytes: u64, time_to_live: Duration) -> Self {
         let weigh = |_: &Key, value: &V| {
@@ -44,26 +43,26 @@ impl<V: Weigh + Clone + Send + Sync + 'static> Store<V> {
         Self { cache }
     }
 
-    /// Whether anything is ever kept.
+    /// Whether the store ever keeps a value.
     #[must_use]
-    pub fn keeps(&self) -> bool {
+    pub fn is_enabled(&self) -> bool {
         self.cache.is_some()
     }
 
-    /// The value of `key`, if it is known.
+    /// The value of `key`, if it is stored.
     #[must_use]
     pub fn get(&self, key: &Key) -> Option<V> {
         self.cache.as_ref()?.get(key)
     }
 
-    /// From now on `key` has this value.
+    /// Stores the value of `key`.
     pub fn put(&self, key: Key, value: V) {
         if let Some(cache) = &self.cache {
             cache.insert(key, value);
         }
     }
 
-    /// Bytes that the values hold, bookkeeping included.
+    /// Bytes in use, bookkeeping included.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.cache.as_ref().map_or(0, |cache| {
@@ -98,35 +97,35 @@ mod tests {
     }
 
     #[test]
-    fn bytes_bound_it_and_not_the_number() {
+    fn the_limit_counts_bytes_and_not_values() {
         let store = Store::new(100_000, Duration::from_secs(60));
         for n in 0..1000 {
             store.put(key(n), Lump(10_000));
         }
         let bytes = store.bytes();
         assert!(bytes <= 100_000 && bytes > 50_000, "{bytes}");
-        // More than all of it is never kept.
+        // A value larger than the whole store is never kept.
         store.put(key(5000), Lump(200_000));
         assert!(store.bytes() <= 100_000);
         assert!(store.get(&key(5000)).is_none());
     }
 
     #[test]
-    fn what_is_old_is_forgotten() {
+    fn old_values_expire() {
         let store = Store::new(100_000, Duration::from_millis(1));
         store.put(key(1), Lump(1));
         let begin = std::time::Instant::now();
         while store.get(&key(1)).is_some() {
-            assert!(begin.elapsed() < Duration::from_secs(10), "it is never forgotten");
+            assert!(begin.elapsed() < Duration::from_secs(10), "the value never expires");
             std::thread::yield_now();
         }
         assert_eq!(store.bytes(), 0, "and its memory is free");
     }
 
     #[test]
-    fn no_room_keeps_nothing() {
+    fn a_capacity_of_zero_stores_nothing() {
         let store = Store::new(0, Duration::from_secs(60));
         store.put(key(1), Lump(0));
-        assert!(!store.keeps() && store.get(&key(1)).is_none());
+        assert!(!store.is_enabled() && store.get(&key(1)).is_none());
     }
 }

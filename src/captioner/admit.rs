@@ -1,4 +1,4 @@
-//! From what is asked for to a [`CaptionStream`]: whether it is known, under way, or new.
+//! From a request to a [`CaptionStream`]: the answer is cached, in flight, or new.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -14,19 +14,18 @@ use crate::cache::{InFlight, Key};
 use crate::metrics::{CacheName, Lookup};
 use cutline_error::{Error, Result};
 
-/// More bytes than this are hashed on a thread that may take its time; blake3 reads them within a
-/// millisecond.
-const HASHED_AT_ONCE: usize = 1 << 20;
+/// More bytes than this are hashed on a blocking thread. blake3 reads fewer within a millisecond.
+const HASHED_INLINE: usize = 1 << 20;
 
-/// A photo and its place in the caches.
+/// A photo with its hash and the key of its answer.
 struct HashedPhoto {
     photo: Photo,
     hash: blake3::Hash,
-    /// `None` where the answer is neither looked for nor kept.
+    /// `None` if the answer is neither looked up nor stored.
     key: Option<Key>,
 }
 
-/// What there is of an answer already.
+/// The result of looking up an answer.
 enum AnswerLookup {
     Cached(Arc<Answer>),
     InFlight(Key),
@@ -34,8 +33,7 @@ enum AnswerLookup {
 }
 
 impl Captioner {
-    /// Begins the caption of `photo` for somebody who waits for it: [`start_all`](Self::start_all)
-    /// of one.
+    /// Starts the caption of one photo: [`start_all`](Self::start_all) with one photo.
     ///
     /// # Errors
     /// Those of [`start_all`](Self::start_all).
@@ -45,20 +43,20 @@ impl Captioner {
         params: CaptionParams,
     ) -> Result<CaptionStream> {
         let photos = vec![photo.into()];
-        let mut runs = self.start_all(photos, params, Priority::Interactive).await?;
-        runs.pop().ok_or_else(|| Error::internal("an image was lost"))
+        let mut streams = self.start_all(photos, params, Priority::Interactive).await?;
+        streams.pop().ok_or_else(|| Error::internal("an image was lost"))
     }
 
-    /// Begins the captions of `photos`, one run for each, in their order. Those that the cache
-    /// knows are there at once; those that are under way already are joined; for the others slots
-    /// in the queue are taken, all of them at once or none.
+    /// Starts the captions of `photos` and returns one stream for each, in their order. Cached answers
+    /// are available at once, answers in flight are joined, and for the others slots of the queue are
+    /// reserved, all or none.
     ///
-    /// What is wrong with a single image is said by its run.
+    /// A bad image is reported by its stream.
     ///
     /// # Errors
     /// [`InvalidParameter`](cutline_error::ErrorKind::InvalidParameter), or
-    /// [`QueueFull`](cutline_error::ErrorKind::QueueFull) when there are not enough slots, or not
-    /// enough memory for what the model would read.
+    /// [`QueueFull`](cutline_error::ErrorKind::QueueFull) if there are not enough slots or not enough
+    /// memory for the model's input.
     pub async fn start_all(
         &self,
         photos: Vec<Photo>,
@@ -68,11 +66,12 @@ impl Captioner {
         let begin = Instant::now();
         params.validate()?;
         let prompt = self.prompt(&params)?;
-        let asked = self.identify(photos, &prompt, &params).await?;
-        self.begin(asked, &prompt, &params, priority, begin)
+        let photos = self.hash(photos, &prompt, &params).await?;
+        self.admit(photos, &prompt, &params, priority, begin)
     }
 
-    /// The prompt's ids, checked with the length asked for against the model's position table.
+    /// The ids of the prompt, checked together with the requested length against the number of the
+    /// model's positions.
     fn prompt(&self, params: &CaptionParams) -> Result<Vec<u32>> {
         let limit = self.inner.info.generation.max_new_tokens_limit;
         if params.generation.max_new_tokens > limit {
@@ -82,7 +81,7 @@ impl Captioner {
             ));
         }
         let Some(text) = &params.prompt else { return Ok(Vec::new()) };
-        // No word piece is shorter than a byte, so this bounds the work on absurd prompts.
+        // A word piece has at least one byte, so this bounds the work on absurd prompts.
         let positions = self.inner.info.max_positions;
         let ids = if text.len() > positions.saturating_mul(64) {
             None
@@ -93,14 +92,14 @@ impl Captioner {
             Error::parameter(
                 "prompt",
                 format!(
-                    "the prompt must be shorter than {positions} word pieces, which this model \
-                     reads with the answer; shorten it"
+                    "prompt and answer together may have {positions} word pieces with this model; \
+                     shorten the prompt"
                 ),
             )
         })
     }
 
-    async fn identify(
+    async fn hash(
         &self,
         photos: Vec<Photo>,
         prompt: &[u32],
@@ -109,13 +108,13 @@ impl Captioner {
         let hash_all = |photos: Vec<Photo>| -> Vec<(blake3::Hash, Photo)> {
             photos.into_iter().map(|photo| (blake3::hash(&photo.bytes), photo)).collect()
         };
-        let hashed = if photos.iter().map(Photo::len).sum::<usize>() <= HASHED_AT_ONCE {
+        let hashed = if photos.iter().map(Photo::len).sum::<usize>() <= HASHED_INLINE {
             hash_all(photos)
         } else {
             let hashing = tokio::task::spawn_blocking(move || hash_all(photos));
             hashing.await.map_err(|e| Error::internal("the hashing ended early").with_source(e))?
         };
-        let asked = |(hash, photo)| {
+        let with_key = |(hash, photo)| {
             let key = match params.cache {
                 CachePolicy::Bypass => None,
                 CachePolicy::Use | CachePolicy::Refresh => {
@@ -124,39 +123,38 @@ impl Captioner {
             };
             HashedPhoto { photo, hash, key }
         };
-        Ok(hashed.into_iter().map(asked).collect())
+        Ok(hashed.into_iter().map(with_key).collect())
     }
 
-    /// Decides for all photos at one moment, so that equal ones among them are computed once.
-    fn begin(
+    /// Decides about all photos under one lock, so that equal photos among them are computed once.
+    fn admit(
         &self,
-        asked: Vec<HashedPhoto>,
+        photos: Vec<HashedPhoto>,
         prompt: &[u32],
         params: &CaptionParams,
         priority: Priority,
         begin: Instant,
     ) -> Result<Vec<CaptionStream>> {
         let inner = &self.inner;
-        // Before the flights, so that they are dropped after it if something fails: a flight that is
-        // closed asks for the flights itself.
-        let (mut runs, mut tasks) = (Vec::with_capacity(asked.len()), Vec::new());
+        // Declared before the lock, so that on an error they are dropped after it: dropping the leader
+        // of a flight takes the lock.
+        let (mut streams, mut tasks) = (Vec::with_capacity(photos.len()), Vec::new());
         let mut flights = inner.flights.lock();
-        let found = self.find(&asked, params.cache, &flights);
-        let new = found.iter().filter(|found| matches!(found, AnswerLookup::New)).count();
-        // Before any work on the images: what cannot be queued need not be decoded.
+        let lookups = self.look_up(&photos, params.cache, &flights);
+        let new = lookups.iter().filter(|lookup| matches!(lookup, AnswerLookup::New)).count();
+        // Slots and memory are reserved before any image is decoded.
         let mut slots = inner.scheduler.reserve(new, priority)?;
-        // And the pixels that the model will read of each.
         let input = inner.preprocess.input_bytes() as u64;
         let mut memory = inner.decoders.budget().take(input.saturating_mul(new as u64))?;
-        for (HashedPhoto { photo, hash, key }, found) in asked.into_iter().zip(found) {
+        for (HashedPhoto { photo, hash, key }, lookup) in photos.into_iter().zip(lookups) {
             let caller = CallerContext {
                 captioner: self.clone(),
                 begin,
-                colors: params.colors,
+                wants_colors: params.colors,
                 text: params.text,
             };
-            let run = match found {
-                AnswerLookup::Cached(answer) => CaptionStream::known(caller, answer),
+            let stream = match lookup {
+                AnswerLookup::Cached(answer) => CaptionStream::cached(caller, answer),
                 AnswerLookup::InFlight(key) => {
                     let progress = flights.join(&key);
                     let progress = progress.ok_or_else(|| Error::internal("a flight was lost"))?;
@@ -165,12 +163,11 @@ impl Captioner {
                 AnswerLookup::New => {
                     let slot = slots.pop();
                     let slot = slot.ok_or_else(|| Error::internal("a queue slot was lost"))?;
-                    let state =
-                        CaptionProgress { ids: prompt.to_vec(), ..CaptionProgress::default() };
+                    let state = CaptionProgress { ids: prompt.to_vec(), ..Default::default() };
                     let (leader, progress) = flights.start(key, state);
                     let task = CaptionTask {
                         photo,
-                        vision: self.vision_use(&hash, params.cache),
+                        vision: self.vision_cache_use(&hash, params.cache),
                         hash,
                         prompt: prompt.to_vec(),
                         params: params.generation.clone(),
@@ -181,50 +178,46 @@ impl Captioner {
                     CaptionStream::first(caller, progress)
                 }
             };
-            runs.push(run);
+            streams.push(stream);
         }
         drop(flights);
         for (leader, task) in tasks {
-            // In the trace of the request that came first.
+            // The work belongs to the trace of the request that started it.
             let work = work::drive(self.clone(), leader, task);
             tokio::spawn(work.instrument(Span::current()));
         }
-        Ok(runs)
+        Ok(streams)
     }
 
-    fn find(
+    fn look_up(
         &self,
-        asked: &[HashedPhoto],
+        photos: &[HashedPhoto],
         policy: CachePolicy,
         flights: &InFlight<'_, CaptionProgress>,
     ) -> Vec<AnswerLookup> {
         let mut new = HashSet::new();
         let metrics = &self.inner.metrics;
-        let find = |asked: &HashedPhoto| {
-            let Some(key) = asked.key.filter(|_| policy == CachePolicy::Use) else {
+        let look_up = |photo: &HashedPhoto| {
+            let Some(key) = photo.key.filter(|_| policy == CachePolicy::Use) else {
                 return AnswerLookup::New;
             };
             if new.contains(&key) || flights.contains(&key) {
                 metrics.lookup(CacheName::Answers, Lookup::Coalesced);
                 return AnswerLookup::InFlight(key);
             }
-            // After the flights: one that lands leaves its answer here before it is gone.
-            self.inner.answers.get(&key).map_or_else(
-                || {
-                    metrics.lookup(CacheName::Answers, Lookup::Miss);
-                    new.insert(key);
-                    AnswerLookup::New
-                },
-                |answer| {
-                    metrics.lookup(CacheName::Answers, Lookup::Hit);
-                    AnswerLookup::Cached(answer)
-                },
-            )
+            // After the flights, because a finishing flight stores its answer before it is gone.
+            if let Some(answer) = self.inner.answers.get(&key) {
+                metrics.lookup(CacheName::Answers, Lookup::Hit);
+                return AnswerLookup::Cached(answer);
+            }
+            metrics.lookup(CacheName::Answers, Lookup::Miss);
+            new.insert(key);
+            AnswerLookup::New
         };
-        asked.iter().map(find).collect()
+        photos.iter().map(look_up).collect()
     }
 
-    fn vision_use(&self, image: &blake3::Hash, policy: CachePolicy) -> VisionCacheUse {
+    fn vision_cache_use(&self, image: &blake3::Hash, policy: CachePolicy) -> VisionCacheUse {
         let key = self.inner.keys.vision(image);
         match policy {
             CachePolicy::Use => VisionCacheUse::ReadWrite(key),

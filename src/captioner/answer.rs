@@ -1,4 +1,4 @@
-//! What the caches keep of captions, and what the callers of one caption share.
+//! The data that caches keep, and that the callers of one caption share.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,13 +9,13 @@ use crate::engine::EncodedImage;
 use cutline_error::Result;
 use cutline_image::{Colors, DominantColor};
 
-/// The part of an answer that is the same for everybody who asks the same.
+/// The part of an answer that is the same for all callers with the same request. It holds the
+/// model's raw text; styles are applied later.
 #[derive(Debug)]
 pub(super) struct Answer {
-    /// Best first, one or more.
+    /// Best first, at least one.
     pub(super) choices: Vec<Choice>,
     pub(super) image: ImageInfo,
-    /// Its colours and mood.
     pub(super) colors: Colors,
 }
 
@@ -23,24 +23,22 @@ impl Weigh for Arc<Answer> {
     fn bytes(&self) -> usize {
         let texts: usize = self.choices.iter().map(|choice| choice.text.capacity()).sum();
         let choices = self.choices.capacity() * size_of::<Choice>();
-        // The counters of the Arc.
-        let counters = 2 * size_of::<usize>();
+        let reference_counts = 2 * size_of::<usize>();
         size_of::<Self>()
-            + counters
+            + reference_counts
             + size_of::<Answer>()
             + choices
             + texts
-            + self.image.heap()
-            + heap(&self.colors)
+            + self.image.heap_bytes()
+            + heap_bytes(&self.colors)
     }
 }
 
-/// What the vision tower made of an image, and what is known of the image from decoding it.
+/// A cached output of the vision tower, with what decoding told about the image.
 #[derive(Debug, Clone)]
 pub(super) struct EncodedImageEntry {
     pub(super) encoded: Arc<EncodedImage>,
     pub(super) image: ImageInfo,
-    /// Its colours and mood.
     pub(super) colors: Colors,
 }
 
@@ -49,34 +47,33 @@ impl Weigh for EncodedImageEntry {
         size_of::<Self>()
             + size_of::<EncodedImage>()
             + self.encoded.bytes()
-            + self.image.heap()
-            + heap(&self.colors)
+            + self.image.heap_bytes()
+            + heap_bytes(&self.colors)
     }
 }
 
 impl ImageInfo {
-    fn heap(&self) -> usize {
+    fn heap_bytes(&self) -> usize {
         self.hash.capacity() + self.format.capacity()
     }
 }
 
-/// What an colors holds beside itself.
-fn heap(colors: &Colors) -> usize {
+fn heap_bytes(colors: &Colors) -> usize {
     let names = colors.colors.iter().map(|color| color.hex.capacity() + color.name.capacity());
     names.sum::<usize>() + colors.colors.capacity() * size_of::<DominantColor>()
 }
 
-/// How far a caption is that several callers may wait for.
+/// The progress of a caption that several callers may wait for.
 #[derive(Debug, Default)]
 pub(super) struct CaptionProgress {
-    /// The image is decoded and the work is in the queue: from here on only the model can fail.
+    /// The image is decoded and the job is in the queue: from now on only the model can fail.
     pub(super) accepted: bool,
-    /// The prompt and what was written so far; nothing of beams.
+    /// The prompt and the tokens written so far. Beam search adds none before the end.
     pub(super) ids: Vec<u32>,
     pub(super) end: Option<Result<Arc<ComputedAnswer>>>,
 }
 
-/// A caption that was computed, and where the time went.
+/// A computed answer, and where its time went.
 #[derive(Debug)]
 pub(super) struct ComputedAnswer {
     pub(super) answer: Arc<Answer>,
@@ -84,6 +81,6 @@ pub(super) struct ComputedAnswer {
     pub(super) decode: Duration,
     pub(super) queued: Duration,
     pub(super) inference: Duration,
-    /// The most images that shared a step with it, itself included.
+    /// The largest number of images in one of its decode steps, itself included.
     pub(super) batch_size: usize,
 }

@@ -1,5 +1,5 @@
-//! How many bytes of images the program holds at a time: bodies that are being read, photos that
-//! wait to be decoded, and pixels that wait for the model.
+//! A limit on the bytes of images in memory: bodies that are being received, photos that wait to be
+//! decoded, and inputs that wait for the model.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use cutline_error::{Error, ErrorKind, Result};
 
-/// A number of bytes that may be held at a time. Cheap to clone; clones share the bytes.
+/// A limited number of bytes. Cheap to clone; clones share the bytes.
 #[derive(Debug, Clone)]
 pub struct Budget {
     inner: Arc<BudgetInner>,
@@ -26,22 +26,22 @@ impl Budget {
         Self { inner: Arc::new(BudgetInner { capacity, held: AtomicU64::new(0) }) }
     }
 
-    /// Bytes that may be held.
+    /// The limit in bytes.
     #[must_use]
     pub fn capacity(&self) -> u64 {
         self.inner.capacity
     }
 
-    /// Bytes that are held.
+    /// Bytes in use.
     #[must_use]
     pub fn held(&self) -> u64 {
         self.inner.held.load(Ordering::Relaxed)
     }
 
-    /// Takes `bytes`, at once or not at all.
+    /// Takes `bytes`, all or none.
     ///
     /// # Errors
-    /// [`QueueFull`](ErrorKind::QueueFull): there are not so many left.
+    /// [`QueueFull`](ErrorKind::QueueFull): fewer bytes are left.
     pub fn take(&self, bytes: u64) -> Result<Permit> {
         let mut permit = Permit { budget: self.clone(), bytes: 0 };
         permit.grow(bytes)?;
@@ -49,7 +49,7 @@ impl Budget {
     }
 }
 
-/// Bytes that were taken. Dropping it gives them back.
+/// Bytes taken from a budget. Dropping it returns them.
 #[derive(Debug)]
 pub struct Permit {
     budget: Budget,
@@ -57,13 +57,13 @@ pub struct Permit {
 }
 
 impl Permit {
-    /// Bytes that it stands for.
+    /// The number of bytes.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Takes `more` bytes, at once or not at all.
+    /// Takes `more` bytes, all or none.
     ///
     /// # Errors
     /// As [`Budget::take`].
@@ -75,7 +75,7 @@ impl Permit {
         Ok(())
     }
 
-    /// Hands `bytes` of it over to a permit of their own; fewer if it has fewer.
+    /// Moves `bytes` into a new permit, or all if there are fewer.
     #[must_use]
     pub fn split(&mut self, bytes: u64) -> Self {
         let bytes = bytes.min(self.bytes);
@@ -93,34 +93,34 @@ impl Drop for Permit {
 fn full() -> Error {
     Error::new(
         ErrorKind::QueueFull,
-        "the images that are being received and waiting fill the server's memory for them \
-         (MAX_INFLIGHT_BYTES); nothing was queued, try again a little later",
+        "the server's memory for images (MAX_INFLIGHT_BYTES) is full; nothing was queued, try again a \
+         little later",
     )
     .with_retry_after(Duration::from_secs(1))
 }
 
-/// The bytes of an image file, with what they take of the budget.
+/// The bytes of an image file, with their permit.
 #[derive(Debug)]
 pub struct Photo {
     pub(super) bytes: Vec<u8>,
-    /// Given back with the bytes.
+    /// Returned when the bytes are dropped.
     _permit: Option<Permit>,
 }
 
 impl Photo {
-    /// Bytes for which `permit` was taken; it is given back with them.
+    /// A photo with the permit for its bytes.
     #[must_use]
     pub fn new(bytes: Vec<u8>, permit: Permit) -> Self {
         Self { bytes, _permit: Some(permit) }
     }
 
-    /// How many bytes there are.
+    /// The size in bytes.
     #[must_use]
     pub fn len(&self) -> usize {
         self.bytes.len()
     }
 
-    /// Whether there are none, which is no image.
+    /// Whether the file is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
@@ -128,7 +128,7 @@ impl Photo {
 }
 
 impl From<Vec<u8>> for Photo {
-    /// Bytes that the caller bounds in another way.
+    /// A photo whose size the caller limits in another way.
     fn from(bytes: Vec<u8>) -> Self {
         Self { bytes, _permit: None }
     }
@@ -139,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_taken_comes_back() {
+    fn taken_bytes_are_returned() {
         let budget = Budget::new(100);
         let mut permit = budget.take(60).unwrap();
         assert!(budget.take(41).is_err());
@@ -148,7 +148,7 @@ mod tests {
         let error = permit.grow(41).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::QueueFull);
         assert!(error.retry_after().is_some());
-        assert_eq!((permit.bytes(), budget.held()), (10, 60), "nothing was taken in vain");
+        assert_eq!((permit.bytes(), budget.held()), (10, 60), "a refused request takes nothing");
         drop(permit);
         assert_eq!(budget.held(), 50);
         drop(other);

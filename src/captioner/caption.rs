@@ -1,4 +1,4 @@
-//! The result of captioning, in the shape that the HTTP contract and `--format json` print.
+//! The result of captioning, in the shape of the HTTP contract and of `--format json`.
 
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -7,14 +7,14 @@ use super::style::Fallback;
 use crate::engine::FinishReason;
 use cutline_image::{Colors, DecodedImage};
 
-/// One caption among those returned.
+/// One of the returned captions.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Choice {
     /// The text, without special tokens.
     pub text: String,
     /// Geometric mean of the token probabilities, 0–1.
     pub confidence: f32,
-    /// Tokens generated, the end token included.
+    /// Generated tokens, including the end token.
     pub tokens: usize,
     /// `stop` or `length`.
     #[serde(serialize_with = "finish_reason")]
@@ -29,15 +29,15 @@ fn finish_reason<S: serde::Serializer>(
     serializer.serialize_str(reason.as_str())
 }
 
-/// Where an answer came from.
+/// Where the answer came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CacheState {
     /// Computed for this request.
     Miss,
-    /// Computed before.
+    /// Taken from the cache.
     Hit,
-    /// Computed for another request that asked the same and came first.
+    /// Computed for an earlier request with the same input.
     Coalesced,
 }
 
@@ -53,33 +53,33 @@ impl CacheState {
     }
 }
 
-/// Whether the vision tower had to run.
+/// Whether the image was encoded before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum VisionCacheState {
-    /// It ran.
+    /// The vision tower encoded the image for this request.
     Miss,
-    /// What it makes of this photo was known; the photo was not even decoded.
+    /// The encoded image was cached. The photo was not even decoded.
     Hit,
 }
 
-/// The photo that was captioned.
+/// The captioned photo.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct ImageInfo {
     /// `blake3:` and the hash of the bytes in hexadecimal.
     pub hash: String,
-    /// `jpeg`, `png`, …, as told from the bytes.
+    /// `jpeg`, `png`, …, recognised from the bytes.
     pub format: String,
-    /// Pixels a row, after the orientation was applied.
+    /// Width in pixels, after applying the orientation.
     pub width: usize,
-    /// Rows, after the orientation was applied.
+    /// Height in pixels, after applying the orientation.
     pub height: usize,
     /// Bytes of the file.
     pub size_bytes: usize,
 }
 
 impl ImageInfo {
-    /// What is told of the file of this hash and size, which was decoded.
+    /// The description of a decoded file with this hash and size.
     pub(super) fn of(hash: &blake3::Hash, size_bytes: usize, decoded: &DecodedImage) -> Self {
         Self {
             hash: format!("blake3:{}", hash.to_hex()),
@@ -91,17 +91,17 @@ impl ImageInfo {
     }
 }
 
-/// Where the time of this request went, in milliseconds. For an answer from the cache all but the
-/// total are 0; for one that another request had begun, waiting for it counts as `inference_ms`.
+/// Where the time of this request went, in milliseconds. For a cached answer all but the total are 0.
+/// For an answer in flight, the time spent waiting for it counts as `inference_ms`.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, ToSchema)]
 pub struct Timings {
-    /// Decoding the image, its colours, and resizing.
+    /// Decoding the image, resizing it, and finding its colours.
     pub decode_ms: f64,
-    /// Waiting for the model.
+    /// Waiting in the queue.
     pub queue_ms: f64,
-    /// The model.
+    /// Encoding the image and decoding the caption.
     pub inference_ms: f64,
-    /// All of it.
+    /// The whole request.
     pub total_ms: f64,
 }
 
@@ -110,29 +110,29 @@ pub struct Timings {
 pub struct Caption {
     /// The best caption.
     pub caption: String,
-    /// All captions asked for, best first.
+    /// All requested captions, best first.
     pub captions: Vec<Choice>,
-    /// That the text is no description, and why; only where it is none.
+    /// Present only if the text does not describe the photo; says why.
     #[serde(flatten)]
     pub fallback: Option<Fallback>,
     /// The model's name.
     pub model: String,
     /// Where the answer came from.
     pub cache: CacheState,
-    /// Whether the photo was encoded before; only where something was computed for this request
+    /// Whether the photo was encoded before. Present only if the answer was computed for this request
     /// and the cache was not bypassed.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub vision_cache: Option<VisionCacheState>,
     /// The photo.
     pub image: ImageInfo,
-    /// Its colours and mood, if they were asked for.
+    /// Its colours and mood, if requested.
     #[serde(flatten)]
     pub colors: Option<Colors>,
     /// Where the time went.
     pub timings: Timings,
-    /// The most images that shared a decoding step with it, itself included; `None` for an answer
-    /// from the cache. For the log.
+    /// The largest number of images in one of its decode steps, itself included; `None` for a cached
+    /// answer. For the log.
     #[serde(skip)]
     pub batch_size: Option<usize>,
 }

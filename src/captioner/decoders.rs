@@ -1,4 +1,4 @@
-//! The threads on which images are decoded and looked at, beside the model and beside the runtime.
+//! Decoding and analysis of images on blocking threads, away from the model and the async runtime.
 
 use std::sync::Arc;
 
@@ -9,41 +9,42 @@ use super::budget::{Budget, Photo};
 use cutline_error::{Error, ErrorKind, Result};
 use cutline_image::DecodeLimits;
 
-/// Works on images, so many at a time. Cheap to clone; all clones share their number.
+/// Works on a limited number of images at a time. Cheap to clone; clones share the limit.
 #[derive(Debug, Clone)]
 pub struct Decoders {
     limits: DecodeLimits,
-    /// One permit for each image that may be worked on.
+    /// One permit per image in work.
     permits: Arc<Semaphore>,
     workers: usize,
-    /// Bytes of images that may be held, those that are still received included.
+    /// The memory that images may take, including those still being received.
     budget: Budget,
 }
 
 impl Decoders {
-    /// For images within `limits`, `max_workers` (at least 1) at a time, which are held in `budget`.
+    /// Decoders for images within `limits`, at most `max_workers` (at least 1) at a time, with the memory
+    /// of `budget`.
     #[must_use]
     pub fn new(limits: DecodeLimits, max_workers: usize, budget: Budget) -> Self {
         let workers = max_workers.max(1);
         Self { limits, permits: Arc::new(Semaphore::new(workers)), workers, budget }
     }
 
-    /// Images that are worked on at a time.
+    /// The number of images in work at a time.
     #[must_use]
     pub fn workers(&self) -> usize {
         self.workers
     }
 
-    /// The bytes of images that may be held at a time.
+    /// The memory that images may take.
     #[must_use]
     pub fn budget(&self) -> &Budget {
         &self.budget
     }
 
-    /// Does `work` on the bytes of an image, on a thread for blocking work, when it is its turn.
+    /// Runs `work` on the bytes of an image, on a blocking thread, as soon as a worker is free.
     ///
     /// # Errors
-    /// Those of `work`. A panic in it is taken for the image's fault.
+    /// Those of `work`. A panic in it counts as an error in the image.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         photo: Photo,
@@ -52,10 +53,10 @@ impl Decoders {
         let permit = Arc::clone(&self.permits)
             .acquire_owned()
             .await
-            .map_err(|e| Error::internal("image workers are closed").with_source(e))?;
+            .map_err(|e| Error::internal("the image workers are closed").with_source(e))?;
         let limits = self.limits;
         let work = tokio::task::spawn_blocking(move || {
-            // Held by the work, not by the caller: a caller that leaves does not free the core.
+            // Held by the work, because the core stays busy even if the caller leaves.
             let _permit = permit;
             work(&photo.bytes, &limits)
         });

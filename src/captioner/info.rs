@@ -1,38 +1,38 @@
-//! What `/model/info` and `cutline model info` say.
+//! The description of a model, as `/model/info` and `cutline model info` show it.
 
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::engine::GpuInfo;
 
-/// The loaded model and how it is run.
+/// The loaded model and how it runs.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct ModelInfo {
     /// The model's name: `cutline-small`, a hub id, or a path.
     pub id: String,
     /// `BlipForConditionalGeneration`.
     pub architecture: String,
-    /// Number of parameters, tied ones once.
+    /// Number of parameters; tied ones count once.
     pub parameters: u64,
     /// `f32`, …
     pub precision: String,
-    /// What multiplies: `candle`, …
+    /// The matrix kernels: `candle`, …
     pub kernels: String,
     /// `cpu`, `cuda:0`.
     pub device: String,
-    /// The GPU that this is; left out on a CPU.
+    /// The GPU; left out on a CPU.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub gpu: Option<Gpu>,
-    /// Threads that the arithmetic uses.
+    /// Threads that compute.
     pub threads: usize,
     /// Width and height of the model's input, in pixels.
     pub input_size: [usize; 2],
     /// Rows of the word embedding.
     pub vocab_size: usize,
-    /// Prompt and answer together, in tokens.
+    /// Limit on prompt and answer together, in tokens.
     pub max_positions: usize,
-    /// What decoding does unless the request says otherwise, and its limits.
+    /// Defaults and limits of decoding.
     pub generation: GenerationDefaults,
     /// `blake3:` and the hash of the weights in hexadecimal.
     pub digest: String,
@@ -42,15 +42,15 @@ pub struct ModelInfo {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub revision: Option<String>,
-    /// The licence that the model card states.
+    /// The licence in the model card.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub license: Option<String>,
-    /// Reading and converting the weights.
+    /// Time for reading and converting the weights.
     pub load_ms: f64,
-    /// The first forward passes; on a GPU also trying out how many captions are written together.
+    /// Time for the first forward passes. On a GPU it includes the search for the best batch size.
     pub warm_up_ms: f64,
-    /// Resident memory of the process when the model was ready, where the system tells.
+    /// Resident memory of the process when the model was ready, where the system reports it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub memory_bytes: Option<u64>,
@@ -61,7 +61,7 @@ pub struct ModelInfo {
 pub struct Gpu {
     /// Its name: `NVIDIA L4`, …
     pub name: String,
-    /// All of its memory, used or not.
+    /// Its total memory.
     pub memory_bytes: u64,
     /// Its compute capability: `8.9`, …
     pub compute_capability: String,
@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_gpu_is_described_in_the_words_of_the_contract() {
+    fn a_gpu_has_the_fields_of_the_contract() {
         let info = GpuInfo {
             name: "NVIDIA L4".into(),
             memory_bytes: 24 << 30,

@@ -50,6 +50,29 @@ pub struct CaptionerSettings {
     pub metrics: Metrics,
 }
 
+impl Default for CaptionerSettings {
+    /// The embedded model on the best device, with the defaults of the server.
+    fn default() -> Self {
+        let DecodeLimits { max_bytes, max_pixels } = DecodeLimits::default();
+        Self {
+            model: ModelSource::Embedded,
+            hub: HubOptions::default(),
+            engine: EngineOptions::default(),
+            target_width: None,
+            target_height: None,
+            max_image_bytes: max_bytes,
+            max_image_pixels: max_pixels,
+            max_workers: None,
+            max_batch_size: None,
+            vision_order: VisionOrder::default(),
+            queue_capacity: 64,
+            memory: MemoryLimits::default(),
+            fallback_text: "Image description not available".to_owned(),
+            metrics: Metrics::new(),
+        }
+    }
+}
+
 impl CaptionerSettings {
     /// The same settings, counting in `metrics`.
     #[must_use]

@@ -1,4 +1,4 @@
-//! What is told of an image without the model.
+//! Image analysis without the model.
 
 use std::time::Instant;
 
@@ -27,14 +27,14 @@ pub struct ProcessedImage {
     pub timings: ProcessTimings,
 }
 
-/// An image file and how it was turned.
+/// An image file and its orientation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct ProcessedInfo {
-    /// Hash, format and sizes, as with a caption.
+    /// Hash, format and sizes.
     #[serde(flatten)]
     pub info: ImageInfo,
-    /// The orientation that EXIF asked for, 1 to 8; 1 where it asked for nothing. Width and height
-    /// are those of the upright image.
+    /// The EXIF orientation, 1 to 8; 1 if there is none. Width and height are those of the upright
+    /// image.
     pub orientation: u8,
 }
 
@@ -45,12 +45,12 @@ pub struct ProcessTimings {
     pub decode_ms: f64,
     /// Colours, mood and measures.
     pub analysis_ms: f64,
-    /// All of it, waiting for a free worker included.
+    /// The whole request, including the wait for a free worker.
     pub total_ms: f64,
 }
 
 impl Decoders {
-    /// Decodes `photo`, an image file, and tells what can be told of it without a model.
+    /// Decodes `photo`, an image file, and analyses it without a model.
     ///
     /// # Errors
     /// As [`decode`](cutline_image::decode()).
@@ -64,7 +64,7 @@ impl Decoders {
 
 fn process(bytes: &[u8], limits: &DecodeLimits) -> Result<ProcessedImage> {
     let begin = Instant::now();
-    // As for the default model, so that its captions come with the same colours.
+    // The input size of the default model, so that captions come with the same colours.
     let PreprocessConfig { width, height, .. } = PreprocessConfig::default();
     let decoded = decode_for(bytes, limits, width, height)?;
     let decode = begin.elapsed();

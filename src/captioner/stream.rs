@@ -1,4 +1,4 @@
-//! One caption in the making, as the caller sees it.
+//! One caller's view of a caption that is being computed, possibly for several callers.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,52 +11,51 @@ use super::{CacheState, Caption, Captioner, Style, TextStyle, Timings, VisionCac
 use crate::metrics::milliseconds;
 use cutline_error::{Error, Result};
 
-/// What happens on the way to a caption.
+/// An event on the way to a caption.
 #[derive(Debug, Clone, PartialEq)]
 pub enum CaptionEvent {
-    /// The text so far, prompt included. Not sent by beam search, which knows only the end, nor by
-    /// an answer from the cache.
+    /// The text so far, prompt included. Neither beam search, which only knows the end, nor a cached
+    /// answer sends it.
     Text(String),
-    /// The whole answer; nothing follows.
+    /// The complete answer; nothing follows.
     Done(Box<Caption>),
 }
 
-/// An accepted image. Dropping it stops the work, unless others wait for the same.
+/// The stream of events of one accepted image. Dropping it cancels the work, unless others wait for
+/// the same caption.
 #[derive(Debug)]
 pub struct CaptionStream {
     caller: CallerContext,
     source: AnswerSource,
-    /// What the caller was told last, where texts may come twice.
-    told: String,
+    /// The last text that was sent in a style other than [`Style::Caption`].
+    last_text: String,
 }
 
-/// Whose run it is.
+/// The caller of a stream, and how it wants the caption.
 #[derive(Debug)]
 pub(super) struct CallerContext {
     pub(super) captioner: Captioner,
-    /// When the request came.
+    /// When the request arrived.
     pub(super) begin: Instant,
-    /// Whether the photo's colours are told.
-    pub(super) colors: bool,
-    /// How the text is put.
+    /// Whether the answer includes the photo's colours.
+    pub(super) wants_colors: bool,
     pub(super) text: TextStyle,
 }
 
+/// Where a stream's answer comes from.
 #[derive(Debug)]
 enum AnswerSource {
-    /// It was in the cache.
-    Known(Arc<Answer>),
-    /// It is computed.
+    Cache(Arc<Answer>),
     Flight {
         progress: watch::Receiver<CaptionProgress>,
-        /// Tokens that the caller has.
-        seen: usize,
-        /// Whether it was under way when the caller came.
+        /// How many of the ids the caller has received.
+        received: usize,
+        /// Whether another caller started the flight.
         joined: bool,
     },
 }
 
-/// What there is for the caller.
+/// The next step of a stream.
 enum StreamUpdate {
     Tokens(Vec<u32>),
     End(Result<Arc<ComputedAnswer>>),
@@ -65,39 +64,40 @@ enum StreamUpdate {
 
 impl CaptionStream {
     fn new(caller: CallerContext, source: AnswerSource) -> Self {
-        Self { caller, source, told: String::new() }
+        Self { caller, source, last_text: String::new() }
     }
 
-    pub(super) fn known(caller: CallerContext, answer: Arc<Answer>) -> Self {
-        Self::new(caller, AnswerSource::Known(answer))
+    /// A stream of a cached answer.
+    pub(super) fn cached(caller: CallerContext, answer: Arc<Answer>) -> Self {
+        Self::new(caller, AnswerSource::Cache(answer))
     }
 
-    /// Waits for work that was begun for this caller.
+    /// A stream of a flight that was started for this caller.
     pub(super) fn first(caller: CallerContext, progress: watch::Receiver<CaptionProgress>) -> Self {
-        let seen = progress.borrow().ids.len();
-        Self::new(caller, AnswerSource::Flight { progress, seen, joined: false })
+        let received = progress.borrow().ids.len();
+        Self::new(caller, AnswerSource::Flight { progress, received, joined: false })
     }
 
-    /// Waits for work that was begun for somebody else; what was written so far is the first news.
+    /// A stream of a flight that another caller started. Its first event is the text so far.
     pub(super) fn joined(
         caller: CallerContext,
         progress: watch::Receiver<CaptionProgress>,
         prompt: usize,
     ) -> Self {
         let written = progress.borrow().ids.len();
-        let seen = written.saturating_sub(1).max(prompt);
-        Self::new(caller, AnswerSource::Flight { progress, seen, joined: true })
+        let received = written.saturating_sub(1).max(prompt);
+        Self::new(caller, AnswerSource::Flight { progress, received, joined: true })
     }
 
-    /// Waits until the image is decoded and in the queue, or the answer is there: afterwards nothing
-    /// that is wrong with the request can come to light.
+    /// Waits until the image is decoded and in the queue, or the answer is there. Afterwards only the
+    /// model can fail.
     ///
     /// # Errors
     /// The image is bad.
     pub async fn accepted(&mut self) -> Result<()> {
         let AnswerSource::Flight { progress, .. } = &mut self.source else { return Ok(()) };
-        let news = progress.wait_for(|now| now.accepted || now.end.is_some()).await;
-        match &news.map_err(|_| lost())?.end {
+        let now = progress.wait_for(|now| now.accepted || now.end.is_some()).await;
+        match &now.map_err(|_| lost())?.end {
             Some(Err(error)) => Err(error.clone()),
             _ => Ok(()),
         }
@@ -109,27 +109,27 @@ impl CaptionStream {
     /// The image is bad or the model failed; nothing follows.
     pub async fn next(&mut self) -> Result<CaptionEvent> {
         loop {
-            let (progress, seen) = match &mut self.source {
-                AnswerSource::Known(answer) => {
+            let (progress, received) = match &mut self.source {
+                AnswerSource::Cache(answer) => {
                     let answer = Arc::clone(answer);
-                    return Ok(CaptionEvent::Done(self.remembered(&answer)));
+                    return Ok(CaptionEvent::Done(self.cache_hit(&answer)));
                 }
-                AnswerSource::Flight { progress, seen, .. } => (progress, seen),
+                AnswerSource::Flight { progress, received, .. } => (progress, received),
             };
-            // Nothing is held across the await below.
-            let news = {
+            // The guard must not be held across the await below.
+            let update = {
                 let now = progress.borrow_and_update();
-                if now.ids.len() > *seen {
-                    *seen += 1;
-                    StreamUpdate::Tokens(now.ids[..*seen].to_vec())
+                if now.ids.len() > *received {
+                    *received += 1;
+                    StreamUpdate::Tokens(now.ids[..*received].to_vec())
                 } else {
                     now.end.clone().map_or(StreamUpdate::None, StreamUpdate::End)
                 }
             };
-            match news {
+            match update {
                 StreamUpdate::Tokens(ids) => {
                     let text = self.caller.captioner.decode(&ids)?;
-                    if let Some(text) = self.news(text) {
+                    if let Some(text) = self.new_text(text) {
                         return Ok(CaptionEvent::Text(text));
                     }
                 }
@@ -139,29 +139,29 @@ impl CaptionStream {
         }
     }
 
-    /// The text so far in the caller's style. In another than the model's own a new word may change
-    /// nothing: it is left out, repeated or beyond the end.
-    fn news(&mut self, text: String) -> Option<String> {
+    /// The text so far in the caller's style; `None` if a new word changes nothing, because the style
+    /// leaves it out, drops it as a repetition, or cuts the text before it.
+    fn new_text(&mut self, text: String) -> Option<String> {
         if self.caller.text.style == Style::Caption {
             return Some(text);
         }
         let text = self.caller.text.so_far(&text);
-        if text.is_empty() || text == self.told {
+        if text.is_empty() || text == self.last_text {
             return None;
         }
-        self.told.clone_from(&text);
+        self.last_text.clone_from(&text);
         Some(text)
     }
 
-    /// The answer: the fold of the events that are left.
+    /// The complete answer: the fold of the remaining events.
     ///
     /// # Errors
     /// Those of [`next`](Self::next).
     pub async fn end(&mut self) -> Result<Caption> {
-        if let AnswerSource::Flight { progress, seen, .. } = &mut self.source {
+        if let AnswerSource::Flight { progress, received, .. } = &mut self.source {
             let now = progress.wait_for(|now| now.end.is_some()).await.map_err(|_| lost())?;
-            // Texts on the way are not asked for, so none is made.
-            *seen = now.ids.len();
+            // Skips the texts on the way, which nobody wants here.
+            *received = now.ids.len();
         }
         loop {
             if let CaptionEvent::Done(caption) = self.next().await? {
@@ -170,22 +170,21 @@ impl CaptionStream {
         }
     }
 
-    /// Nothing was decoded or computed, so nothing took time but finding it.
-    fn remembered(&self, answer: &Answer) -> Box<Caption> {
+    fn cache_hit(&self, answer: &Answer) -> Box<Caption> {
         self.assemble(answer, CacheState::Hit, None, [Duration::ZERO; 3])
     }
 
-    fn finish(&self, work: &ComputedAnswer) -> Box<Caption> {
+    fn finish(&self, computed: &ComputedAnswer) -> Box<Caption> {
         let joined = matches!(self.source, AnswerSource::Flight { joined: true, .. });
         let mut caption = if joined {
-            // The times of the work are the first caller's; this one waited for it, and no more.
+            // The stages belong to the caller that started the flight; this one only waited.
             let times = [Duration::ZERO, Duration::ZERO, self.caller.begin.elapsed()];
-            self.assemble(&work.answer, CacheState::Coalesced, None, times)
+            self.assemble(&computed.answer, CacheState::Coalesced, None, times)
         } else {
-            let times = [work.decode, work.queued, work.inference];
-            self.assemble(&work.answer, CacheState::Miss, work.vision, times)
+            let times = [computed.decode, computed.queued, computed.inference];
+            self.assemble(&computed.answer, CacheState::Miss, computed.vision, times)
         };
-        caption.batch_size = Some(work.batch_size);
+        caption.batch_size = Some(computed.batch_size);
         caption
     }
 
@@ -200,7 +199,7 @@ impl CaptionStream {
         let (captions, fallback) =
             styled(&answer.choices, self.caller.text, captioner.fallback_text());
         Box::new(Caption {
-            // The worker makes no answer without a choice.
+            // There is always a choice.
             caption: captions.first().map(|best| best.text.clone()).unwrap_or_default(),
             captions,
             fallback,
@@ -208,7 +207,7 @@ impl CaptionStream {
             cache,
             vision_cache,
             image: answer.image.clone(),
-            colors: self.caller.colors.then(|| answer.colors.clone()),
+            colors: self.caller.wants_colors.then(|| answer.colors.clone()),
             timings: Timings {
                 decode_ms: milliseconds(decode),
                 queue_ms: milliseconds(queued),
@@ -220,7 +219,7 @@ impl CaptionStream {
     }
 }
 
-/// The task that computed it was stopped, which happens only when the program ends.
+/// The computing task was stopped, which only happens when the program ends.
 fn lost() -> Error {
     Error::internal("the work on the caption ended before the caption")
 }

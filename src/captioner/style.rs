@@ -1,28 +1,29 @@
-//! How the text of a caption is put: as the model writes it, or as alternative text.
+//! Text styles: captions as the model writes them, or as alternative text.
 //!
-//! A style is a view on an answer. What is computed, shared and remembered is the model's own text,
-//! so that asking for another style costs nothing.
+//! Styles are applied last. Everything before stores the model's raw text, so another style of a cached
+//! caption costs nothing.
 
 use super::Choice;
 use cutline_error::{Error, Result};
 
-/// How the text of a caption is put.
+/// The style of a caption's text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Style {
     /// As the model writes it.
     #[default]
     Caption,
-    /// As the `alt` of a web page, after the practice of WCAG and the W3C's tutorial: short, and
-    /// without saying that it is an image.
+    /// As the `alt` of a web page, following WCAG and the W3C's tutorial: short, and without saying that
+    /// it is an image.
     AltText,
 }
 
-/// The style of a text, with what may be chosen about it.
+/// A style with its options.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct TextStyle {
     /// Caption or alternative text.
     pub style: Style,
-    /// Most characters of alternative text; `None` for [`DEFAULT_MAX_CHARS`](Self::DEFAULT_MAX_CHARS).
+    /// The largest number of characters of alternative text; `None` for
+    /// [`DEFAULT_MAX_CHARS`](Self::DEFAULT_MAX_CHARS).
     pub max_chars: Option<usize>,
     /// Whether alternative text starts with a capital letter.
     pub capital: bool,
@@ -30,14 +31,13 @@ pub struct TextStyle {
     pub full_stop: bool,
 }
 
-/// Why a caption's text is not the model's.
+/// Why the fallback text replaces the model's text.
 pub(super) const NOTHING_LEFT: &str = "the model wrote nothing that describes the photo";
 
-const FEWEST_CHARS: usize = 20;
-const MOST_CHARS: usize = 1000;
+const MIN_CHARS: usize = 20;
+const MAX_CHARS: usize = 1000;
 
-/// What follows the kind of picture in a phrase that tells nothing: "a photo of", "this picture
-/// shows".
+/// The nouns of introductions that say nothing, such as "a photo of" or "this picture shows".
 const PICTURES: [&str; 9] = [
     "image",
     "images",
@@ -50,7 +50,7 @@ const PICTURES: [&str; 9] = [
     "snapshot",
 ];
 
-/// With these no text ends.
+/// Words that a shortened caption must not end with.
 const DANGLING: [&str; 35] = [
     "a", "an", "the", "and", "or", "but", "of", "in", "on", "at", "to", "by", "for", "from",
     "with", "without", "into", "onto", "over", "under", "above", "below", "near", "behind",
@@ -58,16 +58,16 @@ const DANGLING: [&str; 35] = [
 ];
 
 impl TextStyle {
-    /// As many characters as some screen readers say in one breath.
+    /// Some screen readers pause after this many characters.
     pub const DEFAULT_MAX_CHARS: usize = 125;
 
-    /// Alternative text with everything else as it is by default.
+    /// Alternative text with the default options.
     #[must_use]
     pub const fn alt_text() -> Self {
         Self { style: Style::AltText, max_chars: None, capital: false, full_stop: false }
     }
 
-    /// Checks the length, and that it is asked for where it means something.
+    /// Checks that the length is in range and is only given for alternative text.
     ///
     /// # Errors
     /// [`InvalidParameter`](cutline_error::ErrorKind::InvalidParameter), naming `max_chars`.
@@ -79,16 +79,16 @@ impl TextStyle {
                 "max_chars shortens alternative text; give style=alt_text with it",
             ));
         }
-        if !(FEWEST_CHARS..=MOST_CHARS).contains(&chars) {
+        if !(MIN_CHARS..=MAX_CHARS).contains(&chars) {
             return Err(Error::parameter(
                 "max_chars",
-                format!("max_chars must be between {FEWEST_CHARS} and {MOST_CHARS}"),
+                format!("max_chars must be between {MIN_CHARS} and {MAX_CHARS}"),
             ));
         }
         Ok(())
     }
 
-    /// The text in this style; empty if nothing of it describes the photo.
+    /// The text in this style; empty if no part of it describes the photo.
     #[must_use]
     pub fn apply(&self, text: &str) -> String {
         match self.style {
@@ -97,7 +97,7 @@ impl TextStyle {
         }
     }
 
-    /// The text in this style while it is being written: it has no full stop yet.
+    /// An unfinished text in this style, without a full stop.
     #[must_use]
     pub fn so_far(&self, text: &str) -> String {
         match self.style {
@@ -108,7 +108,7 @@ impl TextStyle {
 
     fn put(&self, text: &str, full_stop: bool) -> String {
         let words: Vec<&str> = text.split_whitespace().collect();
-        let mut words = without_lead(&words).to_vec();
+        let mut words = without_introductions(&words).to_vec();
         drop_repetitions(&mut words);
         if words.iter().all(|word| one_of(word, &DANGLING)) {
             return String::new();
@@ -126,7 +126,7 @@ impl TextStyle {
     }
 }
 
-/// Whether `text` says something twice in a row, or the same three words at two places.
+/// Whether `text` repeats a word or phrase directly, or contains the same three words twice.
 #[must_use]
 pub fn repeats_itself(text: &str) -> bool {
     let mut words: Vec<&str> = text.split_whitespace().collect();
@@ -136,25 +136,25 @@ pub fn repeats_itself(text: &str) -> bool {
     words.len() < all || words.windows(3).any(|three| !seen.insert(three))
 }
 
-/// What is wrong with a caption as a description.
+/// Marks a caption that does not describe its photo.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
 pub struct Fallback {
-    /// True: the text is the fallback text, and describes nothing.
+    /// Always true: the text is the fallback text.
     pub fallback: bool,
     /// Why there is no description.
     pub fallback_reason: String,
 }
 
 impl Fallback {
-    /// For this reason.
+    /// A fallback for this reason.
     #[must_use]
     pub fn because(reason: impl Into<String>) -> Self {
         Self { fallback: true, fallback_reason: reason.into() }
     }
 }
 
-/// `choices` in `style`. Those of which nothing is left are left out; if nothing is left of any,
-/// the best has `fallback` as its text.
+/// `choices` in `style`. Choices whose text becomes empty are left out. If all become empty, the best one
+/// gets the text `fallback`.
 pub(super) fn styled(
     choices: &[Choice],
     style: TextStyle,
@@ -174,18 +174,18 @@ pub(super) fn styled(
     (all, Some(Fallback::because(NOTHING_LEFT)))
 }
 
-/// The words behind all phrases like "a photo of".
-fn without_lead<'w, 't>(mut words: &'w [&'t str]) -> &'w [&'t str] {
+/// The words after all introductions like "a photo of".
+fn without_introductions<'w, 't>(mut words: &'w [&'t str]) -> &'w [&'t str] {
     loop {
-        match lead(words) {
+        match introduction(words) {
             0 => return words,
-            lead => words = &words[lead..],
+            length => words = &words[length..],
         }
     }
 }
 
-/// Words of the phrase at the start that says no more than that this is a picture.
-fn lead(words: &[&str]) -> usize {
+/// The number of leading words that only say that this is a picture.
+fn introduction(words: &[&str]) -> usize {
     let is = |at: usize, any: &[&str]| words.get(at).is_some_and(|word| one_of(word, any));
     let mut at = 0;
     if is(0, &["this", "there", "it", "here"]) && is(1, &["is"]) {
@@ -208,7 +208,7 @@ fn one_of(word: &str, any: &[&str]) -> bool {
     any.iter().any(|one| one.eq_ignore_ascii_case(word))
 }
 
-/// Says once what is said several times in a row, be it a word or a phrase.
+/// Removes words and phrases that repeat directly.
 fn drop_repetitions(words: &mut Vec<&str>) {
     let same = |one: &str, two: &str| {
         let bare = |word: &str| word.trim_matches([',', ';', '.']).to_lowercase();
@@ -220,7 +220,7 @@ fn drop_repetitions(words: &mut Vec<&str>) {
         while at + 2 * length <= words.len() {
             let (one, two) = (&words[at..at + length], &words[at + length..at + 2 * length]);
             if one.iter().zip(two).all(|(one, two)| same(one, two)) {
-                // The first goes: what follows the last one belongs to it.
+                // The first copy is removed: punctuation after the last one belongs to it.
                 words.drain(at..at + length);
             } else {
                 at += 1;
@@ -230,8 +230,7 @@ fn drop_repetitions(words: &mut Vec<&str>) {
     }
 }
 
-/// As many of the words as fit into `most` characters. A text that was cut ends with no word that
-/// asks for another.
+/// As many words as fit into `most` characters. A shortened text does not end with a dangling word.
 fn cut(words: &[&str], most: usize) -> String {
     let mut used = 0;
     let fitting = words.iter().take_while(|word| {
@@ -250,7 +249,7 @@ fn cut(words: &[&str], most: usize) -> String {
     words[..fitting].join(" ")
 }
 
-/// What a text does not end with, unless a full stop is asked for.
+/// Characters that are removed from the end of a text.
 fn is_loose(last: char) -> bool {
     last.is_whitespace() || matches!(last, '.' | ',' | ';' | ':' | '-')
 }
@@ -270,8 +269,8 @@ mod tests {
     }
 
     #[test]
-    fn that_it_is_a_picture_is_not_said() {
-        for (text, said) in [
+    fn introductions_are_removed() {
+        for (text, expected) in [
             ("a picture of a cat", "a cat"),
             ("An image of two dogs", "two dogs"),
             ("this is a photo of a picture of the moon", "the moon"),
@@ -286,13 +285,13 @@ mod tests {
             ("an image of the", ""),
             ("  ", ""),
         ] {
-            assert_eq!(alt(text), said, "{text}");
+            assert_eq!(alt(text), expected, "{text}");
         }
     }
 
     #[test]
-    fn nothing_is_said_twice_in_a_row() {
-        for (text, said) in [
+    fn direct_repetitions_are_removed() {
+        for (text, expected) in [
             ("a cat cat sitting", "a cat sitting"),
             ("a man and a man and a man in a hat", "a man and a man in a hat"),
             ("a red, red, Red ball", "a Red ball"),
@@ -300,14 +299,14 @@ mod tests {
             ("a dog and a cat and a dog", "a dog and a cat and a dog"),
             ("no no no no", "no"),
         ] {
-            assert_eq!(alt(text), said, "{text}");
+            assert_eq!(alt(text), expected, "{text}");
         }
         assert!(repeats_itself("a cat cat") && repeats_itself("a red hat on a red hat on it"));
         assert!(!repeats_itself("a cat and a cat") && !repeats_itself(""));
     }
 
     #[test]
-    fn it_is_cut_at_a_word_that_asks_for_no_other() {
+    fn a_shortened_text_does_not_end_with_a_dangling_word() {
         let style = TextStyle { max_chars: Some(20), ..TextStyle::alt_text() };
         assert_eq!(style.apply("a dog on the sofa in"), "a dog on the sofa in", "20 characters");
         assert_eq!(style.apply("a dog on the sofa in a room"), "a dog on the sofa");
@@ -321,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn capital_letter_and_full_stop_are_as_asked() {
+    fn capital_letter_and_full_stop_are_optional() {
         assert_eq!(alt("a cat ."), "a cat");
         let both = TextStyle { capital: true, full_stop: true, ..TextStyle::alt_text() };
         assert_eq!(both.apply("élan and a cat"), "Élan and a cat.");
@@ -333,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn what_describes_nothing_becomes_the_fallback() {
+    fn empty_texts_become_the_fallback() {
         let choice = |text: &str| Choice {
             text: text.into(),
             confidence: 0.5,
@@ -354,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn a_length_needs_alt_text_and_a_range() {
+    fn a_length_needs_alt_text_and_must_be_in_range() {
         let field = |style: TextStyle| style.validate().unwrap_err().field().map(str::to_owned);
         let with = |chars| TextStyle { max_chars: Some(chars), ..TextStyle::alt_text() };
         assert!(with(20).validate().is_ok() && with(1000).validate().is_ok());

@@ -1,4 +1,5 @@
-//! One caption in the making, as it is made: decode, wait for the model, keep what comes of it.
+//! Computes one caption for everyone who waits for it: decode the image, wait for the model, store
+//! the result.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,7 +14,7 @@ use crate::scheduler::{JobEvent, JobRequest, QueueSlot};
 use cutline_error::{Error, Result};
 use cutline_image::{Colors, DecodeLimits, decode_for};
 
-/// What is to be computed, and for what it may be used.
+/// A caption to compute, with the resources that are reserved for it.
 #[derive(Debug)]
 pub(super) struct CaptionTask {
     pub(super) photo: Photo,
@@ -21,15 +22,15 @@ pub(super) struct CaptionTask {
     pub(super) prompt: Vec<u32>,
     pub(super) params: GenerationParams,
     pub(super) slot: QueueSlot,
-    /// For the pixels that the model reads.
+    /// Memory for the model's input.
     pub(super) permit: Permit,
     pub(super) vision: VisionCacheUse,
 }
 
-/// What the cache of encoded images may do for a task.
+/// How a task may use the cache of encoded images.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum VisionCacheUse {
-    /// Read it, and write what is new.
+    /// Read it, and write a new image.
     ReadWrite(Key),
     /// Only write.
     Write(Key),
@@ -37,7 +38,7 @@ pub(super) enum VisionCacheUse {
     None,
 }
 
-/// What is known of an image that is ready for the model.
+/// An image that is ready for the model.
 struct PreparedImage {
     image: ImageInfo,
     colors: Colors,
@@ -52,14 +53,14 @@ pub(super) async fn drive(
 ) {
     let result = tokio::select! {
         result = compute(&captioner, &leader, task) => result,
-        // Dropping the work takes it back from queue and model.
+        // Dropping the computation also removes its job from queue and model.
         () = leader.abandoned() => return,
     };
-    let kept = result.as_ref().ok().map(|finished| Arc::clone(&finished.answer));
+    let answer = result.as_ref().ok().map(|computed| Arc::clone(&computed.answer));
     leader.finish(
         |key| {
-            // Failures are not kept: the next one who asks may have more luck.
-            if let Some(answer) = kept {
+            // Failures are not stored: the next request tries again.
+            if let Some(answer) = answer {
                 captioner.inner.answers.put(key, answer);
             }
         },
@@ -74,28 +75,26 @@ async fn compute(
 ) -> Result<ComputedAnswer> {
     let begin = Instant::now();
     let CaptionTask { photo, hash, prompt, params, slot, permit, vision } = task;
-    let read = prompt.len();
-    let prepared = prepare(captioner, photo, hash, vision).await?;
+    let prompt_tokens = prompt.len();
+    let (image, prepared) = prepare(captioner, photo, hash, vision).await?;
     let decode = begin.elapsed();
-    let (input, prepared) = prepared;
-    let mut submission = slot.submit(JobRequest { image: input, prompt, params })?;
+    let mut submission = slot.submit(JobRequest { image, prompt, params })?;
     leader.update(|progress| progress.accepted = true);
     let mut queued = Duration::ZERO;
     loop {
         match submission.next().await {
             Some(JobEvent::Started { queued: time }) => queued = time,
             Some(JobEvent::Encoded(encoded)) => {
-                remember(captioner, vision, encoded, &prepared);
+                store_encoded(captioner, vision, encoded, &prepared);
             }
             Some(JobEvent::Token(token)) => leader.update(|progress| progress.ids.push(token)),
             Some(JobEvent::Done { sequences, inference, batch_size }) => {
                 drop(permit);
-                let written: usize = sequences.iter().map(|sequence| sequence.generated).sum();
-                captioner.inner.metrics.tokens(read, written);
+                let generated: usize = sequences.iter().map(|sequence| sequence.generated).sum();
+                captioner.inner.metrics.tokens(prompt_tokens, generated);
                 let choices = choices(captioner, &sequences)?;
-                let PreparedImage { image, colors, .. } = prepared;
+                let PreparedImage { image, colors, vision } = prepared;
                 let answer = Arc::new(Answer { choices, image, colors });
-                let vision = prepared.vision;
                 return Ok(ComputedAnswer {
                     answer,
                     vision,
@@ -111,7 +110,7 @@ async fn compute(
     }
 }
 
-fn remember(
+fn store_encoded(
     captioner: &Captioner,
     vision: VisionCacheUse,
     encoded: Arc<EncodedImage>,
@@ -123,42 +122,43 @@ fn remember(
     }
 }
 
-/// What the model is to look at: encoded, if it looked at it before, else decoded now.
+/// The model's input: the encoded image from the cache, or pixels that are decoded now.
 async fn prepare(
     captioner: &Captioner,
     photo: Photo,
     hash: blake3::Hash,
     vision: VisionCacheUse,
 ) -> Result<(ImageInput, PreparedImage)> {
+    let inner = &captioner.inner;
     if let VisionCacheUse::ReadWrite(key) = vision
-        && let Some(EncodedImageEntry { encoded, image, colors }) =
-            captioner.inner.encoded_images.get(&key)
+        && let Some(entry) = inner.encoded_images.get(&key)
     {
-        captioner.inner.metrics.lookup(CacheName::Images, Lookup::Hit);
+        inner.metrics.lookup(CacheName::Images, Lookup::Hit);
+        let EncodedImageEntry { encoded, image, colors } = entry;
         let vision = Some(VisionCacheState::Hit);
         return Ok((encoded.into(), PreparedImage { image, colors, vision }));
     }
-    let inner = Arc::clone(&captioner.inner);
+    if let VisionCacheUse::ReadWrite(_) = vision
+        && inner.encoded_images.is_enabled()
+    {
+        inner.metrics.lookup(CacheName::Images, Lookup::Miss);
+    }
     let size = photo.len();
+    let for_worker = Arc::clone(inner);
     let read = move |bytes: &[u8], limits: &DecodeLimits| -> Result<_> {
-        let CaptionerInner { preprocess, metrics, .. } = &*inner;
+        let CaptionerInner { preprocess, metrics, .. } = &*for_worker;
         let decoded = metrics.timed(Stage::Decode, || {
             decode_for(bytes, limits, preprocess.width, preprocess.height)
         })?;
         let pixels = metrics.timed(Stage::Preprocess, || preprocess.preprocess(&decoded))?;
-        // Even for those who do not ask for it: others may ask for the same photo.
+        // Even for callers that do not want colours, because the answer is shared and cached.
         let colors = metrics.timed(Stage::Analysis, || Ok(Colors::of(&decoded)))?;
         Ok((pixels, ImageInfo::of(&hash, size, &decoded), colors))
     };
-    if let VisionCacheUse::ReadWrite(_) = vision
-        && captioner.inner.encoded_images.keeps()
-    {
-        captioner.inner.metrics.lookup(CacheName::Images, Lookup::Miss);
-    }
-    let (pixels, image, colors) = captioner.inner.decoders.run(photo, read).await?;
+    let (pixels, image, colors) = inner.decoders.run(photo, read).await?;
     let vision = match vision {
         VisionCacheUse::ReadWrite(_) | VisionCacheUse::Write(_)
-            if captioner.inner.encoded_images.keeps() =>
+            if inner.encoded_images.is_enabled() =>
         {
             Some(VisionCacheState::Miss)
         }

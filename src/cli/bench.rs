@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Arg, ArgMatches, Command, value_parser};
+use clap::{ArgMatches, Args, Command, FromArgMatches, value_parser};
 use serde::Serialize;
 
-use super::{options, print};
-use crate::config::{Group, LogSettings, captioner_settings};
+use super::{print, unparsed};
+use crate::config::{self, Group, LogSettings, Values, captioner_settings};
 use crate::engine::bench::{Measured, Workload, measure, states};
 use crate::engine::{self, EngineInfo, source};
 use crate::telemetry::{self, Output};
@@ -18,63 +18,61 @@ use cutline_error::{Error, ErrorKind, Result};
 pub(super) const NAME: &str = "bench";
 const GROUPS: [Group; 2] = [Group::Model, Group::Logs];
 
+#[derive(Args)]
+struct BenchArgs {
+    /// Images that are captioned together
+    #[arg(long, value_name = "N", default_value = "1", value_parser = value_parser!(u32).range(1..))]
+    batch: u32,
+    /// Tokens of each caption, no more and no fewer
+    #[arg(long, value_name = "N", default_value = "10", value_parser = value_parser!(u32).range(1..))]
+    new_tokens: u32,
+    /// Measured passes, after one that is not counted
+    #[arg(long, value_name = "N", default_value = "10", value_parser = value_parser!(u32).range(1..))]
+    iterations: u32,
+    /// Write the vision tower's output for one image to this file, as little-endian f32
+    #[arg(long, value_name = "FILE")]
+    states: Option<PathBuf>,
+}
+
 pub(super) fn command() -> Command {
-    let number = |name: &'static str, default: &'static str, help: &'static str| {
-        Arg::new(name)
-            .long(name)
-            .value_name("N")
-            .help(help)
-            .value_parser(value_parser!(u32).range(1..))
-            .default_value(default)
-    };
-    let command = Command::new(NAME)
-        .about("Times the model on random images and prints one line of JSON")
-        .arg(number("batch", "1", "Images that are captioned together"))
-        .arg(number("new-tokens", "10", "Tokens of every caption, no more and no fewer"))
-        .arg(number("iterations", "10", "Measured passes, after one that is not counted"))
-        .arg(
-            Arg::new("states")
-                .long("states")
-                .value_name("FILE")
-                .help("Also write the vision tower's output of one image, f32 in little endian")
-                .value_parser(value_parser!(PathBuf)),
-        )
+    let command = BenchArgs::augment_args(Command::new(NAME))
+        .about("Measures the model on random images and prints one line of JSON")
         .after_help(
-            "Times are medians in milliseconds, of one image's share. A folder with config.json \
-             and weights is enough: nothing is decoded to text.\n\n\
+            "Times are medians in milliseconds per image. No tokenizer is needed: a folder with \
+             config.json and weights is enough.\n\n\
              Examples:\n  \
              cutline bench\n  \
              cutline bench --model ./blip-base --precision f32 --batch 16 --iterations 5",
         );
-    options::with_settings(command, &GROUPS)
+    config::with_settings(command, &GROUPS)
 }
 
 pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode> {
-    let values = options::values(matches, &GROUPS)?;
+    let args = BenchArgs::from_arg_matches(matches).map_err(unparsed)?;
+    let values = Values::of_process()?.with_options(matches);
     telemetry::start(LogSettings::for_command(&values)?, Output::Stderr);
     let settings = captioner_settings(&values)?;
-    let number = |name: &str| matches.get_one::<u32>(name).map_or(1, |&number| number as usize);
     let workload = Workload {
-        batch: number("batch"),
-        new_tokens: number("new-tokens"),
-        iterations: number("iterations"),
+        batch: args.batch as usize,
+        new_tokens: args.new_tokens as usize,
+        iterations: args.iterations as usize,
     };
     let files = source::open(&settings.model, &settings.hub)?;
     let mut engine = engine::load(&files, settings.engine)?;
     let measured = measure(&mut engine, workload)?;
-    if let Some(path) = matches.get_one::<PathBuf>("states") {
+    if let Some(path) = &args.states {
         write_states(&states(&mut engine)?, path)?;
     }
-    let report = Report::new(&files.id, engine.info(), workload, measured);
+    let report = BenchReport::new(&files.id, engine.info(), workload, measured);
     let json = serde_json::to_string(&report)
         .map_err(|error| Error::internal("the times cannot be printed").with_source(error))?;
     print(&format!("{json}\n"))?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// The line that is printed; scripts know its keys and their order.
+/// The printed line. Scripts depend on its keys and their order.
 #[derive(Debug, Serialize)]
-struct Report<'a> {
+struct BenchReport<'a> {
     model: &'a str,
     precision: &'a str,
     kernels: &'a str,
@@ -90,7 +88,7 @@ struct Report<'a> {
     gpu: Option<&'a str>,
 }
 
-impl<'a> Report<'a> {
+impl<'a> BenchReport<'a> {
     fn new(model: &'a str, info: &'a EngineInfo, workload: Workload, times: Measured) -> Self {
         Self {
             model,
@@ -121,7 +119,7 @@ fn milliseconds(time: Duration) -> f64 {
     rounded(time.as_secs_f64() * 1e3)
 }
 
-/// To three places: what lies behind them is noise.
+/// To three decimal places: further ones are noise.
 fn rounded(number: f64) -> f64 {
     (number * 1e3).round() / 1e3
 }

@@ -1,4 +1,4 @@
-//! `cutline completions` and `cutline man`: what is made of the definition of the command line.
+//! `cutline openapi`, `cutline completions` and `cutline man`: documents generated from the program.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -8,10 +8,22 @@ use clap_complete::Shell;
 use clap_mangen::Man;
 
 use super::print;
+use crate::http;
 use cutline_error::{Error, ErrorKind, Result};
 
+pub(super) const OPENAPI: &str = "openapi";
 pub(super) const COMPLETIONS: &str = "completions";
 pub(super) const MAN: &str = "man";
+
+pub(super) fn openapi_command() -> Command {
+    Command::new(OPENAPI)
+        .about("Prints the HTTP API as an OpenAPI 3.1 document")
+        .after_help("Example:\n  cutline openapi > openapi.json")
+}
+
+pub(super) fn openapi() -> Result<ExitCode> {
+    print(http::contract_json()).map(|()| ExitCode::SUCCESS)
+}
 
 pub(super) fn completions_command() -> Command {
     Command::new(COMPLETIONS)
@@ -33,12 +45,12 @@ pub(super) fn completions_command() -> Command {
 
 pub(super) fn man_command() -> Command {
     Command::new(MAN)
-        .about("Prints the manual page, or writes one for each command")
+        .about("Prints the manual page, or writes one per command")
         .arg(
             Arg::new("dir")
                 .long("dir")
                 .value_name("FOLDER")
-                .help("Write the pages of all commands into this folder")
+                .help("Write the pages of all commands to this folder")
                 .value_parser(value_parser!(PathBuf)),
         )
         .after_help(
@@ -50,7 +62,7 @@ pub(super) fn man_command() -> Command {
 
 pub(super) fn completions(matches: &ArgMatches) -> Result<ExitCode> {
     let Some(shell) = matches.get_one::<Shell>("shell") else {
-        return Err(Error::internal("clap let a required argument go missing"));
+        return Err(Error::internal("the required argument is missing"));
     };
     let mut script = Vec::new();
     let mut command = super::command();
@@ -60,13 +72,13 @@ pub(super) fn completions(matches: &ArgMatches) -> Result<ExitCode> {
 }
 
 pub(super) fn man(matches: &ArgMatches) -> Result<ExitCode> {
-    // A page about a command that prints help is of no help.
+    // Without a page for `cutline help`.
     let command = super::command().disable_help_subcommand(true);
     if let Some(folder) = matches.get_one::<PathBuf>("dir") {
         let written = clap_mangen::generate_to(command, folder);
         written.map_err(|error| {
             let folder = folder.display();
-            let detail = format!("{folder}: cannot be written ({error}); make the folder first");
+            let detail = format!("{folder}: cannot be written ({error}); create the folder first");
             Error::new(ErrorKind::Io, detail)
         })?;
         return Ok(ExitCode::SUCCESS);
@@ -74,7 +86,7 @@ pub(super) fn man(matches: &ArgMatches) -> Result<ExitCode> {
     let mut page = Vec::new();
     Man::new(command)
         .render(&mut page)
-        .map_err(|error| Error::internal("the manual cannot be made").with_source(error))?;
+        .map_err(|error| Error::internal("the manual cannot be generated").with_source(error))?;
     print(&String::from_utf8_lossy(&page))?;
     Ok(ExitCode::SUCCESS)
 }

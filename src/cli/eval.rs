@@ -4,44 +4,36 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use clap::{ArgMatches, Args, Command, FromArgMatches};
 use serde::Serialize;
 use serde_json::Value;
 
 use super::folder::results::{Results, name_of};
-use super::{complain, print};
+use super::{complain, print, unparsed};
 use cutline_error::{Error, ErrorKind, Result};
 use cutline_score::{Pair, Scores};
 
 pub(super) const NAME: &str = "eval";
 
+#[derive(Args)]
+struct EvalArgs {
+    /// A file that cutline caption wrote (jsonl, csv, json, text), or COCO results
+    #[arg(value_name = "RESULTS")]
+    results: PathBuf,
+    /// COCO captions (json), or one line per photo: {"path", "captions"}
+    #[arg(long, value_name = "FILE")]
+    references: PathBuf,
+    /// Print a JSON object instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
 pub(super) fn command() -> Command {
-    Command::new(NAME)
-        .about("Scores captions against what people wrote: CIDEr-D, BLEU-4 and ROUGE-L")
-        .arg(
-            Arg::new("results")
-                .value_name("RESULTS")
-                .help("What cutline caption wrote (jsonl, csv, json, text), or COCO results")
-                .value_parser(value_parser!(PathBuf))
-                .required(true),
-        )
-        .arg(
-            Arg::new("references")
-                .long("references")
-                .value_name("FILE")
-                .help("COCO captions (json), or a line for each photo: {\"path\", \"captions\"}")
-                .value_parser(value_parser!(PathBuf))
-                .required(true),
-        )
-        .arg(
-            Arg::new("json")
-                .long("json")
-                .help("Print an object instead of a table")
-                .action(ArgAction::SetTrue),
-        )
+    EvalArgs::augment_args(Command::new(NAME))
+        .about("Scores captions against references: CIDEr-D, BLEU-4 and ROUGE-L")
         .after_help(
-            "Photos are found by their path, else by the name of their file, else by their id. \
-             Those of which the one file or the other says nothing are not counted, and told.\n\n\
+            "Photos are matched by path, else by file name, else by id. Photos missing from either \
+             file are skipped and listed.\n\n\
              Examples:\n  \
              cutline eval captions.jsonl --references captions_val2017.json\n  \
              cutline eval captions.csv --references mine.jsonl --json",
@@ -49,15 +41,11 @@ pub(super) fn command() -> Command {
 }
 
 pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode> {
-    let (Some(results), Some(references)) =
-        (matches.get_one::<PathBuf>("results"), matches.get_one::<PathBuf>("references"))
-    else {
-        return Err(Error::internal("clap let a required argument go missing"));
-    };
-    let mut references = References::read(references)?;
-    // A photo that was done again counts once, as it is now.
+    let args = EvalArgs::from_arg_matches(matches).map_err(unparsed)?;
+    let mut references = References::read(&args.references)?;
+    // Of a photo that was captioned again, the last caption counts.
     let mut captions = BTreeMap::new();
-    for entry in Results::read(results)?.entries {
+    for entry in Results::read(&args.results)?.entries {
         captions
             .insert(entry.path.clone(), if entry.fallback { String::new() } else { entry.caption });
     }
@@ -69,28 +57,28 @@ pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode> {
             None => without.push(path.as_str()),
         }
     }
-    tell("photos have no references and are not counted", &without);
+    report_skipped("photos have no references and are skipped", &without);
     let unused: Vec<&str> = references.by_name.keys().map(String::as_str).collect();
-    tell("photos with references have no caption and are not counted", &unused);
+    report_skipped("photos with references have no caption and are skipped", &unused);
     if pairs.is_empty() {
         return Err(Error::new(
             ErrorKind::Io,
-            "no photo of the results has references; check that both name the same files",
+            "no photo in the results has references; check that both name the same files",
         ));
     }
-    let report = Report { photos: pairs.len(), scores: Scores::of(&pairs) };
-    print(&report.text(matches.get_flag("json"))?)?;
+    let report = EvalReport { photos: pairs.len(), scores: Scores::of(&pairs) };
+    print(&report.text(args.json)?)?;
     Ok(ExitCode::SUCCESS)
 }
 
 #[derive(Serialize)]
-struct Report {
+struct EvalReport {
     photos: usize,
     #[serde(flatten)]
     scores: Scores,
 }
 
-impl Report {
+impl EvalReport {
     fn text(&self, json: bool) -> Result<String> {
         if json {
             let text = serde_json::to_string(self);
@@ -106,8 +94,8 @@ impl Report {
     }
 }
 
-/// One line with a few of `paths`, if there are any.
-fn tell(what: &str, paths: &[&str]) {
+/// Writes one line with a few of `paths`, if there are any.
+fn report_skipped(what: &str, paths: &[&str]) {
     const SHOWN: usize = 3;
     if paths.is_empty() {
         return;
@@ -117,11 +105,11 @@ fn tell(what: &str, paths: &[&str]) {
     complain(&format!("{} {what}: {some}{more}", paths.len()));
 }
 
-/// What people wrote, by the name of the photo.
+/// Captions that people wrote, by the name of the photo.
 #[derive(Debug, Default)]
 struct References {
     by_name: BTreeMap<String, Vec<String>>,
-    /// Other names of the same photos: the names of their files, and ids.
+    /// Other names of the same photos: file names and ids.
     aliases: HashMap<String, String>,
 }
 
@@ -129,7 +117,7 @@ impl References {
     fn read(path: &Path) -> Result<Self> {
         let failed = |what: String| {
             let detail = format!(
-                "{}: {what}; references are COCO captions, or lines of {{\"path\": …, \
+                "{}: {what}; give COCO captions, or lines of {{\"path\": …, \
                  \"captions\": […]}}",
                 path.display()
             );
@@ -149,14 +137,14 @@ impl References {
             Ok(Value::Array(rows)) => {
                 rows.iter().enumerate().try_for_each(|(at, row)| references.row(row, at + 1))?;
             }
-            // One line is an object by itself, more are none.
+            // A single line is an object too, and several lines are not valid JSON.
             _ => {
                 for (at, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
                     if line.trim_ascii().is_empty() {
                         continue;
                     }
                     let row = serde_json::from_slice(line)
-                        .map_err(|error| format!("line {} is no JSON ({error})", at + 1))?;
+                        .map_err(|error| format!("line {} is not JSON ({error})", at + 1))?;
                     references.row(&row, at + 1)?;
                 }
             }
@@ -177,7 +165,7 @@ impl References {
         for (at, annotation) in annotations.enumerate() {
             let id = name_of(&annotation["image_id"]).zip(annotation["caption"].as_str());
             let (id, caption) =
-                id.ok_or_else(|| format!("annotation {} has no image_id and caption", at + 1))?;
+                id.ok_or_else(|| format!("annotation {} lacks image_id or caption", at + 1))?;
             let name = files.get(&id).cloned().unwrap_or(id);
             self.add(name, [caption.to_owned()]);
         }
@@ -197,7 +185,7 @@ impl References {
                 _ => None,
             });
         let (Some(name), Some(texts)) = (name, texts) else {
-            return Err(format!("line {number} has no path and captions"));
+            return Err(format!("line {number} lacks path or captions"));
         };
         self.add(name, texts);
         Ok(())
@@ -210,7 +198,7 @@ impl References {
         self.by_name.entry(name).or_default().extend(texts);
     }
 
-    /// The references of the photo that results call `path`, once.
+    /// Removes and returns the references of the photo that the results call `path`.
     fn take(&mut self, path: &str) -> Option<Vec<String>> {
         let file = file_name(path).unwrap_or(path);
         let alias = [path, file].into_iter().find_map(|name| self.aliases.get(name));
@@ -228,7 +216,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn references_come_in_several_ways() {
+    fn several_formats_of_references_are_read() {
         for text in [
             r#"{"images": [{"id": 7, "file_name": "a.jpg"}],
                 "annotations": [{"image_id": 7, "caption": "x"}, {"image_id": 7, "caption": "y"}]}"#,

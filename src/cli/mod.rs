@@ -12,9 +12,7 @@ mod eval;
 mod folder;
 mod health;
 mod model;
-mod openapi;
 mod options;
-mod quantize;
 mod serve;
 mod signals;
 
@@ -27,9 +25,9 @@ use tokio::runtime::Runtime;
 
 use cutline_error::{Error, ErrorKind, Result};
 
-/// What a command made of itself.
+/// The command failed.
 const FAILED: u8 = 1;
-/// What was asked cannot be done by anyone.
+/// The command or a setting was wrong.
 const MISUSED: u8 = 2;
 
 /// Runs the program with the arguments of this process.
@@ -49,7 +47,7 @@ pub fn main() -> ExitCode {
         Some((caption::NAME, matches)) => caption::run(matches),
         Some((model::NAME, matches)) => model::run(matches),
         Some((bench::NAME, matches)) => bench::run(matches),
-        Some((openapi::NAME, _)) => openapi::run(),
+        Some((documents::OPENAPI, _)) => documents::openapi(),
         Some((health::NAME, matches)) => health::run(matches),
         Some((check::NAME, matches)) => check::run(matches),
         Some((eval::NAME, matches)) => eval::run(matches),
@@ -66,7 +64,7 @@ pub fn main() -> ExitCode {
     })
 }
 
-/// The whole command line, for parsing and for documentation.
+/// The whole command line, for parsing and for the documents made from it.
 #[must_use]
 pub fn command() -> Command {
     Command::new(env!("CARGO_PKG_NAME"))
@@ -80,29 +78,29 @@ pub fn command() -> Command {
             model::command(),
             bench::command(),
             health::command(),
-            openapi::command(),
+            documents::openapi_command(),
             documents::completions_command(),
             documents::man_command(),
         ])
         .after_help(
             "Examples:\n  \
-             cutline caption holiday.jpg            print what is in the photo\n  \
-             cutline caption -r Photos -o out.csv   a table of a whole folder\n  \
-             cutline check -r Photos                which photos have no caption\n  \
+             cutline caption holiday.jpg            caption a photo\n  \
+             cutline caption -r Photos -o out.csv   caption a folder, into a table\n  \
+             cutline check -r Photos                list photos without a caption\n  \
              cutline serve --port 8080              serve captions over HTTP\n  \
-             cutline model info                     what the model is\n  \
-             cutline bench                          how fast it is here\n  \
-             cutline health                         whether a server is ready\n\n\
+             cutline model info                     describe the model\n  \
+             cutline bench                          measure the speed of this machine\n  \
+             cutline health                         ask whether a server is ready\n\n\
              Settings are also read from the environment and from .env: PORT=8080 is --port 8080.",
         )
 }
 
-/// One line on standard error. That it is gone is no reason to stop.
+/// Writes one line to standard error. If that is closed, the program goes on.
 fn complain(what: &dyn Display) {
     let _ = writeln!(io::stderr(), "{what}");
 }
 
-/// Text on standard output. A reader that has left, as `head` does, is no failure.
+/// Writes to standard output. A reader that closes it, as `head` does, is not a failure.
 fn print(text: &str) -> Result<()> {
     let mut out = io::stdout();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
@@ -118,8 +116,18 @@ fn unwritable(error: io::Error) -> Error {
     )
 }
 
+/// The arguments passed their checks but do not fit their types: a defect.
+fn unparsed(error: clap::Error) -> Error {
+    Error::internal("the arguments cannot be read").with_source(error)
+}
+
 fn runtime() -> Result<Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| {
-        Error::new(ErrorKind::Io, format!("the system gives no threads ({error}); free some"))
+        Error::new(
+            ErrorKind::Io,
+            format!(
+                "the system provides no threads ({error}); stop other programs or raise the limit"
+            ),
+        )
     })
 }

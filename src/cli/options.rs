@@ -1,16 +1,11 @@
-//! Settings and caption parameters as options.
+//! Caption parameters as options.
 
 use std::sync::LazyLock;
 
 use clap::{Arg, ArgMatches, Command};
 
 use crate::captioner::CaptionParams;
-use crate::config::{Group, SETTINGS, Setting, Values};
 use cutline_error::{Error, Result};
-
-/// clap keeps names for as long as the program runs.
-static SETTING_OPTIONS: LazyLock<Vec<(String, &'static Setting)>> =
-    LazyLock::new(|| SETTINGS.iter().map(|setting| (setting.option(), setting)).collect());
 
 static PARAMETER_OPTIONS: LazyLock<Vec<(String, &'static str, &'static str)>> =
     LazyLock::new(|| {
@@ -40,24 +35,6 @@ const PARAMETERS: [(&str, &str); 15] = [
     ("max_chars", "Most characters of alt text, 20 to 1000 [default: 125]"),
 ];
 
-/// `command` with the settings of `groups` as options.
-pub(super) fn with_settings(command: Command, groups: &[Group]) -> Command {
-    let of_groups = SETTING_OPTIONS.iter().filter(|(_, setting)| groups.contains(&setting.group));
-    command.args(of_groups.map(|(option, setting)| {
-        let fallback = setting.default.unwrap_or(setting.unset);
-        let argument = Arg::new(setting.name)
-            .long(option.as_str())
-            .value_name("VALUE")
-            .help(format!("{} [env: {}] [default: {fallback}]", setting.help, setting.name))
-            .help_heading(setting.group.title());
-        // `--debug` alone means true.
-        match setting.default {
-            Some("true" | "false") => flag(argument),
-            _ => argument,
-        }
-    }))
-}
-
 /// `command` with the parameters of a caption as options.
 pub(super) fn with_parameters(command: Command) -> Command {
     command.args(PARAMETER_OPTIONS.iter().map(|(option, name, help)| {
@@ -74,17 +51,6 @@ pub(super) fn with_parameters(command: Command) -> Command {
 /// The value is optional and stands behind `=`, so that a file name after it is none.
 fn flag(argument: Arg) -> Arg {
     argument.num_args(0..=1).require_equals(true).default_missing_value("true")
-}
-
-/// The texts of the settings: those of the options of `groups` before those of the process.
-pub(super) fn values(matches: &ArgMatches, groups: &[Group]) -> Result<Values> {
-    let mut values = Values::of_process()?;
-    for setting in SETTINGS.iter().filter(|setting| groups.contains(&setting.group)) {
-        if let Some(text) = matches.get_one::<String>(setting.name) {
-            values.set_option(setting.name, text.clone());
-        }
-    }
-    Ok(values)
 }
 
 /// The parameters of the captions.

@@ -5,10 +5,11 @@ use std::process::ExitCode;
 
 use clap::{ArgMatches, Command};
 use tokio::net::TcpListener;
+use tokio::sync::oneshot;
 
+use super::runtime;
 use super::signals::Signals;
-use super::{options, runtime};
-use crate::config::{Group, Settings};
+use crate::config::{self, Group, Settings, Values};
 use crate::http;
 use crate::telemetry;
 use cutline_error::{Error, ErrorKind, Result};
@@ -24,26 +25,35 @@ pub(super) fn command() -> Command {
              cutline serve --host 0.0.0.0 --port 8080 --model Salesforce/blip-image-captioning-base\n  \
              curl -F image=@holiday.jpg http://127.0.0.1:8000/caption/generate",
         );
-    options::with_settings(command, &Group::ALL)
+    config::with_settings(command, &Group::ALL)
 }
 
 pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode> {
-    let settings = Settings::new(&options::values(matches, &Group::ALL)?)?;
+    let settings = Settings::new(&Values::of_process()?.with_options(matches))?;
     let _traces = telemetry::start_server(settings.log, &settings.traces)?;
     telemetry::log_panics();
     let runtime = runtime()?;
     let result = runtime.block_on(async {
         let mut signals = Signals::new()?;
         let listener = bind(&settings.host, settings.port).await?;
-        let shutdown = async move {
+        let (stop, stopped) = oneshot::channel();
+        let serving = http::run(listener, settings, async {
+            let _ = stopped.await;
+        });
+        let second_signal = async {
             signals.next().await;
-            tokio::spawn(async move { std::process::exit(signals.next().await.into()) });
+            let _ = stop.send(());
+            signals.next().await
         };
-        Box::pin(http::run(listener, settings, shutdown)).await
+        tokio::select! {
+            result = Box::pin(serving) => result.map(|()| ExitCode::SUCCESS),
+            // Accepted requests are dropped; traces are still sent, when `_traces` is dropped.
+            status = second_signal => Ok(ExitCode::from(status)),
+        }
     });
-    // A model that is loading still cannot be interrupted, and nobody waits for it.
+    // Loading a model cannot be interrupted, so nothing waits for it.
     runtime.shutdown_background();
-    result.map(|()| ExitCode::SUCCESS)
+    result
 }
 
 async fn bind(host: &str, port: u16) -> Result<TcpListener> {

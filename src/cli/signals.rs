@@ -1,4 +1,4 @@
-//! Being asked to stop.
+//! The signals that ask the program to stop.
 
 use cutline_error::{Error, Result};
 
@@ -17,8 +17,7 @@ impl Signals {
         use tokio::signal::unix::{SignalKind, signal};
         let listen = |kind| {
             signal(kind).map_err(|error| {
-                Error::internal("the system does not let this process hear signals")
-                    .with_source(error)
+                Error::internal("the signal handlers cannot be installed").with_source(error)
             })
         };
         Ok(Self {
@@ -27,7 +26,7 @@ impl Signals {
         })
     }
 
-    /// Waits for the next one and gives the exit status that shells expect of it.
+    /// Waits for the next signal. Returns the exit status that shells expect for it.
     #[cfg(unix)]
     pub(super) async fn next(&mut self) -> u8 {
         tokio::select! {
@@ -44,7 +43,7 @@ impl Signals {
     #[cfg(not(unix))]
     pub(super) async fn next(&mut self) -> u8 {
         if tokio::signal::ctrl_c().await.is_err() {
-            // No signals here; whoever stops the process stops it for good.
+            // There are no signals; only killing the process stops it.
             std::future::pending::<()>().await;
         }
         1

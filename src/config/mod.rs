@@ -1,27 +1,34 @@
-//! Command line, environment and `.env` to validated [`Settings`]; the only reader of the
-//! environment.
+//! Settings: from the command line, the environment and `.env` to validated [`Settings`]. Nothing
+//! else in the program reads the environment.
 //!
-//! - `table` lists every setting once: its name, its default and what it means. The command line's
-//!   options, `--help` and `.env.example` are made from it;
-//! - `values` finds the text of a setting: the command line wins over the environment, which wins
-//!   over `.env`; an empty text is no text;
-//! - this file turns texts into values and says what is wrong with those that cannot be used.
+//! - `options` declares every setting once, for clap;
+//! - `values` finds the text of each setting; `parse` and `protection` turn it into a value;
+//! - `document` makes `--help`, `.env.example` and the tables in `docs/configuration.md`;
+//! - this file checks settings against each other and hands each module its own.
 
+mod document;
+mod options;
 mod parse;
 mod protection;
-mod table;
 mod values;
 
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use self::parse::Reader;
+pub use tracing::Level;
+
+pub use self::document::{env_example, markdown, with_settings};
+pub use self::options::Group;
+use self::options::{
+    CacheOptions, ImageOptions, LogOptions, ModelOptions, ProtectionOptions, QueueOptions,
+    ServerOptions,
+};
 pub use self::protection::{ApiKeys, CorsOrigins, ProtectionSettings, PublicEndpoints, RateLimit};
-pub use self::table::{Group, SETTINGS, Setting, env_example};
 pub use self::values::Values;
 use crate::captioner::{CaptionerSettings, MemoryLimits, WORKERS_ON_CPU};
 use crate::engine::source::ModelSource;
-use crate::engine::{DeviceChoice, EngineOptions, HubOptions, KernelChoice, Precision};
+use crate::engine::{DeviceChoice, EngineOptions, HubOptions};
 use crate::metrics::Metrics;
 use crate::scheduler::VisionOrder;
 use cutline_error::Result;
@@ -29,17 +36,17 @@ use cutline_error::Result;
 /// Everything that `cutline serve` needs to know.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Address to listen on; a name or a number.
+    /// Address to listen on: a name or an IP address.
     pub host: String,
-    /// Port to listen on; 0 for any that is free.
+    /// Port to listen on; 0 for any free port.
     pub port: u16,
     /// Limits of the HTTP server.
     pub http: HttpSettings,
-    /// The model and how it is run.
+    /// The model, and how it runs.
     pub captioner: CaptionerSettings,
     /// What is logged, and how.
     pub log: LogSettings,
-    /// Where traces go.
+    /// Where traces are sent.
     pub traces: TraceSettings,
 }
 
@@ -48,29 +55,39 @@ impl Settings {
     ///
     /// # Errors
     /// [`Config`](cutline_error::ErrorKind::Config): one sentence that names the setting and says
-    /// what it must be.
+    /// what to give instead.
     pub fn new(values: &Values) -> Result<Self> {
-        let read = Reader::new(values);
+        let ServerOptions { host, port, .. } = values.read()?;
         Ok(Self {
-            host: read.required("HOST")?,
-            port: read.number("PORT", 0, u16::MAX)?,
-            http: HttpSettings {
-                max_image_bytes: max_image_bytes(&read)?,
-                max_image_pixels: max_image_pixels(&read)?,
-                max_workers: max_workers(&read)?.unwrap_or(WORKERS_ON_CPU),
-                max_inflight_bytes: max_inflight_bytes(&read)?,
-                request_timeout: read.seconds("REQUEST_TIMEOUT", 0.001)?,
-                shutdown_grace: read.seconds("SHUTDOWN_GRACE", 0.0)?,
-                max_images_per_request: read.number("MAX_IMAGES_PER_REQUEST", 1, 1 << 16)?,
-                max_connections: read.number("MAX_CONNECTIONS", 1, 1 << 20)?,
-                protection: protection::protection(&read)?,
-                ..HttpSettings::default()
-            },
+            host,
+            port,
+            http: HttpSettings::new(values)?,
             captioner: captioner_settings(values)?,
             log: LogSettings::new(values)?,
-            traces: trace_settings(&read)?,
+            traces: TraceSettings::new(values)?,
         })
     }
+}
+
+impl Default for Settings {
+    /// The declared defaults, whatever the environment says.
+    fn default() -> Self {
+        defaults(Self::new)
+    }
+}
+
+/// A test parses the default of every setting.
+fn defaults<T>(read: impl Fn(&Values) -> Result<T>) -> T {
+    read(&Values::default()).unwrap_or_else(|error| unreachable!("a default is wrong: {error}"))
+}
+
+/// Where a server listens: `HOST` and `PORT`.
+///
+/// # Errors
+/// As [`Settings::new`].
+pub fn listen_address(values: &Values) -> Result<(String, u16)> {
+    let ServerOptions { host, port, .. } = values.read()?;
+    Ok((host, port))
 }
 
 /// Limits of the HTTP server.
@@ -80,46 +97,76 @@ pub struct HttpSettings {
     pub max_image_bytes: usize,
     /// Largest image in pixels.
     pub max_image_pixels: u64,
-    /// Images that are worked on at a time before the model is there.
+    /// Images processed at the same time before the model is loaded.
     pub max_workers: usize,
-    /// Bytes of images that are held before the model is there.
+    /// Bytes of images held in memory before the model is loaded.
     pub max_inflight_bytes: u64,
-    /// How long a body may take to arrive, and after that a caption to be made.
+    /// Time limit for receiving a request, and again for computing its answer.
     pub request_timeout: Duration,
-    /// How long accepted requests may go on after the signal to stop.
+    /// How long accepted requests may still take after the signal to stop.
     pub shutdown_grace: Duration,
-    /// Images that one batch may bring.
+    /// Images in one batch request.
     pub max_images_per_request: usize,
-    /// Connections that are open at a time.
+    /// Open connections.
     pub max_connections: usize,
-    /// How long a connection may be without a request, its headers included; and how long a client
-    /// may take none of an answer.
+    /// How long a connection may be without a request, whose headers count as well; and how long a
+    /// client may read nothing of an answer.
     pub idle_timeout: Duration,
-    /// Who may use the server, from which sites, and how often.
+    /// Who may use the server, from which origins, and how often.
     pub protection: ProtectionSettings,
+}
+
+impl HttpSettings {
+    fn new(values: &Values) -> Result<Self> {
+        let server: ServerOptions = values.read()?;
+        let images: ImageOptions = values.read()?;
+        Ok(Self {
+            max_image_bytes: images.max_image_size,
+            max_image_pixels: images.max_image_pixels,
+            max_workers: images.max_workers.unwrap_or(WORKERS_ON_CPU),
+            max_inflight_bytes: values.read::<QueueOptions>()?.max_inflight_bytes,
+            request_timeout: server.request_timeout,
+            shutdown_grace: server.shutdown_grace,
+            max_images_per_request: server.max_images_per_request,
+            max_connections: server.max_connections,
+            idle_timeout: Duration::from_secs(60),
+            protection: protection_settings(values)?,
+        })
+    }
 }
 
 impl Default for HttpSettings {
     fn default() -> Self {
-        Self {
-            max_image_bytes: 10 << 20,
-            max_image_pixels: 100_000_000,
-            max_workers: WORKERS_ON_CPU,
-            max_inflight_bytes: MemoryLimits::default().max_inflight_bytes,
-            request_timeout: Duration::from_secs(30),
-            shutdown_grace: Duration::from_secs(30),
-            max_images_per_request: 32,
-            max_connections: 1024,
-            idle_timeout: Duration::from_secs(60),
-            protection: ProtectionSettings::default(),
-        }
+        defaults(Self::new)
     }
+}
+
+fn protection_settings(values: &Values) -> Result<ProtectionSettings> {
+    let options: ProtectionOptions = values.read()?;
+    let burst = options.rate_limit_burst.and_then(NonZeroU32::new);
+    let rate = match (NonZeroU32::new(options.rate_limit), burst) {
+        (Some(per_minute), burst) => {
+            Some(RateLimit { per_minute, burst: burst.unwrap_or(per_minute) })
+        }
+        (None, None) => None,
+        (None, Some(_)) => {
+            return Err(values.unusable("RATE_LIMIT_BURST", "it needs RATE_LIMIT; set that too"));
+        }
+    };
+    let keys = [options.api_keys, options.api_keys_file];
+    Ok(ProtectionSettings {
+        keys: keys.into_iter().flatten().fold(ApiKeys::default(), ApiKeys::with),
+        public: options.public_endpoints,
+        cors: options.cors_allow_origins.unwrap_or_default(),
+        rate,
+        proxies: options.trusted_proxy_count,
+    })
 }
 
 /// What is logged, and how.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogSettings {
-    /// The least severe level that is written.
+    /// The least severe level that is logged.
     pub level: Level,
     /// Lines for people instead of JSON.
     pub human: bool,
@@ -131,204 +178,163 @@ impl LogSettings {
     /// # Errors
     /// As [`Settings::new`].
     pub fn new(values: &Values) -> Result<Self> {
-        let read = Reader::new(values);
-        Ok(Self { level: read.choice("LOG_LEVEL", &LEVELS)?, human: read.flag("DEBUG")? })
+        let LogOptions { log_level, debug, .. } = values.read()?;
+        Ok(Self { level: log_level, human: debug })
     }
 
-    /// For a command of which the result, not the running, is of interest: warnings, for people,
-    /// unless `LOG_LEVEL` asks for something.
+    /// For a command whose output is its result: only warnings, for people, unless `LOG_LEVEL` is
+    /// set.
     ///
     /// # Errors
     /// As [`Settings::new`].
     pub fn for_command(values: &Values) -> Result<Self> {
-        let asked = Self::new(values)?;
-        let level = if values.is_set("LOG_LEVEL")? { asked.level } else { Level::Warn };
-        Ok(Self { level, human: true })
+        let Self { level, .. } = Self::new(values)?;
+        Ok(Self {
+            level: if values.is_set("LOG_LEVEL") { level } else { Level::WARN },
+            human: true,
+        })
     }
 }
 
-/// Where traces go.
+/// Where traces are sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TraceSettings {
     /// The address of a collector that takes OTLP over HTTP, without `/v1/traces`; `None` for no
     /// traces.
     pub endpoint: Option<String>,
-    /// What the traces call this program.
+    /// The name of this program in the traces.
     pub service_name: String,
 }
 
-fn trace_settings(read: &Reader<'_>) -> Result<TraceSettings> {
-    const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
-    let endpoint = match read.text(ENDPOINT)? {
-        Some(_) if !cfg!(feature = "otlp") => {
-            return Err(read.unusable(
-                ENDPOINT,
-                "this binary is built without the otlp feature and sends no traces; build it with \
-                 --features otlp, or leave it out",
-            ));
-        }
-        Some(_) => Some(read.address(ENDPOINT)?.trim_end_matches('/').to_owned()),
-        None => None,
+impl TraceSettings {
+    fn new(values: &Values) -> Result<Self> {
+        const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+        let options: LogOptions = values.read()?;
+        let endpoint = match options.otel_exporter_otlp_endpoint {
+            Some(_) if !cfg!(feature = "otlp") => {
+                return Err(values.unusable(
+                    ENDPOINT,
+                    "this binary is built without the feature otlp and cannot send traces; build \
+                     it with --features otlp, or leave the setting out",
+                ));
+            }
+            Some(text) => {
+                let address =
+                    parse::address(&text).map_err(|remedy| values.unusable(ENDPOINT, &remedy))?;
+                Some(address.trim_end_matches('/').to_owned())
+            }
+            None => None,
+        };
+        Ok(Self { endpoint, service_name: options.otel_service_name })
+    }
+}
+
+/// The model and the hub it may come from: `MODEL` and the settings of the hub.
+///
+/// # Errors
+/// As [`Settings::new`].
+pub fn model_source(values: &Values) -> Result<(ModelSource, HubOptions)> {
+    let options: ModelOptions = values.read()?;
+    let hub = HubOptions {
+        endpoint: options.hf_endpoint,
+        token: options.hf_token,
+        cache_dir: match options.model_cache_dir {
+            Some(folder) => folder,
+            None => default_cache_dir(values)?,
+        },
+        offline: options.hf_hub_offline,
+        ..HubOptions::default()
     };
-    Ok(TraceSettings { endpoint, service_name: read.required("OTEL_SERVICE_NAME")? })
+    Ok((options.model.unwrap_or(ModelSource::Embedded), hub))
 }
 
-/// How severe a log line is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Level {
-    /// Defects and lost work.
-    Error,
-    /// Refused and slow work.
-    Warn,
-    /// One line a request.
-    Info,
-    /// For developers.
-    Debug,
-    /// For developers who are desperate.
-    Trace,
-}
-
-/// The names of the levels, and those that Python gives them.
-const LEVELS: [(&str, Level); 7] = [
-    ("error", Level::Error),
-    ("warn", Level::Warn),
-    ("info", Level::Info),
-    ("debug", Level::Debug),
-    ("trace", Level::Trace),
-    ("warning", Level::Warn),
-    ("critical", Level::Error),
-];
-
-/// The settings of the model, for every command that loads one.
+/// The settings of the model, for every command that runs one.
 ///
 /// # Errors
 /// As [`Settings::new`].
 pub fn captioner_settings(values: &Values) -> Result<CaptionerSettings> {
-    let read = Reader::new(values);
+    let (model, hub) = model_source(values)?;
+    let options: ModelOptions = values.read()?;
+    let images: ImageOptions = values.read()?;
     Ok(CaptionerSettings {
-        model: read.optional::<ModelSource>("MODEL")?.unwrap_or(ModelSource::Embedded),
-        hub: HubOptions {
-            endpoint: read.address("HF_ENDPOINT")?,
-            token: read.text("HF_TOKEN")?,
-            cache_dir: cache_dir(values)?,
-            offline: read.flag("HF_HUB_OFFLINE")?,
-            ..HubOptions::default()
-        },
+        model,
+        hub,
         engine: EngineOptions {
-            device: device(&read)?,
-            precision: precision(&read)?,
-            kernels: kernels(&read)?,
+            device: device(values, &options)?,
+            precision: options.precision,
+            kernels: options.cpu_kernels,
         },
-        target_width: read.optional_number("TARGET_IMAGE_WIDTH", 1, 4096)?,
-        target_height: read.optional_number("TARGET_IMAGE_HEIGHT", 1, 4096)?,
-        max_image_bytes: max_image_bytes(&read)?,
-        max_image_pixels: max_image_pixels(&read)?,
-        max_workers: max_workers(&read)?,
-        max_batch_size: read.number_or_auto("MAX_BATCH_SIZE", 1, 1024)?,
+        target_width: images.target_image_width,
+        target_height: images.target_image_height,
+        max_image_bytes: images.max_image_size,
+        max_image_pixels: images.max_image_pixels,
+        max_workers: images.max_workers,
+        max_batch_size: options.max_batch_size,
         vision_order: VisionOrder::default(),
-        queue_capacity: read.number("QUEUE_CAPACITY", 1, 1 << 20)?,
-        memory: memory_limits(&read)?,
-        fallback_text: read.required("FALLBACK_TEXT")?,
+        queue_capacity: values.read::<QueueOptions>()?.queue_capacity,
+        memory: memory_limits(values, &images)?,
+        fallback_text: images.fallback_text,
         metrics: Metrics::default(),
     })
 }
 
-/// More memory than this, a tebibyte, is a slip of the keyboard.
-const MAX_MEMORY: u64 = 1 << 40;
-
-fn memory_limits(read: &Reader<'_>) -> Result<MemoryLimits> {
-    let limits = MemoryLimits {
-        cache_max_bytes: read.number("CACHE_MAX_BYTES", 0, MAX_MEMORY)?,
-        cache_ttl: read.seconds("CACHE_TTL", 0.001)?,
-        vision_cache_bytes: read.number("VISION_CACHE_BYTES", 0, MAX_MEMORY)?,
-        max_inflight_bytes: max_inflight_bytes(read)?,
-    };
-    // Base64 in JSON counts twice, and is a third longer than the image.
-    let largest = max_image_bytes(read)? as u64 * 4;
-    if limits.max_inflight_bytes < largest {
+fn memory_limits(values: &Values, images: &ImageOptions) -> Result<MemoryLimits> {
+    let cache: CacheOptions = values.read()?;
+    let QueueOptions { max_inflight_bytes, .. } = values.read()?;
+    // Base64 in JSON is a third longer than the image, and is held next to the decoded bytes.
+    let largest = images.max_image_size as u64 * 4;
+    if max_inflight_bytes < largest {
         let remedy = format!(
             "give at least {largest}, four times MAX_IMAGE_SIZE, or the largest images would \
              never be accepted"
         );
-        return Err(read.unusable("MAX_INFLIGHT_BYTES", &remedy));
+        return Err(values.unusable("MAX_INFLIGHT_BYTES", &remedy));
     }
-    Ok(limits)
+    Ok(MemoryLimits {
+        cache_max_bytes: cache.cache_max_bytes,
+        cache_ttl: cache.cache_ttl,
+        vision_cache_bytes: cache.vision_cache_bytes,
+        max_inflight_bytes,
+    })
 }
 
-fn max_inflight_bytes(read: &Reader<'_>) -> Result<u64> {
-    read.number("MAX_INFLIGHT_BYTES", 1 << 20, MAX_MEMORY)
-}
-
-/// At most 1 GiB: an image is held in memory, several at a time.
-fn max_image_bytes(read: &Reader<'_>) -> Result<usize> {
-    read.number("MAX_IMAGE_SIZE", 1, 1 << 30)
-}
-
-fn max_image_pixels(read: &Reader<'_>) -> Result<u64> {
-    read.number("MAX_IMAGE_PIXELS", 1, u64::from(u32::MAX))
-}
-
-/// `None` for what suits the device.
-fn max_workers(read: &Reader<'_>) -> Result<Option<usize>> {
-    read.number_or_auto("MAX_WORKERS", 1, 1024)
-}
-
-/// `USE_GPU` says whether, `DEVICE` which one. A GPU that is named is meant, so without it the start
-/// fails; that it exists is the engine's to find out.
-fn device(read: &Reader<'_>) -> Result<DeviceChoice> {
-    let wanted = [
-        ("auto", None),
-        ("true", Some(true)),
-        ("1", Some(true)),
-        ("false", Some(false)),
-        ("0", Some(false)),
-    ];
-    let use_gpu = read.choice("USE_GPU", &wanted)?;
-    let device: DeviceChoice = read.optional("DEVICE")?.unwrap_or_default();
-    let chosen = match (use_gpu, device) {
+/// `USE_GPU` says whether to use a GPU, `DEVICE` which one. If a GPU is asked for and the engine cannot
+/// open it, the start fails.
+fn device(values: &Values, options: &ModelOptions) -> Result<DeviceChoice> {
+    let chosen = match (options.use_gpu, options.device.unwrap_or_default()) {
         (Some(true), DeviceChoice::Cpu) | (Some(false), DeviceChoice::Cuda(_)) => {
-            let remedy = "USE_GPU says the opposite; leave one of them out";
-            return Err(read.unusable("DEVICE", remedy));
+            let remedy = "it contradicts USE_GPU; leave one of them out";
+            return Err(values.unusable("DEVICE", remedy));
         }
         (Some(true), DeviceChoice::Auto) => DeviceChoice::Cuda(0),
         (Some(false), _) => DeviceChoice::Cpu,
         (_, device) => device,
     };
     if matches!(chosen, DeviceChoice::Cuda(_)) && !cfg!(feature = "cuda") {
-        let name = if use_gpu == Some(true) { "USE_GPU" } else { "DEVICE" };
-        return Err(read.unusable(
+        let name = if options.use_gpu == Some(true) { "USE_GPU" } else { "DEVICE" };
+        return Err(values.unusable(
             name,
-            "this binary is built without the cuda feature; build it with --features cuda, or \
-             leave it out for the CPU",
+            "this binary is built without the feature cuda; build it with --features cuda, or \
+             leave the setting out to use the CPU",
         ));
     }
     Ok(chosen)
 }
 
-/// Which of them this build computes in is the engine's to say.
-fn precision(read: &Reader<'_>) -> Result<Precision> {
-    let all = [Precision::Auto, Precision::F32, Precision::F16, Precision::Bf16, Precision::Int8];
-    read.choice("PRECISION", &all.map(|precision| (precision.as_str(), precision)))
-}
-
-/// Which of them this CPU has is the engine's to say.
-fn kernels(read: &Reader<'_>) -> Result<KernelChoice> {
-    read.choice("CPU_KERNELS", &KernelChoice::all().collect::<Vec<_>>())
-}
-
-/// Where `huggingface_hub` keeps its models, so that both use the same files.
-fn cache_dir(values: &Values) -> Result<PathBuf> {
-    for (name, below) in [
-        ("MODEL_CACHE_DIR", ""),
+/// The folder in which `huggingface_hub` caches its models, so that both share the files.
+fn default_cache_dir(values: &Values) -> Result<PathBuf> {
+    for (name, subfolder) in [
         ("HF_HUB_CACHE", ""),
         ("HF_HOME", "hub"),
         ("XDG_CACHE_HOME", "huggingface/hub"),
         ("HOME", ".cache/huggingface/hub"),
         ("USERPROFILE", ".cache/huggingface/hub"),
     ] {
-        if let Some(value) = values.get(name)? {
-            let folder = PathBuf::from(value.text);
-            return Ok(if below.is_empty() { folder } else { folder.join(below) });
+        if let Some(folder) = values.text(name)? {
+            return Ok(match subfolder {
+                "" => folder.into(),
+                subfolder => PathBuf::from(folder).join(subfolder),
+            });
         }
     }
     Ok(PathBuf::from("models"))

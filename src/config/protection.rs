@@ -1,51 +1,52 @@
-//! Who may use the server, from which sites, and how often.
+//! Who may use the server, from which origins, and how often.
 
 use std::fmt;
 use std::fs;
 use std::num::NonZeroU32;
 
-use super::parse::Reader;
-use cutline_error::Result;
+/// More requests per minute than this server could answer on any machine.
+pub(super) const MAX_RATE: u32 = 1_000_000;
 
-/// More requests a minute than this server could answer on any machine.
-const MAX_RATE: u32 = 1_000_000;
-
-/// More proxies than anybody has one behind the other.
-const MAX_PROXIES: usize = 16;
-
-/// Who may use the server, from which sites, and how often.
+/// Who may use the server, from which origins, and how often.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ProtectionSettings {
-    /// A request must have one of them; with none, everybody may ask.
+    /// Each request must send one of them; if there is none, no key is needed.
     pub keys: ApiKeys,
-    /// What needs no key.
+    /// Endpoints that need no key.
     pub public: PublicEndpoints,
-    /// Sites whose pages may use the server.
+    /// Origins whose pages may use the server.
     pub cors: CorsOrigins,
-    /// How often one client may ask; `None` for as often as it likes.
+    /// How many requests one client may send; `None` for no limit.
     pub rate: Option<RateLimit>,
-    /// Proxies in front of the server that say in `X-Forwarded-For` for whom they ask.
+    /// Reverse proxies in front of the server whose `X-Forwarded-For` header is trusted.
     pub proxies: usize,
 }
 
-/// API keys, of which only hashes are kept: nothing can show them.
+/// API keys. Only their hashes are stored, so nothing can print a key.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct ApiKeys(Vec<blake3::Hash>);
 
 impl ApiKeys {
-    /// These keys.
+    /// Hashes `keys`.
     pub fn new<'a>(keys: impl IntoIterator<Item = &'a str>) -> Self {
         Self(keys.into_iter().map(|key| blake3::hash(key.as_bytes())).collect())
     }
 
-    /// Whether there is none.
+    /// These keys and `others`.
+    #[must_use]
+    pub(super) fn with(mut self, others: Self) -> Self {
+        self.0.extend(others.0);
+        self
+    }
+
+    /// Whether there is no key.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Which of them `given` is. The time that this takes says nothing of the keys: hashes are
-    /// compared, all of them, and blake3's comparison takes as long for any two.
+    /// The index of the key that equals `given`. The time taken reveals nothing about the keys: all
+    /// hashes are compared, and blake3 compares any two in constant time.
     #[must_use]
     pub fn find(&self, given: &[u8]) -> Option<usize> {
         let given = blake3::hash(given);
@@ -65,15 +66,15 @@ impl fmt::Debug for ApiKeys {
     }
 }
 
-/// What is answered without a key where keys are set, beside the page and the probes of an
-/// orchestrator, which never need one.
+/// Endpoints that need no key although keys are set. The page and the probes of an orchestrator never
+/// need one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PublicEndpoints {
-    /// `/health`, which tells the model's name, the queue and the last error.
+    /// `/health`, which reports the model's name, the queue and the last error.
     pub health: bool,
-    /// `/metrics`, which tells how much the server is used.
+    /// `/metrics`, which shows how much the server is used.
     pub metrics: bool,
-    /// The API's description and its documentation.
+    /// The OpenAPI document and its viewer.
     pub docs: bool,
 }
 
@@ -83,83 +84,60 @@ impl Default for PublicEndpoints {
     }
 }
 
-/// Sites whose pages may read the server's answers, as browsers enforce it.
+/// Origins whose pages may read the server's answers. Browsers enforce this.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum CorsOrigins {
-    /// None but the server's own page.
+    /// Only the server's own page.
     #[default]
     None,
-    /// All.
+    /// Every origin.
     Any,
-    /// Those of these origins, written as browsers send them.
+    /// These origins, written as browsers send them.
     List(Vec<String>),
 }
 
-/// How often one client may ask.
+/// How many requests one client may send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RateLimit {
-    /// Requests a minute, evenly over the minute.
+    /// Requests per minute, spread evenly.
     pub per_minute: NonZeroU32,
-    /// Requests that a client who was silent may send at once.
+    /// Requests that a client may send at once after a pause.
     pub burst: NonZeroU32,
 }
 
-pub(super) fn protection(read: &Reader<'_>) -> Result<ProtectionSettings> {
-    Ok(ProtectionSettings {
-        keys: keys(read)?,
-        public: public(read)?,
-        cors: cors(read)?,
-        rate: rate(read)?,
-        proxies: read.number("TRUSTED_PROXY_COUNT", 0, MAX_PROXIES)?,
-    })
+/// Parses `API_KEYS`.
+pub(super) fn api_keys(text: &str) -> Result<ApiKeys, String> {
+    usable(text.split(',').map(str::trim).filter(|key| !key.is_empty()))
 }
 
-/// The keys of `API_KEYS` and of `API_KEYS_FILE`.
-fn keys(read: &Reader<'_>) -> Result<ApiKeys> {
-    let listed = read.text("API_KEYS")?;
-    let mut keys = Vec::new();
-    if let Some(text) = &listed {
-        let found = text.split(',').map(str::trim).filter(|key| !key.is_empty());
-        keys.extend(checked(read, "API_KEYS", found)?);
-    }
-    let Some(path) = read.text("API_KEYS_FILE")? else { return Ok(ApiKeys::new(keys)) };
+/// Reads the file of `API_KEYS_FILE`.
+pub(super) fn api_keys_file(path: &str) -> Result<ApiKeys, String> {
     let text = fs::read_to_string(path).map_err(|error| {
-        let remedy = format!("the file cannot be read ({error}); give one with a key in each line");
-        read.unusable("API_KEYS_FILE", &remedy)
+        format!("the file cannot be read ({error}); give a file with one key per line")
     })?;
     let lines = text.trim_start_matches('\u{feff}').lines().map(str::trim);
-    let found = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
-    keys.extend(checked(read, "API_KEYS_FILE", found)?);
-    Ok(ApiKeys::new(keys))
+    usable(lines.filter(|line| !line.is_empty() && !line.starts_with('#')))
 }
 
-/// `keys`, if they can be used. None at all is no way to say that there shall be none: whoever
-/// names a list without a key believes the server to be closed.
-fn checked<'t>(
-    read: &Reader<'_>,
-    name: &str,
-    keys: impl Iterator<Item = &'t str>,
-) -> Result<Vec<&'t str>> {
+/// The keys, if there are any: someone who names an empty list believes that the server is closed.
+/// Messages never contain a key.
+fn usable<'t>(keys: impl Iterator<Item = &'t str>) -> Result<ApiKeys, String> {
     let keys: Vec<&str> = keys.collect();
     if keys.is_empty() {
-        return Err(read.unusable(name, "there is no key in it; add one, or leave it unset"));
+        return Err("it contains no key; add one, or leave the setting out".to_owned());
     }
-    // The key itself is never part of the sentence.
     match keys.iter().position(|key| !key.bytes().all(|byte| byte.is_ascii_graphic())) {
-        None => Ok(keys),
-        Some(at) => {
-            let remedy = format!(
-                "key {} of it has something else than visible ASCII characters, and could not be \
-                 sent in a header; give another one",
-                at + 1
-            );
-            Err(read.unusable(name, &remedy))
-        }
+        None => Ok(ApiKeys::new(keys)),
+        Some(at) => Err(format!(
+            "key {} in it has characters other than visible ASCII and could not be sent in a \
+             header; use another key",
+            at + 1
+        )),
     }
 }
 
-fn public(read: &Reader<'_>) -> Result<PublicEndpoints> {
-    let text = read.required("PUBLIC_ENDPOINTS")?;
+/// Parses `PUBLIC_ENDPOINTS`.
+pub(super) fn public_endpoints(text: &str) -> Result<PublicEndpoints, String> {
     let mut public = PublicEndpoints { health: false, metrics: false, docs: false };
     if text.eq_ignore_ascii_case("none") {
         return Ok(public);
@@ -169,45 +147,37 @@ fn public(read: &Reader<'_>) -> Result<PublicEndpoints> {
             "health" => public.health = true,
             "metrics" => public.metrics = true,
             "docs" => public.docs = true,
-            _ => {
-                return Err(read.unusable(
-                    "PUBLIC_ENDPOINTS",
-                    "give none, or some of health, metrics, docs, separated by commas",
-                ));
-            }
+            _ => return Err("give none, or some of health, metrics, docs".to_owned()),
         }
     }
     Ok(public)
 }
 
-fn cors(read: &Reader<'_>) -> Result<CorsOrigins> {
-    const NAME: &str = "CORS_ALLOW_ORIGINS";
-    let Some(text) = read.text(NAME)? else { return Ok(CorsOrigins::None) };
+/// Parses `CORS_ALLOW_ORIGINS`.
+pub(super) fn cors_origins(text: &str) -> Result<CorsOrigins, String> {
     let origins: Vec<&str> =
         text.split(',').map(str::trim).filter(|origin| !origin.is_empty()).collect();
     if origins == ["*"] {
         return Ok(CorsOrigins::Any);
     }
     if origins.is_empty() || !origins.iter().all(|origin| is_origin(origin)) {
-        return Err(read.unusable(
-            NAME,
-            "give * alone, or origins as browsers send them, separated by commas: \
-             https://app.example.com or http://localhost:3000, in small letters, without a path, \
-             a slash at the end or the scheme's own port",
-        ));
+        return Err("give * alone, or origins as browsers send them: https://app.example.com or \
+                    http://localhost:3000, separated by commas, in lower case, without a path, a \
+                    slash at the end or the scheme's default port"
+            .to_owned());
     }
     Ok(CorsOrigins::List(origins.into_iter().map(str::to_owned).collect()))
 }
 
-/// Whether a browser could send `text` as `Origin`. Anything else would never be equal to one, and
-/// `null` is what every sandboxed page sends.
+/// Whether a browser could send `text` as `Origin`. Anything else would never match, except `null`,
+/// which every sandboxed page sends.
 fn is_origin(text: &str) -> bool {
     let Some((scheme, authority)) = text.split_once("://") else { return false };
     let scheme_fits = scheme.starts_with(|c: char| c.is_ascii_lowercase())
         && scheme
             .chars()
             .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "+-.".contains(c));
-    // The colons of an address in brackets belong to it.
+    // An IPv6 address in brackets has colons of its own.
     let (host, port) = match authority.rsplit_once(':') {
         Some((host, port)) if !port.contains(']') => (host, Some(port)),
         _ => (authority, None),
@@ -233,21 +203,6 @@ fn is_origin(text: &str) -> bool {
         number != 0 && number != own && number.to_string() == port
     });
     scheme_fits && host_fits && port_fits
-}
-
-fn rate(read: &Reader<'_>) -> Result<Option<RateLimit>> {
-    let per_minute = read.number("RATE_LIMIT", 0, MAX_RATE)?;
-    let burst = read.optional_number("RATE_LIMIT_BURST", 1, MAX_RATE)?;
-    let Some(per_minute) = NonZeroU32::new(per_minute) else {
-        return match burst {
-            None => Ok(None),
-            Some(_) => {
-                Err(read.unusable("RATE_LIMIT_BURST", "it needs a RATE_LIMIT; set that too"))
-            }
-        };
-    };
-    let burst = burst.and_then(NonZeroU32::new).unwrap_or(per_minute);
-    Ok(Some(RateLimit { per_minute, burst }))
 }
 
 #[cfg(test)]

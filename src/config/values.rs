@@ -1,138 +1,186 @@
-//! Where the text of a setting is found.
+//! The texts of settings, and where they come from: the command line wins over the environment, which
+//! wins over `.env`. An empty text counts as not set.
 
 use std::collections::HashMap;
 use std::env;
+use std::error::Error as _;
 use std::ffi::OsString;
 use std::fmt;
 use std::path::Path;
 
-use super::table::SETTINGS;
+use clap::error::ContextKind;
+use clap::parser::ValueSource;
+use clap::{Arg, ArgMatches, Args, Command};
+
+use super::document::{settings, variable};
 use cutline_error::{Error, ErrorKind, Result};
 
-/// Variables that other programs define, and that decide where models are kept.
-const FOREIGN: [&str; 5] = ["HF_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME", "HOME", "USERPROFILE"];
+/// Variables of other programs that decide where models are cached.
+const CACHE_VARIABLES: [&str; 5] =
+    ["HF_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME", "HOME", "USERPROFILE"];
 
-/// The texts that settings are read from.
+/// The texts of settings by the name of their variable.
 #[derive(Default)]
-pub struct Values {
-    options: HashMap<String, String>,
-    environment: HashMap<String, OsString>,
-    file: HashMap<String, String>,
-}
+pub struct Values(HashMap<String, (Origin, OsString)>);
 
-/// A text and where it comes from.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Value<'v> {
-    pub(super) text: &'v str,
-    pub(super) origin: Origin,
-}
-
-impl<'v> Value<'v> {
-    pub(super) fn default_of(text: &'v str) -> Self {
-        Self { text, origin: Origin::Default }
-    }
-}
-
-/// Where a text comes from.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Origin {
-    Option,
-    Environment,
+/// Where a text comes from; a greater one wins.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Origin {
     File,
-    Default,
+    Environment,
+    Option,
 }
 
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Option => "from the command line",
-            Self::Environment => "from the environment",
             Self::File => "from .env",
-            Self::Default => "the default",
+            Self::Environment => "from the environment",
+            Self::Option => "from the command line",
         })
     }
 }
 
 impl Values {
-    /// The environment of this process and the file `.env` in its folder, if there is one.
+    /// The environment of this process, and the file `.env` in its folder, if there is one.
     ///
     /// # Errors
-    /// [`Config`](ErrorKind::Config): `.env` is there and cannot be read.
+    /// [`Config`](ErrorKind::Config): `.env` exists but cannot be read.
     pub fn of_process() -> Result<Self> {
-        let names = SETTINGS.iter().map(|setting| setting.name).chain(FOREIGN);
-        let environment = names
-            .filter_map(|name| env::var_os(name).map(|value| (name.to_owned(), value)))
-            .collect();
-        Ok(Self { environment, file: read_file(Path::new(".env"))?, ..Self::default() })
+        let mut values = Self::default();
+        let names = settings().iter().map(variable).collect::<Vec<_>>();
+        for name in names.into_iter().chain(CACHE_VARIABLES.map(str::to_owned)) {
+            if let Some(text) = env::var_os(&name) {
+                values.add(&name, Origin::Environment, text);
+            }
+        }
+        values.with_file(Path::new(".env"))
     }
 
-    /// Texts from an environment that is not the process's.
+    /// The texts of an environment other than the one of this process.
     #[must_use]
     pub fn of_environment<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
-        let own = |(name, value): (&str, &str)| (name.to_owned(), OsString::from(value));
-        Self { environment: pairs.into_iter().map(own).collect(), ..Self::default() }
+        let mut values = Self::default();
+        pairs.into_iter().for_each(|(name, text)| values.add(name, Origin::Environment, text));
+        values
     }
 
-    /// Adds the texts of a file in the format of `.env`.
+    /// Adds the texts of a file in the format of `.env`, if it exists.
     ///
     /// # Errors
-    /// [`Config`](ErrorKind::Config): the file is there and cannot be read.
+    /// [`Config`](ErrorKind::Config): the file exists but cannot be read.
     pub fn with_file(mut self, path: &Path) -> Result<Self> {
-        self.file = read_file(path)?;
+        let unreadable = |error: dotenvy::Error| {
+            // dotenvy's own message quotes the line, which may hold a secret.
+            let why = match &error {
+                dotenvy::Error::Io(io) => format!("{} cannot be read ({io})", path.display()),
+                _ => format!("{} has a line that is not NAME=value", path.display()),
+            };
+            Error::new(ErrorKind::Config, format!("{why}; correct the file or remove it"))
+        };
+        match dotenvy::from_path_iter(path) {
+            Err(error) if error.not_found() => {}
+            lines => {
+                for line in lines.map_err(unreadable)? {
+                    let (name, text) = line.map_err(unreadable)?;
+                    self.add(&name, Origin::File, text);
+                }
+            }
+        }
         Ok(self)
     }
 
-    /// Puts the command line's text of the setting `name` before all others.
-    pub fn set_option(&mut self, name: &str, text: String) {
-        self.options.insert(name.to_owned(), text);
+    /// Adds the options of a command that was made by [`with_settings`](super::with_settings).
+    #[must_use]
+    pub fn with_options(mut self, matches: &ArgMatches) -> Self {
+        for setting in settings() {
+            let id = setting.get_id().as_str();
+            if matches!(matches.try_contains_id(id), Ok(true))
+                && matches.value_source(id) == Some(ValueSource::CommandLine)
+                && let Some(text) = matches.get_one::<OsString>(id)
+            {
+                self.add(&variable(&setting), Origin::Option, text);
+            }
+        }
+        self
     }
 
-    /// Whether `name` has a text of its own, or is left to its default.
-    ///
-    /// # Errors
-    /// As for reading it.
-    pub fn is_set(&self, name: &str) -> Result<bool> {
-        Ok(self.get(name)?.is_some())
+    /// Sets the setting `name`, as an option of the command line does.
+    pub fn set_option(&mut self, name: &str, text: impl Into<OsString>) {
+        self.add(name, Origin::Option, text);
     }
 
-    /// The text of `name` with the spaces around it taken off; an empty one counts as none.
-    pub(super) fn get(&self, name: &str) -> Result<Option<Value<'_>>> {
-        let option = self.options.get(name).map(String::as_str);
-        let environment = match self.environment.get(name) {
-            Some(value) => Some(value.to_str().ok_or_else(|| {
-                Error::new(ErrorKind::Config, format!("{name} is not UTF-8; set it to UTF-8 text"))
-            })?),
-            None => None,
+    fn add(&mut self, name: &str, origin: Origin, text: impl Into<OsString>) {
+        let text = text.into();
+        let wins = self.0.get(name).is_none_or(|(known, _)| origin >= *known);
+        if wins && !text.to_string_lossy().trim().is_empty() {
+            self.0.insert(name.to_owned(), (origin, text));
+        }
+    }
+
+    /// Whether the setting `name` has a text, or is left to its default.
+    #[must_use]
+    pub fn is_set(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
+    /// The text of `name` without the spaces around it.
+    pub(super) fn text(&self, name: &str) -> Result<Option<&str>> {
+        let Some((_, text)) = self.0.get(name) else { return Ok(None) };
+        let text = text.to_str().ok_or_else(|| {
+            Error::new(ErrorKind::Config, format!("{name} is not UTF-8; set it to UTF-8 text"))
+        })?;
+        Ok(Some(text.trim()))
+    }
+
+    /// Parses the settings of `T`.
+    pub(super) fn read<T: Args>(&self) -> Result<T> {
+        let command = Command::new("settings").no_binary_name(true).disable_help_flag(true);
+        // The texts are passed as options. Left to itself, clap would not read `.env`, and would take
+        // an empty variable for a value.
+        let mut command = T::augment_args(command).mut_args(|arg| arg.env(None::<&'static str>));
+        command.build();
+        let settings: Vec<Arg> = command.get_arguments().cloned().collect();
+        let mut options = Vec::new();
+        for setting in &settings {
+            if let (Some(text), Some(long)) = (self.text(&variable(setting))?, setting.get_long()) {
+                options.push(format!("--{long}={text}"));
+            }
+        }
+        let parsed = command.try_get_matches_from(options);
+        parsed.and_then(|matches| T::from_arg_matches(&matches)).map_err(|error| {
+            let invalid = error.get(ContextKind::InvalidArg).map(ToString::to_string);
+            let setting = settings.iter().find(|setting| Some(setting.to_string()) == invalid);
+            match (setting, error.source()) {
+                (Some(setting), Some(remedy)) => {
+                    self.unusable(&variable(setting), &remedy.to_string())
+                }
+                _ => Error::new(ErrorKind::Config, error.to_string()),
+            }
+        })
+    }
+
+    /// The sentence for a text that cannot be used; `remedy` says what to give instead.
+    pub(super) fn unusable(&self, name: &str, remedy: &str) -> Error {
+        let secret = settings()
+            .iter()
+            .any(|setting| variable(setting) == name && setting.is_hide_env_values_set());
+        let detail = match self.0.get(name) {
+            // Some types name the setting themselves.
+            _ if remedy.starts_with(name) => remedy.to_owned(),
+            Some((origin, text)) if !secret => {
+                let shown: String = text.to_string_lossy().trim().chars().take(80).collect();
+                format!("{name}={shown} ({origin}) cannot be used: {remedy}")
+            }
+            _ => format!("{name} cannot be used: {remedy}"),
         };
-        let file = self.file.get(name).map(String::as_str);
-        let places =
-            [(option, Origin::Option), (environment, Origin::Environment), (file, Origin::File)];
-        Ok(places
-            .into_iter()
-            .filter_map(|(text, origin)| Some(Value { text: text?.trim(), origin }))
-            .find(|value| !value.text.is_empty()))
+        Error::new(ErrorKind::Config, detail)
     }
 }
 
 impl fmt::Debug for Values {
-    /// No texts: some are secret.
+    /// Without the texts: some are secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Values").finish_non_exhaustive()
-    }
-}
-
-fn read_file(path: &Path) -> Result<HashMap<String, String>> {
-    let broken = |error: dotenvy::Error| {
-        // The parser's own words quote the line, which may hold a secret.
-        let why = match &error {
-            dotenvy::Error::Io(io) => format!("{} cannot be read ({io})", path.display()),
-            _ => format!("{} has a line that is not NAME=value", path.display()),
-        };
-        Error::new(ErrorKind::Config, format!("{why}; correct the file or remove it"))
-    };
-    match dotenvy::from_path_iter(path) {
-        Ok(lines) => lines.collect::<Result<_, _>>().map_err(broken),
-        Err(error) if error.not_found() => Ok(HashMap::new()),
-        Err(error) => Err(broken(error)),
     }
 }

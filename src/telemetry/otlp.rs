@@ -1,8 +1,8 @@
 //! Traces to an OpenTelemetry collector: OTLP over HTTP, as protobuf.
 //!
-//! Spans are gathered and sent by a thread of the SDK's own, so a collector that is slow or gone
-//! costs a request nothing; what does not fit into the SDK's queue is dropped. Its other variables,
-//! `OTEL_TRACES_SAMPLER` and `OTEL_EXPORTER_OTLP_HEADERS` for instance, are read by the SDK.
+//! A thread of the SDK sends the spans, so a slow or missing collector does not delay requests; spans
+//! that do not fit into the SDK's queue are dropped. The SDK itself reads further variables, such as
+//! `OTEL_TRACES_SAMPLER` and `OTEL_EXPORTER_OTLP_HEADERS`.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -23,34 +23,34 @@ use tracing_subscriber::registry::LookupSpan;
 
 use cutline_error::{Error, ErrorKind, Result};
 
-/// How long the collector may take for one delivery.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long one delivery may take.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The target of all spans and events that belong to traces.
+/// The target of the spans and events of traces.
 const TARGET: &str = "trace";
 
-/// Sends traces until it is dropped, and then what is left of them.
+/// Sends traces. When it is dropped, it sends the remaining ones.
 #[derive(Debug)]
 pub(super) struct Exporter {
     provider: SdkTracerProvider,
 }
 
 impl Exporter {
-    /// To the collector at `endpoint`, an address without `/v1/traces`.
+    /// Connects to the collector at `endpoint`, an address without `/v1/traces`.
     pub(super) fn new(endpoint: &str, service_name: &str) -> Result<Self> {
         let exporter = SpanExporter::builder()
             .with_http()
             .with_http_client(Client::new())
             .with_protocol(Protocol::HttpBinary)
             .with_endpoint(format!("{endpoint}/v1/traces"))
-            .with_timeout(PATIENCE)
+            .with_timeout(TIMEOUT)
             .build()
             .map_err(|error| {
                 Error::new(
                     ErrorKind::Config,
                     format!(
                         "OTEL_EXPORTER_OTLP_ENDPOINT={endpoint} cannot be used ({error}); give \
-                         the address of a collector, http://localhost:4318 for instance"
+                         the address of a collector, such as http://localhost:4318"
                     ),
                 )
                 .with_source(error)
@@ -69,7 +69,7 @@ impl Exporter {
         Ok(Self { provider })
     }
 
-    /// What makes spans of this crate's into spans of a trace.
+    /// The layer that turns spans of this crate into spans of traces.
     pub(super) fn layer<S>(&self) -> impl Layer<S> + Send + Sync + use<S>
     where
         S: Subscriber + for<'s> LookupSpan<'s> + Send + Sync,
@@ -79,7 +79,7 @@ impl Exporter {
             .with_location(false)
             .with_threads(false)
             .with_target(false)
-            // Most of a stage's time is another thread's, so it would count as idle.
+            // Most of a stage runs on another thread, which would count as idle time.
             .with_tracked_inactivity(false)
             .with_filter(Targets::new().with_target(TARGET, LevelFilter::INFO))
     }
@@ -97,11 +97,11 @@ impl Drop for Exporter {
 pub(super) fn follow(span: &Span, traceparent: &str) {
     let carrier = HashMap::from([("traceparent".to_owned(), traceparent.to_owned())]);
     let context = TraceContextPropagator::new().extract(&carrier);
-    // It fails where there is no layer: then there is no trace either.
+    // This fails only without the layer, and then there are no traces.
     let _ = span.set_parent(context);
 }
 
-/// The client that the hub is reached with; it blocks the SDK's thread and nobody else.
+/// The HTTP client that the hub uses too. It blocks only the thread of the SDK.
 #[derive(Debug)]
 struct Client {
     agent: ureq::Agent,
@@ -110,7 +110,7 @@ struct Client {
 impl Client {
     fn new() -> Self {
         let config = ureq::Agent::config_builder()
-            .timeout_global(Some(PATIENCE))
+            .timeout_global(Some(TIMEOUT))
             .http_status_as_error(false)
             .build();
         Self { agent: config.into() }

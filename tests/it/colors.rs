@@ -1,4 +1,4 @@
-//! Colours, mood and measures of images whose answers are known.
+//! Colours, mood and measures of images with known results.
 
 use std::fs;
 use std::path::Path;
@@ -32,8 +32,8 @@ fn half_red_and_half_blue_in_any_size() {
         let bytes =
             png(width, height, |x, _| if x < width / 2 { [255, 0, 0] } else { [0, 0, 255] });
         let Colors { colors, mood } = colors_of(&bytes);
-        let told: Vec<_> = colors.iter().map(|c| (&*c.hex, &*c.name, c.fraction)).collect();
-        assert_eq!(told, [("#0000ff", "blue", 0.5), ("#ff0000", "red", 0.5)], "{width}×{height}");
+        let found: Vec<_> = colors.iter().map(|c| (&*c.hex, &*c.name, c.fraction)).collect();
+        assert_eq!(found, [("#0000ff", "blue", 0.5), ("#ff0000", "red", 0.5)], "{width}×{height}");
         assert_eq!(mood.label, MoodLabel::Energetic);
         assert_eq!(mood.saturation, 1.0);
         // L* of red is 53.24 and of blue 32.30.
@@ -42,7 +42,7 @@ fn half_red_and_half_blue_in_any_size() {
 }
 
 #[test]
-fn a_grey_ramp_has_five_greys_and_no_warmth_of_its_own() {
+fn a_grey_ramp_has_five_greys_and_neutral_warmth() {
     let Colors { colors, mood } = colors_of(&png(512, 40, |x, _| [(x / 2) as u8; 3]));
     assert_eq!(colors.len(), 5);
     for color in &colors {
@@ -54,8 +54,8 @@ fn a_grey_ramp_has_five_greys_and_no_warmth_of_its_own() {
 }
 
 #[test]
-fn one_colour_with_noise_is_one_colour() {
-    // Up to ±20 levels on each sample, from a hash of the place.
+fn a_noisy_colour_is_one_colour() {
+    // Up to ±20 levels on each sample, from a hash of the position.
     let noise = |x: u32, y: u32, channel: u32| {
         let parts = [(x, 73_856_093), (y, 19_349_663), (channel, 83_492_791_u32)];
         let hash = parts.iter().fold(0, |hash, (part, prime)| hash ^ part.wrapping_mul(*prime));
@@ -71,7 +71,7 @@ fn one_colour_with_noise_is_one_colour() {
     assert_eq!((&*colors[0].name, colors[0].fraction), ("seagreen", 1.0));
 }
 
-/// As they were when the clustering was written; a change of these is a change for users.
+/// The results when the clustering was written. A change here is a change for users.
 #[test]
 fn the_example_photos_have_their_colours() {
     type Known = (&'static str, &'static [([u8; 3], f32)], MoodLabel);
@@ -127,15 +127,15 @@ fn the_example_photos_have_their_colours() {
                 near(color.rgb, *rgb, 2) && (color.fraction - fraction).abs() < 0.01
             });
         if !same || mood.label != label {
-            let told: Vec<_> = colors.iter().map(|c| (c.rgb, c.fraction, &c.name)).collect();
-            wrong.push(format!("{name}: {told:?} {mood:?}"));
+            let found: Vec<_> = colors.iter().map(|c| (c.rgb, c.fraction, &c.name)).collect();
+            wrong.push(format!("{name}: {found:?} {mood:?}"));
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 #[test]
-fn the_way_of_decoding_changes_no_colour() {
+fn both_jpeg_decoders_give_the_same_colours() {
     let bytes = example("coffee.jpg");
     let limits = DecodeLimits::default();
     let exact = Colors::of(&decode(&bytes, &limits).unwrap());
@@ -147,12 +147,12 @@ fn the_way_of_decoding_changes_no_colour() {
 }
 
 #[test]
-fn measures_are_those_of_the_picture() {
+fn measures_of_known_pictures_are_right() {
     let measure =
         |bytes: &[u8]| Measures::of(&decode(bytes, &DecodeLimits::default()).unwrap()).unwrap();
     let board = measure(&png(100, 80, |x, y| [if (x + y) % 2 == 0 { 255 } else { 0 }; 3]));
     assert_eq!((board.brightness, board.contrast, board.sharpness), (0.5, 0.5, 1_040_400.0));
-    // Averaged away when it is scaled to the side that is measured.
+    // The pattern is averaged away when the image is scaled for measuring.
     let fine = measure(&png(2048, 2048, |x, y| [if (x + y) % 2 == 0 { 255 } else { 0 }; 3]));
     assert!(fine.contrast < 0.01 && fine.sharpness < 1.0, "{fine:?}");
     let photo = measure(&example("coffee.jpg"));

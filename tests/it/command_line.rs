@@ -1,4 +1,4 @@
-//! The built program, as a user runs it.
+//! Runs the built program as a user does.
 
 #[cfg(feature = "embedded-model")]
 mod folders;
@@ -20,7 +20,7 @@ use tempfile::TempDir;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
-/// The program in an empty folder, with no settings.
+/// The program in an empty folder, without settings.
 fn cutline(folder: &TempDir, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cutline"));
     command.args(arguments).current_dir(folder).env_clear().stdin(Stdio::null());
@@ -45,7 +45,7 @@ fn assert_status(output: &Output, status: i32) {
     assert_eq!(output.status.code(), Some(status), "{output:?}");
 }
 
-/// Fails with exactly one line on standard error that has all of `parts`.
+/// The program failed with exactly one line on standard error, which contains all of `parts`.
 #[track_caller]
 fn assert_sentence(output: &Output, status: i32, parts: &[&str]) {
     assert_status(output, status);
@@ -57,7 +57,7 @@ fn assert_sentence(output: &Output, status: i32, parts: &[&str]) {
 }
 
 #[test]
-fn help_and_version_are_there() {
+fn help_and_version_are_printed() {
     for arguments in
         [&[][..], &["--help"], &["serve", "--help"], &["caption", "--help"], &["bench", "--help"]]
     {
@@ -66,7 +66,7 @@ fn help_and_version_are_there() {
         assert!(text(&output.stdout).contains("Examples:"), "{output:?}");
         assert!(output.stderr.is_empty());
     }
-    // Without the breaks that the width of the terminal puts in.
+    // Without the line breaks for the width of the terminal.
     let words =
         |output: &Output| text(&output.stdout).split_whitespace().collect::<Vec<_>>().join(" ");
     let serve = words(&run(&["serve", "--help"]));
@@ -77,12 +77,19 @@ fn help_and_version_are_there() {
     for part in ["--num-beams", "--prompt", "--format", "--precision", "--max-image-size"] {
         assert!(caption.contains(part), "{part} is not in {caption}");
     }
+    // The descriptions of the commands are not those of the structs behind their options.
+    let commands = words(&run(&["--help"]));
+    for part in
+        ["serve Serves captions over HTTP", "health Asks a running server", "check Reports how"]
+    {
+        assert!(commands.contains(part), "{part} is not in {commands}");
+    }
     let version = run(&["--version"]);
     assert_eq!(text(&version.stdout), format!("cutline {}\n", env!("CARGO_PKG_VERSION")));
 }
 
 #[test]
-fn completions_and_manual_name_what_there_is() {
+fn completions_and_manual_pages_cover_the_commands() {
     for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
         let output = run(&["completions", shell]);
         assert_status(&output, 0);
@@ -113,7 +120,7 @@ fn the_short_help_fits_a_screen() {
 }
 
 #[test]
-fn misuse_is_status_2() {
+fn misuse_exits_with_status_2() {
     for arguments in [
         &["nonsense"][..],
         &["caption"],
@@ -147,13 +154,13 @@ fn misuse_is_status_2() {
     }
 }
 
-/// The least that a model is: what transformers' `save_pretrained` writes of random weights.
+/// A minimal model: random weights, as transformers' `save_pretrained` writes them.
 fn bare_model() -> String {
     format!("{ROOT}/tests/goldens/tied")
 }
 
 #[test]
-fn a_bench_needs_no_tokenizer_and_prints_one_line() {
+fn bench_needs_no_tokenizer_and_prints_one_line() {
     let model = bare_model();
     let output = run(&[
         "bench",
@@ -183,7 +190,7 @@ fn a_bench_needs_no_tokenizer_and_prints_one_line() {
 }
 
 #[test]
-fn a_bench_writes_what_the_tower_sees() {
+fn bench_writes_the_states_of_the_vision_tower() {
     let folder = tempfile::tempdir().unwrap();
     let model = bare_model();
     let states = |kernels: &str| {
@@ -214,7 +221,7 @@ fn a_bench_writes_what_the_tower_sees() {
 }
 
 #[test]
-fn what_cannot_be_measured_is_refused() {
+fn bench_refuses_impossible_workloads() {
     let model = bare_model();
     let output = run(&["bench", "--model", &model, "--new-tokens", "32"]);
     assert_sentence(&output, 2, &["new_tokens", "1 to 31"]);
@@ -233,7 +240,7 @@ fn settings_are_read_from_the_environment_and_the_folder() {
 }
 
 #[test]
-fn a_model_that_is_not_there_is_status_1() {
+fn a_missing_model_exits_with_status_1() {
     let output = run(&["caption", &photo("cat"), "--model", "./no-such-folder"]);
     assert_sentence(&output, 1, &["no-such-folder"]);
     assert!(output.stdout.is_empty());
@@ -242,7 +249,7 @@ fn a_model_that_is_not_there_is_status_1() {
 }
 
 #[test]
-fn a_port_that_is_taken_is_named() {
+fn a_port_in_use_is_reported() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
     let output = run(&["serve", "--port", &port]);

@@ -1,5 +1,5 @@
-//! Tests: image. What the server makes of images of every kind, against what Pillow and
-//! transformers make of them (`tests/goldens/image/make_image_goldens.py`).
+//! Decoding and preprocessing of images of every kind, compared with Pillow and transformers
+//! (`tests/goldens/image/make_image_goldens.py`).
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ const PHOTO_SIZE: usize = 96;
 /// The side of `pixel_values.bin`.
 const VALUES_SIZE: usize = 32;
 
-/// How far a level may be from the reference's, at worst and on the average.
+/// The largest allowed difference of a level from the reference, and the largest mean difference.
 const MAX_LEVELS: u8 = 3;
 const MEAN_LEVELS: f64 = 0.5;
 
@@ -42,7 +42,7 @@ fn zoo_file(name: &str) -> Vec<u8> {
     read(&goldens().join("zoo").join(name))
 }
 
-/// Every image of the zoo: name and bytes.
+/// Name and bytes of every image of the zoo.
 fn zoo() -> Vec<(String, Vec<u8>)> {
     let mut files: Vec<PathBuf> =
         fs::read_dir(goldens().join("zoo")).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -63,13 +63,13 @@ fn config(width: usize, height: usize) -> PreprocessConfig {
     PreprocessConfig::default().with_size(width, height).unwrap()
 }
 
-/// A golden's pixels, read by the `image` crate alone.
+/// A golden's pixels, read with the `image` crate.
 fn golden(name: &str) -> (u32, u32, Vec<u8>) {
     let image = image::load_from_memory(&read(&goldens().join(name))).unwrap().into_rgb8();
     (image.width(), image.height(), image.into_raw())
 }
 
-/// The largest and the mean difference of two images of the same size.
+/// The largest and the mean difference of two images of equal size.
 fn difference(ours: &[u8], reference: &[u8]) -> (u8, f64) {
     assert_eq!(ours.len(), reference.len());
     let levels = || ours.iter().zip(reference).map(|(a, b)| a.abs_diff(*b));
@@ -77,7 +77,7 @@ fn difference(ours: &[u8], reference: &[u8]) -> (u8, f64) {
     (levels().max().unwrap(), mean)
 }
 
-/// Compares, tells what was measured (`--nocapture`), and returns what is wrong.
+/// Compares two images and prints the result (`--nocapture`). Returns a message if they differ too much.
 fn compare(name: &str, ours: &[u8], reference: &[u8]) -> Option<String> {
     let (max, mean) = difference(ours, reference);
     let line = format!("{name}: max {max}, mean {mean:.3}");
@@ -86,7 +86,7 @@ fn compare(name: &str, ours: &[u8], reference: &[u8]) -> Option<String> {
 }
 
 #[test]
-fn every_kind_of_image_is_what_pillow_makes_of_it() {
+fn every_kind_of_image_matches_pillow() {
     let zoo = zoo();
     assert!(zoo.len() >= 90, "the zoo is incomplete: {}", zoo.len());
     let config = config(ZOO_SIZE, ZOO_SIZE);
@@ -109,7 +109,7 @@ fn every_kind_of_image_is_what_pillow_makes_of_it() {
 }
 
 #[test]
-fn the_photos_are_what_pillow_makes_of_them() {
+fn the_photos_match_pillow() {
     let config = config(PHOTO_SIZE, PHOTO_SIZE);
     let photos =
         [("cat", 451, 300), ("coffee", 600, 400), ("astronaut", 512, 512), ("rocket", 640, 427)];
@@ -124,10 +124,10 @@ fn the_photos_are_what_pillow_makes_of_them() {
     }
 }
 
-/// At the model's own size a small 4:2:0 photo is hardly averaged, and a decoder that interpolates
-/// chroma in its own way is found out: these rows are those that differ most.
+/// At the model's size a small 4:2:0 photo is hardly averaged, so a different interpolation of chroma
+/// would show. These rows differ most.
 #[test]
-fn a_photo_at_the_models_size_is_what_pillow_makes_of_it() {
+fn a_photo_at_the_models_size_matches_pillow() {
     const FIRST_ROW: usize = 288;
     let (width, height, reference) = golden("photos/coffee_384_rows.png");
     assert_eq!((width, height), (384, 32));
@@ -137,7 +137,7 @@ fn a_photo_at_the_models_size_is_what_pillow_makes_of_it() {
 }
 
 #[test]
-fn every_resampling_is_pillows() {
+fn every_resampling_filter_matches_pillow() {
     let image = decoded(&example("coffee.jpg"));
     let filters = [
         Resample::Nearest,
@@ -156,7 +156,7 @@ fn every_resampling_is_pillows() {
 }
 
 #[test]
-fn scaling_up_is_pillows_and_the_same_size_is_a_copy() {
+fn scaling_up_matches_pillow_and_the_same_size_is_a_copy() {
     let (width, height, rgb) = golden("photos/upscaled.png");
     let small = decoded(&zoo_file("webp_lossless.webp"));
     let ours = config(width as usize, height as usize).resize(&small).unwrap();
@@ -166,7 +166,7 @@ fn scaling_up_is_pillows_and_the_same_size_is_a_copy() {
 }
 
 #[test]
-fn pixel_values_are_the_reference_processors() {
+fn pixel_values_match_the_reference_processor() {
     let config = config(VALUES_SIZE, VALUES_SIZE);
     let values = config.preprocess(&decoded(&example("coffee.jpg"))).unwrap();
     assert_eq!((values.width, values.height), (VALUES_SIZE, VALUES_SIZE));
@@ -221,15 +221,18 @@ fn only_a_wide_gamut_is_converted() {
         assert!(!image.space.is_srgb(), "{name}");
         let as_stored = DecodedImage { space: SampleSpace::srgb(), ..image.clone() };
         let (stored, seen) = (size.resize(&as_stored).unwrap(), size.resize(&image).unwrap());
-        assert!(difference(&stored, &seen).0 > MAX_LEVELS, "{name}: the profile changes something");
+        assert!(
+            difference(&stored, &seen).0 > MAX_LEVELS,
+            "{name}: the profile must change something"
+        );
     }
     let (_, _, reference) = golden("photos/rocket_icc.png");
     let seen = config(PHOTO_SIZE, PHOTO_SIZE).resize(&decoded(&example("rocket.jpg"))).unwrap();
     assert_eq!(compare("rocket by its profile", &seen, &reference), None);
 }
 
-/// A JPEG large enough for the decoder that is faster: a photo of the size of a camera's, scaled up,
-/// with hard edges, saturated colours and chroma of half the size across them.
+/// A JPEG large enough for the faster decoder: a photo, scaled up, with hard edges, saturated colours
+/// and chroma at half the size.
 fn large_jpeg(width: usize, height: usize) -> Vec<u8> {
     let photo = decoded(&example("coffee.jpg"));
     let mut rgb = config(width, height).resize(&photo).unwrap();
@@ -250,7 +253,7 @@ fn large_jpeg(width: usize, height: usize) -> Vec<u8> {
 }
 
 #[test]
-fn what_is_scaled_down_much_may_be_decoded_faster_but_not_otherwise() {
+fn the_faster_decoder_is_used_only_for_images_that_are_scaled_down_much() {
     const SIDE: usize = 96;
     let bytes = large_jpeg(4 * SIDE + 40, 4 * SIDE);
     let exact = decoded(&bytes);
@@ -264,8 +267,8 @@ fn what_is_scaled_down_much_may_be_decoded_faster_but_not_otherwise() {
     assert!(max <= MAX_LEVELS && mean <= MEAN_LEVELS, "max {max}, mean {mean}");
 
     let closer = decode_for(&bytes, &DecodeLimits::default(), SIDE + 1, SIDE).unwrap();
-    assert_eq!(closer, decoded(&bytes), "this is not scaled down enough");
-    // What the faster decoder finds a fault in is decided by the other.
+    assert_eq!(closer, decoded(&bytes), "not scaled down enough for the faster decoder");
+    // If the faster decoder finds an error, the exact one decides.
     let mut damaged = bytes.clone();
     let middle = damaged.len() / 2;
     damaged[middle..middle + 40].fill(0xFF);
@@ -278,10 +281,10 @@ fn what_is_scaled_down_much_may_be_decoded_faster_but_not_otherwise() {
 }
 
 #[test]
-fn what_is_no_image_is_an_unsupported_format() {
+fn files_that_are_no_images_are_unsupported() {
     let cases: [(&[u8], &str); 5] = [
         (b"", "empty"),
-        (b"this is a text, whatever its name.jpg says", "no image"),
+        (b"this is a text, even if its name is photo.jpg", "not a supported image"),
         (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
         (b"<svg xmlns=\"http://www.w3.org/2000/svg\"/>", "SVG"),
         (b"%PDF-1.4\n", "PDF"),
@@ -294,8 +297,8 @@ fn what_is_no_image_is_an_unsupported_format() {
     }
 }
 
-/// The last bytes that a file can lose without losing a pixel: the checksum of the last row and the
-/// end marker of PNG, the end code and trailer of GIF.
+/// Bytes at the end of a file that hold no pixels: the checksum of the last row and the end marker of
+/// PNG, the end code and trailer of GIF.
 fn expendable(name: &str) -> usize {
     match name.rsplit_once('.').unwrap().1 {
         "png" => 4 + 4 + 12,
@@ -355,7 +358,7 @@ fn a_damaged_image_is_undecodable() {
     assert_eq!(kind(&webp), Some(ErrorKind::UndecodableImage));
 }
 
-/// Every file of `refused`: the code of its error, its name, and its bytes.
+/// Every file of `refused`: expected error code, name and bytes.
 fn refused() -> Vec<(String, String, Vec<u8>)> {
     let mut files = Vec::new();
     for folder in fs::read_dir(goldens().join("refused")).unwrap() {
@@ -392,7 +395,7 @@ fn every_kind_of_damage_and_excess_has_its_error() {
                 }
             }
         }
-        // 1.2 GB could not even be zeroed in this time.
+        // This time is too short to even zero 1.2 GB.
         if code == "image_too_large" {
             assert!(start.elapsed().as_millis() < 100, "{name}: {:?}", start.elapsed());
         }
@@ -416,10 +419,10 @@ fn limits_hold_at_their_edge() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..Default::default() })]
 
-    /// Whatever happens to an image's bytes, the answer is an image that keeps its promises, or an
-    /// error that is the image's fault.
+    /// However an image's bytes are changed, the result is a consistent image or an error that blames the
+    /// image.
     #[test]
-    fn no_bytes_bring_the_decoder_down(
+    fn no_bytes_crash_the_decoder(
         pick in any::<prop::sample::Index>(),
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..12),
         cut in prop::option::of(any::<prop::sample::Index>()),

@@ -1,4 +1,4 @@
-//! Logits processors against those of transformers: tests/goldens/processors.json.
+//! Logits processors, compared with those of transformers (tests/goldens/processors.json).
 
 use std::path::Path;
 
@@ -21,7 +21,7 @@ struct ProcessorCase {
 }
 
 #[test]
-fn logits_processors_do_what_those_of_transformers_do() {
+fn logits_processors_match_transformers() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/processors.json");
     let goldens: Processors = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
     for case in &goldens.cases {
@@ -33,7 +33,7 @@ fn logits_processors_do_what_those_of_transformers_do() {
             "top_p" => Box::new(processors::TopP { mass: value, keep }),
             "repetition_penalty" => Box::new(processors::RepetitionPenalty(value)),
             "no_repeat_ngram_size" => Box::new(processors::NoRepeatNgram(count)),
-            other => panic!("{other} is not translated"),
+            other => panic!("{other} has no counterpart here"),
         };
         let mut scores = goldens.scores.clone();
         processor.process(&goldens.ids, &mut scores);

@@ -1,4 +1,4 @@
-//! Scores are those of pycocoevalcap; `tests/goldens/eval` holds what it said.
+//! Caption scores, compared with those of pycocoevalcap (tests/goldens/eval).
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -12,7 +12,7 @@ fn golden(name: &str) -> String {
 }
 
 #[test]
-fn scores_and_words_are_those_of_pycocoevalcap() {
+fn scores_and_tokens_match_pycocoevalcap() {
     let expected: Value = serde_json::from_str(&golden("expected.json")).unwrap();
     let coco: Value = serde_json::from_str(&golden("references.json")).unwrap();
     let mut names = HashMap::new();

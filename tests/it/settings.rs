@@ -1,4 +1,4 @@
-//! Settings: where they come from, what they may be, and that their example is true.
+//! Settings: their sources, the values they accept, and the documents generated from them.
 
 use std::fs;
 use std::path::Path;
@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use cutline::captioner::MemoryLimits;
 use cutline::config::{
-    CorsOrigins, HttpSettings, Level, LogSettings, ProtectionSettings, PublicEndpoints, SETTINGS,
-    Settings, Values, env_example,
+    CorsOrigins, HttpSettings, Level, LogSettings, ProtectionSettings, PublicEndpoints, Settings,
+    Values, env_example, markdown,
 };
 use cutline::engine::{DeviceChoice, Precision};
 use cutline::error::ErrorKind;
@@ -16,18 +16,40 @@ fn settings(pairs: &[(&str, &str)]) -> cutline::error::Result<Settings> {
     Settings::new(&Values::of_environment(pairs.iter().copied()))
 }
 
-#[test]
-fn the_example_is_what_the_table_says() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(".env.example");
-    if std::env::var_os("UPDATE_ENV_EXAMPLE").is_some() {
-        fs::write(&path, env_example()).unwrap();
+/// The file at `path` is what `written` makes of it; `UPDATE_SETTINGS=1` writes it.
+#[track_caller]
+fn assert_generated(path: &str, written: impl Fn(&str) -> String) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    let file = fs::read_to_string(&path).unwrap();
+    let expected = written(&file);
+    if std::env::var_os("UPDATE_SETTINGS").is_some() {
+        fs::write(&path, &expected).unwrap();
+    } else {
+        assert!(file == expected, "{} is stale; set UPDATE_SETTINGS=1", path.display());
     }
-    let file = fs::read_to_string(path).unwrap();
-    assert!(file == env_example(), "run this test once with UPDATE_ENV_EXAMPLE=1");
 }
 
 #[test]
-fn the_example_without_its_comment_signs_changes_nothing() {
+fn the_env_example_is_up_to_date() {
+    assert_generated(".env.example", |_| env_example());
+}
+
+#[test]
+fn the_tables_of_the_documentation_are_up_to_date() {
+    const BEGIN: &str = "<!-- settings:begin -->\n";
+    const END: &str = "<!-- settings:end -->";
+    assert_generated("docs/configuration.md", |page| {
+        let (before, rest) = page.split_once(BEGIN).expect("the page has a mark to begin at");
+        let (_, after) = rest.split_once(END).expect("the page has a mark to end at");
+        format!("{before}{BEGIN}{}{END}{after}", markdown())
+    });
+    let row = "| `PORT` | `--port` | `8000` | a whole number from 0 to 65535 | Port to listen on; \
+               0 for any free port |";
+    assert!(markdown().lines().any(|line| line == row), "{}", markdown());
+}
+
+#[test]
+fn the_uncommented_env_example_changes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join(".env");
     let text: String = env_example()
@@ -41,7 +63,7 @@ fn the_example_without_its_comment_signs_changes_nothing() {
     assert!(text.contains("\nPORT=8000\n") && text.contains("\nHF_TOKEN=\n"), "{text}");
     fs::write(&path, text).unwrap();
     let from_file = Values::default().with_file(&path).unwrap();
-    assert!(from_file.is_set("PORT").unwrap() && !from_file.is_set("HF_TOKEN").unwrap());
+    assert!(from_file.is_set("PORT") && !from_file.is_set("HF_TOKEN"));
     let from_file = Settings::new(&from_file).unwrap();
     assert_eq!(format!("{from_file:?}"), format!("{:?}", settings(&[]).unwrap()));
 }
@@ -49,6 +71,7 @@ fn the_example_without_its_comment_signs_changes_nothing() {
 #[test]
 fn defaults_are_those_of_the_contract() {
     let settings = settings(&[]).unwrap();
+    assert_eq!(format!("{settings:?}"), format!("{:?}", Settings::default()));
     assert_eq!((settings.host.as_str(), settings.port), ("127.0.0.1", 8000));
     assert_eq!(settings.http.request_timeout, Duration::from_secs(30));
     assert_eq!(settings.http.max_image_bytes, 10_485_760);
@@ -63,12 +86,12 @@ fn defaults_are_those_of_the_contract() {
     assert!(!settings.captioner.hub.offline);
     assert_eq!(settings.captioner.memory, MemoryLimits::default());
     assert_eq!(settings.http, HttpSettings::default());
-    assert_eq!(settings.log, LogSettings { level: Level::Info, human: false });
+    assert_eq!(settings.log, LogSettings { level: Level::INFO, human: false });
     assert_eq!(settings.traces.endpoint, None);
 }
 
 #[test]
-fn every_value_that_cannot_be_used_is_named_with_a_remedy() {
+fn each_invalid_value_is_reported_with_its_name_and_a_remedy() {
     for (name, value) in [
         ("PORT", "abc"),
         ("PORT", "65536"),
@@ -119,7 +142,7 @@ fn every_value_that_cannot_be_used_is_named_with_a_remedy() {
         ("RATE_LIMIT", "-1"),
         ("RATE_LIMIT", "10/s"),
         ("RATE_LIMIT_BURST", "0"),
-        // There is no rate.
+        // Without RATE_LIMIT.
         ("RATE_LIMIT_BURST", "5"),
         ("TRUSTED_PROXY_COUNT", "true"),
     ] {
@@ -133,7 +156,7 @@ fn every_value_that_cannot_be_used_is_named_with_a_remedy() {
 
 #[cfg(not(feature = "cuda"))]
 #[test]
-fn a_gpu_that_is_not_built_in_is_refused_by_name() {
+fn a_gpu_is_refused_by_a_build_without_cuda() {
     for (name, value) in [("USE_GPU", "true"), ("DEVICE", "cuda:0"), ("DEVICE", "cuda")] {
         let error = settings(&[(name, value)]).unwrap_err();
         assert!(error.detail().contains(name) && error.detail().contains("--features cuda"));
@@ -141,7 +164,7 @@ fn a_gpu_that_is_not_built_in_is_refused_by_name() {
 }
 
 #[test]
-fn whether_and_which_gpu_is_asked_for() {
+fn use_gpu_and_device_are_combined() {
     let choice = |pairs: &[(&str, &str)]| settings(pairs).map(|s| s.captioner.engine.device);
     assert_eq!(choice(&[]).unwrap(), DeviceChoice::Auto);
     assert_eq!(choice(&[("DEVICE", "auto")]).unwrap(), DeviceChoice::Auto);
@@ -158,7 +181,7 @@ fn whether_and_which_gpu_is_asked_for() {
 
 #[cfg(feature = "cuda")]
 #[test]
-fn a_gpu_is_asked_for_by_its_number() {
+fn a_gpu_is_selected_by_its_number() {
     let choice = |pairs: &[(&str, &str)]| settings(pairs).unwrap().captioner.engine.device;
     assert_eq!(choice(&[("USE_GPU", "true")]), DeviceChoice::Cuda(0));
     assert_eq!(choice(&[("DEVICE", "cuda:1")]), DeviceChoice::Cuda(1));
@@ -166,7 +189,7 @@ fn a_gpu_is_asked_for_by_its_number() {
 }
 
 #[test]
-fn what_suits_the_device_is_called_auto() {
+fn auto_leaves_a_number_to_the_program() {
     let numbers = |pairs: &[(&str, &str)]| {
         let captioner = settings(pairs).unwrap().captioner;
         (captioner.max_batch_size, captioner.max_workers)
@@ -181,7 +204,7 @@ fn what_suits_the_device_is_called_auto() {
 
 #[cfg(not(feature = "otlp"))]
 #[test]
-fn traces_that_are_not_built_in_are_refused_by_name() {
+fn traces_are_refused_by_a_build_without_otlp() {
     let error = settings(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4318")]).unwrap_err();
     let detail = error.detail();
     assert!(detail.contains("OTEL_EXPORTER_OTLP_ENDPOINT") && detail.contains("--features otlp"));
@@ -189,7 +212,7 @@ fn traces_that_are_not_built_in_are_refused_by_name() {
 
 #[cfg(feature = "otlp")]
 #[test]
-fn the_collector_is_an_address() {
+fn the_collector_must_be_an_address() {
     let traces = |endpoint| settings(&[("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)]);
     let set = traces("http://localhost:4318/").unwrap().traces;
     assert_eq!(set.endpoint.as_deref(), Some("http://localhost:4318"));
@@ -198,7 +221,7 @@ fn the_collector_is_an_address() {
 }
 
 #[test]
-fn values_are_read_as_people_write_them() {
+fn case_spaces_and_underscores_do_not_matter() {
     let settings = settings(&[
         ("HOST", "  0.0.0.0 "),
         ("PORT", ""),
@@ -219,21 +242,21 @@ fn values_are_read_as_people_write_them() {
     assert_eq!(settings.captioner.engine.precision, Precision::F32);
     assert_eq!(settings.captioner.target_width, Some(256));
     assert_eq!(settings.captioner.hub.token.as_deref(), Some("hf_secret"));
-    assert_eq!(settings.log, LogSettings { level: Level::Warn, human: true });
+    assert_eq!(settings.log, LogSettings { level: Level::WARN, human: true });
 }
 
 #[test]
-fn the_command_line_wins_over_the_environment_and_that_over_the_file() {
+fn options_win_over_the_environment_which_wins_over_the_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join(".env");
     fs::write(&path, "PORT=1\nHOST=file\nMAX_WORKERS=3\n# a comment\n").unwrap();
     let environment = [("PORT", "2"), ("HOST", "environment"), ("MAX_WORKERS", "")];
     let mut values = Values::of_environment(environment).with_file(&path).unwrap();
-    values.set_option("PORT", "3".into());
+    values.set_option("PORT", "3");
     let settings = Settings::new(&values).unwrap();
     assert_eq!((settings.host.as_str(), settings.port), ("environment", 3));
-    assert_eq!(settings.captioner.max_workers, Some(3), "an empty value is none");
-    values.set_option("PORT", "x".into());
+    assert_eq!(settings.captioner.max_workers, Some(3), "an empty value counts as not set");
+    values.set_option("PORT", "x");
     let error = Settings::new(&values).unwrap_err();
     assert!(error.detail().contains("from the command line"), "{error}");
 
@@ -244,7 +267,7 @@ fn the_command_line_wins_over_the_environment_and_that_over_the_file() {
 }
 
 #[test]
-fn models_are_kept_where_python_keeps_them() {
+fn models_are_cached_where_huggingface_hub_caches_them() {
     let folder = |pairs: &[(&str, &str)]| settings(pairs).unwrap().captioner.hub.cache_dir;
     let all = [
         ("HOME", "/home/me"),
@@ -264,20 +287,12 @@ fn models_are_kept_where_python_keeps_them() {
     }
 }
 
-#[test]
-fn settings_have_names_of_their_own() {
-    let mut names: Vec<_> = SETTINGS.iter().map(|setting| setting.name).collect();
-    names.sort_unstable();
-    names.dedup();
-    assert_eq!(names.len(), SETTINGS.len());
-}
-
 fn protection(pairs: &[(&str, &str)]) -> ProtectionSettings {
     settings(pairs).unwrap().http.protection
 }
 
 #[test]
-fn keys_come_from_the_setting_and_from_the_file() {
+fn keys_are_read_from_the_setting_and_from_the_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("keys");
     let file = path.to_str().unwrap();
@@ -312,7 +327,7 @@ fn keys_are_never_shown() {
 }
 
 #[test]
-fn who_may_ask_is_read_as_people_write_it() {
+fn the_settings_of_protection_are_read() {
     let all = PublicEndpoints { health: true, metrics: true, docs: true };
     assert_eq!(protection(&[("PUBLIC_ENDPOINTS", " Health, metrics ,docs")]).public, all);
     let none = PublicEndpoints { health: false, metrics: false, docs: false };

@@ -1,4 +1,4 @@
-//! Text against what `BlipProcessor` made of the same ids, and ids against what it made of prompts.
+//! Decoded texts and encoded prompts, compared with those of `BlipProcessor`.
 
 use cutline::tokenizer::{Tokenizer, TokenizerSource};
 use serde_json::Value;
@@ -34,14 +34,14 @@ fn check(tokenizer: &Tokenizer) {
 }
 
 #[test]
-fn tokenizer_json_reads_and_writes_as_transformers_does() {
+fn tokenizer_json_matches_transformers() {
     let (json, config) = (model_file("tokenizer.json"), model_file("tokenizer_config.json"));
     let source = TokenizerSource { json: Some(&json), config: Some(&config), vocab: None };
     check(&Tokenizer::load(source).unwrap());
 }
 
 #[test]
-fn vocab_txt_does_too() {
+fn vocab_txt_matches_transformers() {
     let (vocab, config) = (model_file("vocab.txt"), model_file("tokenizer_config.json"));
     let source = TokenizerSource { json: None, config: Some(&config), vocab: Some(&vocab) };
     check(&Tokenizer::load(source).unwrap());

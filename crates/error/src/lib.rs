@@ -1,58 +1,60 @@
-//! The one error type of the crate. It knows what went wrong and how to say it, not how a protocol
-//! reports it: HTTP turns [`ErrorKind`] into a status, the command line into an exit status.
+//! The error type of cutline: an [`ErrorKind`] with a stable code, and a message for the user.
+//!
+//! It is independent of protocols: the HTTP server maps [`ErrorKind`] to a status, the command line
+//! to an exit status.
 
 use std::any::Any;
 use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
-/// Shorthand used throughout the crate.
+/// A result with this error type.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What kind of thing went wrong. [`ErrorKind::code`] is part of the HTTP contract and never changes.
+/// What went wrong. [`ErrorKind::code`] is part of the HTTP contract and never changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ErrorKind {
-    /// The request's envelope is broken: multipart, JSON or base64.
+    /// The multipart body, the JSON or the base64 of the request is malformed.
     MalformedRequest,
-    /// The request's body came too slowly.
+    /// The body of the request arrived too slowly.
     RequestTimeout,
-    /// The answer took longer than the request may take.
+    /// The caption was not finished within the time limit of a request.
     InferenceTimeout,
-    /// More bytes or pixels than the limits allow.
+    /// The image has more bytes or pixels than the limits allow.
     ImageTooLarge,
-    /// More images, or more bytes of them, than one batch may have.
+    /// The batch has more images, or more bytes, than the limits allow.
     BatchTooLarge,
-    /// The bytes are no image format that is read here.
+    /// The image has an unsupported format.
     UnsupportedFormat,
-    /// A known format, but the image is broken.
+    /// The image has a supported format, but is corrupt.
     UndecodableImage,
     /// A parameter is unknown, out of range, or contradicts another.
     InvalidParameter,
-    /// The request has no key, and needs one.
+    /// The request needs an API key and has none.
     Unauthorized,
-    /// The request's key is none of those that count.
+    /// The API key of the request is not valid.
     Forbidden,
-    /// The client asks more often than it may.
+    /// The client has exceeded its request rate.
     RateLimited,
-    /// The queue has no place left; nothing was queued.
+    /// The queue is full; nothing was queued.
     QueueFull,
-    /// The model is not loaded or not warm yet.
+    /// The model is not loaded or not warmed up yet.
     NotReady,
-    /// The server is stopping and takes no new work.
+    /// The server is shutting down and accepts no new work.
     ShuttingDown,
-    /// There is nothing at this address.
+    /// No resource has this path.
     NotFound,
-    /// The address exists, but not for this method.
+    /// The resource does not support this method.
     MethodNotAllowed,
-    /// A setting cannot be used.
+    /// A setting is invalid.
     Config,
-    /// The model cannot be found, fetched, read or run.
+    /// The model cannot be found, downloaded, read or run.
     Model,
-    /// The device has no memory left for this work; with less beside it there may be.
+    /// The device is out of memory; a smaller batch may fit.
     OutOfMemory,
     /// A file cannot be read or written.
     Io,
-    /// A defect of this program.
+    /// A bug in this program.
     Internal,
 }
 
@@ -86,9 +88,9 @@ impl ErrorKind {
     }
 }
 
-/// An error with a sentence for the user that says what to do.
+/// An error with a message that tells the user what to do.
 ///
-/// The boxed source is for the log; it is never part of [`fmt::Display`].
+/// The source is for the log; [`fmt::Display`] never includes it.
 #[derive(Debug, Clone)]
 pub struct Error(Box<ErrorInner>);
 
@@ -102,7 +104,7 @@ struct ErrorInner {
 }
 
 impl Error {
-    /// An error of `kind`; `detail` is a sentence that tells the user what to do.
+    /// An error of `kind`; `detail` says what is wrong, then what to do.
     pub fn new(kind: ErrorKind, detail: impl Into<Cow<'static, str>>) -> Self {
         Self(Box::new(ErrorInner {
             kind,
@@ -123,7 +125,7 @@ impl Error {
         error
     }
 
-    /// [`ErrorKind::Internal`]: `detail` goes to the log, users of the server never see it.
+    /// [`ErrorKind::Internal`]; `detail` is for the log, users of the server never see it.
     pub fn internal(detail: impl Into<Cow<'static, str>>) -> Self {
         Self::new(ErrorKind::Internal, detail)
     }
@@ -143,7 +145,7 @@ impl Error {
         self
     }
 
-    /// Says when it makes sense to try again.
+    /// Sets how long to wait before a retry makes sense.
     #[must_use]
     pub fn with_retry_after(mut self, after: Duration) -> Self {
         self.0.retry_after = Some(after);
@@ -156,19 +158,19 @@ impl Error {
         self.0.kind
     }
 
-    /// The sentence for the user.
+    /// The message for the user.
     #[must_use]
     pub fn detail(&self) -> &str {
         &self.0.detail
     }
 
-    /// The name of the parameter or setting at fault, where there is one.
+    /// The name of the invalid parameter or setting, if any.
     #[must_use]
     pub fn field(&self) -> Option<&str> {
         self.0.field.as_deref()
     }
 
-    /// When to try again, where that is known.
+    /// How long to wait before a retry, if known.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         self.0.retry_after

@@ -2,12 +2,12 @@
 
 use super::{ORDERS, Pair, ngrams};
 
-/// Keep quotients of nothing by nothing away; pycocoevalcap's.
+/// Avoid divisions of zero by zero; the values of pycocoevalcap.
 const SMALL: f64 = 1e-9;
 const TINY: f64 = 1e-15;
 
-/// The score of all captions together: the geometric mean of the clipped precisions, with a penalty
-/// if they are shorter than their closest references.
+/// The score of all captions together: the geometric mean of the clipped precisions, times a penalty
+/// if the captions are shorter than their closest references.
 pub(super) fn bleu_4(pairs: &[&Pair]) -> f64 {
     let (mut correct, mut guessed) = ([0_usize; ORDERS], [0_usize; ORDERS]);
     let (mut length, mut closest) = (0, 0);
@@ -15,8 +15,8 @@ pub(super) fn bleu_4(pairs: &[&Pair]) -> f64 {
         let counts = ngrams(&pair.caption);
         let references: Vec<_> = pair.references.iter().map(|words| ngrams(words)).collect();
         for (ngram, count) in counts {
-            let most = references.iter().filter_map(|counts| counts.get(ngram)).max();
-            correct[ngram.len() - 1] += count.min(most.copied().unwrap_or(0));
+            let max = references.iter().filter_map(|counts| counts.get(ngram)).max();
+            correct[ngram.len() - 1] += count.min(max.copied().unwrap_or(0));
         }
         let words = pair.caption.len();
         for (order, guessed) in guessed.iter_mut().enumerate() {

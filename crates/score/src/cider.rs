@@ -1,20 +1,20 @@
-//! CIDEr-D: how alike the n-grams are, the rarer the more they count.
+//! CIDEr-D: the similarity of n-grams, weighted by their rarity.
 
 use std::collections::{HashMap, HashSet};
 
 use super::{ORDERS, Pair, ngrams};
 
-/// Width of the penalty for another length, in words.
+/// The width of the Gaussian penalty for a different length, in words.
 const SIGMA: f64 = 6.0;
-/// What the scores are multiplied by.
+/// The factor of the scores.
 const SCALE: f64 = 10.0;
 
-/// The n-grams of a text, weighted by how often they occur in it and in how few photos.
+/// The n-grams of a text, weighted by their frequency in it and their rarity among photos (TF-IDF).
 struct Vector<'p> {
     weights: HashMap<&'p [String], f64>,
     /// For each length of n-grams.
     norms: [f64; ORDERS],
-    /// Two-word sequences, by which lengths are compared.
+    /// The number of bigrams, by which lengths are compared.
     length: usize,
 }
 
@@ -32,9 +32,9 @@ pub(super) fn cider_d(pairs: &[&Pair]) -> Vec<f64> {
     let rarity = |ngram: &[String]| all - (photos.get(ngram).copied().unwrap_or(1) as f64).ln();
     let score = |pair: &&Pair| {
         let caption = Vector::new(&pair.caption, rarity);
-        let likeness = |words| caption.likeness(&Vector::new(words, rarity));
-        let alike: f64 = pair.references.iter().map(|words| likeness(words)).sum();
-        SCALE * alike / pair.references.len() as f64
+        let similarity = |words| caption.similarity(&Vector::new(words, rarity));
+        let total: f64 = pair.references.iter().map(|words| similarity(words)).sum();
+        SCALE * total / pair.references.len() as f64
     };
     pairs.iter().map(score).collect()
 }
@@ -51,9 +51,9 @@ impl<'p> Vector<'p> {
         Self { weights, norms: norms.map(f64::sqrt), length: words.len().saturating_sub(1) }
     }
 
-    /// The mean over the lengths of n-grams of the cosine, in which a caption gains nothing by saying
-    /// something more often than `reference`; less for another length.
-    fn likeness(&self, reference: &Self) -> f64 {
+    /// The mean cosine similarity over the lengths of n-grams, times the penalty for a different
+    /// length. Weights are clipped, so a caption gains nothing by repeating words of `reference`.
+    fn similarity(&self, reference: &Self) -> f64 {
         let mut products = [0.0; ORDERS];
         for (ngram, weight) in &self.weights {
             if let Some(other) = reference.weights.get(ngram) {

@@ -1,8 +1,19 @@
-//! How near captions are to what people wrote of the same photos: CIDEr-D, BLEU-4 and ROUGE-L, as
-//! pycocoevalcap computes them.
+//! Scores captions against reference captions: CIDEr-D, BLEU-4 and ROUGE-L, as pycocoevalcap computes
+//! them.
 //!
-//! The sources are Vedantam and others (2015) for CIDEr-D, Papineni and others (2002) for BLEU, Lin
-//! and Och (2004) for ROUGE-L, and where they leave a choice, pycocoevalcap 1.2.
+//! Sources: Vedantam et al. (2015) for CIDEr-D, Papineni et al. (2002) for BLEU, Lin and Och (2004)
+//! for ROUGE-L, and pycocoevalcap 1.2 for details that they leave open.
+//!
+//! ```
+//! use cutline_score::{Pair, Scores};
+//!
+//! let scores = Scores::of(&[
+//!     Pair::new("a cat sits on a sofa", ["a cat on a red sofa", "a cat is sitting on a couch"]),
+//!     Pair::new("two dogs run", ["two dogs run on grass", "dogs play outside"]),
+//! ]);
+//! assert!(scores.cider_d > 0.0 && scores.cider_d < 10.0);
+//! assert!(scores.rouge_l > 0.5);
+//! ```
 
 mod bleu;
 mod cider;
@@ -15,33 +26,34 @@ use serde::Serialize;
 
 pub use self::tokens::tokens;
 
-/// N-grams of up to so many words are compared.
+/// The length of the longest n-grams that are compared.
 const ORDERS: usize = 4;
 
-/// A caption and what people wrote, as [`tokens()`].
+/// A caption and its reference captions, as [`tokens()`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Pair {
     /// The caption that is scored.
     pub caption: Vec<String>,
-    /// One or more; those without words count like others.
+    /// The references, one or more. Those without words count too.
     pub references: Vec<Vec<String>>,
 }
 
 impl Pair {
-    /// From texts.
+    /// Tokenizes texts.
+    #[must_use]
     pub fn new<'t>(caption: &str, references: impl IntoIterator<Item = &'t str>) -> Self {
         Self { caption: tokens(caption), references: references.into_iter().map(tokens).collect() }
     }
 }
 
-/// The scores of captions as a whole.
+/// The scores of a set of captions.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Scores {
-    /// 0–10; the mean over photos. How rare a word is is counted in the references of these photos,
-    /// so scores of few photos are not those of many.
+    /// 0–10; the mean over photos. The rarity of words is that in the references of these photos, so
+    /// scores of sets of different sizes are not comparable.
     #[serde(rename = "CIDEr-D")]
     pub cider_d: f64,
-    /// 0–1; over all captions together, with the closest reference's length.
+    /// 0–1; of all captions together, with the length of the closest reference.
     #[serde(rename = "BLEU-4")]
     pub bleu_4: f64,
     /// 0–1; the mean over photos.
@@ -50,7 +62,7 @@ pub struct Scores {
 }
 
 impl Scores {
-    /// Of `pairs`; all 0 where there are none. Pairs without references are not counted.
+    /// The scores of `pairs`; 0 if there are none. Pairs without references are ignored.
     #[must_use]
     pub fn of(pairs: &[Pair]) -> Self {
         let pairs: Vec<&Pair> = pairs.iter().filter(|pair| !pair.references.is_empty()).collect();
@@ -87,16 +99,16 @@ mod tests {
     }
 
     #[test]
-    fn what_people_wrote_is_best_and_what_nobody_wrote_worst() {
-        let said = "a black cat sits on the red sofa";
-        let same = score(said, &[said]);
-        let near = score("a cat sits on the sofa", &[said]);
-        let far = score("an airplane in the sky", &[said]);
+    fn scores_increase_with_similarity() {
+        let reference = "a black cat sits on the red sofa";
+        let same = score(reference, &[reference]);
+        let near = score("a cat sits on the sofa", &[reference]);
+        let far = score("an airplane in the sky", &[reference]);
         for value in [Scores::cider, Scores::bleu, Scores::rouge] {
             let [same, near, far] = [same, near, far].map(|scores| value(&scores));
             assert!(same > near && near > far, "{same} {near} {far}");
         }
-        let alone = Pair::new(said, [said]);
+        let alone = Pair::new(reference, [reference]);
         assert!((rouge::rouge_l(&alone) - 1.0).abs() < 1e-9);
         assert!((bleu::bleu_4(&[&alone]) - 1.0).abs() < 1e-6);
     }
@@ -114,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_no_number_but_zero() {
+    fn empty_texts_score_zero() {
         let nothing = Scores { cider_d: 0.0, bleu_4: 0.0, rouge_l: 0.0 };
         assert_eq!(Scores::of(&[]), nothing);
         assert_eq!(Scores::of(&[Pair::default()]), nothing);
@@ -122,9 +134,9 @@ mod tests {
         assert!(empty.cider_d == 0.0 && empty.bleu_4 < 1e-3 && empty.rouge_l == 0.0, "{empty:?}");
     }
 
-    /// As the tokenizer of CoreNLP cuts them, punctuation left out.
+    /// Expected values are those of the tokenizer of CoreNLP, without punctuation.
     #[test]
-    fn words_are_cut_as_in_the_treebank() {
+    fn tokens_are_those_of_the_penn_treebank() {
         for (text, words) in [
             ("A man's dog, running.", "a man 's dog running"),
             ("He said \"hello\" (to me)!", "he said hello -lrb- to me -rrb-"),

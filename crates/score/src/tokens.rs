@@ -1,17 +1,16 @@
-//! A caption as the words that scores count, as pycocoevalcap has them from the Penn Treebank
-//! tokenizer of Stanford CoreNLP 3.4.1: in small letters, "don't" as "do" and "n't", and without
-//! most punctuation.
+//! Tokenizes captions as pycocoevalcap does with the Penn Treebank tokenizer of Stanford CoreNLP
+//! 3.4.1: in lower case, "don't" as "do" and "n't", and without most punctuation.
 //!
-//! Written from the behaviour of that tokenizer on captions. What rarely stands in captions (addresses,
-//! fractions as one sign, emoticons) may be cut otherwise.
+//! This reproduces the behaviour of that tokenizer on captions. What is rare in captions (addresses,
+//! fractions as one character, emoticons) may be split differently.
 
-/// Abbreviations that keep their full stop.
+/// Abbreviations that keep their period.
 const ABBREVIATIONS: [&str; 24] = [
     "mr", "mrs", "ms", "dr", "st", "jr", "sr", "vs", "etc", "no", "inc", "co", "corp", "ltd",
     "ave", "blvd", "mt", "ft", "prof", "gen", "sgt", "capt", "rev", "gov",
 ];
 
-/// Words that are written as one and counted as two, with the length of the first.
+/// Words that are split in two, with the length of the first part.
 const JOINED: [(&str, usize); 8] = [
     ("cannot", 3),
     ("gonna", 3),
@@ -23,21 +22,21 @@ const JOINED: [(&str, usize); 8] = [
     ("'twas", 2),
 ];
 
-/// What is cut off the end of a word.
+/// Endings that are split off.
 const ENDINGS: [&str; 7] = ["n't", "'s", "'m", "'d", "'re", "'ve", "'ll"];
 
-/// The words of `text`.
+/// The tokens of `text`.
 #[must_use]
 pub fn tokens(text: &str) -> Vec<String> {
-    let text: String = text.to_lowercase().chars().map(plain).collect();
+    let text: String = text.to_lowercase().chars().map(normalize).collect();
     let mut words = Vec::new();
     for chunk in text.split_whitespace() {
         let mut rest = chunk;
         while !rest.is_empty() {
-            let length = match word(rest) {
-                0 => mark(rest, &mut words),
+            let length = match word_length(rest) {
+                0 => punctuation(rest, &mut words),
                 length => {
-                    cut(&rest[..length], &rest[length..], &mut words);
+                    split(&rest[..length], &rest[length..], &mut words);
                     length
                 }
             };
@@ -47,8 +46,8 @@ pub fn tokens(text: &str) -> Vec<String> {
     words
 }
 
-/// Typographic quotation marks and dashes as typewriters have them.
-fn plain(c: char) -> char {
+/// Replaces typographic quotation marks and dashes with plain ones.
+fn normalize(c: char) -> char {
     match c {
         '‘' | '’' | '´' => '\'',
         '“' | '”' => '"',
@@ -57,8 +56,8 @@ fn plain(c: char) -> char {
     }
 }
 
-/// Bytes of the word that `text` starts with.
-fn word(text: &str) -> usize {
+/// The length in bytes of the word that `text` starts with.
+fn word_length(text: &str) -> usize {
     let mut end = 0;
     let mut letters = text.char_indices().peekable();
     while let Some((at, letter)) = letters.next() {
@@ -75,14 +74,14 @@ fn word(text: &str) -> usize {
     end
 }
 
-/// Whether `letter` holds what is before and behind it together.
+/// Whether `letter` joins the characters before and after it into one word.
 fn joins(letter: char, before: Option<char>, next: Option<char>) -> bool {
     let (Some(before), Some(next)) = (before, next) else { return false };
     if !next.is_alphanumeric() {
         return false;
     }
     match letter {
-        // A dash of two strokes is none.
+        // Two hyphens are a dash and separate words.
         '-' | '/' | '\'' | '.' | '_' | '@' => before.is_alphanumeric(),
         '&' => before.is_alphabetic() && next.is_alphabetic(),
         ',' | ':' => before.is_ascii_digit() && next.is_ascii_digit(),
@@ -90,16 +89,16 @@ fn joins(letter: char, before: Option<char>, next: Option<char>) -> bool {
     }
 }
 
-/// Puts the words that `word` is into `words`. `behind` is what follows it.
-fn cut(word: &str, behind: &str, words: &mut Vec<String>) {
+/// Appends the tokens of `word` to `words`. `after` is the text that follows.
+fn split(word: &str, after: &str, words: &mut Vec<String>) {
     if let Some((_, first)) = JOINED.iter().find(|(joined, _)| *joined == word) {
         words.extend([word[..*first].to_owned(), word[*first..].to_owned()]);
         return;
     }
-    // The stop of an abbreviation is its own: "a.m.", "mr."
+    // The period belongs to an abbreviation: "a.m.", "mr."
     let initials = word.split('.').all(|part| part.chars().count() == 1);
     let abbreviation = ABBREVIATIONS.contains(&word) || (word.contains('.') && initials);
-    if abbreviation && behind.starts_with('.') {
+    if abbreviation && after.starts_with('.') {
         words.push(format!("{word}."));
         return;
     }
@@ -114,8 +113,9 @@ fn cut(word: &str, behind: &str, words: &mut Vec<String>) {
     }
 }
 
-/// Takes the mark that `text` starts with, and puts it into `words` if scores count it.
-fn mark(text: &str, words: &mut Vec<String>) -> usize {
+/// Consumes the punctuation character that `text` starts with, and appends it to `words` unless it is
+/// ignored. Returns its length in bytes.
+fn punctuation(text: &str, words: &mut Vec<String>) -> usize {
     let mut letters = text.chars();
     let Some(first) = letters.next() else { return 0 };
     let name = match first {
@@ -135,11 +135,11 @@ fn mark(text: &str, words: &mut Vec<String>) -> usize {
 
 /// "'90s" and "'em" are words; other apostrophes at the start are quotation marks.
 fn apostrophe(text: &str, words: &mut Vec<String>) -> usize {
-    let behind = &text[1..];
-    let length = word(behind);
-    let decade = behind.as_bytes().first().is_some_and(u8::is_ascii_digit)
-        && behind[..length].ends_with('s');
-    if decade || matches!(&behind[..length], "em" | "til" | "s" | "m" | "d" | "re" | "ve" | "ll") {
+    let after = &text[1..];
+    let length = word_length(after);
+    let decade =
+        after.as_bytes().first().is_some_and(u8::is_ascii_digit) && after[..length].ends_with('s');
+    if decade || matches!(&after[..length], "em" | "til" | "s" | "m" | "d" | "re" | "ve" | "ll") {
         words.push(text[..=length].to_owned());
         return 1 + length;
     }

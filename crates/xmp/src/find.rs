@@ -1,4 +1,4 @@
-//! Where in the text of an XMP its properties are.
+//! Finds the byte ranges of the properties in an XMP file.
 
 use std::ops::Range;
 
@@ -6,59 +6,60 @@ use quick_xml::NsReader;
 use quick_xml::events::{BytesStart, Event};
 use quick_xml::name::{Namespace, NamespaceResolver, ResolveResult};
 
-use super::{PROPERTIES, RDF, no_xmp};
+use super::{PROPERTIES, RDF, not_xmp};
 use cutline_error::Result;
 
-/// An element and where it is.
+/// An XML element and its byte ranges.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Element {
-    /// With its prefix.
+    /// The name with its prefix.
     pub(super) name: String,
-    /// From its tag to its end.
+    /// From the start of its first tag to the end of its last.
     pub(super) whole: Range<usize>,
     /// Between its tags.
     pub(super) inner: Range<usize>,
-    /// Whether it is one tag.
+    /// Whether it is a single tag, `<a/>`.
     pub(super) is_empty: bool,
 }
 
-/// A property that is there.
-#[allow(clippy::large_enum_variant)] // There are two of them.
+/// A property of a file.
+#[allow(clippy::large_enum_variant, reason = "a file has at most two of them")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Property {
-    /// As an attribute, which no program should write for these; the range of its value.
+    /// An attribute, an unusual form for these properties; the range of its value.
     Attribute(Range<usize>),
+    /// An element.
     Element {
         whole: Element,
-        /// The languages.
+        /// `rdf:Alt`, the list of languages.
         alternative: Option<Element>,
         /// The text in the default language.
         default: Option<Element>,
-        /// The text in whatever language is first.
+        /// The text in the first language.
         first: Option<Element>,
     },
 }
 
-/// Where a new property goes.
+/// Where a new property is added.
 #[derive(Debug)]
-pub(super) enum Home {
+pub(super) enum InsertionPoint {
     /// The first `rdf:Description`.
     Description(Element),
-    /// There is none: a new one goes into this `rdf:RDF`.
+    /// There is no `rdf:Description`; a new one is added to this `rdf:RDF`.
     Rdf(Element),
 }
 
-/// What was found.
+/// The parts of a file that matter here.
 #[derive(Debug)]
-pub(super) struct Found {
-    /// That of RDF in this file, with its colon.
+pub(super) struct Layout {
+    /// The prefix of RDF in this file, with the colon.
     pub(super) prefix: String,
-    pub(super) home: Home,
+    pub(super) insertion_point: InsertionPoint,
     /// In the order of [`PROPERTIES`].
     pub(super) properties: [Option<Property>; 2],
 }
 
-/// What an element is for.
+/// The role of an element.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Role {
     Rdf,
@@ -69,21 +70,21 @@ enum Role {
     Other,
 }
 
-/// An element that is open.
-struct Open {
+/// An element whose end has not been read yet.
+struct OpenElement {
     role: Role,
     name: String,
-    /// Where its tag begins and ends.
+    /// The range of its start tag.
     tag: Range<usize>,
 }
 
 #[derive(Default)]
-struct Search {
-    open: Vec<Open>,
+struct Finder {
+    open: Vec<OpenElement>,
     rdf: Option<Element>,
     description: Option<Element>,
     properties: [Option<Property>; 2],
-    /// The parts of the property that is open.
+    /// Parts of the property whose end has not been read yet.
     alternative: Option<Element>,
     default: Option<Element>,
     first: Option<Element>,
@@ -92,34 +93,37 @@ struct Search {
 /// Finds the properties in `xmp`.
 ///
 /// # Errors
-/// [`Io`](cutline_error::ErrorKind::Io): it is no XML, or has no RDF in it.
-pub(super) fn find(xmp: &str) -> Result<Found> {
-    // The reader would take the mark off and count without it.
+/// [`Io`](cutline_error::ErrorKind::Io): `xmp` is not well-formed XML, or contains no RDF.
+pub(super) fn find(xmp: &str) -> Result<Layout> {
+    // The reader skips a byte order mark and does not count it.
     let mark = if xmp.starts_with('\u{feff}') { '\u{feff}'.len_utf8() } else { 0 };
     let mut reader = NsReader::from_str(&xmp[mark..]);
-    let mut search = Search::default();
+    let mut search = Finder::default();
     loop {
         let start = position(&reader) + mark;
-        let event = reader.read_event().map_err(|e| no_xmp("its XML is broken").with_source(e))?;
+        let event = reader
+            .read_event()
+            .map_err(|e| not_xmp("its XML is not well-formed").with_source(e))?;
         let range = start..position(&reader) + mark;
         match event {
-            Event::Start(tag) => search.enter(xmp, &tag, reader.resolver(), range),
+            Event::Start(tag) => search.start_element(xmp, &tag, reader.resolver(), range),
             Event::Empty(tag) => {
-                search.enter(xmp, &tag, reader.resolver(), range.clone());
-                search.leave(range.end..range.end, true);
+                search.start_element(xmp, &tag, reader.resolver(), range.clone());
+                search.end_element(range.end..range.end, true);
             }
-            Event::End(_) => search.leave(range, false),
+            Event::End(_) => search.end_element(range, false),
             Event::Eof => break,
             _ => {}
         }
     }
     if !search.open.is_empty() {
-        return Err(no_xmp("its XML is cut off"));
+        return Err(not_xmp("its XML is truncated"));
     }
-    let rdf = search.rdf.ok_or_else(|| no_xmp("there is no rdf:RDF in it"))?;
+    let rdf = search.rdf.ok_or_else(|| not_xmp("it contains no rdf:RDF"))?;
     let prefix = rdf.name.split_once(':').map_or(String::new(), |(prefix, _)| format!("{prefix}:"));
-    let home = search.description.map_or(Home::Rdf(rdf), Home::Description);
-    Ok(Found { prefix, home, properties: search.properties })
+    let insertion_point =
+        search.description.map_or(InsertionPoint::Rdf(rdf), InsertionPoint::Description);
+    Ok(Layout { prefix, insertion_point, properties: search.properties })
 }
 
 fn position(reader: &NsReader<&[u8]>) -> usize {
@@ -130,15 +134,15 @@ fn is(namespace: &ResolveResult<'_>, wanted: &str) -> bool {
     *namespace == ResolveResult::Bound(Namespace(wanted))
 }
 
-/// Which of the properties has this name.
+/// The index of the property with this name, if it is one.
 fn property(namespace: &ResolveResult<'_>, local: &str) -> Option<usize> {
     PROPERTIES.iter().position(|(name, wanted)| {
         name.split_once(':').is_some_and(|(_, name)| name == local) && is(namespace, wanted)
     })
 }
 
-impl Search {
-    fn enter(
+impl Finder {
+    fn start_element(
         &mut self,
         xmp: &str,
         tag: &BytesStart<'_>,
@@ -164,15 +168,15 @@ impl Search {
         if role == Role::Description {
             self.attributes(xmp, tag, names);
         }
-        self.open.push(Open { role, name: tag.name().into_inner().to_owned(), tag: range });
+        self.open.push(OpenElement { role, name: tag.name().into_inner().to_owned(), tag: range });
     }
 
-    /// Properties as attributes.
+    /// Records properties that are attributes.
     fn attributes(&mut self, xmp: &str, tag: &BytesStart<'_>, names: &NamespaceResolver) {
         for attribute in tag.attributes().flatten() {
             let (namespace, local) = names.resolve_attribute(attribute.key);
             let Some(property) = property(&namespace, local.into_inner()) else { continue };
-            // Its value is a part of the text.
+            // The value is borrowed from the text, so its address gives the range.
             let start = (attribute.value.as_ptr() as usize).wrapping_sub(xmp.as_ptr() as usize);
             let range = start..start.saturating_add(attribute.value.len());
             if xmp.get(range.clone()).is_some() {
@@ -181,9 +185,9 @@ impl Search {
         }
     }
 
-    fn leave(&mut self, end: Range<usize>, is_empty: bool) {
-        // The reader refuses ends without a beginning.
-        let Some(Open { role, name, tag }) = self.open.pop() else { return };
+    fn end_element(&mut self, end: Range<usize>, is_empty: bool) {
+        // The reader rejects end tags without a start tag.
+        let Some(OpenElement { role, name, tag }) = self.open.pop() else { return };
         let element = Element {
             name,
             whole: tag.start..end.end,

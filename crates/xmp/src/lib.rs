@@ -1,8 +1,22 @@
-//! What an XMP sidecar says of a photo, and putting it there.
+//! Reads and writes the description and the alternative text of a photo in an XMP sidecar.
 //!
-//! The text of a file is searched with an XML reader that knows namespaces, and only the ranges of
-//! bytes that change are replaced: whatever else a program keeps in the file, its comments, spaces
-//! and prefixes stay as they are.
+//! A namespace-aware XML reader finds the properties, and only the bytes that change are replaced.
+//! Everything else in the file, including comments, whitespace and prefixes, stays as it is.
+//!
+//! ```
+//! use cutline_xmp::{Existing, Texts, merge, read};
+//!
+//! let texts = Texts { description: Some("a cat on a sofa".into()), alt_text: None };
+//! let xmp = merge(None, &texts, Existing::Keep)?;
+//! assert_eq!(read(&xmp)?, texts);
+//!
+//! // A text that exists already is kept unless it is to be replaced.
+//! let other = Texts { description: Some("a dog".into()), alt_text: Some("a pet".into()) };
+//! let merged = read(&merge(Some(&xmp), &other, Existing::Keep)?)?;
+//! assert_eq!(merged.description.as_deref(), Some("a cat on a sofa"));
+//! assert_eq!(merged.alt_text.as_deref(), Some("a pet"));
+//! # Ok::<(), cutline_error::Error>(())
+//! ```
 
 mod find;
 
@@ -10,17 +24,18 @@ use std::ops::Range;
 
 use quick_xml::escape::partial_escape;
 
-use self::find::{Element, Found, Home, Property, find};
+use self::find::{Element, InsertionPoint, Layout, Property, find};
 use cutline_error::{Error, ErrorKind, Result};
 
 const RDF: &str = "http://www.w3.org/1999/02/22-rdf-syntax-ns#";
 
-/// Two properties of a photo, each with its name and its namespace.
+/// The names and namespaces of the two properties.
 const PROPERTIES: [(&str, &str); 2] = [
     ("dc:description", "http://purl.org/dc/elements/1.1/"),
     ("Iptc4xmpCore:AltTextAccessibility", "http://iptc.org/std/Iptc4xmpCore/1.0/xmlns/"),
 ];
 
+/// A file without properties.
 const EMPTY: &str = "<?xpacket begin=\"\u{feff}\" id=\"W5M0MpCehiHzreSzNTczkc9d\"?>\n\
     <x:xmpmeta xmlns:x=\"adobe:ns:meta/\">\n \
     <rdf:RDF xmlns:rdf=\"http://www.w3.org/1999/02/22-rdf-syntax-ns#\">\n  \
@@ -29,7 +44,7 @@ const EMPTY: &str = "<?xpacket begin=\"\u{feff}\" id=\"W5M0MpCehiHzreSzNTczkc9d\
     </x:xmpmeta>\n\
     <?xpacket end=\"w\"?>\n";
 
-/// The texts for people that are read and written here.
+/// The texts of a photo.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Texts {
     /// `dc:description`.
@@ -38,19 +53,19 @@ pub struct Texts {
     pub alt_text: Option<String>,
 }
 
-/// What becomes of a text that is there already.
+/// What happens to a text that exists already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Existing {
     /// It stays.
     Keep,
-    /// It is replaced, in the default language; those in others stay.
+    /// It is replaced in the default language; other languages stay.
     Replace,
 }
 
-/// The texts in the file with the content `xmp`, in the default language where there is one.
+/// The texts in `xmp`, the content of a file; in the default language or else in the first.
 ///
 /// # Errors
-/// [`Io`](ErrorKind::Io): it is no XMP.
+/// [`Io`](ErrorKind::Io): `xmp` is not valid XMP.
 pub fn read(xmp: &str) -> Result<Texts> {
     let found = find(xmp)?;
     let [description, alt_text] =
@@ -58,49 +73,49 @@ pub fn read(xmp: &str) -> Result<Texts> {
     Ok(Texts { description, alt_text })
 }
 
-/// `xmp`, or a new file where there is none, with `texts` in it.
+/// Adds `texts` to `xmp`, the content of a file, or to a new file if it is `None` or empty.
 ///
 /// # Errors
-/// As [`read`].
+/// [`Io`](ErrorKind::Io): `xmp` is not valid XMP.
 pub fn merge(xmp: Option<&str>, texts: &Texts, existing: Existing) -> Result<String> {
     let xmp = xmp.filter(|xmp| !xmp.trim().is_empty()).unwrap_or(EMPTY);
     let found = find(xmp)?;
     let mut edits: Vec<(Range<usize>, String)> = Vec::new();
-    let mut fresh = String::new();
+    let mut new = String::new();
     let wanted = [&texts.description, &texts.alt_text];
     for ((property, text), (name, namespace)) in found.properties.iter().zip(wanted).zip(PROPERTIES)
     {
         let Some(text) = text.as_deref().map(escaped) else { continue };
         match property {
             None => {
-                fresh += &format!(
+                new += &format!(
                     "\n   <{name} xmlns:{}=\"{namespace}\">{}</{name}>",
                     name.split(':').next().unwrap_or_default(),
                     alternative(&found.prefix, &text)
                 )
             }
-            Some(there) if existing == Existing::Keep && there.text(xmp).is_some() => {}
-            Some(there) => edits.push(there.replaced(&found.prefix, &text)),
+            Some(old) if existing == Existing::Keep && old.text(xmp).is_some() => {}
+            Some(old) => edits.push(old.replaced(&found.prefix, &text)),
         }
     }
-    if !fresh.is_empty() {
-        edits.push(added(&found, xmp, &fresh));
+    if !new.is_empty() {
+        edits.push(added(&found, xmp, &new));
     }
     edits.sort_by_key(|(range, _)| range.start);
     let mut merged = xmp.to_owned();
     for (range, text) in edits.into_iter().rev() {
         merged.replace_range(range, &text);
     }
-    // Nobody's file is replaced by one that says something else.
+    // The caller overwrites the file of another program, so the result is checked.
     let after = read(&merged)?;
-    let there = |now: Option<String>, asked: &Option<String>| asked.is_none() || now.is_some();
-    if there(after.description, &texts.description) && there(after.alt_text, &texts.alt_text) {
+    let has = |text: Option<String>, wanted: &Option<String>| wanted.is_none() || text.is_some();
+    if has(after.description, &texts.description) && has(after.alt_text, &texts.alt_text) {
         return Ok(merged);
     }
-    Err(Error::internal("an XMP was not merged as it should be"))
+    Err(Error::internal("a merged XMP file lacks a text that was added to it"))
 }
 
-/// A text by language, with the default one.
+/// A language alternative with a text in the default language.
 fn alternative(rdf: &str, text: &str) -> String {
     format!("<{rdf}Alt>{}</{rdf}Alt>", item(rdf, text))
 }
@@ -109,16 +124,16 @@ fn item(rdf: &str, text: &str) -> String {
     format!("<{rdf}li xml:lang=\"x-default\">{text}</{rdf}li>")
 }
 
-/// The edit that puts the properties `fresh` where properties are.
-fn added(found: &Found, xmp: &str, fresh: &str) -> (Range<usize>, String) {
-    match &found.home {
-        Home::Description(description) => description.with_more(xmp, &format!("{fresh}\n  ")),
-        Home::Rdf(rdf) => {
+/// The edit that adds the properties `new`.
+fn added(found: &Layout, xmp: &str, new: &str) -> (Range<usize>, String) {
+    match &found.insertion_point {
+        InsertionPoint::Description(description) => description.append(xmp, &format!("{new}\n  ")),
+        InsertionPoint::Rdf(rdf) => {
             let prefix = &found.prefix;
-            let inside = format!(
-                "\n  <{prefix}Description {prefix}about=\"\">{fresh}\n  </{prefix}Description>\n "
+            let description = format!(
+                "\n  <{prefix}Description {prefix}about=\"\">{new}\n  </{prefix}Description>\n "
             );
-            rdf.with_more(xmp, &inside)
+            rdf.append(xmp, &description)
         }
     }
 }
@@ -139,15 +154,15 @@ impl Property {
         Some(text).filter(|text| !text.is_empty())
     }
 
-    /// The edit that makes `text` its text in the default language.
+    /// The edit that replaces its text in the default language.
     fn replaced(&self, rdf: &str, text: &str) -> (Range<usize>, String) {
         match self {
             Self::Attribute(value) => {
                 (value.clone(), text.replace('"', "&quot;").replace('\'', "&apos;"))
             }
-            Self::Element { default: Some(item), .. } => item.with(text),
-            Self::Element { alternative: Some(all), .. } => all.with_first(&item(rdf, text)),
-            Self::Element { whole, .. } => whole.with(&alternative(rdf, text)),
+            Self::Element { default: Some(item), .. } => item.replace_content(text),
+            Self::Element { alternative: Some(all), .. } => all.prepend(&item(rdf, text)),
+            Self::Element { whole, .. } => whole.replace_content(&alternative(rdf, text)),
         }
     }
 }
@@ -157,43 +172,45 @@ impl Element {
         (!self.is_empty).then(|| self.inner.clone())
     }
 
-    /// The edit that makes `content` all that is in it.
-    fn with(&self, content: &str) -> (Range<usize>, String) {
+    /// The edit that replaces its content.
+    fn replace_content(&self, content: &str) -> (Range<usize>, String) {
         if self.is_empty { self.opened(content) } else { (self.inner.clone(), content.into()) }
     }
 
-    /// The edit that puts `content` before all that is in it.
-    fn with_first(&self, content: &str) -> (Range<usize>, String) {
+    /// The edit that adds `content` before its content.
+    fn prepend(&self, content: &str) -> (Range<usize>, String) {
         let start = self.inner.start;
         if self.is_empty { self.opened(content) } else { (start..start, content.into()) }
     }
 
-    /// The edit that puts `content` behind all that is in it, before the space that ends it.
-    fn with_more(&self, xmp: &str, content: &str) -> (Range<usize>, String) {
+    /// The edit that adds `content` after its content, before trailing whitespace.
+    fn append(&self, xmp: &str, content: &str) -> (Range<usize>, String) {
         if self.is_empty {
             return self.opened(content);
         }
         let end = self.inner.start + xmp[self.inner.clone()].trim_end().len();
-        // The line of the end tag is as it was.
+        // The whitespace before the end tag is still there.
         let content = if end < self.inner.end { content.trim_end() } else { content };
         (end..end, content.into())
     }
 
-    /// `<a b="c"/>` becomes `<a b="c">content</a>`. The tag may change in other places too.
+    /// The edit from `<a b="c"/>` to `<a b="c">content</a>`. Other edits may change attributes of the
+    /// tag, so this one covers only its end.
     fn opened(&self, content: &str) -> (Range<usize>, String) {
         let end = self.whole.end;
         (end - "/>".len()..end, format!(">{content}</{}>", self.name))
     }
 }
 
-/// For XML, which has no way to write control characters.
+/// Escapes a text for XML and removes control characters, which XML cannot express.
 fn escaped(text: &str) -> String {
     let text: String = text.chars().filter(|c| !c.is_control()).collect();
     partial_escape(text.as_str()).into_owned()
 }
 
-fn no_xmp(what: &str) -> Error {
-    Error::new(ErrorKind::Io, format!("is no XMP ({what}); correct it or move it away"))
+/// The message continues the name of a file.
+fn not_xmp(reason: &str) -> Error {
+    Error::new(ErrorKind::Io, format!("is not valid XMP ({reason}); correct it or move it away"))
 }
 
 #[cfg(test)]

@@ -4,9 +4,9 @@ fn texts(description: &str, alt_text: &str) -> Texts {
     Texts { description: Some(description.into()), alt_text: Some(alt_text.into()) }
 }
 
-/// As a photo manager writes them: other prefixes, two descriptions, comments, other properties,
+/// A file like those of photo managers: other prefixes, two descriptions, comments, other properties,
 /// other languages, padding.
-const OF_A_PROGRAM: &str = "\u{feff}<?xpacket begin='\u{feff}' id='W5M0MpCehiHzreSzNTczkc9d'?>
+const OTHER_PROGRAM: &str = "\u{feff}<?xpacket begin='\u{feff}' id='W5M0MpCehiHzreSzNTczkc9d'?>
 <!-- mine -->
 <x:xmpmeta xmlns:x='adobe:ns:meta/' x:xmptk='Some &amp; Tool'>
 <r:RDF xmlns:r='http://www.w3.org/1999/02/22-rdf-syntax-ns#'>
@@ -26,16 +26,16 @@ const OF_A_PROGRAM: &str = "\u{feff}<?xpacket begin='\u{feff}' id='W5M0MpCehiHzr
           \n<?xpacket end='w'?>";
 
 #[test]
-fn a_new_file_says_both_and_is_read_again() {
-    let asked = texts("a cat & a <dog>", "\"cats\"\u{1}");
-    let xmp = merge(None, &asked, Existing::Keep).unwrap();
+fn a_new_file_has_both_texts_and_can_be_read() {
+    let wanted = texts("a cat & a <dog>", "\"cats\"\u{1}");
+    let xmp = merge(None, &wanted, Existing::Keep).unwrap();
     assert!(
         xmp.contains("<rdf:li xml:lang=\"x-default\">a cat &amp; a &lt;dog&gt;</rdf:li>"),
         "{xmp}"
     );
     assert!(xmp.contains("<Iptc4xmpCore:AltTextAccessibility xmlns:Iptc4xmpCore=\"http://iptc"));
     assert_eq!(read(&xmp).unwrap(), texts("a cat & a <dog>", "\"cats\""));
-    assert_eq!(merge(Some(&xmp), &asked, Existing::Keep).unwrap(), xmp);
+    assert_eq!(merge(Some(&xmp), &wanted, Existing::Keep).unwrap(), xmp);
     let other = merge(Some(&xmp), &texts("one", "two"), Existing::Replace).unwrap();
     assert_eq!(read(&other).unwrap(), texts("one", "two"));
     assert_eq!(
@@ -45,23 +45,23 @@ fn a_new_file_says_both_and_is_read_again() {
 }
 
 #[test]
-fn what_others_wrote_stays_byte_for_byte() {
-    let kept = merge(Some(OF_A_PROGRAM), &texts("a cat", "cat"), Existing::Keep).unwrap();
+fn everything_else_in_a_file_stays_byte_for_byte() {
+    let kept = merge(Some(OTHER_PROGRAM), &texts("a cat", "cat"), Existing::Keep).unwrap();
     let added = "\n   <Iptc4xmpCore:AltTextAccessibility \
                  xmlns:Iptc4xmpCore=\"http://iptc.org/std/Iptc4xmpCore/1.0/xmlns/\">\
                  <r:Alt><r:li xml:lang=\"x-default\">cat</r:li></r:Alt>\
                  </Iptc4xmpCore:AltTextAccessibility>";
     assert!(kept.contains(added), "{kept}");
-    assert_eq!(kept.replace(added, ""), OF_A_PROGRAM);
+    assert_eq!(kept.replace(added, ""), OTHER_PROGRAM);
     assert_eq!(read(&kept).unwrap(), texts("my cat", "cat"));
 
-    let replaced = merge(Some(OF_A_PROGRAM), &texts("a cat", "cat"), Existing::Replace).unwrap();
+    let replaced = merge(Some(OTHER_PROGRAM), &texts("a cat", "cat"), Existing::Replace).unwrap();
     assert_eq!(replaced, kept.replace(">my cat<", ">a cat<"));
     assert!(replaced.contains("Eine Katze"), "other languages stay");
 }
 
 #[test]
-fn every_way_to_have_a_property_without_a_text_is_filled() {
+fn properties_are_filled_in_every_form() {
     let rdf = "http://www.w3.org/1999/02/22-rdf-syntax-ns#";
     let dc = "http://purl.org/dc/elements/1.1/";
     for inside in [
@@ -87,7 +87,7 @@ fn every_way_to_have_a_property_without_a_text_is_filled() {
         let merged = merge(Some(&xmp), &texts("a \"b\"", "c"), Existing::Keep).unwrap();
         assert_eq!(read(&merged).unwrap(), texts("a \"b\"", "c"), "{merged}");
     }
-    // A text without languages, and one as an attribute.
+    // A text without languages, an attribute, and a text in another language.
     for inside in [
         format!(
             "<rdf:Description xmlns:dc='{dc}'><dc:description>old</dc:description></rdf:Description>"
@@ -107,11 +107,11 @@ fn every_way_to_have_a_property_without_a_text_is_filled() {
 }
 
 #[test]
-fn what_is_no_xmp_is_refused() {
+fn invalid_files_are_rejected() {
     for text in ["notes", "<a/>", "<a><b></a>", "<rdf:RDF xmlns:rdf='urn:x'/>", "<a>", "{\"a\": 1}"]
     {
         let error = read(text).unwrap_err();
-        assert!(error.detail().starts_with("is no XMP"), "{text}: {error}");
+        assert!(error.detail().starts_with("is not valid XMP"), "{text}: {error}");
         assert!(merge(Some(text), &texts("a", "b"), Existing::Replace).is_err());
     }
 }

@@ -6,67 +6,42 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use clap::{ArgMatches, Args, Command, FromArgMatches};
 
-use self::report::{Photo, Report, Rules};
+use self::report::{CheckReport, CheckRules, CheckedPhoto};
 use super::folder::inputs::Inputs;
-use super::folder::results::{Entry, Results};
-use super::folder::sidecar::{Kind, Sidecars};
-use super::{FAILED, complain, print};
+use super::folder::results::{ResultEntry, Results};
+use super::folder::sidecar::{SidecarKind, SidecarText, Sidecars};
+use super::{FAILED, complain, print, unparsed};
 use cutline_error::{Error, ErrorKind, Result};
 
 pub(super) const NAME: &str = "check";
 
+#[derive(Args)]
+struct CheckArgs {
+    /// Folders, whose sidecars are read, and files that cutline caption wrote
+    #[arg(value_name = "FOLDER|RESULTS", required = true)]
+    paths: Vec<PathBuf>,
+    /// Search subfolders too
+    #[arg(short, long)]
+    recursive: bool,
+    /// Print a JSON object with all paths instead of a table
+    #[arg(long)]
+    json: bool,
+    /// Exit with 1 if a smaller percentage of photos has a caption
+    #[arg(long, value_name = "PERCENT")]
+    fail_under: Option<f64>,
+    #[command(flatten)]
+    rules: CheckRules,
+}
+
 pub(super) fn command() -> Command {
-    let number = |name: &'static str, default: &'static str, help: &'static str| {
-        Arg::new(name).long(name).value_name("N").help(help).default_value(default)
-    };
-    Command::new(NAME)
-        .about("Tells how many photos have captions, and which captions look wrong")
-        .arg(
-            Arg::new("paths")
-                .value_name("FOLDER|RESULTS")
-                .help("Folders, whose sidecars are read, and files that cutline caption wrote")
-                .value_parser(value_parser!(PathBuf))
-                .num_args(1..)
-                .required(true),
-        )
-        .arg(
-            Arg::new("recursive")
-                .long("recursive")
-                .short('r')
-                .help("Look into the folders in folders")
-                .action(ArgAction::SetTrue),
-        )
-        .arg(
-            Arg::new("json")
-                .long("json")
-                .help("Print an object with all paths instead of a table")
-                .action(ArgAction::SetTrue),
-        )
-        .arg(
-            Arg::new("fail-under")
-                .long("fail-under")
-                .value_name("PERCENT")
-                .help("Exit with 1 if fewer photos have a caption")
-                .value_parser(value_parser!(f64)),
-        )
-        .arg(
-            number("max-chars", "125", "More characters are too many")
-                .value_parser(value_parser!(usize)),
-        )
-        .arg(
-            number("min-words", "3", "Fewer words are suspicious")
-                .value_parser(value_parser!(usize)),
-        )
-        .arg(
-            number("min-confidence", "0.2", "Less confidence is suspicious, where it is known")
-                .value_parser(value_parser!(f64)),
-        )
+    CheckArgs::augment_args(Command::new(NAME))
+        .about("Reports how many photos have captions, and which captions look wrong")
         .after_help(
-            "With folders, their photos are counted, and a caption may be in a sidecar or in the \
-             results; with results alone, the photos that they name. The text that says that there \
-             is no description is none.\n\n\
+            "If folders are given, their photos are counted, with captions from sidecars or results. \
+             If only results are given, the photos in them are counted. The fallback text does not \
+             count as a caption.\n\n\
              Examples:\n  \
              cutline check -r Photos\n  \
              cutline check captions.jsonl --json\n  \
@@ -75,20 +50,20 @@ pub(super) fn command() -> Command {
 }
 
 pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode> {
-    let paths = matches.get_many::<PathBuf>("paths").unwrap_or_default();
-    let (folders, files): (Vec<&PathBuf>, Vec<&PathBuf>) = paths.partition(|path| path.is_dir());
-    let least = matches.get_one::<f64>("fail-under").copied();
-    if least.is_some_and(|percent| !(0.0..=100.0).contains(&percent)) {
+    let args = CheckArgs::from_arg_matches(matches).map_err(unparsed)?;
+    let (folders, files): (Vec<&PathBuf>, Vec<&PathBuf>) =
+        args.paths.iter().partition(|path| path.is_dir());
+    if args.fail_under.is_some_and(|percent| !(0.0..=100.0).contains(&percent)) {
         return Err(Error::parameter("fail-under", "--fail-under must be between 0 and 100"));
     }
-    let mut results: Vec<Entry> = Vec::new();
+    let mut results: Vec<ResultEntry> = Vec::new();
     for file in files {
         results.extend(Results::read(file)?.entries);
     }
     let photos = if folders.is_empty() {
         of_results(results)
     } else {
-        let inputs = Inputs::find(folders, matches.get_flag("recursive"))?;
+        let inputs = Inputs::find(folders, args.recursive)?;
         inputs.problems.iter().for_each(|problem| complain(problem));
         of_folders(&inputs, results)
     };
@@ -98,28 +73,22 @@ pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode> {
             "there are no photos to check; check the paths, or give --recursive",
         ));
     }
-    let number = |name: &str| matches.get_one::<usize>(name).copied().unwrap_or(0);
-    let rules = Rules {
-        max_chars: number("max-chars"),
-        min_words: number("min-words"),
-        min_confidence: matches.get_one::<f64>("min-confidence").copied().unwrap_or(0.0),
-    };
-    let report = Report::of(&photos, rules);
-    print(&if matches.get_flag("json") { report.json()? } else { report.table(rules) })?;
-    let enough = least.is_none_or(|percent| report.coverage * 100.0 >= percent);
+    let report = CheckReport::new(&photos, args.rules);
+    print(&if args.json { report.json()? } else { report.table(args.rules) })?;
+    let enough = args.fail_under.is_none_or(|percent| report.coverage * 100.0 >= percent);
     Ok(ExitCode::from(if enough { 0 } else { FAILED }))
 }
 
-/// The photos that results name, each as its last row has it.
-fn of_results(results: Vec<Entry>) -> Vec<Photo> {
-    let mut places: HashMap<String, usize> = HashMap::new();
-    let mut photos: Vec<Photo> = Vec::new();
+/// The photos in results, each with its last row.
+fn of_results(results: Vec<ResultEntry>) -> Vec<CheckedPhoto> {
+    let mut indices: HashMap<String, usize> = HashMap::new();
+    let mut photos: Vec<CheckedPhoto> = Vec::new();
     for entry in results {
-        let photo = Photo::of(entry);
-        match places.get(&photo.path) {
-            Some(place) => photos[*place] = photo,
+        let photo = CheckedPhoto::of(entry);
+        match indices.get(&photo.path) {
+            Some(index) => photos[*index] = photo,
             None => {
-                places.insert(photo.path.clone(), photos.len());
+                indices.insert(photo.path.clone(), photos.len());
                 photos.push(photo);
             }
         }
@@ -127,30 +96,32 @@ fn of_results(results: Vec<Entry>) -> Vec<Photo> {
     photos
 }
 
-/// The photos in folders, with what sidecars say of them, or else results.
-fn of_folders(inputs: &Inputs, results: Vec<Entry>) -> Vec<Photo> {
-    let rows: HashMap<String, Entry> =
+/// The photos in folders, with the captions in their sidecars, or else in results.
+fn of_folders(inputs: &Inputs, results: Vec<ResultEntry>) -> Vec<CheckedPhoto> {
+    let rows: HashMap<String, ResultEntry> =
         results.into_iter().map(|entry| (entry.path.clone(), entry)).collect();
-    let kinds = Kind::ALL.map(|kind| Sidecars::new(kind, &inputs.photos));
-    let photo = |photo: &super::folder::inputs::Photo| {
+    let kinds = SidecarKind::ALL.map(|kind| Sidecars::new(kind, &inputs.photos));
+    let photo = |photo: &super::folder::inputs::InputPhoto| {
         let path = photo.name();
-        let said = kinds
+        let sidecar = kinds
             .iter()
             .filter_map(|sidecars| sidecars.read(&photo.path))
-            .find(|said| !said.text.is_empty() && !said.fallback);
-        match said {
-            Some(said) => Photo { path, text: Some(said.text), confidence: said.confidence },
+            .find(|content| !content.text.is_empty() && !content.fallback);
+        match sidecar {
+            Some(SidecarText { text, confidence, .. }) => {
+                CheckedPhoto { path, text: Some(text), confidence }
+            }
             None => match rows.get(&path) {
-                Some(entry) => Photo::of(entry.clone()),
-                None => Photo { path, text: None, confidence: None },
+                Some(entry) => CheckedPhoto::of(entry.clone()),
+                None => CheckedPhoto { path, text: None, confidence: None },
             },
         }
     };
     inputs.photos.iter().map(photo).collect()
 }
 
-impl Photo {
-    fn of(entry: Entry) -> Self {
+impl CheckedPhoto {
+    fn of(entry: ResultEntry) -> Self {
         let described = !entry.fallback && !entry.caption.trim().is_empty();
         Self {
             path: entry.path,

@@ -1,82 +1,89 @@
-//! What is told of the captions of many photos.
+//! The report about the captions of many photos.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use clap::Args;
 use serde::Serialize;
 
 use crate::captioner::repeats_itself;
 use cutline_error::{Error, Result};
 
-/// Paths of each kind in a table; JSON has all of them.
+/// Paths of each kind in the table; JSON has all of them.
 const SHOWN: usize = 5;
 
 /// A photo and its caption, if it has one.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Photo {
+pub(super) struct CheckedPhoto {
     pub(super) path: String,
     pub(super) text: Option<String>,
     pub(super) confidence: Option<f64>,
 }
 
-/// What is right.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Rules {
+/// Which captions are suspicious.
+#[derive(Debug, Clone, Copy, Args)]
+pub(super) struct CheckRules {
+    /// More characters are too many
+    #[arg(long, value_name = "N", default_value = "125")]
     pub(super) max_chars: usize,
+    /// Fewer words are suspicious
+    #[arg(long, value_name = "N", default_value = "3")]
     pub(super) min_words: usize,
+    /// Lower confidence is suspicious, if it is known
+    #[arg(long, value_name = "N", default_value = "0.2")]
     pub(super) min_confidence: f64,
 }
 
-/// What was found.
+/// What was found in the captions.
 #[derive(Debug, Serialize)]
-pub(super) struct Report<'a> {
+pub(super) struct CheckReport<'a> {
     photos: usize,
     described: usize,
-    /// The share of photos that have a caption, 0–1.
+    /// The share of photos that have a caption, from 0 to 1.
     pub(super) coverage: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
-    characters: Option<Characters>,
+    characters: Option<CaptionLengths>,
     duplicates: Vec<Duplicate<'a>>,
     suspicious: Vec<Suspect<'a>>,
     missing: Vec<&'a str>,
 }
 
-/// How long the captions are.
+/// The lengths of the captions in characters.
 #[derive(Debug, Serialize)]
-struct Characters {
+struct CaptionLengths {
     least: usize,
     median: usize,
     mean: f64,
     most: usize,
-    /// Captions with more than the rules allow.
+    /// Captions that are longer than the rules allow.
     too_many: usize,
 }
 
-/// A text that several photos have.
+/// A caption that several photos have.
 #[derive(Debug, Serialize)]
 struct Duplicate<'a> {
     text: &'a str,
     paths: Vec<&'a str>,
 }
 
-/// A caption to look at.
+/// A suspicious caption.
 #[derive(Debug, Serialize)]
 struct Suspect<'a> {
     path: &'a str,
     text: &'a str,
-    why: Vec<Why>,
+    why: Vec<Suspicion>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-enum Why {
+enum Suspicion {
     Repetition,
     TooShort,
     TooLong,
     LowConfidence,
 }
 
-impl Why {
+impl Suspicion {
     const ALL: [(Self, &'static str); 4] = [
         (Self::Repetition, "repetition"),
         (Self::TooShort, "too short"),
@@ -85,13 +92,13 @@ impl Why {
     ];
 }
 
-impl<'a> Report<'a> {
-    /// Of one photo or more.
-    pub(super) fn of(photos: &'a [Photo], rules: Rules) -> Self {
-        let described: Vec<(&Photo, &str)> =
+impl<'a> CheckReport<'a> {
+    /// Checks `photos`, of which there is at least one.
+    pub(super) fn new(photos: &'a [CheckedPhoto], rules: CheckRules) -> Self {
+        let described: Vec<(&CheckedPhoto, &str)> =
             photos.iter().filter_map(|photo| Some((photo, photo.text.as_deref()?))).collect();
         let missing = photos.iter().filter(|photo| photo.text.is_none());
-        let suspect = |(photo, text): &(&'a Photo, &'a str)| {
+        let suspect = |(photo, text): &(&'a CheckedPhoto, &'a str)| {
             let why = suspicions(photo, text, rules);
             (!why.is_empty()).then_some(Suspect { path: &photo.path, text, why })
         };
@@ -99,7 +106,7 @@ impl<'a> Report<'a> {
             photos: photos.len(),
             described: described.len(),
             coverage: described.len() as f64 / photos.len().max(1) as f64,
-            characters: Characters::of(&described, rules.max_chars),
+            characters: CaptionLengths::of(&described, rules.max_chars),
             duplicates: duplicates(&described),
             suspicious: described.iter().filter_map(suspect).collect(),
             missing: missing.map(|photo| photo.path.as_str()).collect(),
@@ -112,13 +119,13 @@ impl<'a> Report<'a> {
             .map_err(|error| Error::internal("the report cannot be printed").with_source(error))
     }
 
-    pub(super) fn table(&self, rules: Rules) -> String {
+    pub(super) fn table(&self, rules: CheckRules) -> String {
         let mut text = String::new();
         let percent = self.coverage * 100.0;
         // Writing to a string cannot fail.
         let _ = writeln!(text, "photos          {}", self.photos);
         let _ = writeln!(text, "with a caption  {} ({percent:.1} %)", self.described);
-        if let Some(Characters { least, median, mean, most, too_many }) = &self.characters {
+        if let Some(CaptionLengths { least, median, mean, most, too_many }) = &self.characters {
             let _ = writeln!(
                 text,
                 "characters      {least} to {most}, median {median}, mean {mean:.1}; {too_many} \
@@ -132,7 +139,7 @@ impl<'a> Report<'a> {
         for Duplicate { text: same, paths } in self.duplicates.iter().take(SHOWN) {
             let _ = writeln!(text, "  {} × {same}", paths.len());
         }
-        for (why, name) in Why::ALL {
+        for (why, name) in Suspicion::ALL {
             let found: Vec<_> =
                 self.suspicious.iter().filter(|suspect| suspect.why.contains(&why)).collect();
             let _ = writeln!(text, "{name:<15} {}", found.len());
@@ -148,21 +155,21 @@ impl<'a> Report<'a> {
     }
 }
 
-fn suspicions(photo: &Photo, text: &str, rules: Rules) -> Vec<Why> {
+fn suspicions(photo: &CheckedPhoto, text: &str, rules: CheckRules) -> Vec<Suspicion> {
     let holds = [
-        (Why::Repetition, repeats_itself(text)),
-        (Why::TooShort, text.split_whitespace().count() < rules.min_words),
-        (Why::TooLong, text.chars().count() > rules.max_chars),
+        (Suspicion::Repetition, repeats_itself(text)),
+        (Suspicion::TooShort, text.split_whitespace().count() < rules.min_words),
+        (Suspicion::TooLong, text.chars().count() > rules.max_chars),
         (
-            Why::LowConfidence,
+            Suspicion::LowConfidence,
             photo.confidence.is_some_and(|confidence| confidence < rules.min_confidence),
         ),
     ];
     holds.into_iter().filter_map(|(why, holds)| holds.then_some(why)).collect()
 }
 
-impl Characters {
-    fn of(described: &[(&Photo, &str)], max_chars: usize) -> Option<Self> {
+impl CaptionLengths {
+    fn of(described: &[(&CheckedPhoto, &str)], max_chars: usize) -> Option<Self> {
         let mut counts: Vec<usize> =
             described.iter().map(|(_, text)| text.chars().count()).collect();
         counts.sort_unstable();
@@ -177,8 +184,8 @@ impl Characters {
     }
 }
 
-/// The texts of more than one photo, the most frequent first.
-fn duplicates<'a>(described: &[(&'a Photo, &'a str)]) -> Vec<Duplicate<'a>> {
+/// The captions of more than one photo, the most frequent first.
+fn duplicates<'a>(described: &[(&'a CheckedPhoto, &'a str)]) -> Vec<Duplicate<'a>> {
     let mut by_text: BTreeMap<String, Duplicate<'a>> = BTreeMap::new();
     for (photo, text) in described {
         by_text
@@ -198,8 +205,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_suspicion_has_its_reason_and_nothing_is_counted_twice() {
-        let photo = |path: &str, text: &str, confidence| Photo {
+    fn suspicious_captions_are_reported_once_with_their_reason() {
+        let photo = |path: &str, text: &str, confidence| CheckedPhoto {
             path: path.into(),
             text: (!text.is_empty()).then(|| text.into()),
             confidence,
@@ -212,8 +219,8 @@ mod tests {
             photo("e", "a very long text about a house", None),
             photo("f", "", Some(0.9)),
         ];
-        let rules = Rules { max_chars: 20, min_words: 3, min_confidence: 0.2 };
-        let report = Report::of(&photos, rules);
+        let rules = CheckRules { max_chars: 20, min_words: 3, min_confidence: 0.2 };
+        let report = CheckReport::new(&photos, rules);
         assert_eq!(
             (report.photos, report.described, report.missing.as_slice()),
             (6, 5, &["f"][..])
@@ -225,10 +232,10 @@ mod tests {
         assert_eq!(
             why,
             [
-                ("b", vec![Why::LowConfidence]),
-                ("c", vec![Why::Repetition]),
-                ("d", vec![Why::TooShort]),
-                ("e", vec![Why::TooLong]),
+                ("b", vec![Suspicion::LowConfidence]),
+                ("c", vec![Suspicion::Repetition]),
+                ("d", vec![Suspicion::TooShort]),
+                ("e", vec![Suspicion::TooLong]),
             ]
         );
         let characters = report.characters.as_ref().unwrap();
@@ -237,6 +244,6 @@ mod tests {
         let table = report.table(rules);
         assert!(table.contains("5 (83.3 %)") && table.contains("2 × a cat"), "{table}");
         let none = [photo("a", "", None)];
-        assert!(Report::of(&none, rules).table(rules).contains("0 (0.0 %)"));
+        assert!(CheckReport::new(&none, rules).table(rules).contains("0 (0.0 %)"));
     }
 }

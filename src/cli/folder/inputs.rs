@@ -1,4 +1,4 @@
-//! Which photos are meant: files, folders, patterns, and lists on standard input.
+//! Which photos a command is about: files, folders, patterns, and lists on standard input.
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -7,132 +7,146 @@ use std::fs::FileType;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use walkdir::{DirEntry, WalkDir};
+use walkdir::WalkDir;
 
 use cutline_error::{Error, ErrorKind, Result};
 
-/// The name of the image that comes on standard input.
-pub(in crate::cli) const STDIN: &str = "-";
+/// Stands for standard input.
+const STDIN: &str = "-";
 
-/// What the files in a folder that are photos end in. What a file is is told from its bytes; but a
-/// folder holds many other things, and each would have to be opened.
-const ENDINGS: [&str; 11] =
+/// The extensions of photos in folders. The format of a photo is detected from its bytes; but a folder
+/// holds many other files, and each would have to be opened.
+const EXTENSIONS: [&str; 11] =
     ["jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "dib", "tif", "tiff"];
 
-/// One photo to be looked at.
+/// A photo to be captioned.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::cli) struct Photo {
-    /// As it was given, or the folder as it was given with what it holds.
+pub(in crate::cli) struct InputPhoto {
+    /// The path as it was given; for a photo in a folder, that folder's path joined with the rest.
     pub(in crate::cli) path: PathBuf,
-    /// Its content, where that is no file's.
+    /// The bytes, if they came on standard input.
     pub(in crate::cli) content: Option<Vec<u8>>,
 }
 
-impl Photo {
+impl InputPhoto {
     pub(in crate::cli) fn name(&self) -> String {
         self.path.to_string_lossy().into_owned()
     }
 }
 
-/// Why something that was found is no photo for this run.
+/// Why a file in a folder, pattern or list is not captioned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::cli) enum Skip {
+pub(in crate::cli) enum SkipReason {
     Hidden,
     UnknownFormat,
     Link,
     Folder,
 }
 
-impl fmt::Display for Skip {
+impl SkipReason {
+    /// The reasons, and how the summary counts them.
+    pub(in crate::cli) const ALL: [(Self, &'static str); 4] = [
+        (Self::Hidden, "hidden"),
+        (Self::UnknownFormat, "of unknown format"),
+        (Self::Link, "links"),
+        (Self::Folder, "folders"),
+    ];
+}
+
+impl fmt::Display for SkipReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Hidden => "is hidden",
-            Self::UnknownFormat => "does not end like a photo",
-            Self::Link => "is a link",
-            Self::Folder => "is a folder in a folder; --recursive looks into it",
+            Self::UnknownFormat => "has no extension of an image format",
+            Self::Link => "is a symbolic link",
+            Self::Folder => "is a subfolder; --recursive searches it",
         })
     }
 }
 
-/// What was asked for.
+/// The photos that the arguments of a command stand for.
 #[derive(Debug, Default)]
 pub(in crate::cli) struct Inputs {
-    /// In the order of the arguments, those of a folder by name.
-    pub(in crate::cli) photos: Vec<Photo>,
-    pub(in crate::cli) skipped: Vec<(PathBuf, Skip)>,
-    /// Arguments that stand for nothing, each with a sentence.
+    /// In the order of the arguments; those of a folder by name.
+    pub(in crate::cli) photos: Vec<InputPhoto>,
+    pub(in crate::cli) skipped: Vec<(PathBuf, SkipReason)>,
+    /// Arguments that match nothing, each with a sentence.
     pub(in crate::cli) problems: Vec<String>,
     found: HashSet<PathBuf>,
 }
 
 impl Inputs {
-    /// What `arguments` stand for.
+    /// Expands `arguments`.
     ///
     /// # Errors
-    /// Standard input cannot be read, or is asked for twice.
+    /// Standard input cannot be read, or is named twice.
     pub(in crate::cli) fn find<'a>(
         arguments: impl IntoIterator<Item = &'a PathBuf>,
         recursive: bool,
     ) -> Result<Self> {
         let mut inputs = Self::default();
-        let mut listed = false;
+        let mut stdin_read = false;
         for argument in arguments {
             if argument.as_os_str() != STDIN {
                 inputs.argument(argument, recursive);
-            } else if std::mem::replace(&mut listed, true) {
+            } else if std::mem::replace(&mut stdin_read, true) {
                 return Err(Error::new(
                     ErrorKind::Config,
                     "- is given twice, but standard input can be read only once; leave one out",
                 ));
             } else {
                 let list = read_stdin(u64::MAX)?;
-                paths(&list).for_each(|path| inputs.argument_of_list(path));
+                paths(&list).for_each(|path| inputs.listed(path));
             }
         }
         Ok(inputs)
     }
 
-    /// The image on standard input, of which no more is read than shows that it is too large.
+    /// The image on standard input. Reading stops as soon as it is known to be too large.
     ///
     /// # Errors
-    /// It cannot be read.
+    /// Standard input cannot be read.
     pub(in crate::cli) fn of_stdin(max_bytes: usize) -> Result<Self> {
         let limit = u64::try_from(max_bytes).unwrap_or(u64::MAX).saturating_add(1);
-        let photo = Photo { path: STDIN.into(), content: Some(read_stdin(limit)?) };
+        let photo = InputPhoto { path: STDIN.into(), content: Some(read_stdin(limit)?) };
         Ok(Self { photos: vec![photo], ..Self::default() })
     }
 
-    /// How many were skipped for this reason.
-    pub(in crate::cli) fn skipped(&self, why: Skip) -> usize {
-        self.skipped.iter().filter(|(_, skip)| *skip == why).count()
+    /// How many files were skipped, by reason; empty if none was.
+    pub(in crate::cli) fn skipped_summary(&self) -> String {
+        let counts = SkipReason::ALL.map(|(reason, name)| (self.skipped(reason), name));
+        let counts = counts.iter().filter(|(count, _)| *count > 0);
+        counts.map(|(count, name)| format!("{count} {name}")).collect::<Vec<_>>().join(", ")
+    }
+
+    fn skipped(&self, reason: SkipReason) -> usize {
+        self.skipped.iter().filter(|(_, skipped)| *skipped == reason).count()
     }
 
     fn argument(&mut self, argument: &Path, recursive: bool) {
         if argument.is_dir() {
             self.folder(argument, recursive);
-        } else if argument.exists() {
-            self.name(argument);
-        } else {
-            match argument.to_str().filter(|text| text.contains(['*', '?', '['])) {
-                Some(pattern) => self.pattern(pattern, recursive),
-                // What is wrong with it is said when it is its turn.
-                None => self.name(argument),
-            }
+            return;
+        }
+        match argument.to_str().filter(|text| text.contains(['*', '?', '['])) {
+            Some(pattern) if !argument.exists() => self.pattern(pattern, recursive),
+            // A file that does not exist is reported when it is its turn.
+            _ => self.named(argument),
         }
     }
 
-    /// A list may be of everything that a folder holds, so it is searched like one.
-    fn argument_of_list(&mut self, path: PathBuf) {
+    /// A path of a list. The list may name everything in a folder, so it is filtered like a folder.
+    fn listed(&mut self, path: PathBuf) {
         match path.symlink_metadata() {
-            Ok(metadata) => self.consider(path, metadata.file_type()),
-            Err(_) => self.name(&path),
+            Ok(metadata) => self.found(path, metadata.file_type()),
+            Err(_) => self.named(&path),
         }
     }
 
-    /// A file that somebody typed: it is done, as often as it was typed.
-    fn name(&mut self, path: &Path) {
+    /// A file that was named explicitly: always captioned, as often as it was named.
+    fn named(&mut self, path: &Path) {
         self.found.insert(path.to_owned());
-        self.photos.push(Photo { path: path.to_owned(), content: None });
+        self.photos.push(InputPhoto { path: path.to_owned(), content: None });
     }
 
     fn folder(&mut self, folder: &Path, recursive: bool) {
@@ -142,56 +156,48 @@ impl Inputs {
         while let Some(entry) = entries.next() {
             match entry {
                 Ok(entry) => {
-                    let hidden = is_hidden(entry.file_name());
-                    if entry.file_type().is_dir() && hidden {
+                    let kind = entry.file_type();
+                    if kind.is_dir() && is_hidden(entry.path()) {
                         entries.skip_current_dir();
+                    } else if kind.is_dir() && recursive {
+                        continue;
                     }
-                    self.entry(entry, recursive);
+                    self.found(entry.into_path(), kind);
                 }
                 Err(error) => {
                     let path = error.path().unwrap_or(folder).display().to_string();
-                    let cause = error.io_error().map_or("it is a loop".into(), error_text);
-                    self.problems.push(format!(
-                        "{path}: cannot be searched ({cause}); check its permissions"
-                    ));
+                    let cause = error.io_error().map_or("it is a loop".into(), ToString::to_string);
+                    self.unsearchable(&path, &cause);
                 }
             }
         }
     }
 
-    fn entry(&mut self, entry: DirEntry, recursive: bool) {
-        let kind = entry.file_type();
-        if kind.is_dir() && recursive && !is_hidden(entry.file_name()) {
-            return;
-        }
-        self.consider(entry.into_path(), kind);
-    }
-
     fn pattern(&mut self, pattern: &str, recursive: bool) {
-        // Hidden files are found as well, so that they are counted.
         let found = match glob::glob(pattern) {
             Ok(found) => found,
             Err(error) => {
-                self.problems.push(format!("{pattern}: is no pattern ({error}); correct it"));
+                self.problems
+                    .push(format!("{pattern}: is not a valid pattern ({error}); correct it"));
                 return;
             }
         };
         let mut any = false;
         for path in found {
             any = true;
-            match path {
-                Ok(path) => match path.symlink_metadata() {
-                    Ok(metadata) if metadata.is_dir() && !is_hidden_path(&path) && recursive => {
-                        self.folder(&path, recursive);
-                    }
-                    Ok(metadata) => self.consider(path, metadata.file_type()),
-                    Err(_) => self.name(&path),
-                },
-                Err(error) => self.problems.push(format!(
-                    "{}: cannot be searched ({}); check its permissions",
-                    error.path().display(),
-                    error.error()
-                )),
+            let path = match path {
+                Ok(path) => path,
+                Err(error) => {
+                    let path = error.path().display().to_string();
+                    self.unsearchable(&path, &error.error().to_string());
+                    continue;
+                }
+            };
+            match path.symlink_metadata() {
+                Ok(metadata) if metadata.is_dir() && recursive && !is_hidden(&path) => {
+                    self.folder(&path, recursive);
+                }
+                _ => self.listed(path),
             }
         }
         if !any {
@@ -199,43 +205,39 @@ impl Inputs {
         }
     }
 
-    /// What was found, not named.
-    fn consider(&mut self, path: PathBuf, kind: FileType) {
-        let skip = if path.file_name().is_some_and(is_hidden) {
-            Some(Skip::Hidden)
+    fn unsearchable(&mut self, path: &str, cause: &str) {
+        self.problems.push(format!("{path}: cannot be searched ({cause}); check its permissions"));
+    }
+
+    /// A file that was found rather than named.
+    fn found(&mut self, path: PathBuf, kind: FileType) {
+        let skip = if is_hidden(&path) {
+            Some(SkipReason::Hidden)
         } else if kind.is_symlink() {
-            Some(Skip::Link)
+            Some(SkipReason::Link)
         } else if kind.is_dir() {
-            Some(Skip::Folder)
-        } else if kind.is_file() && ends_like_a_photo(&path) {
+            Some(SkipReason::Folder)
+        } else if kind.is_file() && has_image_extension(&path) {
             None
         } else {
-            Some(Skip::UnknownFormat)
+            Some(SkipReason::UnknownFormat)
         };
         match skip {
-            Some(skip) => self.skipped.push((path, skip)),
-            // A folder and a file in it, or two patterns, mean it once.
+            Some(reason) => self.skipped.push((path, reason)),
+            // A folder and a file in it, or two patterns, may find the same photo.
             None if !self.found.insert(path.clone()) => {}
-            None => self.photos.push(Photo { path, content: None }),
+            None => self.photos.push(InputPhoto { path, content: None }),
         }
     }
 }
 
-fn ends_like_a_photo(path: &Path) -> bool {
-    let ending = path.extension().and_then(OsStr::to_str).unwrap_or_default();
-    ENDINGS.iter().any(|known| known.eq_ignore_ascii_case(ending))
+fn has_image_extension(path: &Path) -> bool {
+    let extension = path.extension().and_then(OsStr::to_str).unwrap_or_default();
+    EXTENSIONS.iter().any(|known| known.eq_ignore_ascii_case(extension))
 }
 
-fn is_hidden(name: &OsStr) -> bool {
-    name.as_encoded_bytes().starts_with(b".")
-}
-
-fn is_hidden_path(path: &Path) -> bool {
-    path.file_name().is_some_and(is_hidden)
-}
-
-fn error_text(error: &io::Error) -> String {
-    error.to_string()
+fn is_hidden(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
 }
 
 fn read_stdin(limit: u64) -> Result<Vec<u8>> {
@@ -246,8 +248,8 @@ fn read_stdin(limit: u64) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The paths of a list: those of `find -print0` and `git ls-files -z` end with NUL, others with a
-/// line.
+/// The paths of a list. They end with NUL, as `find -print0` and `git ls-files -z` write them, or else
+/// with a line break.
 fn paths(list: &[u8]) -> impl Iterator<Item = PathBuf> {
     let end = if list.contains(&0) { 0 } else { b'\n' };
     list.split(move |byte| *byte == end).filter_map(move |path| {
@@ -289,14 +291,14 @@ mod tests {
     }
 
     fn names(inputs: &Inputs, folder: &tempfile::TempDir) -> Vec<String> {
-        let short = |photo: &Photo| {
+        let short = |photo: &InputPhoto| {
             photo.path.strip_prefix(folder.path()).unwrap().to_str().unwrap().to_owned()
         };
         inputs.photos.iter().map(short).collect()
     }
 
     #[test]
-    fn a_folder_is_its_photos_by_name_and_the_rest_is_counted() {
+    fn photos_of_a_folder_are_sorted_and_other_files_are_counted() {
         let folder =
             tree(&["b.JPG", "a.png", "c.txt", ".d.jpg", "e/f.webp", "e/.g/h.jpg", ".i/j.jpg"]);
         #[cfg(unix)]
@@ -304,17 +306,20 @@ mod tests {
             .unwrap();
         let flat = find(&folder, &[""], false);
         assert_eq!(names(&flat, &folder), ["a.png", "b.JPG"]);
-        assert_eq!((flat.skipped(Skip::Hidden), flat.skipped(Skip::UnknownFormat)), (2, 1));
-        assert_eq!((flat.skipped(Skip::Folder), flat.problems.len()), (1, 0));
+        assert_eq!(
+            (flat.skipped(SkipReason::Hidden), flat.skipped(SkipReason::UnknownFormat)),
+            (2, 1)
+        );
+        assert_eq!((flat.skipped(SkipReason::Folder), flat.problems.len()), (1, 0));
         #[cfg(unix)]
-        assert_eq!(flat.skipped(Skip::Link), 1);
+        assert_eq!(flat.skipped(SkipReason::Link), 1);
         let deep = find(&folder, &[""], true);
         assert_eq!(names(&deep, &folder), ["a.png", "b.JPG", "e/f.webp"]);
-        assert_eq!((deep.skipped(Skip::Hidden), deep.skipped(Skip::Folder)), (3, 0));
+        assert_eq!((deep.skipped(SkipReason::Hidden), deep.skipped(SkipReason::Folder)), (3, 0));
     }
 
     #[test]
-    fn a_named_file_is_done_whatever_it_is_called_and_a_found_one_once() {
+    fn named_files_are_always_taken_and_found_files_once() {
         let folder = tree(&["a.jpg", "b.dat", ".c.jpg"]);
         let named = find(&folder, &["b.dat", ".c.jpg", "none.jpg", "a.jpg", "a.jpg"], false);
         assert_eq!(names(&named, &folder), ["b.dat", ".c.jpg", "none.jpg", "a.jpg", "a.jpg"]);
@@ -323,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn patterns_are_what_a_shell_makes_of_them_and_none_is_a_mistake() {
+    fn patterns_match_as_in_a_shell_and_no_match_is_a_problem() {
         let folder = tree(&["a/1.jpg", "a/2.png", "b/3.jpg", "[4].jpg"]);
         let inputs = find(&folder, &["*/*.jpg"], false);
         assert_eq!(names(&inputs, &folder), ["a/1.jpg", "b/3.jpg"]);
@@ -334,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_is_of_lines_or_of_nuls() {
+    fn lists_are_separated_by_line_breaks_or_nuls() {
         let list = |text: &str| paths(text.as_bytes()).collect::<Vec<_>>();
         assert_eq!(list("a b.jpg\r\n\nc.jpg"), [Path::new("a b.jpg"), Path::new("c.jpg")]);
         assert_eq!(list("a\nb.jpg\0c.jpg\0"), [Path::new("a\nb.jpg"), Path::new("c.jpg")]);

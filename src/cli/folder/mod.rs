@@ -1,18 +1,17 @@
-//! Many photos at once: where they come from, and where their captions go.
+//! Many photos at once: where they come from, and where their captions are written.
 //!
 //! - `inputs`: which photos are meant;
-//! - `record`: what is written of a photo, and in what format;
-//! - `results`: reading that again; `output`: appending to it;
-//! - `sidecar`: captions beside their photos;
-//! - `plan`: what is done already and what is left;
-//! - `work`: captioning what is left, with several in hand;
-//! - `progress`: what is told meanwhile, and at the end.
+//! - `resume`: which of them earlier runs have finished;
+//! - `run`: captions the others, several at a time;
+//! - `record`: what is written about a photo; `output`: to one file or standard output; `sidecar`:
+//!   to a file next to each photo; `results`: reads what was written;
+//! - `progress`: reports progress and the summary.
 
 pub(super) mod inputs;
 pub(super) mod output;
-pub(super) mod plan;
 pub(super) mod progress;
 pub(super) mod record;
 pub(super) mod results;
+pub(super) mod resume;
+pub(super) mod run;
 pub(super) mod sidecar;
-pub(super) mod work;

@@ -1,4 +1,4 @@
-//! What is told while photos are captioned, and at the end; all of it on standard error.
+//! Progress and summary of a run, on standard error.
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal};
@@ -8,66 +8,65 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use serde_json::json;
 
-use super::inputs::{Inputs, Skip};
 use crate::cli::complain;
 
-/// How much is told.
+/// How much is reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::cli) enum Tell {
-    /// A bar on a terminal, and what failed.
+pub(in crate::cli) enum Verbosity {
+    /// A progress bar on a terminal, and each failure.
     Normal,
-    /// Also what was skipped, one by one.
+    /// Each skipped file as well.
     Verbose,
-    /// Only what failed.
+    /// Only failures.
     Quiet,
-    /// An object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// Lines of progress come no faster than this.
+/// The least time between two lines of progress.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Tells how far a run is.
+/// Reports the progress of a run.
 #[derive(Debug)]
-pub(in crate::cli) struct Progress {
-    tell: Tell,
+pub(in crate::cli) struct ProgressReporter {
+    verbosity: Verbosity,
     bar: ProgressBar,
     begin: Instant,
-    told: Instant,
-    counts: Counts,
+    last_line: Instant,
+    counts: PhotoCounts,
 }
 
-/// How many photos there are of each kind.
+/// Numbers of photos.
 #[derive(Debug, Clone, Copy, Default, Serialize, PartialEq, Eq)]
-pub(in crate::cli) struct Counts {
-    /// Those that were to be done.
+pub(in crate::cli) struct PhotoCounts {
+    /// Photos that the run is to caption.
     pub(in crate::cli) total: usize,
     pub(in crate::cli) captioned: usize,
     pub(in crate::cli) failed: usize,
-    /// Those that were done before.
+    /// Photos that an earlier run finished.
     pub(in crate::cli) known: usize,
     pub(in crate::cli) skipped: usize,
 }
 
-impl Progress {
-    pub(in crate::cli) fn new(tell: Tell, counts: Counts) -> Self {
+impl ProgressReporter {
+    pub(in crate::cli) fn new(verbosity: Verbosity, counts: PhotoCounts) -> Self {
         let on_terminal = io::stderr().is_terminal() && counts.total > 1;
-        let shown = on_terminal && matches!(tell, Tell::Normal | Tell::Verbose);
+        let shown = on_terminal && matches!(verbosity, Verbosity::Normal | Verbosity::Verbose);
         let bar = if shown { bar(counts.total) } else { ProgressBar::hidden() };
         let now = Instant::now();
-        Self { tell, bar, begin: now, told: now, counts }
+        Self { verbosity, bar, begin: now, last_line: now, counts }
     }
 
-    /// A photo has its caption.
+    /// Counts a captioned photo.
     pub(in crate::cli) fn captioned(&mut self) {
         self.counts.captioned += 1;
         self.advance();
     }
 
-    /// A photo has none, and why.
+    /// Counts and reports a photo that has no caption.
     pub(in crate::cli) fn failed(&mut self, path: &str, code: &str, why: &str) {
         self.counts.failed += 1;
-        if self.tell == Tell::Json {
+        if self.verbosity == Verbosity::Json {
             complain(&json!({"event": "failed", "path": path, "code": code, "detail": why}));
         } else {
             self.bar.suspend(|| complain(&format!("{path}: {why}")));
@@ -76,44 +75,45 @@ impl Progress {
         self.advance();
     }
 
-    /// An argument that stands for no photo; the sentence names it.
+    /// Reports an argument that matches no photo; the sentence names it.
     pub(in crate::cli) fn problem(&self, what: &str) {
-        if self.tell == Tell::Json {
+        if self.verbosity == Verbosity::Json {
             complain(&json!({"event": "failed", "detail": what}));
         } else {
             self.bar.suspend(|| complain(&what));
         }
     }
 
-    /// Something that concerns no photo, as far as notes are wanted.
+    /// Reports something about the whole run.
     pub(in crate::cli) fn note(&self, what: &str) {
-        match self.tell {
-            Tell::Quiet => {}
-            Tell::Json => complain(&json!({"event": "note", "detail": what})),
-            Tell::Normal | Tell::Verbose => self.bar.suspend(|| complain(&what)),
+        match self.verbosity {
+            Verbosity::Quiet => {}
+            Verbosity::Json => complain(&json!({"event": "note", "detail": what})),
+            Verbosity::Normal | Verbosity::Verbose => self.bar.suspend(|| complain(&what)),
         }
     }
 
-    pub(in crate::cli) fn counts(&self) -> Counts {
+    pub(in crate::cli) fn counts(&self) -> PhotoCounts {
         self.counts
     }
 
     fn advance(&mut self) {
         self.bar.inc(1);
-        if self.tell == Tell::Json && self.told.elapsed() >= INTERVAL {
-            self.told = Instant::now();
+        if self.verbosity == Verbosity::Json && self.last_line.elapsed() >= INTERVAL {
+            self.last_line = Instant::now();
             self.line("progress", None);
         }
     }
 
-    /// The last word. `always`: even if there is nothing to tell but what is on standard output.
+    /// Reports the end of the run. Without `always` there is a summary only if it says more than
+    /// standard output does.
     pub(in crate::cli) fn end(&mut self, status: u8, always: bool, skipped: &str) {
         self.bar.finish_and_clear();
-        match self.tell {
-            Tell::Quiet => {}
-            Tell::Json => self.line("end", Some(status)),
-            Tell::Normal | Tell::Verbose => {
-                let Counts { known, .. } = self.counts;
+        match self.verbosity {
+            Verbosity::Quiet => {}
+            Verbosity::Json => self.line("end", Some(status)),
+            Verbosity::Normal | Verbosity::Verbose => {
+                let PhotoCounts { known, .. } = self.counts;
                 if always || known > 0 || !skipped.is_empty() {
                     complain(&self.summary(skipped));
                 }
@@ -122,7 +122,7 @@ impl Progress {
     }
 
     fn summary(&self, skipped: &str) -> String {
-        let Counts { captioned, failed, known, .. } = self.counts;
+        let PhotoCounts { captioned, failed, known, .. } = self.counts;
         let mut text = format!("{captioned} captioned");
         let rate = captioned as f64 / self.begin.elapsed().as_secs_f64();
         // Writing to a string cannot fail.
@@ -144,7 +144,7 @@ impl Progress {
         struct Line<'a> {
             event: &'a str,
             #[serde(flatten)]
-            counts: Counts,
+            counts: PhotoCounts,
             images_per_second: f64,
             elapsed_ms: u64,
             #[serde(skip_serializing_if = "Option::is_none")]
@@ -171,7 +171,7 @@ impl Progress {
     }
 }
 
-/// To two places.
+/// To two decimal places.
 fn round(number: f64) -> f64 {
     if number.is_finite() { (number * 100.0).round() / 100.0 } else { 0.0 }
 }
@@ -180,21 +180,4 @@ fn bar(total: usize) -> ProgressBar {
     let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} {per_sec}, {eta} left{msg}");
     ProgressBar::new(total as u64)
         .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
-}
-
-/// What was passed over, in words; nothing if nothing was.
-pub(in crate::cli) fn skipped(inputs: &Inputs) -> String {
-    let kinds = [
-        (Skip::Hidden, "hidden"),
-        (Skip::UnknownFormat, "of unknown format"),
-        (Skip::Link, "links"),
-        (Skip::Folder, "folders"),
-    ];
-    let counted = kinds.map(|(skip, name)| (inputs.skipped(skip), name));
-    let some: Vec<String> = counted
-        .iter()
-        .filter(|(count, _)| *count > 0)
-        .map(|(count, name)| format!("{count} {name}"))
-        .collect();
-    some.join(", ")
 }

@@ -1,58 +1,44 @@
-//! What is written of a photo.
+//! What is written about a photo, and in which format.
 
 use std::path::Path;
 use std::time::UNIX_EPOCH;
 
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::captioner::{Caption, Choice, Fallback};
 use cutline_error::{Error, Result};
 
 /// How results are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::cli) enum Format {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(in crate::cli) enum OutputFormat {
     /// Path, tab, caption.
     Text,
-    /// An object a line.
+    /// One object per line.
+    #[value(name = "jsonl")]
     JsonLines,
-    /// A table with a head.
+    /// A table with a header.
     Csv,
     /// One array of objects.
     Json,
 }
 
-impl Format {
-    pub(in crate::cli) const NAMES: [&'static str; 4] = ["text", "jsonl", "csv", "json"];
-
-    pub(in crate::cli) fn named(name: &str) -> Self {
-        match name {
-            "jsonl" => Self::JsonLines,
-            "csv" => Self::Csv,
-            "json" => Self::Json,
-            _ => Self::Text,
-        }
-    }
-
-    /// What the name of a file promises.
+impl OutputFormat {
+    /// The format that the extension of a file stands for; text for any other.
     pub(in crate::cli) fn of_path(path: &Path) -> Self {
-        let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
-        match ending.to_ascii_lowercase().as_str() {
-            "ndjson" => Self::JsonLines,
-            ending => Self::named(ending),
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        match extension.unwrap_or_default() {
+            extension if extension.eq_ignore_ascii_case("ndjson") => Self::JsonLines,
+            extension => Self::from_str(extension, true).unwrap_or(Self::Text),
         }
     }
 
-    pub(in crate::cli) fn name(self) -> &'static str {
-        match self {
-            Self::Text => "text",
-            Self::JsonLines => "jsonl",
-            Self::Csv => "csv",
-            Self::Json => "json",
-        }
+    pub(in crate::cli) fn name(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
     }
 }
 
-/// The head of a table, and what its columns are.
+/// The columns of a table.
 pub(in crate::cli) const COLUMNS: [&str; 12] = [
     "path",
     "choice",
@@ -68,18 +54,18 @@ pub(in crate::cli) const COLUMNS: [&str; 12] = [
     "parameters",
 ];
 
-/// Which file it was, and what was asked of it: with another one its caption is another.
+/// The version of a file and the parameters of its caption. If either changes, so does the caption.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(in crate::cli) struct Stamp {
+pub(in crate::cli) struct FileStamp {
     pub(in crate::cli) size_bytes: u64,
-    /// Since 1970; before it 0.
+    /// Since 1970; 0 for earlier times.
     pub(in crate::cli) modified_ms: u64,
     /// [`Captioner::fingerprint`](crate::captioner::Captioner::fingerprint).
     pub(in crate::cli) parameters: String,
 }
 
-impl Stamp {
-    /// Of the file as it is now; `None` where there is none.
+impl FileStamp {
+    /// Of the file as it is now; `None` if there is no such file.
     pub(in crate::cli) fn of(path: &Path, parameters: &str) -> Option<Self> {
         let metadata = path.metadata().ok().filter(std::fs::Metadata::is_file)?;
         let age = metadata.modified().ok()?.duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -91,18 +77,18 @@ impl Stamp {
     }
 }
 
-/// What came of a photo.
+/// What is known about a photo.
 #[derive(Debug)]
-pub(in crate::cli) enum Described {
+pub(in crate::cli) enum Description {
     Caption(Box<Caption>),
-    /// It is no image that can be read; the text says that there is no description.
+    /// The file is not a readable image; the text says that there is no description.
     Nothing {
         text: String,
         reason: Fallback,
     },
 }
 
-impl Described {
+impl Description {
     /// The best text.
     pub(in crate::cli) fn text(&self) -> &str {
         match self {
@@ -111,7 +97,7 @@ impl Described {
         }
     }
 
-    /// Why the text is no description, where it is none.
+    /// Why there is no description, if the text is only a fallback.
     pub(in crate::cli) fn fallback(&self) -> Option<&Fallback> {
         match self {
             Self::Caption(caption) => caption.fallback.as_ref(),
@@ -127,28 +113,28 @@ impl Described {
     }
 }
 
-/// A photo with what came of it.
+/// A photo and its description, ready to be written.
 #[derive(Debug)]
 pub(in crate::cli) struct Record<'a> {
     pub(in crate::cli) path: &'a str,
-    pub(in crate::cli) described: &'a Described,
-    /// Where it is a file.
-    pub(in crate::cli) stamp: Option<&'a Stamp>,
+    pub(in crate::cli) description: &'a Description,
+    /// `None` if the photo came on standard input.
+    pub(in crate::cli) stamp: Option<&'a FileStamp>,
 }
 
-/// The caption as HTTP has it, with the file around it.
+/// The caption in the form of the HTTP API, together with its file.
 #[derive(Serialize)]
-struct Row<'a> {
+struct JsonRow<'a> {
     path: &'a str,
     #[serde(flatten)]
-    body: Body<'a>,
+    body: JsonBody<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    file: Option<&'a Stamp>,
+    file: Option<&'a FileStamp>,
 }
 
 #[derive(Serialize)]
 #[serde(untagged)]
-enum Body<'a> {
+enum JsonBody<'a> {
     Caption(&'a Caption),
     Nothing {
         caption: &'a str,
@@ -159,45 +145,45 @@ enum Body<'a> {
 }
 
 impl Record<'_> {
-    /// What is written of it, with the end of its last line; of an array's element without.
+    /// The text to write, with the line break at its end; for the element of an array, without.
     ///
     /// # Errors
     /// [`Internal`](cutline_error::ErrorKind::Internal): strings and numbers can always be written.
-    pub(in crate::cli) fn write(&self, format: Format) -> Result<String> {
+    pub(in crate::cli) fn write(&self, format: OutputFormat) -> Result<String> {
         match format {
-            Format::Text => Ok(self.lines()),
-            Format::JsonLines => Ok(self.json()? + "\n"),
-            Format::Json => self.json(),
-            Format::Csv => self.table(),
+            OutputFormat::Text => Ok(self.lines()),
+            OutputFormat::JsonLines => Ok(self.json()? + "\n"),
+            OutputFormat::Json => self.json(),
+            OutputFormat::Csv => self.table(),
         }
     }
 
     fn lines(&self) -> String {
         let line = |text: &str| format!("{}\t{text}\n", self.path);
-        match self.described.choices() {
-            [] => line(self.described.text()),
+        match self.description.choices() {
+            [] => line(self.description.text()),
             choices => choices.iter().map(|choice| line(&choice.text)).collect(),
         }
     }
 
-    /// One object.
+    /// One JSON object.
     pub(in crate::cli) fn json(&self) -> Result<String> {
-        let body = match self.described {
-            Described::Caption(caption) => Body::Caption(caption),
-            Described::Nothing { text, reason } => {
-                Body::Nothing { caption: text, captions: [], reason }
+        let body = match self.description {
+            Description::Caption(caption) => JsonBody::Caption(caption),
+            Description::Nothing { text, reason } => {
+                JsonBody::Nothing { caption: text, captions: [], reason }
             }
         };
-        serde_json::to_string(&Row { path: self.path, body, file: self.stamp })
+        serde_json::to_string(&JsonRow { path: self.path, body, file: self.stamp })
             .map_err(|error| Error::internal("a caption cannot be written").with_source(error))
     }
 
     fn table(&self) -> Result<String> {
-        let image = match self.described {
-            Described::Caption(caption) => Some(&caption.image),
-            Described::Nothing { .. } => None,
+        let image = match self.description {
+            Description::Caption(caption) => Some(&caption.image),
+            Description::Nothing { .. } => None,
         };
-        let fallback = self.described.fallback();
+        let fallback = self.description.fallback();
         let text = |value: Option<String>| value.unwrap_or_default();
         let row = |number: usize, caption: &str, confidence: Option<f32>| -> [String; 12] {
             [
@@ -216,21 +202,21 @@ impl Record<'_> {
             ]
         };
         let mut rows = Vec::new();
-        for (place, choice) in self.described.choices().iter().enumerate() {
-            rows.push(row(place + 1, &choice.text, Some(choice.confidence)));
+        for (index, choice) in self.description.choices().iter().enumerate() {
+            rows.push(row(index + 1, &choice.text, Some(choice.confidence)));
         }
         if rows.is_empty() {
-            rows.push(row(1, self.described.text(), None));
+            rows.push(row(1, self.description.text(), None));
         }
         table(rows.iter().map(<[String; 12]>::as_slice))
     }
 }
 
-/// The head of a table.
+/// The header of a table.
 ///
 /// # Errors
 /// As [`Record::write`].
-pub(in crate::cli) fn head() -> Result<String> {
+pub(in crate::cli) fn header() -> Result<String> {
     table([COLUMNS.map(str::to_owned).as_slice()])
 }
 

@@ -109,11 +109,11 @@ pub(super) async fn logged(human: bool, work: impl Future<Output = ()>) -> Strin
     }
     let sink = Sink::default();
     let writer = sink.clone();
-    let settings = LogSettings { level: Level::Info, human };
+    let settings = LogSettings { level: Level::INFO, human };
     // While there is only one subscriber, tracing asks the thread that first comes by a line
     // whether it is wanted, and other tests' threads have no subscriber.
     static SECOND: LazyLock<Dispatch> = LazyLock::new(|| {
-        let settings = LogSettings { level: Level::Info, human: false };
+        let settings = LogSettings { level: Level::INFO, human: false };
         Dispatch::new(telemetry::subscriber(settings, std::io::sink))
     });
     LazyLock::force(&SECOND);

@@ -1,4 +1,4 @@
-//! Folders of photos, with the embedded model.
+//! Captions folders of photos with the embedded model.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use super::{assert_sentence, assert_status, cutline, photo, text};
 
-/// Two photos, one of them in a folder of its own, and things that are none.
+/// Two photos, one of them in a subfolder, and files that are skipped.
 fn album() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     fs::create_dir(folder.path().join("b")).unwrap();
@@ -35,7 +35,7 @@ fn paths(rows: &[Value]) -> Vec<&str> {
 }
 
 #[track_caller]
-fn assert_told(output: &Output, parts: &[&str]) {
+fn assert_reported(output: &Output, parts: &[&str]) {
     let stderr = text(&output.stderr);
     for part in parts {
         assert!(stderr.contains(part), "{part} is not in {stderr}");
@@ -43,24 +43,24 @@ fn assert_told(output: &Output, parts: &[&str]) {
 }
 
 #[test]
-fn what_is_done_is_not_done_again_unless_something_changed() {
+fn finished_photos_are_skipped_until_something_changes() {
     let folder = album();
     let out = folder.path().join("out.jsonl");
     let command = ["-r", ".", "--output", "out.jsonl"];
     let first = run(&folder, &command);
     assert_status(&first, 0);
     assert!(first.stdout.is_empty());
-    assert_told(&first, &["2 captioned", "0 failed", "1 hidden, 1 of unknown format"]);
+    assert_reported(&first, &["2 captioned", "0 failed", "1 hidden, 1 of unknown format"]);
     let done = rows(&out);
     assert_eq!(paths(&done), ["./a.jpg", "./b/c.JPG"]);
     let before = fs::read(&out).unwrap();
 
     let again = run(&folder, &command);
     assert_status(&again, 0);
-    assert_told(&again, &["0 captioned", "2 there already", "of unknown format"]);
+    assert_reported(&again, &["0 captioned", "2 there already", "of unknown format"]);
     assert_eq!(fs::read(&out).unwrap(), before);
 
-    // Other parameters are other captions; a file that changed is another file.
+    // Photos with other parameters, and files that changed, are captioned again.
     let plan = run(&folder, &[&command[..], &["--num-beams=2", "--dry-run"]].concat());
     assert_eq!(text(&plan.stdout), "./a.jpg\n./b/c.JPG\n");
     let plan =
@@ -72,16 +72,16 @@ fn what_is_done_is_not_done_again_unless_something_changed() {
     assert_status(&run(&folder, &[&command[..], &["--quiet"]].concat()), 0);
     assert_eq!(paths(&rows(&out)), ["./a.jpg", "./b/c.JPG", "./a.jpg"]);
 
-    let anew = run(&folder, &[&command[..], &["--overwrite", "--limit", "1"]].concat());
-    assert_status(&anew, 0);
+    let again = run(&folder, &[&command[..], &["--overwrite", "--limit", "1"]].concat());
+    assert_status(&again, 0);
     assert_eq!(paths(&rows(&out)), ["./a.jpg"]);
     let rest = run(&folder, &[&command[..], &["-v"]].concat());
-    assert_told(&rest, &["1 captioned", "notes.txt: skipped", "1 there already"]);
+    assert_reported(&rest, &["1 captioned", "notes.txt: skipped", "1 there already"]);
     assert_eq!(paths(&rows(&out)), ["./a.jpg", "./b/c.JPG"]);
 }
 
 #[test]
-fn tables_and_arrays_are_written_on() {
+fn rows_are_appended_to_tables_and_arrays() {
     let folder = album();
     for (name, lines) in [("out.csv", 3), ("out.json", 4), ("out.txt", 2)] {
         assert_status(&run(&folder, &["a.jpg", "-o", name, "-q"]), 0);
@@ -101,7 +101,7 @@ fn tables_and_arrays_are_written_on() {
     let output = run(&folder, &["a.jpg", "*.gif", "--format", "csv"]);
     assert_status(&output, 1);
     assert!(text(&output.stdout).starts_with("path,choice,caption,"), "{output:?}");
-    assert_told(&output, &["*.gif: there is no such file; check the pattern"]);
+    assert_reported(&output, &["*.gif: there is no such file; check the pattern"]);
 }
 
 fn with_stdin(folder: &TempDir, arguments: &[&str], input: PathBuf) -> Output {
@@ -110,14 +110,14 @@ fn with_stdin(folder: &TempDir, arguments: &[&str], input: PathBuf) -> Output {
 }
 
 #[test]
-fn paths_and_photos_come_on_stdin() {
+fn paths_and_photos_are_read_from_stdin() {
     let folder = album();
     let list = folder.path().join("list");
     fs::write(&list, "a.jpg\0b/c.JPG\0notes.txt\0").unwrap();
     let output = with_stdin(&folder, &["caption", "-"], list);
     assert_status(&output, 0);
     assert_eq!(text(&output.stdout).lines().count(), 2);
-    assert_told(&output, &["skipped: 1 of unknown format"]);
+    assert_reported(&output, &["skipped: 1 of unknown format"]);
 
     let cat = folder.path().join("a.jpg");
     let output = with_stdin(&folder, &["caption", "--stdin-image", "--format=jsonl"], cat.clone());
@@ -129,7 +129,7 @@ fn paths_and_photos_come_on_stdin() {
 }
 
 #[test]
-fn sidecars_stand_beside_their_photos() {
+fn sidecars_are_written_next_to_their_photos() {
     let folder = album();
     fs::write(folder.path().join("broken.jpg"), "no photo").unwrap();
     let file = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap();
@@ -138,9 +138,9 @@ fn sidecars_stand_beside_their_photos() {
         let output = run(&folder, &command);
         assert_status(&output, 1);
         assert!(output.stdout.is_empty());
-        assert_told(&output, &["2 captioned", "1 failed", "./broken.jpg: "]);
+        assert_reported(&output, &["2 captioned", "1 failed", "./broken.jpg: "]);
         let again = run(&folder, &command);
-        assert_told(&again, &["0 captioned", "1 failed", "2 there already"]);
+        assert_reported(&again, &["0 captioned", "1 failed", "2 there already"]);
     }
     let row: Value = serde_json::from_str(&file("a.jpg.json")).unwrap();
     let caption = row["caption"].as_str().unwrap();
@@ -155,7 +155,7 @@ fn sidecars_stand_beside_their_photos() {
         .collect();
     assert!(left.is_empty(), "{left:?}");
 
-    // What a person wrote stays, until it is to be replaced.
+    // A text that a person wrote stays, except with --overwrite.
     let mine = file("a.jpg.xmp").replacen(caption, "my own words", 1);
     fs::write(folder.path().join("a.jpg.xmp"), &mine).unwrap();
     run(&folder, &["a.jpg", "--sidecar", "xmp"]);
@@ -165,7 +165,7 @@ fn sidecars_stand_beside_their_photos() {
 }
 
 #[test]
-fn a_photo_that_cannot_be_described_gets_no_invented_text() {
+fn an_unreadable_photo_gets_the_fallback_text_only_as_alternative_text() {
     let folder = album();
     fs::write(folder.path().join("broken.jpg"), "no photo").unwrap();
     let command = ["broken.jpg", "a.jpg", "--style=alt_text", "-o", "out.jsonl"];
@@ -180,14 +180,14 @@ fn a_photo_that_cannot_be_described_gets_no_invented_text() {
     );
     assert!(written[0]["fallback_reason"].as_str().unwrap().contains("JPEG, PNG"));
     assert!(written[1].get("fallback").is_none());
-    // A caption of it there is none at all.
+    // With --style caption there is no row at all.
     let output = run(&folder, &["broken.jpg", "--format", "jsonl"]);
     assert_status(&output, 1);
     assert!(output.stdout.is_empty());
 }
 
 #[test]
-fn progress_can_be_read_by_programs() {
+fn progress_is_reported_as_json() {
     let folder = album();
     fs::write(folder.path().join("broken.jpg"), "no photo").unwrap();
     let output = run(&folder, &["-r", ".", "--json-progress"]);

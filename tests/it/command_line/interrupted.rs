@@ -1,4 +1,4 @@
-//! Runs that are stopped in the middle, kindly or not.
+//! Runs that are interrupted or killed.
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
@@ -11,7 +11,8 @@ use tempfile::TempDir;
 
 use super::{assert_status, cutline, photo, text};
 
-/// Photos that differ, so that none is known from another: the decoder does not look behind the end.
+/// Photos with different bytes, so that no caption comes from the cache. Decoders ignore bytes after
+/// the end of the image.
 fn album(count: usize) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let cat = fs::read(photo("cat")).unwrap();
@@ -30,7 +31,7 @@ fn begin(folder: &TempDir, arguments: &[&str]) -> Child {
         .unwrap()
 }
 
-/// Waits until `reached` says so, or the program has ended.
+/// Waits until `reached` returns true or the program ends.
 fn wait_for(child: &mut Child, mut reached: impl FnMut() -> bool) {
     let begin = Instant::now();
     while !reached() && child.try_wait().unwrap().is_none() {
@@ -44,7 +45,7 @@ fn lines(path: &Path) -> usize {
 }
 
 #[test]
-fn an_interrupt_finishes_what_is_in_hand_and_says_how_to_go_on() {
+fn an_interrupted_run_finishes_photos_in_progress_and_can_be_continued() {
     const PHOTOS: usize = 60;
     let folder = album(PHOTOS);
     let out = folder.path().join("out.jsonl");
@@ -54,11 +55,17 @@ fn an_interrupt_finishes_what_is_in_hand_and_says_how_to_go_on() {
     assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
     let output = child.wait_with_output().unwrap();
     assert_status(&output, 130);
-    let told = text(&output.stderr);
-    assert!(told.contains("photos are left; run the same command again to go on"), "{told}");
+    let reported = text(&output.stderr);
+    assert!(
+        reported.contains("photos are left; run the same command again to continue"),
+        "{reported}"
+    );
     let done = lines(&out);
     assert!((1..PHOTOS).contains(&done), "{done}");
-    assert!(told.contains(&format!("{} of {PHOTOS} photos are left", PHOTOS - done)), "{told}");
+    assert!(
+        reported.contains(&format!("{} of {PHOTOS} photos are left", PHOTOS - done)),
+        "{reported}"
+    );
 
     let output = begin(&folder, &["--output", "out.jsonl"]).wait_with_output().unwrap();
     assert_status(&output, 0);
@@ -72,10 +79,10 @@ fn an_interrupt_finishes_what_is_in_hand_and_says_how_to_go_on() {
 }
 
 #[test]
-fn a_kill_leaves_whole_files_and_loses_what_was_in_hand() {
+fn a_killed_run_leaves_valid_files_and_loses_only_photos_in_progress() {
     const PHOTOS: usize = 40;
-    // Twice a batch of eight with the two that are decoded.
-    const IN_HAND: usize = 20;
+    // Twice the sum of a batch of eight and two decoders.
+    const IN_PROGRESS: usize = 20;
     let folder = album(PHOTOS);
     let out = folder.path().join("out.json");
     let sidecars = || {
@@ -89,14 +96,18 @@ fn a_kill_leaves_whole_files_and_loses_what_was_in_hand() {
         wait_for(&mut child, || lines(&out) > before + more + 2);
         child.kill().unwrap();
         let status = child.wait_with_output().unwrap().status;
-        assert_eq!(status.signal(), Some(9), "it was still at it");
+        assert_eq!(status.signal(), Some(9), "it was still running");
         let rows: Vec<Value> = serde_json::from_slice(&fs::read(&out).unwrap()).unwrap();
         for sidecar in sidecars() {
             let texts = cutline::xmp::read(&fs::read_to_string(sidecar).unwrap()).unwrap();
             assert!(texts.description.is_some() && texts.alt_text.is_some());
         }
         let beside = sidecars().len();
-        assert!(beside >= rows.len() && beside <= rows.len() + IN_HAND, "{beside} {}", rows.len());
+        assert!(
+            beside >= rows.len() && beside <= rows.len() + IN_PROGRESS,
+            "{beside} {}",
+            rows.len()
+        );
         before = rows.len();
     }
     let output = begin(&folder, &["--output", "out.json", "--sidecar", "xmp"]);

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::{ROOT, assert_sentence, assert_status, cutline, run, text};
 
 #[test]
-fn captions_are_scored_and_what_does_not_fit_is_told() {
+fn captions_are_scored_and_unmatched_photos_are_reported() {
     let file = |name: &str| format!("{ROOT}/tests/goldens/eval/{name}");
     let (results, references) = (file("results.jsonl"), file("references.json"));
     let output = run(&["eval", &results, "--references", &references]);
@@ -25,14 +25,14 @@ fn captions_are_scored_and_what_does_not_fit_is_told() {
     assert_status(&output, 0);
     let scores: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(scores["photos"], 1);
-    let told: Vec<&str> = text(&output.stderr).lines().collect();
-    assert!(told[0].contains("1 photos have no references") && told[0].contains("z.jpg"));
-    assert!(told[1].contains("21 photos with references"), "{told:?}");
+    let reported: Vec<&str> = text(&output.stderr).lines().collect();
+    assert!(reported[0].contains("1 photos have no references") && reported[0].contains("z.jpg"));
+    assert!(reported[1].contains("21 photos with references"), "{reported:?}");
 
     fs::write(folder.path().join("r.csv"), "path,caption\nz.jpg,a dog\n").unwrap();
     let output = cutline(&folder, &arguments).output().unwrap();
     assert_status(&output, 1);
-    assert!(text(&output.stderr).contains("no photo of the results has references"));
+    assert!(text(&output.stderr).contains("no photo in the results has references"));
     let arguments = ["eval", "r.csv", "--references", "r.csv"];
     assert_sentence(&cutline(&folder, &arguments).output().unwrap(), 2, &["r.csv", "line 1"]);
     assert_sentence(&run(&["eval", "none.csv", "--references", &references]), 1, &["none.csv"]);

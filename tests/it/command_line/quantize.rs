@@ -1,11 +1,11 @@
-//! `cutline model quantize` as a user runs it.
+//! Runs `cutline model quantize` as a user does.
 
 use tempfile::TempDir;
 
 use super::{assert_sentence, assert_status, cutline, run, text};
 
 #[test]
-fn misuse_is_status_2_and_help_is_there() {
+fn misuse_exits_with_status_2_and_help_is_printed() {
     for arguments in [
         &["model", "quantize"][..],
         &["model", "quantize", "embedded", "out"],
@@ -23,7 +23,7 @@ fn misuse_is_status_2_and_help_is_there() {
 }
 
 #[test]
-fn what_is_not_there_is_named() {
+fn a_missing_model_is_reported() {
     let output = run(&["model", "quantize", "./no-such-folder", "out", "--type", "q8_0"]);
     assert_sentence(&output, 1, &["no-such-folder"]);
     assert!(output.stdout.is_empty());
@@ -44,7 +44,7 @@ fn caption(folder: &TempDir, model: &str) -> String {
 
 #[cfg(feature = "embedded-model")]
 #[test]
-fn the_embedded_model_in_8_bits_captions_by_folder_and_by_file() {
+fn the_embedded_model_with_8_bits_can_be_used_as_folder_and_as_file() {
     let folder = tempfile::tempdir().unwrap();
     let quantize = ["model", "quantize", "embedded", "small", "--type", "q8_0"];
     let output = cutline(&folder, &quantize).output().unwrap();
@@ -65,7 +65,7 @@ fn the_embedded_model_in_8_bits_captions_by_folder_and_by_file() {
 
 #[cfg(feature = "embedded-model")]
 #[test]
-fn the_embedded_model_in_4_bits_says_which_matrices_are_not() {
+fn matrices_that_cannot_have_4_bits_are_reported() {
     let folder = tempfile::tempdir().unwrap();
     let output = cutline(&folder, &["model", "quantize", "embedded", "s.gguf", "--type", "q4_k"])
         .output()
@@ -76,9 +76,9 @@ fn the_embedded_model_in_4_bits_says_which_matrices_are_not() {
         assert!(line.contains(part), "{part} is not in {line}");
     }
     let notes = text(&output.stderr);
-    let qkv = "q8_0 instead of q4_k, whose rows fill blocks of 256: 12 × \
+    let qkv = "q8_0 instead of q4_k, which needs rows in blocks of 256: 12 × \
                vision_model.encoder.layers.*.self_attn.qkv.weight";
     assert!(notes.lines().any(|line| line == qkv), "{notes}");
-    assert!(!notes.contains("fc2"), "its rows do fill the blocks: {notes}");
+    assert!(!notes.contains("fc2"), "its rows fill the blocks: {notes}");
     caption(&folder, "s.gguf");
 }

@@ -1,4 +1,4 @@
-//! The server from its start to its end, with the embedded model, as whoever runs it sees it.
+//! The server with the embedded model, from start to stop.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -16,7 +16,7 @@ use super::{cutline, photo};
 /// A running server, which ends with the test.
 pub(super) struct Server {
     child: Child,
-    /// What it prints, read as it comes: a full pipe would stop it.
+    /// Reads standard output all the time: a full pipe would block the server.
     stdout: JoinHandle<String>,
     pub(super) address: String,
     _folder: TempDir,
@@ -27,7 +27,7 @@ impl Server {
         Self::start_with(&[])
     }
 
-    /// With variables in its environment.
+    /// Starts the server with these environment variables.
     pub(super) fn start_with(environment: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut child = cutline(&folder, &["serve", "--port", "0"])
@@ -66,6 +66,13 @@ impl Server {
         }
     }
 
+    /// Waits until the server has noticed a signal.
+    pub(super) fn wait_until_stopping(&self) {
+        while self.get("/health/ready").1["code"] != "shutting_down" {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     pub(super) fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
@@ -89,7 +96,7 @@ impl Drop for Server {
 }
 
 #[test]
-fn a_server_serves_until_it_is_told_to_stop() {
+fn a_server_serves_until_a_signal_stops_it() {
     let server = Server::start();
     assert_eq!(server.get("/health/live").0, 200);
     server.wait_until_ready();
@@ -125,7 +132,7 @@ fn health(address: &str) -> (Option<i32>, String, String) {
 }
 
 #[test]
-fn a_server_that_is_not_ready_or_not_there_is_told_from_one_that_is() {
+fn health_distinguishes_ready_loading_and_absent_servers() {
     // Port and host as the server itself reads them.
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port().to_string();
@@ -150,11 +157,11 @@ fn a_server_that_is_not_ready_or_not_there_is_told_from_one_that_is() {
         format!("http://127.0.0.1:{port}/health/ready answers 503: the model is still loading\n");
     assert_eq!(said, expected);
     assert_eq!(loading.join().unwrap(), "GET /health/ready HTTP/1.1\r\n");
-    // Nobody listens any more.
+    // The port is closed now.
     let output = ask();
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8(output.stderr).unwrap().contains("does not answer"));
-    assert_eq!(health("https://127.0.0.1").0, Some(2), "TLS is not spoken");
+    assert_eq!(health("https://127.0.0.1").0, Some(2), "TLS is not supported");
 }
 
 #[test]
@@ -165,8 +172,7 @@ fn a_server_can_be_stopped_while_its_model_loads() {
     assert_eq!(status, Some(0), "{output}{errors}");
 }
 
-/// An agent of its own for each request, and a connection that is not used again: a server that
-/// stops closes those that are idle.
+/// Sends a request over a new connection, since a stopping server closes idle ones.
 fn post(address: &str, body: &[u8]) -> Result<(u16, Value), ureq::Error> {
     let agent: ureq::Agent =
         ureq::Agent::config_builder().http_status_as_error(false).build().into();
@@ -180,7 +186,7 @@ fn post(address: &str, body: &[u8]) -> Result<(u16, Value), ureq::Error> {
 }
 
 #[test]
-fn under_load_a_server_that_stops_finishes_what_it_has_accepted() {
+fn a_server_that_stops_under_load_finishes_accepted_requests() {
     const CLIENTS: usize = 12;
     let server = Server::start();
     server.wait_until_ready();
@@ -199,7 +205,7 @@ fn under_load_a_server_that_stops_finishes_what_it_has_accepted() {
                     refused.lock().unwrap().push((status, answer));
                     return;
                 }
-                // The socket is closed when the last request is answered.
+                // The listening socket is closed after the last answer.
                 Err(error) => {
                     assert!(late, "a request before the signal was lost: {error}");
                     return;
@@ -230,10 +236,10 @@ fn under_load_a_server_that_stops_finishes_what_it_has_accepted() {
 }
 
 #[test]
-fn a_second_signal_ends_the_server_at_once() {
+fn a_second_signal_stops_the_server_at_once() {
     let server = Server::start();
     server.wait_until_ready();
-    // A request that is accepted and never comes to its end.
+    // An accepted request that is never completed.
     let mut stream = TcpStream::connect(server.address.strip_prefix("http://").unwrap()).unwrap();
     let head = "POST /caption/generate HTTP/1.1\r\nhost: x\r\ncontent-type: image/jpeg\r\n\
                 expect: 100-continue\r\ncontent-length: 1000\r\n\r\n";
@@ -243,9 +249,7 @@ fn a_second_signal_ends_the_server_at_once() {
     assert_eq!(&first, b"HTTP/1.1 100");
 
     server.signal("-TERM");
-    while server.get("/health/ready").1["code"] != "shutting_down" {
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    server.wait_until_stopping();
     let begin = Instant::now();
     server.signal("-TERM");
     let (status, output, _) = server.end();

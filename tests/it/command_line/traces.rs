@@ -1,4 +1,4 @@
-//! Traces over OTLP: a server, a request, and a collector that takes its spans apart.
+//! Traces over OTLP: a server, a request, and a collector that decodes the spans.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -115,7 +115,7 @@ fn span(message: &[u8]) -> Collected {
     }
 }
 
-/// What a collector was sent: attributes of the resource, and spans.
+/// Everything that a collector received.
 #[derive(Debug, Default)]
 struct Collector {
     resource: HashMap<String, String>,
@@ -134,7 +134,7 @@ impl Collector {
         }
     }
 
-    /// Listens on a port of its own.
+    /// Listens on a free port.
     fn start() -> (String, Arc<Mutex<Self>>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
@@ -175,7 +175,7 @@ impl Collector {
 }
 
 #[test]
-fn a_request_is_a_trace_with_its_stages() {
+fn a_request_is_traced_with_its_stages() {
     let (endpoint, collector) = Collector::start();
     let server = Server::start_with(&[
         ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()),
@@ -190,11 +190,11 @@ fn a_request_is_a_trace_with_its_stages() {
         .header("traceparent", &format!("00-{trace_id}-b7ad6b7169203331-01"))
         .send(photo.as_slice())
         .unwrap();
-    // What is left is sent before the server ends.
+    // The server sends the remaining spans before it exits.
     server.signal("-TERM");
     let (status, output, errors) = server.end();
     assert_eq!((status, errors.as_str()), (Some(0), ""), "{output}");
-    assert!(!output.contains("\"message\":\"step\""), "traces are no log lines: {output}");
+    assert!(!output.contains("\"message\":\"step\""), "traces are not logged: {output}");
 
     let collector = collector.lock().unwrap();
     assert_eq!(collector.resource["service.name"], "captions");
@@ -208,7 +208,7 @@ fn a_request_is_a_trace_with_its_stages() {
     assert_eq!(request.attributes["http.request.method"], "POST");
     assert_eq!(request.attributes["http.response.status_code"], "200");
     let hexadecimal = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
-    assert_eq!(hexadecimal(&request.trace), trace_id, "the client's trace goes on");
+    assert_eq!(hexadecimal(&request.trace), trace_id, "the trace of the client is continued");
     assert_eq!(hexadecimal(&request.parent), "b7ad6b7169203331");
 
     let mut stages: Vec<&Collected> =
@@ -217,7 +217,7 @@ fn a_request_is_a_trace_with_its_stages() {
     let names: Vec<&str> = stages.iter().map(|span| span.name.as_str()).collect();
     assert_eq!(names, ["decode", "queue", "vision", "decoder"]);
     for pair in stages.windows(2) {
-        assert!(pair[0].end <= pair[1].start, "one after the other: {stages:?}");
+        assert!(pair[0].end <= pair[1].start, "the stages do not overlap: {stages:?}");
     }
     for stage in &stages {
         assert!(stage.trace == request.trace && stage.start < stage.end, "{stage:?}");
@@ -227,12 +227,12 @@ fn a_request_is_a_trace_with_its_stages() {
     let probe = |span: &&Collected| {
         span.attributes.get("http.route").is_some_and(|route| route == "/health/ready")
     };
-    let probe = collector.spans.iter().find(probe).expect("the probes are traces of their own");
+    let probe = collector.spans.iter().find(probe).expect("a probe has a trace of its own");
     assert!(probe.parent.is_empty() && probe.trace != request.trace);
 }
 
 #[test]
-fn a_collector_that_is_not_there_costs_nothing() {
+fn a_server_works_without_its_collector() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let gone = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);
@@ -240,4 +240,26 @@ fn a_collector_that_is_not_there_costs_nothing() {
     server.wait_until_ready();
     server.signal("-TERM");
     assert_eq!(server.end().0, Some(0));
+}
+
+#[test]
+fn a_second_signal_still_sends_the_remaining_traces() {
+    let (endpoint, collector) = Collector::start();
+    let server = Server::start_with(&[("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str())]);
+    server.wait_until_ready();
+    // An accepted request that is never completed holds the server up.
+    let mut stream = TcpStream::connect(server.address.strip_prefix("http://").unwrap()).unwrap();
+    let head = "POST /caption/generate HTTP/1.1\r\nhost: x\r\ncontent-type: image/jpeg\r\n\
+                expect: 100-continue\r\ncontent-length: 1000\r\n\r\n";
+    stream.write_all(head.as_bytes()).unwrap();
+    stream.read_exact(&mut [0; 12]).unwrap();
+    server.signal("-TERM");
+    server.wait_until_stopping();
+    server.signal("-TERM");
+    assert_eq!(server.end().0, Some(128 + 15));
+    let collector = collector.lock().unwrap();
+    let stopping = |span: &&Collected| {
+        span.attributes.get("http.response.status_code").is_some_and(|status| status == "503")
+    };
+    assert!(collector.spans.iter().any(|span| stopping(&span)), "{collector:?}");
 }

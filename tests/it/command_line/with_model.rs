@@ -1,4 +1,4 @@
-//! What needs a model: the embedded one.
+//! Commands that need a model, with the embedded one.
 
 use std::process::Stdio;
 
@@ -7,13 +7,13 @@ use serde_json::Value;
 use super::{assert_sentence, assert_status, cutline, photo, run, text};
 
 #[test]
-fn a_limit_of_the_model_is_known_once_it_is_loaded() {
+fn limits_of_the_model_are_checked_for_each_photo() {
     let output = run(&["caption", &photo("cat"), "--max-new-tokens", "9999"]);
     assert_sentence(&output, 1, &["max_new_tokens", "cat.jpg"]);
 }
 
 #[test]
-fn captions_come_in_the_order_of_the_files() {
+fn captions_are_printed_in_the_order_of_the_files() {
     let names = ["rocket", "cat", "coffee", "astronaut"];
     let photos = names.map(photo);
     let mut arguments = vec!["caption"];
@@ -81,7 +81,7 @@ fn the_same_seed_gives_the_same_caption() {
 }
 
 #[test]
-fn a_reader_that_leaves_is_no_failure() {
+fn a_closed_standard_output_is_not_a_failure() {
     let folder = tempfile::tempdir().unwrap();
     let mut child = cutline(&folder, &["caption", &photo("cat"), &photo("coffee")])
         .stdout(Stdio::piped())
