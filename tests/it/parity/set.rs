@@ -25,17 +25,35 @@ pub(super) enum Way {
 pub(super) const CANDLE: Way = Way::Cpu(KernelChoice::Candle, Precision::F32);
 pub(super) const GPU: Way = Way::Gpu(Precision::F32);
 
+/// Whether the comparisons that take minutes are wanted.
+pub(super) const LONG: bool = cfg!(feature = "long-tests");
+
+/// All of `ways` in long tests, otherwise the last one: the embedded model takes candle minutes.
+pub(super) fn selected(ways: &[Way]) -> &[Way] {
+    if LONG { ways } else { &ways[ways.len() - 1..] }
+}
+
+/// The instruction sets to test: all that this CPU has in long tests, otherwise the least and the
+/// greatest of them.
+fn tiers() -> Vec<Tier> {
+    let mut tiers = Tier::available().to_vec();
+    if !LONG && tiers.len() > 2 {
+        tiers.drain(1..tiers.len() - 1);
+    }
+    tiers
+}
+
 /// Every way to compute in f32 here.
 pub(super) fn full_precision() -> Vec<Way> {
-    let tiers = Tier::available().iter();
-    let tiers = tiers.map(|&tier| Way::Cpu(KernelChoice::Tier(tier), Precision::F32));
+    let tiers = tiers().into_iter();
+    let tiers = tiers.map(|tier| Way::Cpu(KernelChoice::Tier(tier), Precision::F32));
     [CANDLE, GPU].into_iter().chain(tiers).collect()
 }
 
 /// Every way in every precision that keeps a job the same bit for bit in any company.
 pub(super) fn every_exact_way() -> Vec<Way> {
     let mut ways: Vec<Way> = full_precision().into_iter().filter(|way| way.is_exact()).collect();
-    for &tier in Tier::available() {
+    for tier in tiers() {
         let kernels = KernelChoice::Tier(tier);
         ways.extend([Precision::Bf16, Precision::Int8].map(|p| Way::Cpu(kernels, p)));
     }
