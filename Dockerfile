@@ -9,20 +9,15 @@ FROM rust:1.95.0-bookworm AS build
 WORKDIR /build
 ENV CARGO_TERM_COLOR=never
 
-# The dependencies in a layer of their own, which lasts until they change: the manifest, and empty
-# targets where it names some.
 COPY Cargo.toml Cargo.lock ./
-RUN mkdir -p src benches tests/it \
-    && touch src/lib.rs tests/it/main.rs \
-    && echo 'fn main() {}' >src/main.rs \
-    && for bench in gemm preprocess vision decode queue end_to_end; do touch "benches/$bench.rs"; done \
-    && cargo build --locked --release --no-default-features
-
-# The program. Cargo goes by the times of files, and these may be older than the empty ones.
-COPY src src
+COPY benches benches
+COPY crates crates
 COPY models models
-RUN touch src/lib.rs src/main.rs \
-    && cargo build --locked --release \
+COPY src src
+# Downloads and compiled crates stay on the builder, so that the next build compiles what changed.
+RUN --mount=type=cache,target=/usr/local/cargo/registry \
+    --mount=type=cache,target=/build/target \
+    cargo build --locked --release \
     && install -D target/release/cutline /out/usr/local/bin/cutline \
     && mkdir -p /out/models
 

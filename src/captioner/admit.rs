@@ -74,7 +74,7 @@ impl Captioner {
     /// model's positions.
     fn prompt(&self, params: &CaptionParams) -> Result<Vec<u32>> {
         let limit = self.inner.info.generation.max_new_tokens_limit;
-        if params.generation.max_new_tokens > limit {
+        if params.max_new_tokens > limit {
             return Err(Error::parameter(
                 "max_new_tokens",
                 format!("max_new_tokens must be between 1 and {limit} for this model"),
@@ -114,11 +114,12 @@ impl Captioner {
             let hashing = tokio::task::spawn_blocking(move || hash_all(photos));
             hashing.await.map_err(|e| Error::internal("the hashing ended early").with_source(e))?
         };
+        let generation = params.generation();
         let with_key = |(hash, photo)| {
             let key = match params.cache {
                 CachePolicy::Bypass => None,
                 CachePolicy::Use | CachePolicy::Refresh => {
-                    self.inner.keys.answer(&hash, prompt, &params.generation)
+                    self.inner.keys.answer(&hash, prompt, &generation)
                 }
             };
             HashedPhoto { photo, hash, key }
@@ -136,6 +137,7 @@ impl Captioner {
         begin: Instant,
     ) -> Result<Vec<CaptionStream>> {
         let inner = &self.inner;
+        let text = params.text_style();
         // Declared before the lock, so that on an error they are dropped after it: dropping the leader
         // of a flight takes the lock.
         let (mut streams, mut tasks) = (Vec::with_capacity(photos.len()), Vec::new());
@@ -147,12 +149,8 @@ impl Captioner {
         let input = inner.preprocess.input_bytes() as u64;
         let mut memory = inner.decoders.budget().take(input.saturating_mul(new as u64))?;
         for (HashedPhoto { photo, hash, key }, lookup) in photos.into_iter().zip(lookups) {
-            let caller = CallerContext {
-                captioner: self.clone(),
-                begin,
-                wants_colors: params.colors,
-                text: params.text,
-            };
+            let caller =
+                CallerContext { captioner: self.clone(), begin, wants_colors: params.colors, text };
             let stream = match lookup {
                 AnswerLookup::Cached(answer) => CaptionStream::cached(caller, answer),
                 AnswerLookup::InFlight(key) => {
@@ -170,7 +168,7 @@ impl Captioner {
                         vision: self.vision_cache_use(&hash, params.cache),
                         hash,
                         prompt: prompt.to_vec(),
-                        params: params.generation.clone(),
+                        params: params.generation(),
                         slot,
                         permit: memory.split(input),
                     };

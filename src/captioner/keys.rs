@@ -64,8 +64,8 @@ impl Captioner {
             &format!("{PREPROCESSING_VERSION} {:?}", info.input_size),
             &format!("{:?}", params.prompt),
             // All fields by name, so that a new field counts without an edit here.
-            &format!("{:?}", params.generation.canonical()),
-            &format!("{:?}", params.text),
+            &format!("{:?}", params.generation().canonical()),
+            &format!("{:?}", params.text_style()),
         ] {
             hasher.update(&(part.len() as u64).to_le_bytes());
             hasher.update(part.as_bytes());

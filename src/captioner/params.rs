@@ -1,198 +1,424 @@
-//! The parameters of a caption, as every entrance to the program names them: JSON fields, form
-//! parts, query strings and command-line options all end in [`CaptionParams::set`].
+//! The parameters of a caption, declared once.
+//!
+//! [`CaptionParams`] is the declaration. Its schema (names, types, ranges, defaults, documentation)
+//! is what `/openapi.json` publishes, what JSON fields, form parts, query strings and command-line
+//! options are checked against, and what `cutline caption --help` prints. A new parameter is a new
+//! field here, and the code that it controls.
 
-use serde_json::Value;
+use std::fmt;
+use std::sync::LazyLock;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{Object, Schema, SchemaType, Type};
+use utoipa::{Number, PartialSchema, ToSchema};
 
 use super::style::{Style, TextStyle};
-use crate::engine::GenerationParams;
+use crate::engine::{EarlyStopping, GenerationParams};
 use cutline_error::{Error, Result};
 
-/// What the result cache may do for a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum CachePolicy {
-    /// Answer from the cache if it knows the answer.
-    #[default]
-    Use,
-    /// Compute anew and remember the new answer.
-    Refresh,
-    /// Compute anew and remember nothing.
-    Bypass,
+/// What a caller may ask of a caption.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct CaptionParams {
+    /// Text that the caption continues, as in BLIP's conditional captioning. Prompt and caption
+    /// together must fit into the model's positions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub prompt: Option<String>,
+    /// Maximum number of tokens in a caption. The end token counts; `/model/info` reports the
+    /// model's limit.
+    #[schema(value_type = u32, minimum = 1, maximum = 1_048_576)]
+    pub max_new_tokens: usize,
+    /// Minimum number of tokens in a caption. At most `max_new_tokens`.
+    #[schema(value_type = u32, maximum = 1_048_576)]
+    pub min_new_tokens: usize,
+    /// Number of beams. More than 1 selects beam search.
+    #[schema(value_type = u32, minimum = 1, maximum = 10)]
+    pub num_beams: usize,
+    /// Number of captions to return. At most `num_beams` in beam search; without beam search, more
+    /// than 1 needs `do_sample`.
+    #[schema(value_type = u32, minimum = 1, maximum = 10)]
+    pub num_captions: usize,
+    /// Sample each token by its probability instead of taking the most likely one.
+    pub do_sample: bool,
+    /// Softmax temperature of sampling. Below 1 likely tokens become more likely, above 1 less.
+    #[schema(exclusive_minimum = 0.0)]
+    pub temperature: f32,
+    /// Sample among this many of the most likely tokens; 0 for all.
+    #[schema(value_type = u32, maximum = 1_048_576)]
+    pub top_k: usize,
+    /// Sample among the fewest most likely tokens whose probabilities add up to this.
+    #[schema(exclusive_minimum = 0.0, maximum = 1.0)]
+    pub top_p: f32,
+    /// Seed of sampling: the same seed gives the same captions. Without one they differ each time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, format = "uint64")]
+    pub seed: Option<u64>,
+    /// Above 1 discourages repetition. Divides the scores of tokens that are already present.
+    #[schema(exclusive_minimum = 0.0)]
+    pub repetition_penalty: f32,
+    /// Above 0 favours long captions in beam search, below 0 short ones. The score of a caption is
+    /// divided by its length to this power.
+    pub length_penalty: f32,
+    /// No sequence of this many tokens occurs twice; 0 allows it.
+    #[schema(value_type = u32, maximum = 1_048_576)]
+    pub no_repeat_ngram_size: usize,
+    #[schema(inline)]
+    #[allow(missing_docs, reason = "the type's documentation is the description of the field")]
+    pub style: Style,
+    /// Maximum length of alternative text in characters; 125 if not given. Only valid with
+    /// `style=alt_text`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = u32, minimum = 20, maximum = 1000)]
+    pub max_chars: Option<usize>,
+    /// Include dominant colours and mood.
+    pub colors: bool,
+    /// Answer with server-sent events: `token` with the text so far, then `done` with the whole
+    /// answer or `error` with a problem. Not available for a batch.
+    pub stream: bool,
+    #[schema(inline)]
+    #[allow(missing_docs, reason = "as above")]
+    pub cache: CachePolicy,
+    /// Whether alternative text starts with a capital letter; the command line's alone.
+    #[serde(skip)]
+    pub capital: bool,
+    /// Whether alternative text ends with a full stop; the command line's alone.
+    #[serde(skip)]
+    pub full_stop: bool,
 }
 
-/// Everything that a caller may ask of a caption.
-#[derive(Debug, Clone, PartialEq)]
-pub struct CaptionParams {
-    /// Text that the caption continues.
-    pub prompt: Option<String>,
-    /// How to decode.
-    pub generation: GenerationParams,
-    /// How the text is put.
-    pub text: TextStyle,
-    /// Whether dominant colours and mood are wanted with the caption.
-    pub colors: bool,
-    /// Whether the answer is wanted word by word.
-    pub stream: bool,
-    /// What the cache may do.
-    pub cache: CachePolicy,
+/// How to use the result cache: `use` answers from it, `refresh` computes again and stores the new
+/// result, `bypass` computes again and stores nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CachePolicy {
+    /// Answer from the cache if possible.
+    #[default]
+    Use,
+    /// Compute again and store the new result.
+    Refresh,
+    /// Compute again and store nothing.
+    Bypass,
 }
 
 impl Default for CaptionParams {
     fn default() -> Self {
+        let generation = GenerationParams::default();
         Self {
             prompt: None,
-            generation: GenerationParams::default(),
-            text: TextStyle::default(),
+            max_new_tokens: generation.max_new_tokens,
+            min_new_tokens: generation.min_new_tokens,
+            num_beams: generation.num_beams,
+            num_captions: generation.num_return_sequences,
+            do_sample: generation.do_sample,
+            temperature: generation.temperature,
+            top_k: generation.top_k,
+            top_p: generation.top_p,
+            seed: generation.seed,
+            repetition_penalty: generation.repetition_penalty,
+            length_penalty: generation.length_penalty,
+            no_repeat_ngram_size: generation.no_repeat_ngram_size,
+            style: Style::default(),
+            max_chars: None,
             colors: true,
             stream: false,
-            cache: CachePolicy::Use,
+            cache: CachePolicy::default(),
+            capital: false,
+            full_stop: false,
         }
     }
 }
 
 impl CaptionParams {
-    /// The names that [`set`](Self::set) knows.
-    pub const NAMES: [&'static str; 18] = [
-        "prompt",
-        "max_new_tokens",
-        "min_new_tokens",
-        "num_beams",
-        "num_captions",
-        "do_sample",
-        "temperature",
-        "top_k",
-        "top_p",
-        "seed",
-        "repetition_penalty",
-        "length_penalty",
-        "no_repeat_ngram_size",
-        "style",
-        "max_chars",
-        "colors",
-        "stream",
-        "cache",
-    ];
-
-    /// Sets one parameter from a JSON value, strictly: a number must be a JSON number.
-    ///
-    /// # Errors
-    /// [`InvalidParameter`](cutline_error::ErrorKind::InvalidParameter), naming the field: an
-    /// unknown name or a value of the wrong type.
-    pub fn set(&mut self, name: &str, value: &Value) -> Result<()> {
-        let g = &mut self.generation;
-        match name {
-            "prompt" => self.prompt = Some(text(name, value)?.to_owned()),
-            "max_new_tokens" => g.max_new_tokens = count(name, value)?,
-            "min_new_tokens" => g.min_new_tokens = count(name, value)?,
-            "num_beams" => g.num_beams = count(name, value)?,
-            "num_captions" => g.num_return_sequences = count(name, value)?,
-            "do_sample" => g.do_sample = flag(name, value)?,
-            "temperature" => g.temperature = number(name, value)?,
-            "top_k" => g.top_k = count(name, value)?,
-            "top_p" => g.top_p = number(name, value)?,
-            "seed" => g.seed = Some(integer(name, value)?),
-            "repetition_penalty" => g.repetition_penalty = number(name, value)?,
-            "length_penalty" => g.length_penalty = number(name, value)?,
-            "no_repeat_ngram_size" => g.no_repeat_ngram_size = count(name, value)?,
-            "style" => self.text.style = style(name, value)?,
-            "max_chars" => self.text.max_chars = Some(count(name, value)?),
-            "colors" => self.colors = flag(name, value)?,
-            "stream" => self.stream = flag(name, value)?,
-            "cache" => self.cache = policy(name, value)?,
-            _ => return Err(unknown(name)),
+    /// How to decode.
+    #[must_use]
+    pub fn generation(&self) -> GenerationParams {
+        GenerationParams {
+            max_new_tokens: self.max_new_tokens,
+            min_new_tokens: self.min_new_tokens,
+            num_beams: self.num_beams,
+            num_return_sequences: self.num_captions,
+            length_penalty: self.length_penalty,
+            early_stopping: EarlyStopping::default(),
+            repetition_penalty: self.repetition_penalty,
+            no_repeat_ngram_size: self.no_repeat_ngram_size,
+            do_sample: self.do_sample,
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            seed: self.seed,
         }
-        Ok(())
     }
 
-    /// Sets one parameter from text, as forms, query strings and command lines carry it.
-    ///
-    /// # Errors
-    /// As [`set`](Self::set).
-    pub fn set_text(&mut self, name: &str, text: &str) -> Result<()> {
-        if matches!(name, "prompt" | "style" | "cache") {
-            return self.set(name, &Value::from(text));
-        }
-        let value = match text.trim() {
-            "" => return Err(invalid(name, "a value")),
-            // The spellings that HTML forms and shells produce.
-            "on" | "yes" | "True" | "TRUE" if is_flag(name) => Value::Bool(true),
-            "off" | "no" | "False" | "FALSE" if is_flag(name) => Value::Bool(false),
-            "1" if is_flag(name) => Value::Bool(true),
-            "0" if is_flag(name) => Value::Bool(false),
-            trimmed => serde_json::from_str(trimmed).unwrap_or_else(|_| Value::from(trimmed)),
-        };
-        self.set(name, &value)
+    /// How to write the text.
+    #[must_use]
+    pub fn text_style(&self) -> TextStyle {
+        let &Self { style, max_chars, capital, full_stop, .. } = self;
+        TextStyle { style, max_chars, capital, full_stop }
     }
 
-    /// Checks ranges and contradictions that need no model.
+    /// Checks ranges, and contradictions that need no model.
     ///
     /// # Errors
     /// [`InvalidParameter`](cutline_error::ErrorKind::InvalidParameter), naming the field.
     pub fn validate(&self) -> Result<()> {
-        self.generation.validate()?;
-        self.text.validate()
+        let fields = serde_json::to_value(self)
+            .map_err(|error| Error::internal("parameters do not serialise").with_source(error))?;
+        for (name, value) in fields.as_object().into_iter().flatten() {
+            Parameter::named(name)?.check(value)?;
+        }
+        if self.max_chars.is_some() && self.style != Style::AltText {
+            return Err(Error::parameter(
+                "max_chars",
+                "max_chars shortens alternative text; set style=alt_text as well",
+            ));
+        }
+        self.generation().validate()
     }
 }
 
-fn is_flag(name: &str) -> bool {
-    matches!(name, "do_sample" | "colors" | "stream")
-}
+/// Parameters as they arrive: each known, of the right type, in its range, and given once.
+#[derive(Debug, Default)]
+pub struct ParameterFields(Map<String, Value>);
 
-fn unknown(name: &str) -> Error {
-    // The name comes from outside and may be anything; a few words of it are enough.
-    let shown: String = name.chars().take(64).collect();
-    let list = CaptionParams::NAMES.join(", ");
-    Error::parameter(
-        shown.clone(),
-        format!("there is no parameter \"{shown}\"; the parameters are {list}"),
-    )
-}
+impl ParameterFields {
+    /// Bytes of the longest value; the longest prompt that a model reads is far shorter.
+    pub const MAX_BYTES: usize = 16 * 1024;
 
-fn invalid(name: &str, wanted: &str) -> Error {
-    Error::parameter(name.to_owned(), format!("{name} must be {wanted}"))
-}
+    /// Adds a parameter as JSON carries it. Types are strict: a number must be a JSON number.
+    ///
+    /// # Errors
+    /// [`InvalidParameter`](cutline_error::ErrorKind::InvalidParameter), naming the field.
+    pub fn add(&mut self, name: &str, value: Value) -> Result<()> {
+        let parameter = Parameter::named(name)?;
+        if self.0.contains_key(name) {
+            return Err(given_twice(name));
+        }
+        if value.as_str().is_some_and(|text| text.len() > Self::MAX_BYTES) {
+            return Err(too_long(name));
+        }
+        parameter.check(&value)?;
+        self.0.insert(name.to_owned(), value);
+        Ok(())
+    }
 
-fn text<'v>(name: &str, value: &'v Value) -> Result<&'v str> {
-    value.as_str().ok_or_else(|| invalid(name, "a string"))
-}
+    /// Adds a parameter as forms, query strings and command lines carry it: as text.
+    ///
+    /// # Errors
+    /// As [`add`](Self::add).
+    pub fn add_text(&mut self, name: &str, text: &str) -> Result<()> {
+        let value = Parameter::named(name)?.parse(text);
+        self.add(name, value)
+    }
 
-fn flag(name: &str, value: &Value) -> Result<bool> {
-    value.as_bool().ok_or_else(|| invalid(name, "true or false"))
-}
-
-fn integer(name: &str, value: &Value) -> Result<u64> {
-    value.as_u64().ok_or_else(|| invalid(name, "a whole number of 0 or more"))
-}
-
-fn count(name: &str, value: &Value) -> Result<usize> {
-    let n = integer(name, value)?;
-    // Larger counts mean nothing to any model and would only invite overflow.
-    usize::try_from(n)
-        .ok()
-        .filter(|n| *n <= 1 << 20)
-        .ok_or_else(|| invalid(name, "at most 1048576"))
-}
-
-fn number(name: &str, value: &Value) -> Result<f32> {
-    let wide = value.as_f64().ok_or_else(|| invalid(name, "a number"))?;
-    #[allow(clippy::cast_possible_truncation)] // Parameters are f32 in the arithmetic.
-    let narrow = wide as f32;
-    if narrow.is_finite() { Ok(narrow) } else { Err(invalid(name, "a finite number")) }
-}
-
-fn style(name: &str, value: &Value) -> Result<Style> {
-    match text(name, value)? {
-        "caption" => Ok(Style::Caption),
-        "alt_text" => Ok(Style::AltText),
-        _ => Err(invalid(name, "caption or alt_text")),
+    /// All parameters, with the defaults of those that were not given.
+    ///
+    /// # Errors
+    /// As [`CaptionParams::validate`].
+    pub fn finish(self) -> Result<CaptionParams> {
+        let params: CaptionParams = serde_json::from_value(Value::Object(self.0))
+            .map_err(|error| Error::internal("checked parameters do not fit").with_source(error))?;
+        params.validate()?;
+        Ok(params)
     }
 }
 
-fn policy(name: &str, value: &Value) -> Result<CachePolicy> {
-    match text(name, value)? {
-        "use" => Ok(CachePolicy::Use),
-        "refresh" => Ok(CachePolicy::Refresh),
-        "bypass" => Ok(CachePolicy::Bypass),
-        _ => Err(invalid(name, "use, refresh or bypass")),
+/// The refusal of a field that is given twice: one of the two values would be ignored.
+pub(crate) fn given_twice(name: &str) -> Error {
+    Error::parameter(name.to_owned(), format!("{name} is given twice; send it once"))
+}
+
+/// The refusal of a value of more than [`ParameterFields::MAX_BYTES`].
+pub(crate) fn too_long(name: &str) -> Error {
+    let (name, most) = (shortened(name), ParameterFields::MAX_BYTES);
+    let detail = format!("{name} must not be longer than {most} bytes; shorten it");
+    Error::parameter(name, detail)
+}
+
+/// A name from outside may be anything; a few words of it are enough for a message.
+pub(crate) fn shortened(name: &str) -> String {
+    name.chars().take(64).collect()
+}
+
+/// One parameter, as the schema of [`CaptionParams`] declares it.
+pub struct Parameter {
+    name: String,
+    schema: Object,
+}
+
+impl fmt::Debug for Parameter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.name, self.expected())
+    }
+}
+
+static PARAMETERS: LazyLock<Vec<Parameter>> = LazyLock::new(|| {
+    let defaults = serde_json::to_value(CaptionParams::default()).unwrap_or_default();
+    let Some(object) = plain(CaptionParams::schema()) else { return Vec::new() };
+    let properties = object.properties.into_iter().filter_map(|(name, schema)| {
+        let mut schema = plain(schema)?;
+        schema.default = defaults.get(&name).cloned();
+        Some(Parameter { name, schema })
+    });
+    properties.collect()
+});
+
+/// The schema as one object. utoipa wraps the schema of an enum to add a default to it.
+fn plain(schema: RefOr<Schema>) -> Option<Object> {
+    match schema {
+        RefOr::T(Schema::Object(object)) => Some(object),
+        RefOr::T(Schema::AllOf(all)) => all.items.into_iter().find_map(plain),
+        RefOr::T(Schema::OneOf(one)) => one.items.into_iter().find_map(plain),
+        _ => None,
+    }
+}
+
+impl Parameter {
+    /// All parameters, in the order of their declaration.
+    #[must_use]
+    pub fn all() -> &'static [Self] {
+        &PARAMETERS
+    }
+
+    fn named(name: &str) -> Result<&'static Self> {
+        Self::all().iter().find(|parameter| parameter.name == name).ok_or_else(|| {
+            let shown = shortened(name);
+            let names: Vec<&str> = Self::all().iter().map(Self::name).collect();
+            let list = names.join(", ");
+            let detail = format!("there is no parameter \"{shown}\"; the parameters are {list}");
+            Error::parameter(shown, detail)
+        })
+    }
+
+    /// Its name in JSON, forms and query strings.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its JSON schema: type, range, default and description.
+    #[must_use]
+    pub fn schema(&self) -> &Object {
+        &self.schema
+    }
+
+    /// Whether it is true or false.
+    #[must_use]
+    pub fn is_flag(&self) -> bool {
+        self.is(&Type::Boolean)
+    }
+
+    fn is(&self, kind: &Type) -> bool {
+        matches!(&self.schema.schema_type, SchemaType::Type(own) if own == kind)
+    }
+
+    /// One line for `--help`: the first sentence of the description, the range and the default.
+    #[must_use]
+    pub fn help(&self) -> String {
+        let description = self.schema.description.as_deref().unwrap_or("").replace('\n', " ");
+        let first = description.split(". ").next().unwrap_or("").trim_end_matches('.');
+        let mut help = first.replace('`', "");
+        if let (Some(least), Some(most)) = (self.least(), self.most()) {
+            // Larger bounds only keep out nonsense.
+            if most <= 1000.0 && least > 0.0 {
+                help += &format!(" [{least} to {most}]");
+            }
+        }
+        match &self.schema.default {
+            Some(Value::String(default)) => help += &format!(" [default: {default}]"),
+            Some(default) if !self.is_flag() => help += &format!(" [default: {default}]"),
+            _ => {}
+        }
+        help
+    }
+
+    /// The value that `text` stands for; text that stands for none is refused by `check`.
+    fn parse(&self, text: &str) -> Value {
+        if self.is(&Type::String) {
+            return Value::from(text);
+        }
+        match text.trim() {
+            // The spellings that HTML forms and shells produce.
+            "on" | "yes" | "True" | "TRUE" | "1" if self.is_flag() => Value::Bool(true),
+            "off" | "no" | "False" | "FALSE" | "0" if self.is_flag() => Value::Bool(false),
+            trimmed => serde_json::from_str(trimmed).unwrap_or_else(|_| Value::from(trimmed)),
+        }
+    }
+
+    fn check(&self, value: &Value) -> Result<()> {
+        let accepted = if self.is(&Type::String) {
+            value.is_string() && self.choices().is_none_or(|choices| choices.contains(value))
+        } else if self.is_flag() {
+            value.is_boolean()
+        } else if self.is(&Type::Integer) {
+            #[allow(clippy::cast_precision_loss)] // Bounds are small; what is rounded is beyond.
+            value.as_u64().is_some_and(|number| self.in_range(number as f64))
+        } else {
+            #[allow(clippy::cast_possible_truncation)] // Parameters are f32 in the arithmetic.
+            let narrow = value.as_f64().map(|number| number as f32);
+            narrow.is_some_and(|number| number.is_finite() && self.in_range(f64::from(number)))
+        };
+        if accepted {
+            return Ok(());
+        }
+        let Self { name, .. } = self;
+        Err(Error::parameter(name.clone(), format!("{name} must be {}", self.expected())))
+    }
+
+    fn in_range(&self, number: f64) -> bool {
+        let above = self.schema.exclusive_minimum.as_ref().map(number_of);
+        self.least().is_none_or(|least| number >= least)
+            && self.most().is_none_or(|most| number <= most)
+            && above.is_none_or(|bound| number > bound)
+    }
+
+    fn least(&self) -> Option<f64> {
+        self.schema.minimum.as_ref().map(number_of)
+    }
+
+    fn most(&self) -> Option<f64> {
+        self.schema.maximum.as_ref().map(number_of)
+    }
+
+    fn choices(&self) -> Option<&[Value]> {
+        self.schema.enum_values.as_deref()
+    }
+
+    /// What a value must be, in words.
+    fn expected(&self) -> String {
+        if let Some(choices) = self.choices() {
+            let choices: Vec<&str> = choices.iter().filter_map(Value::as_str).collect();
+            return choices.join(" or ");
+        }
+        if self.is(&Type::String) {
+            return "a string".to_owned();
+        }
+        if self.is_flag() {
+            return "true or false".to_owned();
+        }
+        let kind = if self.is(&Type::Integer) { "a whole number" } else { "a number" };
+        let above = self.schema.exclusive_minimum.as_ref().map(number_of);
+        match (self.least(), above, self.most()) {
+            (Some(least), _, Some(most)) => format!("{kind} between {least} and {most}"),
+            (Some(least), _, None) => format!("{kind} of at least {least}"),
+            (None, Some(bound), Some(most)) => {
+                format!("{kind} greater than {bound} and at most {most}")
+            }
+            (None, Some(bound), None) => format!("{kind} greater than {bound}"),
+            (None, None, Some(most)) => format!("{kind} of at most {most}"),
+            (None, None, None) => kind.to_owned(),
+        }
+    }
+}
+
+fn number_of(bound: &Number) -> f64 {
+    #[allow(clippy::cast_precision_loss)] // Bounds are small.
+    match *bound {
+        Number::Int(number) => number as f64,
+        Number::UInt(number) => number as f64,
+        Number::Float(number) => number,
     }
 }
 
@@ -201,21 +427,75 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    #[test]
-    fn every_name_is_known_and_no_other() {
-        for name in CaptionParams::NAMES {
-            let error = CaptionParams::default().set(name, &Value::Null).unwrap_err();
-            assert_eq!(error.field(), Some(name), "{error}");
-            assert!(!error.detail().contains("there is no parameter"), "{name}: {error}");
+    fn fields(pairs: &[(&str, &str)]) -> Result<CaptionParams> {
+        let mut fields = ParameterFields::default();
+        for (name, text) in pairs {
+            fields.add_text(name, text)?;
         }
-        let error = CaptionParams::default().set("num_beam", &json!(3)).unwrap_err();
+        fields.finish()
+    }
+
+    #[test]
+    fn the_schema_of_every_field_is_understood() {
+        let names: Vec<&str> = Parameter::all().iter().map(Parameter::name).collect();
+        let full = CaptionParams {
+            prompt: Some("a".to_owned()),
+            seed: Some(1),
+            max_chars: Some(20),
+            ..CaptionParams::default()
+        };
+        let value = serde_json::to_value(full).unwrap();
+        let declared: Vec<&str> = value.as_object().unwrap().keys().map(String::as_str).collect();
+        assert_eq!(names, declared);
+        for parameter in Parameter::all() {
+            let kinds = [Type::String, Type::Boolean, Type::Integer, Type::Number];
+            assert!(kinds.iter().any(|kind| parameter.is(kind)), "{parameter:?}");
+            assert!(parameter.schema.description.is_some(), "{}", parameter.name);
+            assert!(!parameter.help().contains(". "), "{}", parameter.help());
+            parameter.check(&value[parameter.name()]).unwrap();
+            let error = ParameterFields::default().add(parameter.name(), Value::Null).unwrap_err();
+            assert_eq!(error.field(), Some(parameter.name()), "{error}");
+            assert!(!error.detail().contains("there is no parameter"), "{error}");
+        }
+        let error = ParameterFields::default().add("num_beam", json!(3)).unwrap_err();
         assert!(error.detail().contains("num_beams"), "the message lists what exists: {error}");
     }
 
     #[test]
+    fn the_published_defaults_are_the_defaults() {
+        let mut fields = ParameterFields::default();
+        let mut without = Vec::new();
+        for parameter in Parameter::all() {
+            match parameter.schema.default.clone() {
+                Some(default) => fields.add(parameter.name(), default).unwrap(),
+                None => without.push(parameter.name()),
+            }
+        }
+        assert_eq!(fields.finish().unwrap(), CaptionParams::default());
+        assert_eq!(without, ["prompt", "seed", "max_chars"]);
+    }
+
+    #[test]
+    fn the_published_ranges_are_those_of_the_decoder() {
+        for (name, least, most) in [
+            ("num_beams", 1, crate::engine::MAX_BEAMS),
+            ("num_captions", 1, crate::engine::MAX_BEAMS),
+            ("max_new_tokens", 1, 1 << 20),
+            ("max_chars", 20, 1000),
+        ] {
+            let parameter = Parameter::named(name).unwrap();
+            for (value, accepted) in [(least, true), (most, true), (most + 1, false)] {
+                assert_eq!(parameter.check(&json!(value)).is_ok(), accepted, "{name}={value}");
+            }
+            let error = parameter.check(&json!(least - 1)).unwrap_err();
+            assert_eq!(error.field(), Some(name));
+        }
+    }
+
+    #[test]
     fn text_and_json_mean_the_same() {
-        let mut from_text = CaptionParams::default();
-        let mut from_json = CaptionParams::default();
+        let (mut from_text, mut from_json) =
+            (ParameterFields::default(), ParameterFields::default());
         for (name, text, json) in [
             ("prompt", "42", json!("42")),
             ("max_new_tokens", "7", json!(7)),
@@ -228,47 +508,51 @@ mod tests {
             ("colors", "0", json!(false)),
             ("cache", "bypass", json!("bypass")),
         ] {
-            from_text.set_text(name, text).unwrap();
-            from_json.set(name, &json).unwrap();
+            from_text.add_text(name, text).unwrap();
+            from_json.add(name, json).unwrap();
         }
-        assert_eq!(from_text, from_json);
-        assert_eq!(from_text.prompt.as_deref(), Some("42"));
-        assert_eq!(from_text.generation.seed, Some(u64::MAX));
-        assert!(!from_text.colors);
+        let params = from_text.finish().unwrap();
+        assert_eq!(params, from_json.finish().unwrap());
+        assert_eq!(params.prompt.as_deref(), Some("42"));
+        assert_eq!(params.seed, Some(u64::MAX));
+        assert!(!params.colors && params.style == Style::AltText);
     }
 
     #[test]
-    fn wrong_types_are_refused() {
+    fn wrong_types_and_values_are_refused() {
         for (name, value) in [
             ("num_beams", json!("3")),
             ("num_beams", json!(2.5)),
             ("num_beams", json!(-1)),
+            ("num_beams", json!(11)),
             ("max_new_tokens", json!(1u64 << 40)),
             ("temperature", json!("hot")),
             ("temperature", json!(1e300)),
+            ("temperature", json!(0)),
+            ("top_p", json!(1.5)),
             ("do_sample", json!(1)),
             ("prompt", json!(["a"])),
             ("cache", json!("never")),
             ("style", json!("poem")),
             ("style", json!(1)),
             ("max_chars", json!("80")),
+            ("max_chars", json!(19)),
+            ("capital", json!(true)),
         ] {
-            let error = CaptionParams::default().set(name, &value).unwrap_err();
+            let error = ParameterFields::default().add(name, value.clone()).unwrap_err();
             assert_eq!(error.field(), Some(name), "{value}");
         }
-        assert!(CaptionParams::default().set_text("num_beams", "three").is_err());
-        assert!(CaptionParams::default().set_text("num_beams", "").is_err());
+        assert!(fields(&[("num_beams", "three")]).is_err());
+        assert!(fields(&[("num_beams", "")]).is_err());
+        assert!(fields(&[("seed", "1"), ("seed", "1")]).is_err());
+        let long = "a".repeat(ParameterFields::MAX_BYTES + 1);
+        assert!(fields(&[("prompt", &long)]).is_err());
+        assert!(fields(&[("prompt", &long[1..])]).is_ok());
     }
 
     #[test]
     fn contradictions_are_refused() {
-        let field = |pairs: &[(&str, &str)]| {
-            let mut params = CaptionParams::default();
-            for (name, value) in pairs {
-                params.set_text(name, value).unwrap();
-            }
-            params.validate().unwrap_err().field().map(str::to_owned)
-        };
+        let field = |pairs: &[(&str, &str)]| fields(pairs).unwrap_err().field().map(str::to_owned);
         assert_eq!(field(&[("num_captions", "2")]).as_deref(), Some("num_captions"));
         assert_eq!(
             field(&[("num_captions", "4"), ("num_beams", "3")]).as_deref(),
@@ -278,9 +562,16 @@ mod tests {
             field(&[("max_new_tokens", "3"), ("min_new_tokens", "4")]).as_deref(),
             Some("min_new_tokens")
         );
-        assert_eq!(field(&[("num_beams", "11")]).as_deref(), Some("num_beams"));
-        assert_eq!(field(&[("temperature", "0")]).as_deref(), Some("temperature"));
-        assert_eq!(field(&[("top_p", "1.5")]).as_deref(), Some("top_p"));
         assert_eq!(field(&[("max_chars", "80")]).as_deref(), Some("max_chars"));
+    }
+
+    #[test]
+    fn a_value_that_was_set_in_code_is_checked_too() {
+        for (params, field) in [
+            (CaptionParams { num_beams: 0, ..CaptionParams::default() }, "num_beams"),
+            (CaptionParams { top_p: f32::NAN, ..CaptionParams::default() }, "top_p"),
+        ] {
+            assert_eq!(params.validate().unwrap_err().field(), Some(field));
+        }
     }
 }

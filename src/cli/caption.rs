@@ -133,6 +133,8 @@ pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode> {
     report_inputs(&inputs, args.verbosity(), &progress);
     let runtime = runtime()?;
     let end = runtime.block_on(async {
+        // Dropped inside the runtime, which then does not wait for the model's thread.
+        let run = run;
         let signals = Signals::new()?;
         Box::pin(run.run(photos, output, &mut progress, signals)).await
     });
@@ -143,9 +145,9 @@ pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode> {
 
 fn parameters(matches: &ArgMatches) -> Result<CaptionParams> {
     let mut params = options::parameters(matches)?;
-    params.text.capital = matches.get_flag("capital");
-    params.text.full_stop = matches.get_flag("full_stop");
-    if (params.text.capital || params.text.full_stop) && params.text.style != Style::AltText {
+    params.capital = matches.get_flag("capital");
+    params.full_stop = matches.get_flag("full_stop");
+    if (params.capital || params.full_stop) && params.style != Style::AltText {
         return Err(Error::parameter(
             "style",
             "--capital and --full-stop are for alternative text; give --style alt_text with them",

@@ -1,7 +1,6 @@
-//! Who may ask: API keys, and the rate of requests, before anything of a body is read.
+//! Checks API keys and the rate of requests, before a body is read.
 //!
-//! Whatever is not listed here as open is closed, so a new route is protected before anybody
-//! thinks of it.
+//! Routes that are not declared open need a key, so a new route is protected by default.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -18,12 +17,12 @@ use super::state::AppState;
 use crate::config::{ApiKeys, ProtectionSettings, PublicEndpoints};
 use cutline_error::{Error, ErrorKind, Result};
 
-/// Another place for a key.
+/// The alternative to `Authorization: Bearer`.
 pub(super) const API_KEY: &str = "x-api-key";
 
 const FORWARDED_FOR: &str = "x-forwarded-for";
 
-/// Answers only requests that may be made.
+/// The layer that refuses requests.
 pub(super) async fn check(
     State(state): State<AppState>,
     request: Request,
@@ -54,17 +53,17 @@ impl Guard {
     /// [`Unauthorized`](ErrorKind::Unauthorized), [`Forbidden`](ErrorKind::Forbidden) or
     /// [`RateLimited`](ErrorKind::RateLimited), unless the request may be made.
     fn admit(&self, request: &Request) -> Result<()> {
-        // Browsers ask so before they send a key, and there is nothing else to ask so.
+        // Browsers send preflights without a key, and no other request uses this method.
         if request.method() == Method::OPTIONS {
             return Ok(());
         }
         let route = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
-        let area = Area::of(route.unwrap_or(""));
+        let access = super::access(route.unwrap_or(""));
         match self.key(request.headers()) {
-            Err(_) if area.is_open(self.public) => Ok(()),
-            // Guesses count, too.
+            Err(_) if access.is_open(self.public) => Ok(()),
+            // Wrong keys count as well, so that guessing is slow.
             Err(refusal) => self.count(&self.address(request)).and(Err(refusal)),
-            Ok(_) if area != Area::Work => Ok(()),
+            Ok(_) if access != Access::Key => Ok(()),
             Ok(Some(number)) => self.count(&Client::Key(number)),
             Ok(None) => self.count(&self.address(request)),
         }
@@ -74,7 +73,7 @@ impl Guard {
         self.limiter.as_ref().map_or(Ok(()), |limiter| limiter.take(client))
     }
 
-    /// The number of the request's key; `None` where none is asked for.
+    /// The index of the request's key; `None` if the server has no keys.
     fn key(&self, headers: &HeaderMap) -> Result<Option<usize>> {
         if self.keys.is_empty() {
             return Ok(None);
@@ -83,65 +82,56 @@ impl Guard {
         if given.peek().is_none() {
             return Err(Error::new(
                 ErrorKind::Unauthorized,
-                "this server asks for an API key; send one as `Authorization: Bearer KEY` or as \
+                "this server requires an API key; send one as `Authorization: Bearer KEY` or as \
                  `x-api-key: KEY`",
             ));
         }
         given.find_map(|key| self.keys.find(key)).map(Some).ok_or_else(|| {
             Error::new(
                 ErrorKind::Forbidden,
-                "the API key is not one that this server knows; check it, or ask whoever runs the \
-                 server for one",
+                "this server does not know the API key; check it, or ask the operator of the server \
+                 for one",
             )
         })
     }
 
-    /// Whose rate it is where no key tells.
+    /// The client by its address, for requests without a key.
     fn address(&self, request: &Request) -> Client {
         let forwarded =
             self.proxies.checked_sub(1).and_then(|hop| forwarded(request.headers(), hop));
         let peer = || request.extensions().get::<ConnectInfo<Connection>>().map(|c| c.0.peer());
-        Client::Address(forwarded.or_else(peer).map(household))
+        Client::Address(forwarded.or_else(peer).map(client_network))
     }
 }
 
-/// What a route is about.
+/// Who may use a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Area {
-    /// The page with its files, and the probes of an orchestrator.
+pub(super) enum Access {
+    /// Everybody: the page with its files, and the probes of an orchestrator.
     Open,
+    /// Everybody, if `PUBLIC_ENDPOINTS` lists `health`.
     Health,
+    /// Everybody, if `PUBLIC_ENDPOINTS` lists `metrics`.
     Metrics,
+    /// Everybody, if `PUBLIC_ENDPOINTS` lists `docs`.
     Docs,
-    /// What takes time or tells something, and everything else; counted by the limiter.
-    Work,
+    /// Clients with a key, if there are keys; the only requests that are rate limited.
+    Key,
 }
 
-impl Area {
-    /// Of the pattern of a route, which is what is served, whatever the address looks like.
-    fn of(route: &str) -> Self {
-        match route {
-            "/" | "/page/{name}" | "/health/live" | "/health/ready" => Self::Open,
-            "/health" => Self::Health,
-            "/metrics" => Self::Metrics,
-            "/openapi.json" | "/api/docs" => Self::Docs,
-            _ if route.starts_with("/api/docs/") => Self::Docs,
-            _ => Self::Work,
-        }
-    }
-
+impl Access {
     fn is_open(self, public: PublicEndpoints) -> bool {
         match self {
             Self::Open => true,
             Self::Health => public.health,
             Self::Metrics => public.metrics,
             Self::Docs => public.docs,
-            Self::Work => false,
+            Self::Key => false,
         }
     }
 }
 
-/// The keys of a request. Another scheme of `Authorization` may be meant for a proxy.
+/// The keys in a request. Other schemes of `Authorization` are ignored; they may be for a proxy.
 fn keys(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
     let bearer = headers.get_all(AUTHORIZATION).iter().filter_map(|value| {
         let value = value.as_bytes();
@@ -152,22 +142,22 @@ fn keys(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
     bearer.chain(own).map(<[u8]>::trim_ascii).filter(|key| !key.is_empty())
 }
 
-/// The address that the proxy `hop` places before us has seen: 0 is the one that we talk with. Each
-/// adds its own at the end, so what a client has put in stands before them and is not looked at.
+/// The address that a trusted proxy has recorded; `hop` 0 is the proxy that is connected to us. Each
+/// proxy appends an address, so whatever the client has sent comes first and is ignored.
 fn forwarded(headers: &HeaderMap, hop: usize) -> Option<IpAddr> {
     let lines = headers.get_all(FORWARDED_FOR).iter().rev();
     let mut addresses = lines.flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b','));
     address(std::str::from_utf8(addresses.nth(hop)?.trim_ascii()).ok()?)
 }
 
-/// An address as proxies write it: alone, in brackets, or with a port.
+/// Parses an address as proxies write it: alone, in brackets, or with a port.
 fn address(text: &str) -> Option<IpAddr> {
     let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
     bare.parse().ok().or_else(|| text.parse::<SocketAddr>().ok().map(|socket| socket.ip()))
 }
 
-/// What one client has for itself: an address of IPv4, but of IPv6 a network of 2⁶⁴ of them.
-fn household(address: IpAddr) -> IpAddr {
+/// What one client controls: a single IPv4 address, or a /64 network of IPv6.
+fn client_network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
             Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into()
@@ -181,6 +171,7 @@ mod tests {
     use axum::http::{HeaderName, HeaderValue};
 
     use super::*;
+    use crate::http::access;
 
     fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
         let header = |&(name, value)| {
@@ -217,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_listed_is_open() {
+    fn only_listed_routes_are_open() {
         let public = PublicEndpoints { health: true, metrics: true, docs: true };
         for open in [
             "/",
@@ -231,21 +222,21 @@ mod tests {
             "/api/docs/",
             "/api/docs/{*rest}",
         ] {
-            assert!(Area::of(open).is_open(public), "{open}");
+            assert!(access(open).is_open(public), "{open}");
         }
         let closed = ["", "/model/info", "/caption/generate", "/caption/batch", "/image/process"];
         for route in closed.into_iter().chain(["/api/docsx", "/healthy", "/page", "/metrics/"]) {
-            assert!(!Area::of(route).is_open(public), "{route}");
+            assert!(!access(route).is_open(public), "{route}");
         }
         let public = PublicEndpoints { health: false, metrics: false, docs: false };
         for route in ["/health", "/metrics", "/openapi.json", "/api/docs/"] {
-            assert!(!Area::of(route).is_open(public), "{route}");
+            assert!(!access(route).is_open(public), "{route}");
         }
-        assert!(Area::of("/health/ready").is_open(public));
+        assert!(access("/health/ready").is_open(public));
     }
 
     #[test]
-    fn a_forwarded_address_is_the_one_that_the_trusted_proxy_has_seen() {
+    fn the_forwarded_address_is_the_one_recorded_by_the_trusted_proxy() {
         let two = [("x-forwarded-for", "6.6.6.6, 1.1.1.1"), ("x-forwarded-for", "2.2.2.2")];
         for (lines, hop, expected) in [
             (&two[..], 0, Some("2.2.2.2")),
@@ -267,11 +258,11 @@ mod tests {
 
     #[test]
     fn an_ipv6_network_is_one_client() {
-        let household = |text: &str| household(text.parse().unwrap()).to_string();
-        assert_eq!(household("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
-        assert_eq!(household("2001:db8:1:2::7"), "2001:db8:1:2::");
-        assert_eq!(household("2001:db8:1:3::7"), "2001:db8:1:3::");
-        assert_eq!(household("::ffff:10.0.0.1"), "10.0.0.1");
-        assert_eq!(household("10.0.0.1"), "10.0.0.1");
+        let network = |text: &str| client_network(text.parse().unwrap()).to_string();
+        assert_eq!(network("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
+        assert_eq!(network("2001:db8:1:2::7"), "2001:db8:1:2::");
+        assert_eq!(network("2001:db8:1:3::7"), "2001:db8:1:3::");
+        assert_eq!(network("::ffff:10.0.0.1"), "10.0.0.1");
+        assert_eq!(network("10.0.0.1"), "10.0.0.1");
     }
 }

@@ -20,9 +20,11 @@ use tokio_stream::StreamExt;
 use super::dto::{BatchAnswer, BatchItem, BatchSummary, ItemResult};
 use super::error::Failure;
 use super::error::problem;
-use super::extract::{self, Item, Uploads};
+use super::extract::{self, UploadedImage, Uploads};
 use super::generate::too_late;
-use super::observe::{Ending, RequestId};
+use super::observe::{RequestId, StreamResult};
+use super::openapi::bodies::{BatchForm, BatchRequest, CaptionQuery, RawImage, SQUARE};
+use super::openapi::errors::BatchProblems;
 use super::state::AppState;
 use crate::captioner::{Caption, CaptionStream, Captioner, Priority};
 use crate::metrics::Metrics;
@@ -30,28 +32,38 @@ use cutline_error::{Error, Result};
 
 const LINES: &str = "application/x-ndjson";
 
-/// Many images to one result each
+/// Captions many images
 ///
-/// Together and in the order sent; with `Accept: application/x-ndjson` each in a line of its own as
-/// soon as it is ready. A bad image never fails the others. Places in the queue are taken for all
-/// images at once or for none.
+/// Results come together and in the order sent, or with `Accept: application/x-ndjson` one line each
+/// as soon as it is ready. A bad image does not fail the others. The whole batch is queued at once
+/// or refused.
 #[utoipa::path(
     post,
     path = "/caption/batch",
     operation_id = "caption_batch",
     tag = "captions",
-    responses((
-        status = OK,
-        description = "A result for every image",
-        content((BatchAnswer = "application/json"), (BatchItem = "application/x-ndjson")),
+    params(CaptionQuery),
+    request_body(content(
+        (BatchForm = "multipart/form-data"),
+        (BatchRequest = "application/json", example = json!({"images": [SQUARE], "num_beams": 3})),
+        (inline(RawImage) = "image/*"),
+        (inline(RawImage) = "application/octet-stream"),
     )),
+    responses(
+        (
+            status = OK,
+            description = "A result for every image",
+            content((BatchAnswer = "application/json"), (BatchItem = "application/x-ndjson")),
+        ),
+        BatchProblems,
+    ),
 )]
 pub(super) async fn batch(
     State(state): State<AppState>,
     Extension(id): Extension<RequestId>,
     request: Request,
 ) -> Result<Response, Failure> {
-    // Asked before the body is read: a client that waits for `100 Continue` sends nothing in vain.
+    // Before the body is read: a client that waits for `100 Continue` need not send it.
     let captioner = state.captioner()?;
     let settings = state.settings();
     let lines = wants_lines(request.headers());
@@ -59,8 +71,8 @@ pub(super) async fn batch(
     if uploads.params.stream {
         return Err(Failure(Error::parameter(
             "stream",
-            "a batch does not stream words; leave stream out, and ask with Accept: \
-             application/x-ndjson for each result as soon as it is ready",
+            "a batch does not stream words; leave stream out, and send Accept: \
+             application/x-ndjson to get each result as soon as it is ready",
         )));
     }
     let metrics = state.metrics().clone();
@@ -76,19 +88,19 @@ fn wants_lines(headers: &HeaderMap) -> bool {
         .any(|kind| kind.trim().eq_ignore_ascii_case(LINES))
 }
 
-/// The results as they come. Dropping it stops the work on those that are missing.
+/// The results as they become ready. Dropping it cancels the unfinished ones.
 struct Results {
-    /// What was wrong before there was work on it.
+    /// Images that failed before they were queued.
     refused: Vec<(usize, Error)>,
     tasks: JoinSet<(usize, Result<Caption>)>,
-    /// Those that are missing, with their names.
+    /// Unfinished images and their names.
     missing: BTreeMap<usize, Option<String>>,
     total: usize,
     metrics: Metrics,
 }
 
 /// One result.
-struct Finished {
+struct BatchResult {
     index: usize,
     name: Option<String>,
     result: Result<Caption>,
@@ -106,7 +118,7 @@ impl Results {
         let mut missing = BTreeMap::new();
         let mut refused = Vec::new();
         let (mut photos, mut places) = (Vec::new(), Vec::new());
-        for (index, Item { name, photo }) in uploads.items.into_iter().enumerate() {
+        for (index, UploadedImage { name, photo }) in uploads.items.into_iter().enumerate() {
             missing.insert(index, name);
             match photo {
                 Ok(photo) => {
@@ -128,11 +140,11 @@ impl Results {
         Ok(Self { refused, tasks, missing, total, metrics })
     }
 
-    fn finished(&mut self, index: usize, result: Result<Caption>) -> Finished {
+    fn finished(&mut self, index: usize, result: Result<Caption>) -> BatchResult {
         if let Err(error) = &result {
             self.metrics.rejected(error.kind().code());
         }
-        Finished { index, name: self.missing.remove(&index).flatten(), result }
+        BatchResult { index, name: self.missing.remove(&index).flatten(), result }
     }
 }
 
@@ -141,16 +153,16 @@ async fn end(run: &mut CaptionStream, deadline: Instant, limit: Duration) -> Res
 }
 
 impl Stream for Results {
-    type Item = Finished;
+    type Item = BatchResult;
 
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Finished>> {
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<BatchResult>> {
         if let Some((index, error)) = self.refused.pop() {
             return Poll::Ready(Some(self.finished(index, Err(error))));
         }
         loop {
             return match ready!(self.tasks.poll_join_next(cx)) {
                 Some(Ok((index, result))) => Poll::Ready(Some(self.finished(index, result))),
-                // Which one it was is found out at the end.
+                // A task crashed; which one is known at the end.
                 Some(Err(_)) => continue,
                 None => {
                     let lost = self.missing.keys().next().copied();
@@ -162,7 +174,7 @@ impl Stream for Results {
     }
 }
 
-impl Finished {
+impl BatchResult {
     fn dto<'a>(&'a self, id: &'a RequestId) -> BatchItem<'a> {
         let result = match &self.result {
             Ok(caption) => ItemResult::Ok(caption),
@@ -172,7 +184,7 @@ impl Finished {
     }
 }
 
-/// The fold of the results: all of them, in order.
+/// All results, in order.
 async fn together(mut results: Results, id: &RequestId) -> Response {
     let total = results.total;
     let mut all = Vec::with_capacity(total);
@@ -189,13 +201,13 @@ async fn together(mut results: Results, id: &RequestId) -> Response {
 }
 
 fn by_line(results: Results, id: RequestId) -> Response {
-    let ending = Ending::default();
+    let result = StreamResult::default();
     let mut missing = results.total;
-    let of_lines = ending.clone();
+    let of_lines = result.clone();
     let lines = results.map(move |finished| {
         missing = missing.saturating_sub(1);
         if missing == 0 {
-            of_lines.answered(None);
+            of_lines.completed(None);
         }
         // Strings and numbers always serialise.
         let mut line = serde_json::to_vec(&finished.dto(&id)).unwrap_or_default();
@@ -204,6 +216,6 @@ fn by_line(results: Results, id: RequestId) -> Response {
     });
     let mut response = Response::new(Body::from_stream(lines));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(LINES));
-    response.extensions_mut().insert(ending);
+    response.extensions_mut().insert(result);
     response
 }

@@ -1,4 +1,4 @@
-//! Reading a request's body within a size, a time, and the memory that there is.
+//! Reads a request's body within limits of size, time and memory.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,25 +15,25 @@ use tokio_stream::StreamExt;
 use crate::captioner::{Budget, Permit, Photo};
 use cutline_error::{Error, ErrorKind, Result};
 
-/// How much a body may hold and how long it may take.
+/// How large a body may be and how long it may take.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct BodyLimits {
     /// Bytes of the whole body.
     pub(super) bytes: usize,
-    /// How often each byte of it is in memory at a time.
+    /// How many copies of each byte may be in memory at a time.
     pub(super) copies: u64,
     /// From the end of the headers to the end of the body.
     pub(super) time: Duration,
-    /// What to say when there are more bytes.
+    /// The error for a larger body.
     pub(super) too_large: TooLarge,
 }
 
-/// What is too large when a body is.
+/// The limit that a large body exceeds.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum TooLarge {
-    /// Its image, which may have so many bytes.
+    /// Bytes of the one image.
     Image(usize),
-    /// A batch, which may have so many bytes.
+    /// Bytes of a whole batch.
     Batch(usize),
 }
 
@@ -43,55 +43,53 @@ impl TooLarge {
             Self::Image(limit) => Error::new(
                 ErrorKind::ImageTooLarge,
                 format!(
-                    "the image has more than the {limit} bytes that are accepted; scale it down \
-                     or compress it more"
+                    "the image is larger than {limit} bytes; scale it down or compress it more"
                 ),
             ),
             Self::Batch(limit) => Error::new(
                 ErrorKind::BatchTooLarge,
                 format!(
-                    "the batch has more than the {limit} bytes that are accepted at a time; send \
-                     fewer images, or scale them down"
+                    "the batch is larger than {limit} bytes; send fewer images, or scale them down"
                 ),
             ),
         }
     }
 }
 
-/// A body on its way. What is read of it counts in the budget until the [`Claim`] is given up; a
-/// length that was announced counts from the beginning, so that a body for which there is no memory
-/// is refused before it is sent.
-pub(super) struct Incoming {
+/// A body with its limits. The bytes that were read count in the budget until the [`BodyPermit`] is
+/// dropped. The announced length counts from the beginning, so that a body for which there is no
+/// memory is refused before it is sent.
+pub(super) struct LimitedBody {
     stream: BodyDataStream,
     limits: BodyLimits,
     deadline: Pin<Box<Sleep>>,
     announced: Option<usize>,
     read: usize,
-    claim: Claim,
+    permit: BodyPermit,
 }
 
-/// The bytes of a body in the budget.
+/// The share of the memory budget that a body holds.
 #[derive(Clone)]
-pub(super) struct Claim(Arc<Mutex<Permit>>);
+pub(super) struct BodyPermit(Arc<Mutex<Permit>>);
 
-impl Claim {
-    /// An image out of the body, with its part of the claim.
+impl BodyPermit {
+    /// An image from the body, which takes its share of the permit with it.
     pub(super) fn photo(&self, bytes: Vec<u8>) -> Photo {
-        let permit = self.permit().split(bytes.len() as u64);
+        let permit = self.lock().split(bytes.len() as u64);
         Photo::new(bytes, permit)
     }
 
-    /// Two numbers are behind the lock, and are right whoever panicked.
-    fn permit(&self) -> MutexGuard<'_, Permit> {
+    /// The lock guards two numbers, which are valid even after a panic.
+    fn lock(&self) -> MutexGuard<'_, Permit> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Incoming {
-    /// Begins to read.
+impl LimitedBody {
+    /// Starts to read.
     ///
     /// # Errors
-    /// The kind of [`TooLarge`] if the body says that it is, or
+    /// The kind of [`TooLarge`] if the announced length is, or
     /// [`QueueFull`](ErrorKind::QueueFull) if there is no memory for it now.
     pub(super) fn new(
         headers: &HeaderMap,
@@ -110,13 +108,13 @@ impl Incoming {
             deadline: Box::pin(sleep(limits.time)),
             announced,
             read: 0,
-            claim: Claim(Arc::new(Mutex::new(permit))),
+            permit: BodyPermit(Arc::new(Mutex::new(permit))),
         })
     }
 
-    /// Its bytes in the budget.
-    pub(super) fn claim(&self) -> Claim {
-        self.claim.clone()
+    /// Its share of the budget.
+    pub(super) fn permit(&self) -> BodyPermit {
+        self.permit.clone()
     }
 
     /// The whole body.
@@ -124,7 +122,7 @@ impl Incoming {
     /// # Errors
     /// Those of the stream.
     pub(super) async fn collect(mut self) -> Result<Vec<u8>> {
-        // Only so much on the word of a client that may never send it.
+        // No more than 1 MB in advance: the client may never send what it announced.
         let mut bytes = Vec::with_capacity(self.announced.unwrap_or(0).min(1 << 20));
         while let Some(chunk) = self.next().await {
             bytes.extend_from_slice(&chunk?);
@@ -139,7 +137,7 @@ impl Incoming {
         }
         let claimed = self.limits.claimed(self.read);
         let before = self.limits.claimed(self.announced.unwrap_or(0).max(self.read - chunk.len()));
-        self.claim.permit().grow(claimed.saturating_sub(before))
+        self.permit.lock().grow(claimed.saturating_sub(before))
     }
 }
 
@@ -149,7 +147,7 @@ impl BodyLimits {
     }
 }
 
-impl Stream for Incoming {
+impl Stream for LimitedBody {
     /// [`ImageTooLarge`](ErrorKind::ImageTooLarge) or [`BatchTooLarge`](ErrorKind::BatchTooLarge)
     /// as soon as that is known, [`RequestTimeout`](ErrorKind::RequestTimeout),
     /// [`QueueFull`](ErrorKind::QueueFull) when memory for the next chunk is short, or
@@ -157,7 +155,7 @@ impl Stream for Incoming {
     type Item = Result<Bytes>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes>>> {
-        // Asked first: a client that keeps dripping must not put it off.
+        // First, because a client that keeps sending single bytes must not defer it.
         if self.deadline.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Some(Err(too_slow(self.limits.time))));
         }

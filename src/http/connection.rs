@@ -1,44 +1,51 @@
-//! What a connection may do to the server: how long it may be silent, and how it ends.
+//! Limits for connections: how many there are, how long they may be silent, and how they end.
 //!
-//! `axum::serve` waits forever for the headers of a request, so a client that sends one byte a
-//! minute, or nothing, would hold a socket for as long as it likes. And a refused upload must be
-//! read to its end, or the kernel resets the connection and the client never sees the refusal.
-//! How many connections there are is bounded by `crowd`.
+//! - `axum::serve` waits forever for the headers of a request, so a client that sends one byte a
+//!   minute, or nothing, could hold a socket for as long as it likes. [`TimeoutListener`] closes
+//!   silent connections, and those of clients that do not read their answers.
+//! - A client can open connections faster than silence ends them. When [`ConnectionLimit`] is
+//!   reached, the connection that has been idle the longest is closed. Connections with a request in
+//!   progress never are, and a client that opens thousands loses its own first.
+//! - A refused upload must be read to its end. Otherwise the kernel resets the connection, and the
+//!   client never sees the refusal.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Deref;
 use std::pin::Pin;
-use std::sync::atomic::Ordering;
-use std::task::{Context, Poll, ready};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use axum::extract::connect_info::Connected;
 use axum::serve::{IncomingStream, Listener};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep};
 
-use super::connection_limit::{ConnectionLimit, Member};
-
-/// How long the rest of a refused upload is read and thrown away.
+/// How long the rest of a refused upload is read and discarded.
 const LINGER: Duration = Duration::from_secs(10);
 
-/// And how much of it.
+/// How many bytes of it are.
 const LINGER_BYTES: usize = 256 << 20;
 
-/// Accepts connections that are closed when they are silent for too long.
+/// Accepts connections and closes those that are silent for too long.
 #[derive(Debug)]
 pub(super) struct TimeoutListener {
     listener: TcpListener,
     idle: Duration,
-    crowd: ConnectionLimit,
+    limit: ConnectionLimit,
 }
 
 impl TimeoutListener {
-    /// At most `most` connections at a time. Each may take `idle` from its start, or from the last
-    /// answer, to the end of the next request's headers, and for taking the next bytes of an answer.
+    /// Accepts at most `most` connections at a time. `idle` limits the time from the start of a
+    /// connection, or from the last answer, to the end of the next request's headers, and the time
+    /// until the client reads the next bytes of an answer.
     pub(super) fn new(listener: TcpListener, idle: Duration, most: usize) -> Self {
-        Self { listener, idle, crowd: ConnectionLimit::new(most) }
+        Self { listener, idle, limit: ConnectionLimit::new(most) }
     }
 }
 
@@ -48,11 +55,11 @@ impl Listener for TimeoutListener {
 
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
         let (stream, address) = Listener::accept(&mut self.listener).await;
-        // The next ones wait in the kernel meanwhile.
-        let member = self.crowd.admit().await;
-        // Answers are small and written at once; waiting for more only delays them.
+        // Meanwhile further connections wait in the kernel.
+        let slot = self.limit.admit().await;
+        // Answers are small and written at once; Nagle's algorithm would only delay them.
         let _ = stream.set_nodelay(true);
-        (TimeoutStream::new(stream, member, self.idle), address)
+        (TimeoutStream::new(stream, slot, self.idle), address)
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -60,66 +67,67 @@ impl Listener for TimeoutListener {
     }
 }
 
-/// What the requests of a connection tell its stream.
+/// The connection of a request, from which handlers can reach its stream.
 #[derive(Debug, Clone)]
 pub(super) struct Connection {
-    member: Member,
+    slot: ConnectionSlot,
     peer: SocketAddr,
 }
 
 impl Connection {
-    /// While the result lives, a request is being answered and silence is no fault.
-    pub(super) fn busy(&self) -> Busy {
-        self.member.begin();
-        Busy(self.member.clone())
+    /// Marks a request as in progress until the result is dropped: meanwhile silence is allowed.
+    pub(super) fn begin_request(&self) -> BusyGuard {
+        self.slot.begin();
+        BusyGuard(self.slot.clone())
     }
 
-    /// Who is at the other end: the client, or a proxy.
+    /// The address of the other end: the client or a proxy.
     pub(super) fn peer(&self) -> IpAddr {
         self.peer.ip()
     }
 
-    /// The last request was refused and its body may be on the way still.
+    /// Reads the rest of the last request before closing: it was refused while its body was still
+    /// arriving.
     pub(super) fn linger(&self) {
-        self.member.linger.store(true, Ordering::Relaxed);
+        self.slot.linger.store(true, Ordering::Relaxed);
     }
 }
 
 impl Connected<IncomingStream<'_, TimeoutListener>> for Connection {
     fn connect_info(stream: IncomingStream<'_, TimeoutListener>) -> Self {
-        Self { member: stream.io().member.clone(), peer: *stream.remote_addr() }
+        Self { slot: stream.io().slot.clone(), peer: *stream.remote_addr() }
     }
 }
 
-/// See [`Connection::busy`].
+/// See [`Connection::begin_request`].
 #[derive(Debug)]
-pub(super) struct Busy(Member);
+pub(super) struct BusyGuard(ConnectionSlot);
 
-impl Drop for Busy {
+impl Drop for BusyGuard {
     fn drop(&mut self) {
         self.0.end();
     }
 }
 
-/// A TCP stream with a deadline for silence, which ends politely.
+/// A TCP stream that ends after too long a silence, and that closes without losing an answer.
 #[derive(Debug)]
 pub(super) struct TimeoutStream {
     stream: TcpStream,
-    member: Member,
+    slot: ConnectionSlot,
     idle: Duration,
     deadline: Pin<Box<Sleep>>,
-    /// Runs while the client takes nothing of what is written.
+    /// Runs while the client does not read what is written.
     stalled: Option<Pin<Box<Sleep>>>,
     was_busy: bool,
-    /// Bytes thrown away after the end; `None` before it.
+    /// Bytes discarded after the end; `None` before it.
     discarded: Option<usize>,
 }
 
 impl TimeoutStream {
-    fn new(stream: TcpStream, member: Member, idle: Duration) -> Self {
+    fn new(stream: TcpStream, slot: ConnectionSlot, idle: Duration) -> Self {
         Self {
             stream,
-            member,
+            slot,
             idle,
             deadline: Box::pin(tokio::time::sleep(idle)),
             stalled: None,
@@ -136,8 +144,8 @@ impl TimeoutStream {
         self.deadline.as_mut().poll(cx)
     }
 
-    /// Gives up on a client that takes nothing for too long: it may be gone without a word.
-    fn poll_patience<T>(
+    /// Closes the connection of a client that reads nothing for too long: it may be gone.
+    fn poll_stalled<T>(
         &mut self,
         cx: &mut Context<'_>,
         written: Poll<io::Result<T>>,
@@ -146,7 +154,7 @@ impl TimeoutStream {
             self.stalled = None;
             return written;
         }
-        if !self.member.is_busy() && self.member.must_go(cx) {
+        if !self.slot.is_busy() && self.slot.is_evicted(cx) {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
         let idle = self.idle;
@@ -154,10 +162,10 @@ impl TimeoutStream {
         stalled.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 
-    /// Ready when there is nothing more to wait for.
+    /// Reads and discards what arrives; ready when that has ended or a limit is reached.
     fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut scratch = [0; 16 * 1024];
-        while self.poll_deadline(cx).is_pending() && !self.member.must_go(cx) {
+        while self.poll_deadline(cx).is_pending() && !self.slot.is_evicted(cx) {
             let mut buffer = ReadBuf::new(&mut scratch);
             let read = ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer));
             let length = buffer.filled().len();
@@ -177,7 +185,7 @@ impl AsyncRead for TimeoutStream {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.member.is_busy() {
+        if self.slot.is_busy() {
             self.was_busy = true;
         } else {
             if self.was_busy {
@@ -185,11 +193,11 @@ impl AsyncRead for TimeoutStream {
                 let idle = self.idle;
                 self.restart(idle);
             }
-            // Asked first: a client that keeps dripping must not put it off.
+            // First, because a client that keeps sending single bytes must not defer it.
             if self.poll_deadline(cx).is_ready() {
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
             }
-            if self.member.must_go(cx) {
+            if self.slot.is_evicted(cx) {
                 return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
             }
         }
@@ -204,22 +212,22 @@ impl AsyncWrite for TimeoutStream {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.poll_patience(cx, written)
+        self.poll_stalled(cx, written)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.stream).poll_flush(cx);
-        self.poll_patience(cx, flushed)
+        self.poll_stalled(cx, flushed)
     }
 
-    /// Says that nothing more is sent, and after a refusal reads what is still arriving.
+    /// Closes the sending side, and after a refusal reads what is still arriving.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.discarded.is_none() {
             ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
             self.discarded = Some(0);
             self.restart(LINGER);
         }
-        if self.member.linger.load(Ordering::Relaxed) {
+        if self.slot.linger.load(Ordering::Relaxed) {
             ready!(self.poll_discard(cx));
         }
         Poll::Ready(Ok(()))
@@ -231,10 +239,191 @@ impl AsyncWrite for TimeoutStream {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
-        self.poll_patience(cx, written)
+        self.poll_stalled(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
+    }
+}
+
+/// Limits the number of connections of a listener.
+#[derive(Debug, Clone)]
+pub(super) struct ConnectionLimit {
+    shared: Arc<AllConnections>,
+}
+
+#[derive(Debug)]
+struct AllConnections {
+    most: usize,
+    open: Mutex<HashMap<u64, Arc<ConnectionState>>>,
+    /// Notified when a connection was closed or became idle.
+    changed: Notify,
+    /// A counter that orders events.
+    now: AtomicU64,
+}
+
+/// The state of one connection.
+#[derive(Debug, Default)]
+pub(super) struct ConnectionState {
+    /// Requests in progress.
+    requests: AtomicUsize,
+    /// The last request was refused while its body was still arriving.
+    pub(super) linger: AtomicBool,
+    idle_since: AtomicU64,
+    evicted: AtomicBool,
+    /// Wakes the task that waits for the next request.
+    waker: Mutex<Option<Waker>>,
+}
+
+/// The slot of one connection, which is free again when the last clone is dropped.
+#[derive(Debug, Clone)]
+pub(super) struct ConnectionSlot(Arc<RegisteredConnection>);
+
+#[derive(Debug)]
+struct RegisteredConnection {
+    id: u64,
+    state: Arc<ConnectionState>,
+    limit: ConnectionLimit,
+}
+
+/// No code that can panic runs while one of these locks is held.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl ConnectionLimit {
+    pub(super) fn new(most: usize) -> Self {
+        let shared = AllConnections {
+            most,
+            open: Mutex::default(),
+            changed: Notify::new(),
+            now: AtomicU64::new(0),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Waits for a free slot.
+    pub(super) async fn admit(&self) -> ConnectionSlot {
+        loop {
+            if let Some(slot) = self.try_admit() {
+                return slot;
+            }
+            self.shared.changed.notified().await;
+        }
+    }
+
+    /// A free slot. If there is none, the connection that has been idle the longest is evicted.
+    fn try_admit(&self) -> Option<ConnectionSlot> {
+        let mut open = lock(&self.shared.open);
+        if open.len() < self.shared.most {
+            let id = self.tick();
+            let state =
+                Arc::new(ConnectionState { idle_since: id.into(), ..ConnectionState::default() });
+            open.insert(id, Arc::clone(&state));
+            let limit = self.clone();
+            return Some(ConnectionSlot(Arc::new(RegisteredConnection { id, state, limit })));
+        }
+        let idle = open.values().filter(|state| state.requests.load(Ordering::Relaxed) == 0);
+        if let Some(oldest) = idle.min_by_key(|state| state.idle_since.load(Ordering::Relaxed)) {
+            oldest.evicted.store(true, Ordering::Relaxed);
+            if let Some(waker) = lock(&oldest.waker).take() {
+                waker.wake();
+            }
+        }
+        None
+    }
+
+    fn tick(&self) -> u64 {
+        self.shared.now.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+impl ConnectionSlot {
+    /// A request has begun.
+    pub(super) fn begin(&self) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A request has ended.
+    pub(super) fn end(&self) {
+        self.idle_since.store(self.0.limit.tick(), Ordering::Relaxed);
+        if self.requests.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.0.limit.shared.changed.notify_one();
+        }
+    }
+
+    /// Whether a request is in progress.
+    pub(super) fn is_busy(&self) -> bool {
+        self.requests.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether this idle connection is evicted; if not, the task is woken when it is.
+    pub(super) fn is_evicted(&self, cx: &mut Context<'_>) -> bool {
+        // In this order, so that an eviction in between finds the waker.
+        *lock(&self.waker) = Some(cx.waker().clone());
+        self.evicted.load(Ordering::Relaxed)
+    }
+}
+
+impl Deref for ConnectionSlot {
+    type Target = ConnectionState;
+
+    fn deref(&self) -> &ConnectionState {
+        &self.0.state
+    }
+}
+
+impl Drop for RegisteredConnection {
+    fn drop(&mut self) {
+        lock(&self.limit.shared.open).remove(&self.id);
+        self.limit.shared.changed.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+
+    async fn evicted(slot: &ConnectionSlot) -> bool {
+        poll_fn(|cx| Poll::Ready(slot.is_evicted(cx))).await
+    }
+
+    #[tokio::test]
+    async fn the_longest_idle_connection_is_evicted_and_a_busy_one_never_is() {
+        let limit = ConnectionLimit::new(3);
+        let (busy, first, second) = (limit.admit().await, limit.admit().await, limit.admit().await);
+        busy.begin();
+        // The first one was used after the second one was opened.
+        first.begin();
+        first.end();
+        let admitting = limit.clone();
+        let admitted = tokio::spawn(async move { admitting.admit().await });
+        while !evicted(&second).await {
+            tokio::task::yield_now().await;
+        }
+        assert!(!evicted(&busy).await && !evicted(&first).await);
+        assert!(!admitted.is_finished(), "there is no slot before it is closed");
+        drop(second);
+        let _fourth = admitted.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn while_all_are_busy_the_next_one_waits() {
+        let limit = ConnectionLimit::new(1);
+        let only = limit.admit().await;
+        only.begin();
+        let admitting = limit.clone();
+        let admitted = tokio::spawn(async move { admitting.admit().await });
+        tokio::task::yield_now().await;
+        assert!(!evicted(&only).await);
+        only.end();
+        while !evicted(&only).await {
+            tokio::task::yield_now().await;
+        }
+        drop(only);
+        admitted.await.unwrap();
     }
 }

@@ -1,4 +1,4 @@
-//! Which sites' pages may use the server, as browsers enforce it.
+//! CORS: which web sites may use the server from a browser.
 
 use std::time::Duration;
 
@@ -10,11 +10,11 @@ use super::auth::API_KEY;
 use super::observe::{REQUEST_ID, SERVER_TIMING};
 use crate::config::CorsOrigins;
 
-/// How long a browser need not ask again; Chromium keeps it no longer than this.
+/// How long a browser may cache a preflight; Chromium's maximum.
 const MAX_AGE: Duration = Duration::from_secs(2 * 60 * 60);
 
-/// The layer that tells browsers, and answers their preflights; `None` where no other site's page
-/// may use the server. Cookies are never part of it: a key goes in a header.
+/// The layer that sets the headers and answers preflights; `None` if no other site may use the
+/// server. Cookies are not allowed: a key goes in a header.
 pub(super) fn layer(origins: &CorsOrigins) -> Option<CorsLayer> {
     let origins = match origins {
         CorsOrigins::None => return None,

@@ -1,4 +1,4 @@
-//! The JSON that only HTTP speaks. What the command line prints as well is in
+//! The JSON of HTTP alone. The types that the command line also prints are in
 //! [`captioner`](crate::captioner).
 
 use serde::Serialize;
@@ -13,9 +13,9 @@ pub(super) struct Problem<'a> {
     pub(super) title: &'static str,
     pub(super) status: u16,
     pub(super) detail: &'a str,
-    /// Stable; clients branch on it.
+    /// Stable, for clients to branch on.
     pub(super) code: &'static str,
-    /// The parameter at fault.
+    /// The name of the invalid parameter.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub(super) field: Option<&'a str>,
@@ -29,22 +29,22 @@ pub(super) struct Problem<'a> {
 pub(super) struct Index {
     pub(super) name: &'static str,
     pub(super) version: &'static str,
-    pub(super) endpoints: Vec<Endpoint>,
+    pub(super) endpoints: &'static [Endpoint],
 }
 
 /// One of the endpoints.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Endpoint {
     pub(super) method: &'static str,
-    pub(super) path: &'static str,
-    pub(super) description: &'static str,
+    pub(super) path: String,
+    pub(super) description: String,
 }
 
 /// `GET /health`.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Health {
     pub(super) status: HealthStatus,
-    /// Known once the model is loaded, as are device and queue.
+    /// Present once the model is loaded, like device and queue.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub(super) model: Option<String>,
@@ -54,11 +54,11 @@ pub(super) struct Health {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub(super) queue: Option<QueueHealth>,
-    /// Images in the model.
+    /// Images in progress.
     pub(super) in_flight: usize,
-    /// Images captioned a second over the last minute.
+    /// Images captioned per second over the last minute.
     pub(super) images_per_second: f64,
-    /// Until an image that came now would have its turn, at the present speed.
+    /// Estimated time until a new image would start, at the current rate.
     pub(super) estimated_wait_ms: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
@@ -69,7 +69,7 @@ pub(super) struct Health {
     pub(super) last_error: Option<String>,
 }
 
-/// Images that wait, those that are on their way into the queue, and how many there may be of both.
+/// Waiting images, images that are about to be queued, and the maximum of both together.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct QueueHealth {
     pub(super) depth: usize,
@@ -77,26 +77,26 @@ pub(super) struct QueueHealth {
     pub(super) capacity: usize,
 }
 
-/// What the model writes at once, and what became of it since the start.
+/// The batch of the model, and its counters since the start.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct BatchHealth {
-    /// Captions or beams.
+    /// Captions or beams that are written together.
     pub(super) max_size: usize,
-    /// Fewer than that, once the device had no memory for more.
+    /// A smaller limit, after the device ran out of memory.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub(super) memory_limit: Option<usize>,
-    /// Images that the vision tower is given at once, for the same reason fewer than it takes.
+    /// Images that the vision tower encodes together, limited after the device ran out of memory.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub(super) vision_limit: Option<usize>,
-    /// Images that were captioned.
+    /// Images captioned.
     pub(super) finished: u64,
-    /// Images that the vision tower encoded.
+    /// Images encoded by the vision tower.
     pub(super) encoded: u64,
-    /// Times that the model failed.
+    /// Failures of the model.
     pub(super) failures: u64,
-    /// Times that the device had no memory.
+    /// Times that the device ran out of memory.
     pub(super) out_of_memory: u64,
 }
 
@@ -105,14 +105,14 @@ pub(super) struct BatchHealth {
 #[serde(rename_all = "snake_case")]
 pub(super) enum HealthStatus {
     Ok,
-    /// Captions are made, but the last run of the model failed.
+    /// The server works, but the last run of the model failed.
     Degraded,
     Loading,
     /// The queue is full.
     Overloaded,
-    /// The model's thread is gone; only a restart helps.
+    /// The model's thread has ended; restart the server.
     Failed,
-    /// The server finishes what it has accepted and exits.
+    /// The server finishes accepted requests and exits.
     ShuttingDown,
 }
 
@@ -124,7 +124,7 @@ pub(super) struct Probe {
 
 /// A server-sent event.
 #[derive(Debug, ToSchema)]
-#[allow(dead_code, reason = "axum writes events; this is what they look like")]
+#[allow(dead_code, reason = "axum writes events; only the schema is used")]
 pub(super) struct StreamEvent {
     #[schema(inline)]
     pub(super) event: StreamEventName,
@@ -132,7 +132,7 @@ pub(super) struct StreamEvent {
     pub(super) data: String,
 }
 
-/// What the data is: `TextSoFar`, `Caption` or `Problem`. The last event is one of the latter two.
+/// The type of the data: `TextSoFar`, `Caption` or `Problem`. The last event is one of the latter two.
 #[derive(Debug, ToSchema)]
 #[schema(rename_all = "snake_case")]
 #[allow(dead_code, reason = "as above")]
@@ -145,7 +145,7 @@ pub(super) enum StreamEventName {
 /// The data of a `token` event.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct TextSoFar<'a> {
-    /// The caption so far, prompt included.
+    /// The caption so far, including the prompt.
     pub(super) text: &'a str,
 }
 
@@ -157,12 +157,12 @@ pub(super) struct BatchAnswer<'a> {
     pub(super) summary: BatchSummary,
 }
 
-/// What came of one image of a batch.
+/// The result of one image of a batch.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct BatchItem<'a> {
-    /// Its place among those sent, from 0.
+    /// Its index among the images sent, from 0.
     pub(super) index: usize,
-    /// The file's name, where the client sent one.
+    /// The file's name, if the client sent one.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub(super) name: Option<&'a str>,
@@ -170,7 +170,7 @@ pub(super) struct BatchItem<'a> {
     pub(super) result: ItemResult<'a>,
 }
 
-/// A caption, or what is wrong with the image.
+/// A caption, or the problem with the image.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(tag = "status", rename_all = "snake_case")]
 pub(super) enum ItemResult<'a> {
@@ -178,7 +178,7 @@ pub(super) enum ItemResult<'a> {
     Error { error: Problem<'a> },
 }
 
-/// How many of a batch there are.
+/// The numbers of images in a batch.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct BatchSummary {
     pub(super) total: usize,

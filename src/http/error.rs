@@ -1,4 +1,4 @@
-//! The one place where an error becomes an HTTP answer.
+//! The only place where an error becomes an HTTP response.
 
 use std::any::Any;
 use std::time::Duration;
@@ -9,10 +9,10 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 
 use super::dto::Problem;
-use cutline_error::{Error, ErrorKind};
+use cutline_error::{Error, ErrorKind, panic_message};
 
-/// An error as the answer of a handler. It stays in the extensions of the answer until `observe` has
-/// logged it and added the request id.
+/// The error response of a handler. The error stays in the extensions of the response until `observe`
+/// has logged it and added the request id.
 #[derive(Debug, Clone)]
 pub(super) struct Failure(pub(super) Error);
 
@@ -22,19 +22,19 @@ impl From<Error> for Failure {
     }
 }
 
-/// What users of the server read instead of internals.
-const INTERNAL: &str = "the server failed to answer, which is a defect; try again, and if it \
-                        happens again report it with the request_id, which is in the server's log";
+/// The message that hides internals from users of the server.
+const INTERNAL: &str = "the server failed, which is a defect; try again, and if it happens again \
+                        report it with the request_id, which is also in the server's log";
 
 impl IntoResponse for Failure {
-    /// An answer of which `observe` writes the final body, because only it knows the request's id.
+    /// `observe` replaces the body later, because only it knows the request's id.
     fn into_response(self) -> Response {
         let mut response = Response::new(problem_body(&self.0, None));
         *response.status_mut() = status(self.0.kind());
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Some(after) = retry_after(&self.0) {
-            // Whole seconds, and never 0, which would invite a storm.
+            // Whole seconds, and never 0, which would make clients retry at once.
             let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
         }
@@ -69,17 +69,13 @@ pub(super) fn problem<'a>(error: &'a Error, request_id: Option<&'a str>) -> Prob
     }
 }
 
-/// The answer to a request whose handler panicked.
+/// The response to a request whose handler panicked.
 pub(super) fn from_panic(payload: Box<dyn Any + Send>) -> Response {
-    let message = payload
-        .downcast_ref::<String>()
-        .map(String::as_str)
-        .or_else(|| payload.downcast_ref::<&str>().copied())
-        .unwrap_or("no message");
+    let message = panic_message(&*payload).unwrap_or("no message");
     Failure(Error::internal(format!("a handler panicked: {message}"))).into_response()
 }
 
-/// The table of the contract.
+/// The status of every kind of error, as in the contract.
 pub(super) fn status(kind: ErrorKind) -> StatusCode {
     match kind {
         ErrorKind::MalformedRequest => StatusCode::BAD_REQUEST,
@@ -107,9 +103,9 @@ pub(super) fn status(kind: ErrorKind) -> StatusCode {
 fn title(kind: ErrorKind) -> &'static str {
     match kind {
         ErrorKind::MalformedRequest => "The request is malformed",
-        ErrorKind::NotFound => "Nothing at this address",
-        ErrorKind::MethodNotAllowed => "The method is not for this address",
-        ErrorKind::RequestTimeout => "The request came too slowly",
+        ErrorKind::NotFound => "The address does not exist",
+        ErrorKind::MethodNotAllowed => "The method is not allowed",
+        ErrorKind::RequestTimeout => "The request took too long to arrive",
         ErrorKind::ImageTooLarge => "The image is too large",
         ErrorKind::BatchTooLarge => "The batch is too large",
         ErrorKind::UnsupportedFormat => "The format is not supported",
@@ -130,7 +126,7 @@ fn title(kind: ErrorKind) -> &'static str {
     }
 }
 
-/// The contract promises `Retry-After` for these kinds, whether or not the error came with a time.
+/// The contract promises `Retry-After` for these kinds, whether or not the error has a time.
 fn retry_after(error: &Error) -> Option<Duration> {
     let promised = match error.kind() {
         ErrorKind::RateLimited | ErrorKind::QueueFull => Some(Duration::from_secs(1)),

@@ -10,35 +10,51 @@ use tokio::time::timeout;
 use super::dto::StreamEvent;
 use super::error::Failure;
 use super::extract::{self, Upload};
-use super::observe::{Outcome, RequestId};
+use super::observe::{ImageReport, RequestId};
+use super::openapi::bodies::{CaptionForm, CaptionQuery, CaptionRequest, RawImage, SQUARE};
+use super::openapi::caption_example;
+use super::openapi::errors::CaptionProblems;
 use super::state::AppState;
 use super::stream;
 use crate::captioner::{Caption, Captioner};
-use cutline_error::{Error, ErrorKind, Result};
+use cutline_error::{Error, Result};
 
-/// One image to its caption
+/// Captions an image
 ///
-/// At once, or word by word with `stream=true`.
+/// Answers at once, or word by word with `stream=true`.
 #[utoipa::path(
     post,
     path = "/caption/generate",
     operation_id = "generate_caption",
     tag = "captions",
-    responses((
-        status = OK,
-        description = "The caption; with `stream=true` the events `token`, then `done` or `error`",
-        content(
-            (Caption = "application/json", example = json!(super::openapi::caption_example())),
-            (StreamEvent = "text/event-stream"),
+    params(CaptionQuery),
+    request_body(content(
+        (CaptionForm = "multipart/form-data"),
+        (
+            CaptionRequest = "application/json",
+            example = json!({"image": SQUARE, "max_new_tokens": 10}),
         ),
+        (inline(RawImage) = "image/*"),
+        (inline(RawImage) = "application/octet-stream"),
     )),
+    responses(
+        (
+            status = OK,
+            description = "The caption; with `stream=true` `token` events, then `done` or `error`",
+            content(
+                (Caption = "application/json", example = json!(caption_example())),
+                (StreamEvent = "text/event-stream"),
+            ),
+        ),
+        CaptionProblems,
+    ),
 )]
 pub(super) async fn generate(
     State(state): State<AppState>,
     Extension(id): Extension<RequestId>,
     request: Request,
 ) -> Result<Response, Failure> {
-    // Asked before the body is read: a client that waits for `100 Continue` sends nothing in vain.
+    // Before the body is read: a client that waits for `100 Continue` need not send it.
     let captioner = state.captioner()?;
     let settings = state.settings();
     let upload = extract::upload(request, settings, captioner).await?;
@@ -54,24 +70,17 @@ async fn whole(
     upload: Upload,
     limit: Duration,
 ) -> Result<Response, Failure> {
-    // Boxed: the state of decoding and waiting is large, and so would be every future around it.
+    // Boxed: this future is large, and every future around it would be as well.
     let work = Box::pin(captioner.caption(upload.photo, upload.params));
-    // When the time is up the future is dropped, which takes the image back from the model.
+    // On a timeout the future is dropped, which cancels the caption.
     let caption = timeout(limit, work).await.map_err(|_| too_late(limit))??;
-    let outcome = Outcome::of(&caption);
+    let report = ImageReport::of(&caption);
     let mut response = Json(caption).into_response();
-    response.extensions_mut().insert(outcome);
+    response.extensions_mut().insert(report);
     Ok(response)
 }
 
-/// [`InferenceTimeout`](ErrorKind::InferenceTimeout) after `limit`.
+/// The error of a caption that takes longer than `limit`.
 pub(super) fn too_late(limit: Duration) -> Error {
-    Error::new(
-        ErrorKind::InferenceTimeout,
-        format!(
-            "the caption was not ready within {} s; ask for fewer tokens or beams, or try again \
-             when the server is less busy",
-            limit.as_secs_f64()
-        ),
-    )
+    Error::too_late("caption", limit, "ask for fewer tokens or beams")
 }

@@ -1,11 +1,11 @@
-//! What browsers may do with the answers.
+//! Security headers of every response.
 
 use axum::http::header::{CONTENT_SECURITY_POLICY, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderName, HeaderValue};
 use axum::response::Response;
 
-/// An answer is data: it is not guessed what else it might be, it loads nothing, is framed by
-/// nobody, and nobody is told its address. The page and the documentation have their own policies.
+/// A response is data: browsers must not guess its type, load anything for it, frame it, or send its
+/// address to other sites. The page and Swagger UI have their own policies.
 const HEADERS: [(HeaderName, HeaderValue); 3] = [
     (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
     (REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
@@ -15,7 +15,7 @@ const HEADERS: [(HeaderName, HeaderValue); 3] = [
     ),
 ];
 
-/// Adds what the answer does not have yet.
+/// Adds the headers that the response does not have yet.
 pub(super) async fn harden(mut response: Response) -> Response {
     for (name, value) in HEADERS {
         response.headers_mut().entry(name).or_insert(value);

@@ -8,11 +8,13 @@ use axum::http::StatusCode;
 
 use super::dto::{BatchHealth, Health, HealthStatus, Probe, QueueHealth};
 use super::error::Failure;
+use super::openapi::errors::ReadyProblems;
 use super::state::AppState;
 use crate::captioner::{Captioner, SchedulerStatus};
+use crate::metrics::milliseconds;
 use cutline_error::{Error, ErrorKind, Result};
 
-/// The state of model and queue
+/// State of the model and the queue
 ///
 /// For people and dashboards.
 #[utoipa::path(
@@ -45,9 +47,7 @@ pub(super) async fn show(State(state): State<AppState>) -> (StatusCode, Json<Hea
         queue: status.as_ref().map(queue),
         in_flight: status.as_ref().map_or(0, |s| s.in_flight),
         images_per_second: status.as_ref().map_or(0.0, |s| thousandths(s.images_per_second)),
-        estimated_wait_ms: status
-            .as_ref()
-            .map_or(0.0, |s| thousandths(s.estimated_wait.as_secs_f64() * 1e3)),
+        estimated_wait_ms: status.as_ref().map_or(0.0, |s| milliseconds(s.estimated_wait)),
         batch: status.as_ref().map(batch),
         uptime_ms: u64::try_from(state.uptime().as_millis()).unwrap_or(u64::MAX),
         last_error: status.and_then(|s| s.last_error),
@@ -75,30 +75,33 @@ fn batch(status: &SchedulerStatus) -> BatchHealth {
     }
 }
 
-/// What lies behind the third place is noise.
+/// Digits after the third decimal are noise.
 fn thousandths(number: f64) -> f64 {
     (number * 1e3).round() / 1e3
 }
 
-/// Whether the process answers
+/// Liveness probe
 #[utoipa::path(
     get,
     path = "/health/live",
     operation_id = "live",
     tag = "operation",
-    responses((status = OK, description = "It does", body = Probe)),
+    responses((status = OK, description = "The process answers", body = Probe)),
 )]
 pub(super) async fn live() -> Json<Probe> {
     Json(Probe { status: "alive" })
 }
 
-/// Whether a caption asked for now would be made
+/// Readiness probe
 #[utoipa::path(
     get,
     path = "/health/ready",
     operation_id = "ready",
     tag = "operation",
-    responses((status = OK, description = "It would", body = Probe)),
+    responses(
+        (status = OK, description = "The server accepts images to caption", body = Probe),
+        ReadyProblems,
+    ),
 )]
 pub(super) async fn ready(State(state): State<AppState>) -> Result<Json<Probe>, Failure> {
     let status = state.captioner()?.status();
@@ -113,7 +116,7 @@ pub(super) async fn ready(State(state): State<AppState>) -> Result<Json<Probe>, 
     }
 }
 
-/// Whether [`ready`] says yes.
+/// Whether [`ready`] answers 200.
 pub(super) fn is_ready(state: &AppState) -> bool {
     let judged = judge(state, state.loaded().map(Captioner::status).as_ref());
     matches!(judged, HealthStatus::Ok | HealthStatus::Degraded)

@@ -5,12 +5,12 @@ use axum::http::header::VARY;
 use axum::http::{HeaderMap, HeaderValue};
 use axum::response::{IntoResponse, Response};
 
-use super::dto::{Endpoint, Index};
-use super::{ENDPOINTS, page};
+use super::dto::Index;
+use super::{endpoints, page};
 
-/// What there is
+/// Lists the endpoints
 ///
-/// The list of endpoints to a program, the page to try the server on to a browser.
+/// A browser gets the page on which a person can try the server.
 #[utoipa::path(
     get,
     path = "/",
@@ -32,9 +32,6 @@ pub(super) async fn show(headers: HeaderMap) -> Response {
 }
 
 fn list() -> Json<Index> {
-    let endpoints = ENDPOINTS
-        .iter()
-        .map(|&(method, path, description)| Endpoint { method, path, description })
-        .collect();
-    Json(Index { name: env!("CARGO_PKG_NAME"), version: env!("CARGO_PKG_VERSION"), endpoints })
+    let (name, version) = (env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));
+    Json(Index { name, version, endpoints: endpoints() })
 }

@@ -4,24 +4,28 @@ use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 
+use super::openapi::errors::MetricsProblems;
 use super::state::AppState;
 use crate::captioner::Captioner;
 use crate::metrics::{self, ServerSnapshot};
 
-/// Everything that Prometheus is told
+/// Metrics for Prometheus
 ///
-/// It is answered while the model loads and while the server stops, too.
+/// Also available while the model is loading and while the server is stopping.
 #[utoipa::path(
     get,
     path = "/metrics",
     operation_id = "metrics",
     tag = "operation",
-    responses((
-        status = OK,
-        description = "Prometheus' text format",
-        body = String,
-        content_type = "text/plain",
-    )),
+    responses(
+        (
+            status = OK,
+            description = "The text format of Prometheus",
+            body = String,
+            content_type = "text/plain",
+        ),
+        MetricsProblems,
+    ),
 )]
 pub(super) async fn show(State(state): State<AppState>) -> impl IntoResponse {
     let text = state.metrics().render(snapshot(&state));

@@ -1,20 +1,22 @@
-//! The HTTP server: routes, what they read and answer, and how long a connection may take.
+//! The HTTP server.
 //!
 //! - [`app`] is the whole service as a router, without a socket;
-//! - [`run`] binds it to a listener, loads the model beside it, and stops it in an orderly way;
-//! - one file a resource: `index` with `page`, `health`, `model`, `generate` with `stream`, `batch`,
-//!   `process`, `metrics`, `openapi` with Swagger UI;
-//! - `extract` reads the three ways of sending images, `error` is the only place where an
-//!   [`ErrorKind`] becomes a status, `observe` gives every request its id,
-//!   its log line and its `server-timing`;
-//! - `auth` and `rate` say who may ask and how often, `cors` which sites' pages may, `headers` what
-//!   browsers may do with the answers.
+//! - [`run`] serves it on a listener, loads the model in the background, and shuts down gracefully;
+//! - one file per resource: `index` with `page`, `health`, `model`, `generate` with `stream`,
+//!   `batch`, `process`, `metrics`, `openapi` with Swagger UI; `dto` holds their JSON;
+//! - `extract` reads the three ways of sending images, `body` limits what is read;
+//! - `error` is the only place where an [`ErrorKind`] becomes a status;
+//! - `observe` gives every request its id, its log line and its `server-timing`;
+//! - `auth` and `rate` check who may send requests and how often, `cors` and `headers` instruct
+//!   browsers;
+//! - `connection` limits the sockets.
+//!
+//! A new endpoint is a handler with its documentation, and a line in `routes`.
 
 mod auth;
 mod batch;
 mod body;
 mod connection;
-mod connection_limit;
 mod cors;
 mod dto;
 mod error;
@@ -34,57 +36,85 @@ mod server;
 mod state;
 mod stream;
 
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
 use axum::Router;
 use axum::http::{Method, Uri};
 use axum::middleware;
-use axum::routing::{get, post};
+use axum::routing::get;
 use tower_http::catch_panic::CatchPanicLayer;
+use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
+use utoipa_axum::routes;
 
+use self::auth::Access;
+use self::dto::Endpoint;
 use self::error::Failure;
 pub use self::openapi::contract_json;
 pub use self::server::{run, serve};
 pub use self::state::AppState;
 use cutline_error::{Error, ErrorKind};
 
-/// Method, path and purpose of everything that [`app`] answers.
-pub const ENDPOINTS: [(&str, &str, &str); 11] = [
-    ("GET", "/", "this list; to a browser the page to try the server on"),
-    ("GET", "/health", "state of model and queue"),
-    ("GET", "/health/live", "200 while the process answers"),
-    ("GET", "/health/ready", "200 while captions are made"),
-    ("GET", "/model/info", "the loaded model"),
-    ("POST", "/caption/generate", "an image to its caption"),
-    ("POST", "/caption/batch", "many images to a caption each"),
-    (
-        "POST",
-        "/image/process",
-        "an image to its size, colours, mood and measures, without the model",
-    ),
-    ("GET", "/metrics", "what Prometheus collects"),
-    ("GET", "/openapi.json", "this contract, for programs"),
-    ("GET", "/api/docs/", "this contract, for people"),
-];
+/// Every route and who may use it. Path, method and documentation are declared at the handler; the
+/// router, the contract, the list at `GET /` and the check of API keys all follow from this list.
+fn routes() -> [(Access, UtoipaMethodRouter<AppState>); 10] {
+    [
+        (Access::Key, routes!(generate::generate)),
+        (Access::Key, routes!(batch::batch)),
+        (Access::Key, routes!(process::process)),
+        (Access::Open, routes!(index::show)),
+        (Access::Health, routes!(health::show)),
+        (Access::Open, routes!(health::live)),
+        (Access::Open, routes!(health::ready)),
+        (Access::Key, routes!(model::info)),
+        (Access::Metrics, routes!(metrics::show)),
+        (Access::Docs, routes!(openapi::document)),
+    ]
+}
+
+/// The files of the page, which are not part of the contract.
+const PAGE_FILES: &str = "/page/{name}";
+
+/// Who may use the route with this pattern. A route that is not in [`routes`] needs a key.
+fn access(route: &str) -> Access {
+    static ACCESS: LazyLock<HashMap<String, Access>> = LazyLock::new(|| {
+        let paths = routes().into_iter().flat_map(|(access, (_, item, _))| {
+            item.paths.into_iter().map(move |(path, _)| (path, access))
+        });
+        paths.chain([(PAGE_FILES.to_owned(), Access::Open)]).collect()
+    });
+    let documented = ACCESS.get(route).copied();
+    documented.unwrap_or(if openapi::is_docs(route) { Access::Docs } else { Access::Key })
+}
+
+/// The endpoints of the contract.
+fn endpoints() -> &'static [Endpoint] {
+    static ENDPOINTS: LazyLock<Vec<Endpoint>> = LazyLock::new(|| {
+        let paths = openapi::contract().paths.paths.into_iter();
+        let endpoints = paths.flat_map(|(path, item)| {
+            let operations = [("GET", item.get), ("POST", item.post)].into_iter();
+            operations.filter_map(move |(method, operation)| {
+                let description = operation?.summary.unwrap_or_default();
+                Some(Endpoint { method, path: path.clone(), description })
+            })
+        });
+        endpoints.collect()
+    });
+    &ENDPOINTS
+}
 
 /// The whole service.
 pub fn app(state: AppState) -> Router {
-    let routes = Router::new()
-        .route("/", get(index::show))
-        .route("/page/{name}", get(page::asset))
-        .route("/health", get(health::show))
-        .route("/health/live", get(health::live))
-        .route("/health/ready", get(health::ready))
-        .route("/model/info", get(model::info))
-        .route("/caption/generate", post(generate::generate))
-        .route("/caption/batch", post(batch::batch))
-        .route("/image/process", post(process::process))
-        .route("/metrics", get(metrics::show))
-        .route(openapi::DOCUMENT, get(openapi::document))
+    let documented = routes().into_iter();
+    let routes = documented.fold(OpenApiRouter::new(), |router, (_, route)| router.routes(route));
+    let routes = Router::from(routes)
+        .route(PAGE_FILES, get(page::asset))
         .merge(openapi::swagger_ui())
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(middleware::from_fn_with_state(state.clone(), auth::check))
         .layer(CatchPanicLayer::custom(error::from_panic));
-    // Outside of the keys: a preflight has none, and a page may read why it was refused.
+    // Before the keys: a preflight request has none, and a page may read why a request was refused.
     let routes = match cors::layer(&state.settings().protection.cors) {
         Some(cors) => routes.layer(cors),
         None => routes,
@@ -98,19 +128,19 @@ pub fn app(state: AppState) -> Router {
 async fn not_found() -> Failure {
     Failure(Error::new(
         ErrorKind::NotFound,
-        "there is nothing at this address; GET / lists what there is",
+        "this address does not exist; GET / lists those that do",
     ))
 }
 
 async fn method_not_allowed(method: Method, uri: Uri) -> Failure {
-    let mut allowed: Vec<&str> =
-        ENDPOINTS.iter().filter(|(_, path, _)| *path == uri.path()).map(|(m, ..)| *m).collect();
+    let here = endpoints().iter().filter(|endpoint| endpoint.path == uri.path());
+    let mut allowed: Vec<&str> = here.map(|endpoint| endpoint.method).collect();
     if allowed.is_empty() {
-        // The files of the page, which are no part of the contract.
+        // The files of the page.
         allowed.push("GET");
     }
     Failure(Error::new(
         ErrorKind::MethodNotAllowed,
-        format!("{method} is not for this address; use {}", allowed.join(" or ")),
+        format!("{method} is not allowed here; use {}", allowed.join(" or ")),
     ))
 }

@@ -1,5 +1,5 @@
-//! What every request gets: an id, a place in the count of active requests, one line in the log,
-//! `server-timing`, and its id in the problem document.
+//! The outermost layer: gives every request an id, counts it, writes its log line and its
+//! `server-timing`, and puts the id into problem documents.
 
 use std::error::Error as _;
 use std::fmt::Write as _;
@@ -19,33 +19,33 @@ use tracing::field::Empty;
 use tracing::{Instrument, Span};
 use uuid::Uuid;
 
-use super::connection::{Busy, Connection};
+use super::connection::{BusyGuard, Connection};
 use super::error::{Failure, problem_body};
-use super::state::{Active, AppState};
+use super::state::{ActiveRequest, AppState};
 use crate::captioner::{CacheState, Caption, ProcessTimings, ProcessedImage, Timings};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, milliseconds};
 use crate::telemetry;
 use cutline_error::Error;
 
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub(super) const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
-/// Longest id that is taken over from a request.
+/// Maximum length of an id that a client may choose.
 const MAX_ID: usize = 128;
 
-/// What the log and `server-timing` say of an answered image. Rides in the answer's extensions.
+/// What the log and `server-timing` report of a processed image; an extension of the response.
 #[derive(Debug, Clone)]
-pub(super) struct Outcome {
+pub(super) struct ImageReport {
     image_hash: String,
     caption_length: Option<usize>,
     cache: Option<CacheState>,
     batch_size: Option<usize>,
-    /// The stages in their order, in milliseconds.
+    /// The stages in order, in milliseconds.
     stages: Vec<(&'static str, f64)>,
 }
 
-impl Outcome {
-    /// What may be logged of `caption`: not its text.
+impl ImageReport {
+    /// The loggable facts of `caption`: not its text.
     pub(super) fn of(caption: &Caption) -> Self {
         let Timings { decode_ms, queue_ms, inference_ms, .. } = caption.timings;
         Self {
@@ -57,7 +57,7 @@ impl Outcome {
         }
     }
 
-    /// What may be logged of an image that was looked at without the model.
+    /// The loggable facts of an image that was processed without the model.
     pub(super) fn of_processed(image: &ProcessedImage) -> Self {
         let ProcessTimings { decode_ms, analysis_ms, .. } = image.timings;
         Self {
@@ -70,28 +70,28 @@ impl Outcome {
     }
 }
 
-/// The request's id. Rides in the request's extensions, for answers that quote it in their middle.
+/// The request's id; an extension of the request, for responses that contain it in their body.
 #[derive(Debug, Clone)]
 pub(super) struct RequestId(pub(super) String);
 
-/// How an answer of many parts ended. Rides in the answer's extensions; whoever writes the parts
-/// keeps a clone and says how it ended before the last one.
+/// The result of a streamed response, an extension of it. The writer of the stream keeps a clone and
+/// sets the result before the last part.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Ending(Arc<OnceLock<(Option<Outcome>, Option<Failure>)>>);
+pub(super) struct StreamResult(Arc<OnceLock<(Option<ImageReport>, Option<Failure>)>>);
 
-impl Ending {
-    /// All of it is written.
-    pub(super) fn answered(&self, outcome: Option<Outcome>) {
-        let _ = self.0.set((outcome, None));
+impl StreamResult {
+    /// The stream is complete.
+    pub(super) fn completed(&self, report: Option<ImageReport>) {
+        let _ = self.0.set((report, None));
     }
 
-    /// The last part says that it failed.
+    /// The stream ends with an error.
     pub(super) fn failed(&self, error: Error) {
         let _ = self.0.set((None, Some(Failure(error))));
     }
 }
 
-/// The outermost layer.
+/// The layer itself.
 pub(super) async fn observe(
     State(state): State<AppState>,
     mut request: Request,
@@ -99,37 +99,37 @@ pub(super) async fn observe(
 ) -> Response {
     let active = state.enter();
     let connection = request.extensions().get::<ConnectInfo<Connection>>().map(|c| c.0.clone());
-    let busy = connection.as_ref().map(Connection::busy);
+    let busy = connection.as_ref().map(Connection::begin_request);
     let has_body = has_body(request.headers());
-    let line = Line::begin(&request, state.metrics().clone());
-    request.extensions_mut().insert(RequestId(line.request_id.clone()));
+    let log = RequestLog::begin(&request, state.metrics().clone());
+    request.extensions_mut().insert(RequestId(log.request_id.clone()));
 
-    let mut response = next.run(request).instrument(line.span.clone()).await;
+    let mut response = next.run(request).instrument(log.span.clone()).await;
 
     let failed = response.status().is_client_error() || response.status().is_server_error();
     if let Some(connection) = connection.filter(|_| failed && has_body) {
         connection.linger();
     }
-    match response.extensions_mut().remove::<Ending>() {
-        Some(ending) => line.follow(response, ending, active, busy),
+    match response.extensions_mut().remove::<StreamResult>() {
+        Some(result) => log.follow(response, result, active, busy),
         None => {
-            line.finish(&mut response);
+            log.finish(&mut response);
             response
         }
     }
 }
 
-/// A body of many parts: the request lasts until the last one, or until the client has gone.
-struct Followed {
+/// A streamed body. Its request lasts until the last part, or until the client disconnects.
+struct ObservedBody {
     body: BodyDataStream,
-    ending: Ending,
+    result: StreamResult,
     status: u16,
-    line: Line,
-    _active: Active,
-    _busy: Option<Busy>,
+    log: RequestLog,
+    _active: ActiveRequest,
+    _busy: Option<BusyGuard>,
 }
 
-impl Stream for Followed {
+impl Stream for ObservedBody {
     type Item = Result<Bytes, axum::Error>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -141,20 +141,20 @@ impl Stream for Followed {
     }
 }
 
-impl Followed {
-    /// The log line, unless it is written, or there is no end yet.
+impl ObservedBody {
+    /// Writes the log line once the result is known, unless it is written already.
     fn write(&mut self) {
-        let ending = self.ending.clone();
-        if let Some((outcome, failure)) = ending.0.get().filter(|_| !self.line.written) {
-            let elapsed = self.line.begin.elapsed();
-            self.line.write(self.status, elapsed, outcome.as_ref(), failure.as_ref());
+        let result = self.result.clone();
+        if let Some((report, failure)) = result.0.get().filter(|_| !self.log.written) {
+            let elapsed = self.log.begin.elapsed();
+            self.log.write(self.status, elapsed, report.as_ref(), failure.as_ref());
         }
     }
 }
 
-impl Drop for Followed {
+impl Drop for ObservedBody {
     fn drop(&mut self) {
-        // The connection may drop a body whose last part it has without asking for another.
+        // After the last part, the connection may drop the body without polling it again.
         self.write();
     }
 }
@@ -164,22 +164,22 @@ fn has_body(headers: &HeaderMap) -> bool {
         || headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0")
 }
 
-/// The log line of one request. Dropped before [`finish`](Self::finish) it says that the client
-/// left.
-struct Line {
+/// The log line, metrics and trace span of one request. If it is dropped before
+/// [`finish`](Self::finish), the client has disconnected.
+struct RequestLog {
     begin: Instant,
     request_id: String,
     method: Method,
     route: String,
     metrics: Metrics,
-    /// The request in a trace; it ends with the line.
+    /// The span of the request in a trace; it ends with this value.
     span: Span,
     written: bool,
 }
 
-impl Line {
+impl RequestLog {
     fn begin(request: &Request, metrics: Metrics) -> Self {
-        // The pattern, not the address: addresses are the clients' to invent.
+        // The pattern, not the path: clients can invent any number of paths.
         let route = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
         let route = route.unwrap_or("unmatched").to_owned();
         let request_id = request_id(request.headers());
@@ -208,37 +208,37 @@ impl Line {
 
     fn finish(mut self, response: &mut Response) {
         let failure = response.extensions_mut().remove::<Failure>();
-        let outcome = response.extensions_mut().remove::<Outcome>();
+        let report = response.extensions_mut().remove::<ImageReport>();
         let elapsed = self.begin.elapsed();
         if let Some(Failure(error)) = &failure {
             *response.body_mut() = problem_body(error, Some(&self.request_id));
-            // Of the body without the id.
+            // It is that of the body without the id.
             response.headers_mut().remove(CONTENT_LENGTH);
         }
-        self.head(response, outcome.as_ref(), elapsed);
-        self.write(response.status().as_u16(), elapsed, outcome.as_ref(), failure.as_ref());
+        self.head(response, report.as_ref(), elapsed);
+        self.write(response.status().as_u16(), elapsed, report.as_ref(), failure.as_ref());
     }
 
-    /// The headers at once, the line when the body has ended.
+    /// Sets the headers at once, and writes the line when the body has ended.
     fn follow(
         self,
         mut response: Response,
-        ending: Ending,
-        active: Active,
-        busy: Option<Busy>,
+        result: StreamResult,
+        active: ActiveRequest,
+        busy: Option<BusyGuard>,
     ) -> Response {
         self.head(&mut response, None, self.begin.elapsed());
         let status = response.status().as_u16();
         response.map(|body| {
             let body = body.into_data_stream();
-            let line = self;
-            let followed = Followed { body, ending, status, line, _active: active, _busy: busy };
-            Body::from_stream(followed)
+            let log = self;
+            let observed = ObservedBody { body, result, status, log, _active: active, _busy: busy };
+            Body::from_stream(observed)
         })
     }
 
-    fn head(&self, response: &mut Response, outcome: Option<&Outcome>, elapsed: Duration) {
-        let timing = server_timing(outcome, elapsed);
+    fn head(&self, response: &mut Response, report: Option<&ImageReport>, elapsed: Duration) {
+        let timing = server_timing(report, elapsed);
         for (name, value) in [(REQUEST_ID, &self.request_id), (SERVER_TIMING, &timing)] {
             // Both are visible ASCII.
             if let Ok(value) = HeaderValue::from_str(value) {
@@ -249,7 +249,7 @@ impl Line {
 
     fn count(&self, status: u16, elapsed: Duration, failure: Option<&Failure>) {
         self.metrics.request(&self.route, status, elapsed);
-        // A probe that is told to wait is no work that was refused.
+        // An unready probe is not refused work.
         let probe = self.route.starts_with("/health");
         if let Some(Failure(error)) = failure.filter(|_| !probe) {
             self.metrics.rejected(error.kind().code());
@@ -260,7 +260,7 @@ impl Line {
         &mut self,
         status: u16,
         elapsed: Duration,
-        outcome: Option<&Outcome>,
+        report: Option<&ImageReport>,
         failure: Option<&Failure>,
     ) {
         self.written = true;
@@ -274,14 +274,14 @@ impl Line {
             ($level:ident) => {
                 tracing::$level!(
                     duration_ms = milliseconds(elapsed),
-                    image_hash = outcome.map(|outcome| outcome.image_hash.as_str()),
-                    caption_length = outcome.and_then(|outcome| outcome.caption_length),
+                    image_hash = report.map(|report| report.image_hash.as_str()),
+                    caption_length = report.and_then(|report| report.caption_length),
                     request_id = self.request_id,
                     method = self.method.as_str(),
                     route = self.route,
                     status,
-                    cache = outcome.and_then(|outcome| outcome.cache).map(CacheState::as_str),
-                    batch_size = outcome.and_then(|outcome| outcome.batch_size),
+                    cache = report.and_then(|report| report.cache).map(CacheState::as_str),
+                    batch_size = report.and_then(|report| report.batch_size),
                     code = failure.map(|failure| failure.0.kind().code()),
                     error = cause.as_deref(),
                     "request"
@@ -300,16 +300,16 @@ impl Line {
     }
 }
 
-impl Drop for Line {
+impl Drop for RequestLog {
     fn drop(&mut self) {
         if !self.written {
-            // nginx's status for a client that closed the connection; nobody receives it.
+            // nginx's status for a client that disconnected; it is never sent.
             self.write(499, self.begin.elapsed(), None, None);
         }
     }
 }
 
-/// The client's id if it can stand in a header and a log, else a new one.
+/// The client's id if it is safe in a header and a log, otherwise a new one.
 fn request_id(headers: &HeaderMap) -> String {
     headers
         .get(REQUEST_ID)
@@ -319,9 +319,9 @@ fn request_id(headers: &HeaderMap) -> String {
         .map_or_else(|| Uuid::now_v7().to_string(), str::to_owned)
 }
 
-fn server_timing(outcome: Option<&Outcome>, elapsed: Duration) -> String {
+fn server_timing(report: Option<&ImageReport>, elapsed: Duration) -> String {
     let mut value = String::new();
-    for (stage, spent) in outcome.iter().flat_map(|outcome| &outcome.stages) {
+    for (stage, spent) in report.iter().flat_map(|report| &report.stages) {
         // Writing to a string cannot fail.
         let _ = write!(value, "{stage};dur={spent}, ");
     }
@@ -329,11 +329,7 @@ fn server_timing(outcome: Option<&Outcome>, elapsed: Duration) -> String {
     value
 }
 
-fn milliseconds(duration: Duration) -> f64 {
-    (duration.as_secs_f64() * 1e6).round() / 1e3
-}
-
-/// The error and what it was caused by, for the log.
+/// The error and its causes, for the log.
 fn causes(error: &Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

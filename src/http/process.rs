@@ -9,22 +9,33 @@ use tokio::time::timeout;
 
 use super::error::Failure;
 use super::extract;
-use super::observe::Outcome;
+use super::observe::ImageReport;
+use super::openapi::bodies::{ImageForm, ImageRequest, RawImage, SQUARE};
+use super::openapi::errors::ImageProblems;
 use super::state::AppState;
 use crate::captioner::{ProcessTimings, ProcessedImage};
 use crate::metrics::Stage;
-use cutline_error::{Error, ErrorKind, Result};
+use cutline_error::{Error, Result};
 
-/// What can be told of an image without the model
+/// Describes an image without the model
 ///
 /// Format, size, orientation, hash, dominant colours, mood, brightness, contrast, sharpness and
-/// colourfulness; also while the model is being loaded.
+/// colourfulness. Also available while the model is loading.
 #[utoipa::path(
     post,
     path = "/image/process",
     operation_id = "process_image",
     tag = "images",
-    responses((status = OK, description = "What the image is like", body = ProcessedImage)),
+    request_body(content(
+        (ImageForm = "multipart/form-data"),
+        (ImageRequest = "application/json", example = json!({"image": SQUARE})),
+        (inline(RawImage) = "image/*"),
+        (inline(RawImage) = "application/octet-stream"),
+    )),
+    responses(
+        (status = OK, description = "The properties of the image", body = ProcessedImage),
+        ImageProblems,
+    ),
 )]
 pub(super) async fn process(
     State(state): State<AppState>,
@@ -34,22 +45,14 @@ pub(super) async fn process(
     let settings = state.settings();
     let image = extract::image(request, settings, decoders.budget()).await?;
     let limit = settings.request_timeout;
-    let processed = timeout(limit, decoders.process(image)).await.map_err(|_| {
-        Error::new(
-            ErrorKind::InferenceTimeout,
-            format!(
-                "the image was not processed within {} s; send a smaller one, or try again when \
-                 the server is less busy",
-                limit.as_secs_f64()
-            ),
-        )
-    })??;
+    let too_late = |_| Error::too_late("result", limit, "send a smaller image");
+    let processed = timeout(limit, decoders.process(image)).await.map_err(too_late)??;
     let ProcessTimings { decode_ms, analysis_ms, .. } = processed.timings;
     for (stage, spent) in [(Stage::Decode, decode_ms), (Stage::Analysis, analysis_ms)] {
         state.metrics().stage(stage, Duration::from_secs_f64(spent / 1e3));
     }
-    let outcome = Outcome::of_processed(&processed);
+    let report = ImageReport::of_processed(&processed);
     let mut response = Json(processed).into_response();
-    response.extensions_mut().insert(outcome);
+    response.extensions_mut().insert(report);
     Ok(response)
 }

@@ -1,4 +1,4 @@
-//! How often one client may ask.
+//! Limits the rate of requests per client.
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -17,20 +17,20 @@ use tokio::time::Instant;
 use crate::config::RateLimit;
 use cutline_error::{Error, ErrorKind, Result};
 
-/// Clients that are remembered; with more than these, who has been silent longest starts anew. That
-/// is some megabytes, whatever addresses somebody makes up.
+/// Maximum number of tracked clients; beyond it the least recently active one is forgotten. This
+/// bounds the memory to some megabytes, even if somebody forges addresses.
 const MAX_CLIENTS: u64 = 16_384;
 
-/// Who asks.
+/// Who sends a request.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Client {
-    /// Whoever has the key of this number.
+    /// The holder of the key with this index.
     Key(usize),
-    /// Whoever asks from this address; `None` where there is no socket.
+    /// Everybody at this address; `None` without a socket.
     Address(Option<IpAddr>),
 }
 
-/// Lets each client ask so many times a minute, evenly over the minute but for a burst.
+/// Allows each client a number of requests per minute, evenly spread except for a burst.
 pub(super) struct Limiter {
     limiter: RateLimiter<Client, Clients, RuntimeClock, NoOpMiddleware<Nanos>>,
     per_minute: NonZeroU32,
@@ -43,7 +43,7 @@ impl Limiter {
 
     fn remembering(limit: RateLimit, clients: u64) -> Self {
         let quota = Quota::per_minute(limit.per_minute).allow_burst(limit.burst);
-        // From then on a client is like one that was never here.
+        // After this time without requests, a client is like a new one.
         let forgotten = quota.replenish_interval().saturating_mul(limit.burst.get());
         let clients = Cache::builder()
             .max_capacity(clients)
@@ -58,8 +58,8 @@ impl Limiter {
     /// Counts a request of `client`.
     ///
     /// # Errors
-    /// [`RateLimited`](ErrorKind::RateLimited), with the time until the next one may come. A
-    /// request that is refused does not count.
+    /// [`RateLimited`](ErrorKind::RateLimited), with the time until the next request is allowed.
+    /// Refused requests do not count.
     pub(super) fn take(&self, client: &Client) -> Result<()> {
         self.limiter.check_key(client).map_err(|refusal| {
             let wait = refusal.wait_time_from(self.limiter.clock().now());
@@ -68,7 +68,7 @@ impl Limiter {
                 Client::Address(_) => "your address",
             };
             let detail = format!(
-                "{who} may send {} requests a minute; wait as long as Retry-After says",
+                "{who} may send {} requests per minute; wait as long as Retry-After says",
                 self.per_minute
             );
             Error::new(ErrorKind::RateLimited, detail).with_retry_after(wait)
@@ -76,7 +76,7 @@ impl Limiter {
     }
 }
 
-/// The clients' states, of which there is a largest number.
+/// The clients' states, a bounded number of them.
 struct Clients(Cache<Client, Arc<InMemoryState>>);
 
 impl StateStore for Clients {
@@ -91,7 +91,7 @@ impl StateStore for Clients {
     }
 }
 
-/// The time since its start as the runtime sees it, which tests can stop.
+/// The time since its start by the runtime's clock, which tests can pause.
 struct RuntimeClock(Instant);
 
 impl Clock for RuntimeClock {
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_burst_is_let_through_and_then_the_rate() {
+    async fn a_burst_is_allowed_and_then_the_rate() {
         let limiter = limiter(6, 3, 100);
         let client = Client::Key(0);
         for _ in 0..3 {
@@ -130,11 +130,11 @@ mod tests {
         assert_eq!(refused(&limiter, &client), Duration::from_secs(10));
         advance(Duration::from_secs(4)).await;
         assert_eq!(refused(&limiter, &client), Duration::from_secs(6));
-        // What was refused has not put it off.
+        // Refused requests did not extend the wait.
         advance(Duration::from_secs(6)).await;
         limiter.take(&client).unwrap();
         assert_eq!(refused(&limiter, &client), Duration::from_secs(10));
-        // However long the silence was, it is worth one burst.
+        // Any length of silence allows one burst.
         advance(Duration::from_secs(3600)).await;
         for _ in 0..3 {
             limiter.take(&client).unwrap();
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn clients_do_not_share() {
+    async fn clients_have_separate_limits() {
         let limiter = limiter(1, 1, 100);
         let clients = [
             Client::Key(0),
@@ -161,15 +161,15 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn made_up_addresses_take_no_memory() {
+    async fn forged_addresses_take_bounded_memory() {
         let limiter = limiter(1, 1, 10);
         for number in 0..1000_u32 {
             limiter.take(&Client::Address(Some(number.to_be_bytes().into()))).unwrap();
         }
         let clients = &limiter.limiter.into_state_store().0;
         clients.run_pending_tasks();
-        assert!(clients.entry_count() <= 10, "{} are remembered", clients.entry_count());
-        // Those that were here last are.
+        assert!(clients.entry_count() <= 10, "{} are tracked", clients.entry_count());
+        // The most recent ones are tracked.
         assert!(clients.contains_key(&Client::Address(Some(999_u32.to_be_bytes().into()))));
     }
 }

@@ -1,4 +1,4 @@
-//! The life of the server: bound, loading, serving, stopping.
+//! The life cycle of the server: listening, loading, serving, stopping.
 
 use std::time::Duration;
 
@@ -13,11 +13,11 @@ use crate::config::Settings;
 use crate::metrics::Metrics;
 use cutline_error::{Error, ErrorKind, Result};
 
-/// What connections get to write out their last answers, even when the grace is used up.
+/// Time for connections to write their last answers, even when the grace period is over.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Serves on `listener` at once, loads the model beside that, and ends when `shutdown` does and
-/// accepted requests are answered.
+/// Serves on `listener` at once and loads the model in the background. Returns when `shutdown` has
+/// ended and accepted requests are answered.
 ///
 /// # Errors
 /// The model cannot be loaded, or the listener fails.
@@ -27,13 +27,13 @@ pub async fn run(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<()> {
     let metrics = Metrics::new();
-    let state = AppState::measured(settings.http, metrics.clone());
+    let state = AppState::new(settings.http).with_metrics(metrics.clone());
     let captioner = settings.captioner.with_metrics(metrics);
     let loading = tokio::task::spawn_blocking(move || Captioner::load(&captioner));
     let mut serving = Box::pin(serve(listener, state.clone(), shutdown));
     let loaded = tokio::select! {
         loaded = loading => loaded,
-        // Stopped before the model was there; nobody waits for it any more.
+        // Stopped before the model was loaded.
         ended = &mut serving => return ended,
     };
     let captioner = loaded.map_err(|join| {
@@ -55,7 +55,7 @@ pub async fn run(
 }
 
 /// Serves `state` on `listener` until `shutdown` ends. From then on new captions are refused with
-/// 503; when the accepted requests are answered, or the grace is over, the connections are closed.
+/// 503. Connections are closed when accepted requests are answered or the grace period is over.
 ///
 /// # Errors
 /// [`Io`](ErrorKind::Io): the listener fails.
@@ -85,7 +85,7 @@ pub async fn serve(
         shutdown.await;
         let deadline = Instant::now() + grace;
         state.stop();
-        tracing::info!("stopping: accepted requests are finished, new ones are refused");
+        tracing::info!("stopping: finishing accepted requests, refusing new ones");
         if timeout_at(deadline, state.idle()).await.is_err() {
             tracing::warn!("some requests were not finished within SHUTDOWN_GRACE");
         }
@@ -99,7 +99,7 @@ pub async fn serve(
     let left = deadline.saturating_duration_since(Instant::now()).max(DRAIN_TIMEOUT);
     match timeout(left, server).await {
         Ok(ended) => ended.map_err(broken_listener),
-        // Connections that send nothing and take nothing; they end with the process.
+        // The remaining connections neither send nor receive; they end with the process.
         Err(_) => Ok(()),
     }
 }

@@ -1,4 +1,4 @@
-//! What the handlers share.
+//! The state that all handlers share.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,43 +14,36 @@ use crate::metrics::Metrics;
 use cutline_error::{Error, ErrorKind, Result};
 use cutline_image::DecodeLimits;
 
-/// What the handlers share: the captioner once it is loaded, the limits, and who is being served.
-/// Cheap to clone.
+/// The state that all handlers share: the captioner once it is loaded, the limits, and the number of
+/// active requests. Cheap to clone.
 #[derive(Clone)]
 pub struct AppState {
-    inner: Arc<Inner>,
+    inner: Arc<SharedState>,
+    metrics: Metrics,
 }
 
-struct Inner {
+struct SharedState {
     settings: HttpSettings,
     guard: Guard,
     started: Instant,
     captioner: OnceLock<Captioner>,
-    /// For images that come before the captioner is there.
+    /// For images that arrive before the captioner is loaded.
     decoders: Decoders,
     stopping: AtomicBool,
-    /// Requests that are being answered.
+    /// Requests in progress.
     active: watch::Sender<usize>,
-    metrics: Metrics,
 }
 
 impl AppState {
     /// A state in which the model is still loading.
     #[must_use]
     pub fn new(settings: HttpSettings) -> Self {
-        Self::measured(settings, Metrics::new())
-    }
-
-    /// [`new`](Self::new), with what happens counted in `metrics`; a captioner that counts in the
-    /// same ones is shown with it at `/metrics`.
-    #[must_use]
-    pub fn measured(settings: HttpSettings, metrics: Metrics) -> Self {
         let limits = DecodeLimits {
             max_bytes: settings.max_image_bytes,
             max_pixels: settings.max_image_pixels,
         };
         Self {
-            inner: Arc::new(Inner {
+            inner: Arc::new(SharedState {
                 guard: Guard::new(&settings.protection),
                 decoders: Decoders::new(
                     limits,
@@ -62,24 +55,31 @@ impl AppState {
                 captioner: OnceLock::new(),
                 stopping: AtomicBool::new(false),
                 active: watch::Sender::new(0),
-                metrics,
             }),
+            metrics: Metrics::new(),
         }
     }
 
-    /// From now on captions are made by `captioner`. Only the first call counts.
+    /// Counts in `metrics`, which `/metrics` shows. A captioner that counts in the same ones is shown
+    /// as well.
+    #[must_use]
+    pub fn with_metrics(self, metrics: Metrics) -> Self {
+        Self { metrics, ..self }
+    }
+
+    /// Sets the captioner. Only the first call has an effect.
     pub fn ready(&self, captioner: Captioner) {
         let _ = self.inner.captioner.set(captioner);
     }
 
-    /// From now on new captions are refused; what was accepted goes on.
+    /// Refuses new captions from now on; accepted requests continue.
     pub fn stop(&self) {
         self.inner.stopping.store(true, Ordering::Relaxed);
     }
 
-    /// Waits until no request is being answered.
+    /// Waits until no request is in progress.
     pub async fn idle(&self) {
-        // The sender lives in `self`, so this cannot fail before it is true.
+        // Fails only if the sender is dropped, and `self` holds it.
         let _ = self.inner.active.subscribe().wait_for(|active| *active == 0).await;
     }
 
@@ -87,7 +87,7 @@ impl AppState {
         &self.inner.settings
     }
 
-    /// Who may ask.
+    /// Checks API keys and rates.
     pub(super) fn guard(&self) -> &Guard {
         &self.inner.guard
     }
@@ -100,7 +100,7 @@ impl AppState {
         self.inner.stopping.load(Ordering::Relaxed)
     }
 
-    /// The captioner, whether or not the server is stopping.
+    /// The captioner if it is loaded, even while the server is stopping.
     pub(super) fn loaded(&self) -> Option<&Captioner> {
         self.inner.captioner.get()
     }
@@ -108,39 +108,38 @@ impl AppState {
     /// The captioner for a new request.
     pub(super) fn captioner(&self) -> Result<&Captioner> {
         if self.stopping() {
-            return Err(shutting_down());
+            return Err(Error::shutting_down());
         }
         self.loaded().ok_or_else(loading)
     }
 
-    /// Where a new request's image is worked on: beside those that are captioned, as soon as there is
-    /// a captioner.
+    /// The threads that decode a new request's image: the captioner's as soon as it is loaded.
     pub(super) fn decoders(&self) -> Result<&Decoders> {
         if self.stopping() {
-            return Err(shutting_down());
+            return Err(Error::shutting_down());
         }
         Ok(self.loaded().map_or(&self.inner.decoders, Captioner::decoders))
     }
 
-    /// What is counted.
+    /// The metrics.
     pub(super) fn metrics(&self) -> &Metrics {
-        &self.inner.metrics
+        &self.metrics
     }
 
-    /// Bytes of images that may be in memory.
+    /// The memory budget for images.
     pub(super) fn budget(&self) -> &Budget {
         self.loaded().map_or(&self.inner.decoders, Captioner::decoders).budget()
     }
 
-    /// Requests that are being answered.
+    /// Requests in progress.
     pub(super) fn active(&self) -> usize {
         *self.inner.active.borrow()
     }
 
     /// Counts a request until the result is dropped.
-    pub(super) fn enter(&self) -> Active {
+    pub(super) fn enter(&self) -> ActiveRequest {
         self.inner.active.send_modify(|active| *active += 1);
-        Active(self.clone())
+        ActiveRequest(self.clone())
     }
 }
 
@@ -150,10 +149,10 @@ impl fmt::Debug for AppState {
     }
 }
 
-/// A request that is being answered.
-pub(super) struct Active(AppState);
+/// A request in progress.
+pub(super) struct ActiveRequest(AppState);
 
-impl Drop for Active {
+impl Drop for ActiveRequest {
     fn drop(&mut self) {
         self.0.inner.active.send_modify(|active| *active -= 1);
     }
@@ -162,9 +161,4 @@ impl Drop for Active {
 pub(super) fn loading() -> Error {
     Error::new(ErrorKind::NotReady, "the model is still loading; try again in a few seconds")
         .with_retry_after(Duration::from_secs(2))
-}
-
-pub(super) fn shutting_down() -> Error {
-    Error::new(ErrorKind::ShuttingDown, "the server is stopping; send the request to another one")
-        .with_retry_after(Duration::from_secs(5))
 }

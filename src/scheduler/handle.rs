@@ -88,7 +88,7 @@ impl Handle {
         {
             let mut state = self.model.shared.lock();
             if state.closed {
-                return Err(shutting_down());
+                return Err(Error::shutting_down());
             }
             if state.failed {
                 return Err(thread_has_ended());
@@ -180,11 +180,6 @@ impl Drop for ModelThread {
             Err(_) => join(),
         }
     }
-}
-
-fn shutting_down() -> Error {
-    Error::new(ErrorKind::ShuttingDown, "the server is stopping; send the request to another one")
-        .with_retry_after(Duration::from_secs(5))
 }
 
 fn thread_has_ended() -> Error {

@@ -6,6 +6,7 @@ mod architecture;
 mod batch_size;
 mod colors;
 mod command_line;
+mod examples;
 mod image;
 mod parity;
 mod processors;

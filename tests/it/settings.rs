@@ -25,7 +25,11 @@ fn assert_generated(path: &str, written: impl Fn(&str) -> String) {
     if std::env::var_os("UPDATE_SETTINGS").is_some() {
         fs::write(&path, &expected).unwrap();
     } else {
-        assert!(file == expected, "{} is stale; set UPDATE_SETTINGS=1", path.display());
+        assert!(
+            file == expected,
+            "{} is out of date; run UPDATE_SETTINGS=1 cargo test --test it settings",
+            path.display()
+        );
     }
 }
 

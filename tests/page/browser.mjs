@@ -1,10 +1,10 @@
-// A headless Chromium on the page, watched: what it asked for, and what it complained of.
+// A headless Chromium on the page, with its requests, warnings and errors recorded.
 
 import { readFile } from 'node:fs/promises';
 import { basename } from 'node:path';
 import { createRequire } from 'node:module';
 
-// Unlike `import`, this also looks where NODE_PATH says, which may be outside of the checkout.
+// Unlike `import`, this honours NODE_PATH, which may be outside of the checkout.
 const require = createRequire(import.meta.url);
 const { chromium } = require('playwright-core');
 
@@ -19,14 +19,14 @@ const FLAGS = [
   '--disable-sync',
 ];
 
-/** Each launch has a profile of its own, in a temporary folder. */
+/** Each launch has its own profile in a temporary folder. */
 export function launch() {
   const root = process.getuid?.() === 0;
   const args = root ? [...FLAGS, '--no-sandbox'] : FLAGS;
   return chromium.launch({ executablePath: PATH, headless: true, chromiumSandbox: !root, args });
 }
 
-/** A fresh visit of the page at `url`. */
+/** Opens the page at `url` in a new context. */
 export async function visit(browser, url, options = {}) {
   const context = await browser.newContext({
     viewport: { width: 1280, height: 900 },
@@ -54,11 +54,11 @@ export async function visit(browser, url, options = {}) {
   return { page, context, seen };
 }
 
-/** Serious and critical findings of axe, in a line each. */
+/** Serious and critical findings of axe, one per line. */
 export async function findings(page) {
-  // What fades in is not there yet.
+  // Wait for what is still fading in.
   await page.evaluate(() => Promise.all(document.getAnimations().map((animation) => animation.finished)));
-  // Not in a script element: the page's own policy would forbid it.
+  // Not in a script element: the page's content security policy forbids it.
   await page.evaluate(AXE);
   const { violations } = await page.evaluate(() => globalThis.axe.run({
     runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'best-practice'],
@@ -68,7 +68,7 @@ export async function findings(page) {
     .flatMap(({ id, nodes }) => nodes.map((node) => `${id}: ${node.html} ${node.failureSummary}`));
 }
 
-/** Drops files on the page as a mouse would. Each is a path, or a name with bytes. */
+/** Drops files on the page as a mouse does. Each is a path, or a name with bytes. */
 export async function drop(page, files) {
   await send(page, files, (transfer) => {
     const zone = document.getElementById('drop');
@@ -101,7 +101,7 @@ async function send(page, files, how) {
   await transfer.evaluate(how);
 }
 
-/** Waits until no card is at work. */
+/** Waits until no card is busy. */
 export async function idle(page, cards) {
   await page.waitForFunction(
     (cards) => document.querySelectorAll('.print').length === cards
@@ -118,6 +118,6 @@ export const card = (page, name) =>
 
 export const clipboard = (page) => page.evaluate(() => navigator.clipboard.readText());
 
-/** Whether anything is wider than the window. */
+/** Whether the page scrolls sideways. */
 export const scrollsSideways = (page) =>
   page.evaluate(() => document.documentElement.scrollWidth > document.documentElement.clientWidth);

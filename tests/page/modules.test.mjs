@@ -1,11 +1,11 @@
-// node --test modules.test.mjs: the parts of the page that need no browser.
+// node --test modules.test.mjs: the modules of the page that need no browser.
 
 import assert from 'node:assert/strict';
 import { readFile } from 'node:fs/promises';
 import { execFileSync } from 'node:child_process';
 import { test } from 'node:test';
 
-/** Imports a file of the page; Node would take its name for that of a CommonJS module. */
+/** Imports a file of the page. By its name, Node would load it as a CommonJS module. */
 async function load(name) {
   const source = await readFile(new URL(`../../src/http/page/assets/${name}`, import.meta.url));
   return import(`data:text/javascript;base64,${source.toString('base64')}`);
@@ -27,7 +27,7 @@ async function read(chunks) {
   return found;
 }
 
-test('events are read however the bytes are cut', async () => {
+test('events are read wherever the bytes are split', async () => {
   const text = 'event: token\ndata: {"text":"café"}\n\n: still here\n\nevent:done\r\ndata: a\r\ndata: b\r\n\r\n'
     + 'data: no name\n\nevent: cut\ndata: off\n';
   const expected = [
@@ -51,7 +51,7 @@ test('Retry-After is seconds or a date', () => {
   for (const none of [null, '', 'soon']) assert.equal(retryAfter(none, now), undefined);
 });
 
-test('a table survives commas, quotes, lines and formulas', () => {
+test('the CSV escapes commas, quotes, line breaks and formulas', () => {
   const ok = {
     name: '=1+1, "x".jpg', status: 'ok', caption: 'a cat,\nand a dog', captions: [{ confidence: 0.5 }],
     parameters: { prompt: '-a', num_beams: 3 }, colors: [{ hex: '#112233' }, { hex: '#445566' }],
@@ -71,7 +71,7 @@ test('a table survives commas, quotes, lines and formulas', () => {
   assert.deepEqual(json.results[1], { index: 1, ...failed });
 });
 
-test('a shell reads the command as it is meant', () => {
+test('a shell parses the command as intended', () => {
   const seen = (command) => {
     const words = command.replace(/^curl/, 'printf "%s\\n"');
     return execFileSync('bash', ['-c', `API_KEY=secret; ${words}`], { encoding: 'utf8' }).trimEnd().split('\n');
@@ -88,7 +88,7 @@ test('a shell reads the command as it is meant', () => {
   ]);
 });
 
-/** A task that keeps a list of what happens to it. */
+/** A task that logs its callbacks. */
 function task(log, name, run) {
   const note = (what) => (detail) => log.push([name, what, detail]);
   return {
@@ -101,7 +101,7 @@ function task(log, name, run) {
   };
 }
 
-/** A pool, and a promise that it has nothing left to do. */
+/** A pool, and a promise that resolves when it is empty. */
 function pool(limit) {
   let tell;
   const empty = new Promise((resolve) => (tell = resolve));
@@ -109,7 +109,7 @@ function pool(limit) {
   return [made, empty];
 }
 
-test('only so many tasks run at a time, in order', async () => {
+test('a limited number of tasks runs at a time, in order', async () => {
   const [made, empty] = pool(3);
   const log = [];
   let [now, most] = [0, 0];
@@ -125,7 +125,7 @@ test('only so many tasks run at a time, in order', async () => {
   assert.deepEqual(log.filter(([, what]) => what === 'run').map(([n]) => n), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
 });
 
-test('what the server puts off is tried again, and the others wait as well', async () => {
+test('a deferred task is retried, and the others wait as well', async () => {
   const [made, empty] = pool(1);
   const log = [];
   let tries = 0;
@@ -141,7 +141,7 @@ test('what the server puts off is tried again, and the others wait as well', asy
   assert.ok(Date.now() - begin >= 99);
 });
 
-test('what fails for good is not tried again', async () => {
+test('a permanent failure is not retried', async () => {
   const [made, empty] = pool(2);
   const log = [];
   made.add(task(log, 'a', async () => { throw new Problem({ status: 422, code: 'x' }); }));
@@ -152,7 +152,7 @@ test('what fails for good is not tried again', async () => {
   assert.equal(log.filter(([name, what]) => name === 'b' && what === 'run').length, 12);
 });
 
-test('a missing key holds everything until it is there', async () => {
+test('a missing key holds all tasks until it is given', async () => {
   const [made, empty] = pool(1);
   const log = [];
   let open = false;
@@ -167,7 +167,7 @@ test('a missing key holds everything until it is there', async () => {
   assert.deepEqual(log.slice(2).map(([name, what]) => `${name} ${what}`), ['a run', 'a done', 'b run', 'b done']);
 });
 
-test('stopping takes back what runs and what waits', async () => {
+test('stopping cancels running and waiting tasks', async () => {
   const [made, empty] = pool(1);
   const log = [];
   made.add(task(log, 'a', (signal) => new Promise((_, reject) => {

@@ -1,5 +1,5 @@
 // node page.test.mjs URL [FOLDER]: the page of the server at URL in headless Chromium; screenshots
-// go to FOLDER. The server has the embedded model and no API keys.
+// go to FOLDER. The server uses the embedded model and no API keys.
 
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
@@ -26,7 +26,7 @@ before(async () => {
 });
 after(() => browser?.close());
 
-/** The photo, but as bytes that the server has never seen, with a comment after the first marker. */
+/** The photo with a random comment after the first marker, so that its bytes are new to the server. */
 async function unseen(name) {
   const bytes = await readFile(photo(name));
   const comment = Buffer.concat([Buffer.from([0xff, 0xfe, 0, 18]), randomBytes(16)]);
@@ -39,8 +39,8 @@ async function shot(page, name, options = {}) {
   if (folder) await page.screenshot({ path: join(folder, `${name}.png`), ...options });
 }
 
-/** What the server itself says of a file. */
-async function told(name, params = {}) {
+/** The server's own answer for a file. */
+async function expected(name, params = {}) {
   const body = new FormData();
   body.append('image', new Blob([await readFile(photo(name))]), name);
   for (const [field, value] of Object.entries(params)) body.append(field, value);
@@ -49,18 +49,18 @@ async function told(name, params = {}) {
   return response.json();
 }
 
-/** Runs a command that the page shows, where the photos are. */
+/** Runs a command from the page in the folder of the photos. */
 async function shell(command) {
   const { stdout } = await promisify(execFile)('bash', ['-c', `${command} --silent`], { cwd: PHOTOS });
   return JSON.parse(stdout);
 }
 
-/** Opens or closes what the cards know more of. */
+/** Opens or closes the details of all cards. */
 const details = (page, open) => page.locator('.more').evaluateAll((all, open) => {
   for (const one of all) one.open = open;
 }, open);
 
-/** Nothing but the refusals that are expected, and nobody else's address. */
+/** Asserts that only the expected requests failed, and that no other host was contacted. */
 function clean(seen, statuses = []) {
   assert.deepEqual(seen.strangers, []);
   const others = seen.complaints.filter((text) => !REFUSED.test(text));
@@ -87,7 +87,7 @@ test('three photos are dropped, one of them broken', async (t) => {
     const states = await page.evaluate(() => [...states]);
     for (const name of ['cat.jpg', 'coffee.jpg']) {
       const caption = await card(page, name).locator('.cutline').textContent();
-      assert.equal(caption, (await told(name)).caption);
+      assert.equal(caption, (await expected(name)).caption);
       const words = caption.split(' ');
       const shorter = words.map((_, n) => words.slice(0, n).join(' ')).filter((text) => text);
       const shown = shorter.filter((text) => states.includes(text));
@@ -97,7 +97,7 @@ test('three photos are dropped, one of them broken', async (t) => {
     assert.deepEqual(types, ['application/problem+json', 'text/event-stream', 'text/event-stream']);
   });
 
-  await t.test('the broken one says what is wrong', async () => {
+  await t.test('the broken photo shows the error', async () => {
     const failed = card(page, 'broken.jpg');
     const text = await failed.textContent();
     assert.match(text, /The image cannot be decoded/);
@@ -109,7 +109,7 @@ test('three photos are dropped, one of them broken', async (t) => {
   });
 
   await t.test('colours are swatches that copy their code', async () => {
-    const { colors } = await told('coffee.jpg');
+    const { colors } = await expected('coffee.jpg');
     const swatches = card(page, 'coffee.jpg').locator('.swatch');
     const names = colors.map(({ hex, name, fraction }) => `${hex} ${name}, ${Math.round(fraction * 100)} %`);
     assert.deepEqual(await swatches.allTextContents(), names);
@@ -122,27 +122,27 @@ test('three photos are dropped, one of them broken', async (t) => {
 
   await t.test('the caption is copied as alt text', async () => {
     await page.getByRole('button', { name: 'Copy as alt text for cat.jpg' }).click();
-    assert.equal(await clipboard(page), (await told('cat.jpg')).caption);
+    assert.equal(await clipboard(page), (await expected('cat.jpg')).caption);
   });
 
-  await t.test('mood, times, JSON and curl are told', async () => {
+  await t.test('mood, times, JSON and the curl command are shown', async () => {
     const coffee = card(page, 'coffee.jpg');
     assert.match(await coffee.locator('.credit').textContent(), /coffee\.jpg600 × 400 JPEG, 71 KBenergetic\d+ ms/);
     await coffee.locator('summary').click();
     const json = JSON.parse(await coffee.getByRole('group', { name: 'JSON for coffee.jpg' }).textContent());
-    const { captions, colors, mood } = await told('coffee.jpg');
+    const { captions, colors, mood } = await expected('coffee.jpg');
     assert.deepEqual({ captions: json.captions, colors: json.colors, mood: json.mood }, { captions, colors, mood });
     assert.equal(json.cache, 'miss');
     assert.ok(json.timings.total_ms > 0);
-    const curl = await coffee.getByRole('group', { name: 'The same with curl for coffee.jpg' }).textContent();
+    const curl = await coffee.getByRole('group', { name: 'curl command for coffee.jpg' }).textContent();
     assert.equal((await shell(curl)).caption, json.caption);
   });
 
-  await t.test('regenerating gives another caption, which curl repeats', async () => {
+  await t.test('regenerating gives another caption, which the curl command repeats', async () => {
     const cat = card(page, 'cat.jpg');
     const first = await cat.locator('.cutline').textContent();
     let caption = first;
-    // A sample may be the likeliest caption after all, but not five times.
+    // A sample may be the most likely caption, but not five times.
     for (let n = 0; n < 5 && caption === first; n += 1) {
       await cat.getByRole('button', { name: 'Regenerate' }).click();
       await idle(page, 3);
@@ -152,7 +152,7 @@ test('three photos are dropped, one of them broken', async (t) => {
     const focused = await page.evaluate(() => document.activeElement.textContent);
     assert.equal(focused, 'Regenerate for cat.jpg', 'the focus stays where it was');
     await cat.locator('summary').click();
-    const curl = await cat.getByRole('group', { name: 'The same with curl for cat.jpg' }).textContent();
+    const curl = await cat.getByRole('group', { name: 'curl command for cat.jpg' }).textContent();
     assert.match(curl, /seed=\d+/);
     assert.equal((await shell(curl)).caption, caption);
   });
@@ -179,7 +179,7 @@ test('three photos are dropped, one of them broken', async (t) => {
   });
 
   await t.test('neither light nor dark nor a phone has a serious finding', async () => {
-    // What is copied says so for a moment.
+    // The copy buttons confirm for a moment.
     await page.waitForFunction(() => !/copied/i.test(document.getElementById('photos').textContent));
     for (const colorScheme of ['light', 'dark']) {
       await page.emulateMedia({ colorScheme });
@@ -200,7 +200,7 @@ test('three photos are dropped, one of them broken', async (t) => {
     await page.setViewportSize({ width: 1280, height: 900 });
   });
 
-  await t.test('the visit outlives a reload, until it is forgotten', async () => {
+  await t.test('the visit survives a reload until it is deleted', async () => {
     const before = await page.locator('#sheet li').count();
     assert.ok(before >= 3);
     await page.reload();
@@ -209,7 +209,7 @@ test('three photos are dropped, one of them broken', async (t) => {
     const thumb = page.locator('#sheet img').first();
     assert.ok(await thumb.evaluate(async (img) => (await img.decode(), img.naturalWidth > 0 && img.src.length < 12_000)));
     await shot(page, 'visit-dark', { fullPage: true });
-    await page.getByRole('button', { name: 'Forget it now' }).click();
+    await page.getByRole('button', { name: 'Delete now' }).click();
     assert.equal(await page.locator('#visit').isVisible(), false);
     await page.reload();
     assert.equal(await page.locator('#sheet li').count(), 0);
@@ -234,11 +234,11 @@ test('the keyboard is enough', async () => {
     assert.ok(seen, `the focus on "${name}" is not seen`);
     return name;
   };
-  // Early: the browser is told that it is not to open a window of its own, which takes a moment.
+  // Early, because intercepting the file chooser takes the browser a moment.
   const choosing = page.waitForEvent('filechooser');
   assert.equal(await tab(), 'Skip to the photos');
   assert.match(await tab(), /^Choose photos/);
-  assert.match(await tab(), /^Begin with/);
+  assert.match(await tab(), /^Start with/);
   await page.keyboard.type('a photo of');
   assert.match(await tab(), /^Beams/);
   await page.keyboard.press('ArrowRight');
@@ -252,39 +252,39 @@ test('the keyboard is enough', async () => {
 
   const caption = await page.locator('.cutline').textContent();
   assert.ok(caption.startsWith('a photo of '), caption);
-  assert.equal(caption, (await told('rocket.jpg', { prompt: 'a photo of', num_beams: '3' })).caption);
+  assert.equal(caption, (await expected('rocket.jpg', { prompt: 'a photo of', num_beams: '3' })).caption);
   assert.equal(await page.locator('#live').textContent(), `rocket.jpg: ${caption}`);
   const animation = await page.locator('.word').first().evaluate((word) => getComputedStyle(word).animationName);
   assert.equal(animation, 'none');
 
-  // From the photos on: past the colours to the buttons and the details.
+  // From the file input past the colours to the buttons and the details.
   await page.locator('#files').focus();
   const stops = [];
   while (stops.at(-1) !== 'Details for rocket.jpg' && stops.length < 40) stops.push(await tab());
-  for (const wanted of [/^Begin with/, /^Beams/, /^Caption all again$/, /^Save CSV$/, /^#[0-9a-f]{6} /,
+  for (const wanted of [/^Start with/, /^Beams/, /^Caption all again$/, /^Save CSV$/, /^#[0-9a-f]{6} /,
     /^Copy as alt text for rocket.jpg$/, /^Regenerate for rocket.jpg$/, /^Details for rocket.jpg$/]) {
     assert.ok(stops.some((stop) => wanted.test(stop)), `${wanted} is not among ${stops.join(' | ')}`);
   }
   await page.keyboard.press('Enter');
-  assert.equal(await tab(), 'Copy The same with curl for rocket.jpg');
+  assert.equal(await tab(), 'Copy curl command for rocket.jpg');
   await page.keyboard.press('Enter');
   const curl = await clipboard(page);
   assert.match(curl, /--form-string 'prompt=a photo of'/);
   assert.equal((await shell(curl)).caption, caption);
   assert.deepEqual(await findings(page), []);
 
-  // A choice that is made anew with other settings.
+  // Caption again with other settings.
   await page.locator('#prompt').fill('');
   await page.locator('#beams').fill('1');
   await page.locator('#prompt').press('Enter');
   await idle(page, 1);
-  assert.equal(await page.locator('.cutline').textContent(), (await told('rocket.jpg')).caption);
+  assert.equal(await page.locator('.cutline').textContent(), (await expected('rocket.jpg')).caption);
   await shot(page, 'one-light', { fullPage: true });
   clean(seen);
   await context.close();
 });
 
-test('what the browser cannot show is captioned all the same', async () => {
+test('a photo that the browser cannot display is captioned', async () => {
   const { page, context, seen } = await visit(browser, url);
   await paste(page, [join(ROOT, 'tests/goldens/image/zoo/tiff.tiff')]);
   await idle(page, 1);
@@ -299,7 +299,7 @@ test('what the browser cannot show is captioned all the same', async () => {
   await context.close();
 });
 
-test('folders are dropped with all images in them', async () => {
+test('all images of a dropped folder are captioned', async () => {
   const top = await mkdtemp(join(tmpdir(), 'cutline-page-'));
   try {
     await mkdir(join(top, 'photos', 'more'), { recursive: true });
@@ -309,7 +309,7 @@ test('folders are dropped with all images in them', async () => {
     const { page, context, seen } = await visit(browser, url);
     const { x, y, width, height } = await page.locator('#drop').boundingBox();
     const devtools = await context.newCDPSession(page);
-    // A real drag from outside: only those have folders.
+    // A real drag from outside: only such a drag can contain folders.
     const data = { items: [], files: [join(top, 'photos'), photo('rocket.jpg')], dragOperationsMask: 1 };
     for (const type of ['dragEnter', 'dragOver', 'drop']) {
       await devtools.send('Input.dispatchDragEvent', { type, x: x + width / 2, y: y + height / 2, data });
@@ -326,7 +326,7 @@ test('folders are dropped with all images in them', async () => {
   }
 });
 
-test('many photos go few at a time, and wait when they are told to', async () => {
+test('many photos are sent a few at a time, and wait as long as Retry-After says', async () => {
   const { page, context, seen } = await visit(browser, url);
   let [now, most, asked] = [0, 0, 0];
   const times = [];
@@ -347,20 +347,20 @@ test('many photos go few at a time, and wait when they are told to', async () =>
   });
   const bytes = await readFile(photo('astronaut.jpg'));
   await drop(page, Array.from({ length: 12 }, (_, n) => [`frame ${n}.jpg`, bytes]));
-  await page.getByText('The server has much to do').waitFor();
+  await page.getByText('The server is busy').waitFor();
   assert.match(await page.locator('#count').textContent(), /^\d+ of 12 photos done/);
   assert.equal(await page.locator('#progress').isVisible(), true);
   await shot(page, 'busy-light');
   await idle(page, 12);
   assert.equal(await page.locator('.print[data-state="done"]').count(), 12);
   assert.equal(asked, 13);
-  // A square photo in frames that are wider: all of it is seen.
+  // A square photo in a wider frame is visible as a whole.
   const whole = await page.locator('.frame img').evaluateAll(
     (pictures) => pictures.every((one) => one.offsetHeight <= one.parentElement.clientHeight),
   );
   assert.ok(whole, 'a photo is cut');
   assert.ok(most >= 2 && most <= 4, `${most} at a time`);
-  // Nothing was sent in the second that the server asked for, but for what was on the way.
+  // Except for requests already sent, nothing was sent in the second that the server asked for.
   const gap = Math.max(...times.slice(1).map((time, n) => time - times[n]));
   assert.ok(gap >= 900, `${gap} ms`);
   assert.match(await page.locator('#count').textContent(), /^12 captions in this visit$/);
@@ -370,11 +370,11 @@ test('many photos go few at a time, and wait when they are told to', async () =>
   await context.close();
 });
 
-test('what is not done yet can be stopped', async () => {
+test('unfinished photos can be stopped', async () => {
   const { page, context, seen } = await visit(browser, url);
   await page.route('**/caption/generate', () => {});
   await drop(page, ['a', 'b', 'c', 'd', 'e', 'f'].map((name) => [`${name}.jpg`, Buffer.from('x')]));
-  const asked = page.locator('.print').filter({ hasText: 'Looking' });
+  const asked = page.locator('.print').filter({ hasText: 'Captioning' });
   await page.waitForFunction(() => document.querySelectorAll('.print').length === 6);
   assert.equal(await asked.count(), 4);
   await page.getByRole('button', { name: 'Stop' }).click();
@@ -384,7 +384,7 @@ test('what is not done yet can be stopped', async () => {
   await context.close();
 });
 
-test('a server that asks for a key is given one', async () => {
+test('the page asks for an API key and sends it', async () => {
   const { page, context, seen } = await visit(browser, url);
   const given = [];
   await page.route('**/caption/generate', async (route) => {
@@ -405,21 +405,21 @@ test('a server that asks for a key is given one', async () => {
     }
     await page.getByLabel('API key').fill(key);
     await page.getByLabel('API key').press('Enter');
-    if (key === 'wrong') await page.getByText('does not take this key').waitFor();
+    if (key === 'wrong') await page.getByText('rejected this key').waitFor();
   }
   await idle(page, 1);
   assert.equal(await page.locator('.print').getAttribute('data-state'), 'done');
   assert.deepEqual(given, [undefined, 'Bearer wrong', 'Bearer open sesame']);
   const curl = await page.locator('pre').first().textContent();
   assert.ok(curl.includes('"Authorization: Bearer $API_KEY"') && !curl.includes('sesame'), curl);
-  // It lasts as long as the tab.
+  // It is stored until the tab is closed.
   assert.equal(await page.evaluate(() => sessionStorage.getItem('cutline.key')), 'open sesame');
   assert.equal(await page.evaluate(() => localStorage.length), 0);
   clean(seen, [401, 401]);
   await context.close();
 });
 
-test('a server that is gone or talks nonsense is no riddle', async () => {
+test('an unreachable server and a broken answer are reported', async () => {
   const { page, context } = await visit(browser, url);
   await page.route('**/caption/generate', (route) => route.abort());
   await drop(page, [photo('cat.jpg')]);
@@ -427,9 +427,9 @@ test('a server that is gone or talks nonsense is no riddle', async () => {
   assert.match(await page.locator('.print').textContent(), /The server cannot be reached/);
   const late = JSON.stringify({ status: 504, code: 'inference_timeout', title: 'It took too long', detail: 'x' });
   for (const [body, title] of [
-    ['event: token\ndata: {"text":"a cat"}\n\n', /The answer broke off/],
+    ['event: token\ndata: {"text":"a cat"}\n\n', /The answer was cut off/],
     [`event: error\ndata: ${late}\n\n`, /It took too long.*inference_timeout/],
-    ['event: done\ndata: {"caption":"a cat"}\n\n', /The page has failed/],
+    ['event: done\ndata: {"caption":"a cat"}\n\n', /The page failed/],
   ]) {
     await page.unroute('**/caption/generate');
     await page.route('**/caption/generate', (route) => route.fulfill({ contentType: 'text/event-stream', body }));

@@ -135,6 +135,28 @@ impl Error {
         Self::new(ErrorKind::Model, detail)
     }
 
+    /// [`ErrorKind::ShuttingDown`], for new work that arrives while the server stops.
+    #[must_use]
+    pub fn shutting_down() -> Self {
+        Self::new(
+            ErrorKind::ShuttingDown,
+            "the server is stopping; send the request to another server",
+        )
+        .with_retry_after(Duration::from_secs(5))
+    }
+
+    /// [`ErrorKind::InferenceTimeout`] after `limit`. `what` was not ready; `advice` says how to make
+    /// it faster.
+    #[must_use]
+    pub fn too_late(what: &str, limit: Duration, advice: &str) -> Self {
+        let seconds = limit.as_secs_f64();
+        let detail = format!(
+            "the {what} was not ready within {seconds} s; {advice}, or try again when the server is \
+             less busy"
+        );
+        Self::new(ErrorKind::InferenceTimeout, detail)
+    }
+
     /// Attaches the cause, for the log.
     #[must_use]
     pub fn with_source(

@@ -1,7 +1,8 @@
 //! Pillow's `Image.resize` on 8-bit RGB.
 
-use fast_image_resize::images::{Image, ImageRef};
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use fast_image_resize::images::{TypedImage, TypedImageRef};
+use fast_image_resize::pixels::U8x3;
+use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 
 use super::decode::DecodedImage;
 use super::preprocess::Resample;
@@ -20,18 +21,17 @@ pub(super) fn resize(
     height: usize,
     resample: Resample,
 ) -> Result<Vec<u8>> {
-    let source = view(&image.rgb, image.width, image.height)?;
+    let from = (image.width, image.height);
     if resample == Resample::Nearest {
-        return Ok(run(&source, width, height, ResizeAlg::Nearest)?.into_vec());
+        return run(&image.rgb, from, (width, height), ResizeAlg::Nearest);
     }
     let algorithm = ResizeAlg::Convolution(filter(resample));
     // The library always filters columns first.
-    if columns_first((image.width, image.height), (width, height)) {
-        return Ok(run(&source, width, height, algorithm)?.into_vec());
+    if columns_first(from, (width, height)) {
+        return run(&image.rgb, from, (width, height), algorithm);
     }
-    let narrow = run(&source, width, image.height, algorithm)?;
-    let narrow = view(narrow.buffer(), width, image.height)?;
-    Ok(run(&narrow, width, height, algorithm)?.into_vec())
+    let narrow = run(&image.rgb, from, (width, image.height), algorithm)?;
+    run(&narrow, (width, image.height), (width, height), algorithm)
 }
 
 /// Pillow 13 filters columns first if the height shrinks much more than the width (pull request 9549;
@@ -52,23 +52,24 @@ fn filter(resample: Resample) -> FilterType {
     }
 }
 
+/// One call of the library. Its typed interface, because the other one compiles the filters for
+/// every kind of pixel there is, which takes minutes.
 fn run(
-    source: &ImageRef<'_>,
-    width: usize,
-    height: usize,
+    rgb: &[u8],
+    from: (usize, usize),
+    to: (usize, usize),
     algorithm: ResizeAlg,
-) -> Result<Image<'static>> {
-    let mut target = Image::new(side(width)?, side(height)?, PixelType::U8x3);
+) -> Result<Vec<u8>> {
+    let source = TypedImageRef::<U8x3>::from_buffer(side(from.0)?, side(from.1)?, rgb)
+        .map_err(|error| Error::internal("the image's pixels are incomplete").with_source(error))?;
+    let mut resized = vec![0; 3 * to.0 * to.1];
+    let mut target = TypedImage::<U8x3>::from_buffer(side(to.0)?, side(to.1)?, &mut resized)
+        .map_err(|error| Error::internal("the image's size is inconsistent").with_source(error))?;
     let options = ResizeOptions::new().resize_alg(algorithm).use_alpha(false);
     Resizer::new()
-        .resize(source, &mut target, &options)
+        .resize_typed(&source, &mut target, &options)
         .map_err(|error| Error::internal("the image cannot be resized").with_source(error))?;
-    Ok(target)
-}
-
-fn view(rgb: &[u8], width: usize, height: usize) -> Result<ImageRef<'_>> {
-    ImageRef::new(side(width)?, side(height)?, rgb, PixelType::U8x3)
-        .map_err(|error| Error::internal("the image's pixels are incomplete").with_source(error))
+    Ok(resized)
 }
 
 fn side(length: usize) -> Result<u32> {

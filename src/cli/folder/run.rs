@@ -180,12 +180,11 @@ impl CaptionRun {
             error.kind(),
             ErrorKind::UnsupportedFormat | ErrorKind::UndecodableImage | ErrorKind::ImageTooLarge
         );
-        let description = (of_the_photo && self.params.text.style == Style::AltText).then(|| {
-            Description::Nothing {
+        let description =
+            (of_the_photo && self.params.style == Style::AltText).then(|| Description::Nothing {
                 text: self.captioner.fallback_text().to_owned(),
                 reason: Fallback::because(error.detail()),
-            }
-        });
+            });
         PhotoOutcome { description, error: Some(error), stamp }
     }
 

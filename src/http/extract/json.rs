@@ -1,14 +1,36 @@
-//! `application/json` with base64 in it.
+//! `application/json` with images in base64.
+//!
+//! Fields are borrowed from the body ([`RawValue`]), so that base64 is decoded straight out of it.
+//! They are kept in order, because a map would drop duplicates silently.
+
+use std::borrow::Cow;
+use std::fmt;
 
 use axum::body::Body;
 use axum::http::request::Parts;
-use serde::de::DeserializeSeed;
-use serde_json::Value;
+use base64::Engine as _;
+use base64::alphabet::STANDARD;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use serde::de::{
+    Deserialize, DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess,
+    Visitor,
+};
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 
-use super::form::Form;
-use super::object::{Fields, ImageArray, Object};
-use super::{Count, Images, Transport, base64, malformed, too_many, twice};
+use super::{Form, ImageCount, Images, Transport, malformed, too_many};
+use crate::captioner::given_twice;
+use crate::http::body::TooLarge;
 use cutline_error::Result;
+
+/// No request has more fields than this; there are far fewer names.
+const MAX_FIELDS: usize = 64;
+
+/// Padding is optional.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
 
 pub(super) async fn read(
     parts: &Parts,
@@ -18,42 +40,241 @@ pub(super) async fn read(
 ) -> Result<()> {
     let reader = images.reader;
     let max_bytes = reader.settings.max_image_bytes;
-    let incoming = reader.incoming(parts, body, Transport::Json)?;
-    let claim = incoming.claim();
-    let bytes = incoming.collect().await?;
-    let array = match reader.count {
-        Count::One => None,
-        Count::Many(limit) => Some(ImageArray { limit, max_bytes }),
-    };
-    let Fields { fields, images: found } = parse(&bytes, array).map_err(|error| {
+    let body = reader.limited(parts, body, Transport::Json)?;
+    let permit = body.permit();
+    let bytes = body.collect().await?;
+    let broken = |error: serde_json::Error| {
         let at = format!("line {} column {}", error.line(), error.column());
-        let detail = format!("the body is not such a JSON object ({at}); {}", reader.count.ways());
-        malformed(detail).with_source(error)
-    })?;
-    drop(bytes);
-    for found in found.into_iter().flatten() {
-        let Some(found) = found else { return Err(too_many(reader.count.most())) };
-        images.add(None, found.map(|bytes| claim.photo(bytes)))?;
-    }
+        let how = reader.count.instructions();
+        malformed(format!("the body is not a JSON object as expected here ({at}); {how}"))
+            .with_source(error)
+    };
+    let Fields(fields) = serde_json::from_slice(&bytes).map_err(broken)?;
+    let mut has_images = false;
     for (name, value) in fields {
-        match (reader.count, name.as_str(), value) {
-            (Count::One, "image", _) if !images.items.is_empty() => return Err(twice("image")),
-            (Count::One, "image", Value::String(text)) => {
-                let bytes = base64::decode(&text, max_bytes)?;
-                images.add(None, Ok(claim.photo(bytes)))?;
+        match (reader.count, name.as_str()) {
+            (ImageCount::One, "image") => {
+                images.add(None, Ok(permit.photo(image(value, max_bytes)?)))?;
             }
-            (Count::One, "image", _) => {
-                return Err(malformed("image must be a string of base64"));
+            (ImageCount::Many(_), "images") if has_images => return Err(given_twice("images")),
+            (ImageCount::Many(limit), "images") => {
+                has_images = true;
+                let Elements { first, more } = Elements::of(value, limit).map_err(broken)?;
+                for value in first {
+                    images.add(None, image(value, max_bytes).map(|bytes| permit.photo(bytes)))?;
+                }
+                if more {
+                    return Err(too_many(limit));
+                }
             }
-            (_, _, value) => form.set(&name, &value)?,
+            _ => form.add(&name, scalar(value).map_err(broken)?)?,
         }
     }
     Ok(())
 }
 
-fn parse(bytes: &[u8], images: Option<ImageArray>) -> serde_json::Result<Fields> {
-    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let fields = Object { images }.deserialize(&mut deserializer)?;
-    deserializer.end()?;
-    Ok(fields)
+/// The fields of an object in their order, duplicates included.
+#[derive(Debug)]
+struct Fields<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'de> Deserialize<'de> for Fields<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object;
+        impl<'de> Visitor<'de> for Object {
+            type Value = Fields<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields<'de>, A::Error> {
+                let mut fields = Vec::new();
+                while let Some(field) = map.next_entry()? {
+                    if fields.len() == MAX_FIELDS {
+                        return Err(A::Error::custom("too many fields"));
+                    }
+                    fields.push(field);
+                }
+                Ok(Fields(fields))
+            }
+        }
+        deserializer.deserialize_map(Object)
+    }
+}
+
+/// The first elements of an array, and whether there are more.
+#[derive(Debug)]
+struct Elements<'a> {
+    first: Vec<&'a RawValue>,
+    more: bool,
+}
+
+impl<'a> Elements<'a> {
+    fn of(array: &'a RawValue, limit: usize) -> serde_json::Result<Self> {
+        AtMost(limit).deserialize(&mut serde_json::Deserializer::from_str(array.get()))
+    }
+}
+
+/// Reads [`Elements`]: an array of two bytes an element would take eight times its size in memory.
+struct AtMost(usize);
+
+impl<'de> DeserializeSeed<'de> for AtMost {
+    type Value = Elements<'de>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for AtMost {
+    type Value = Elements<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array of base64")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+        let mut elements = Elements { first: Vec::new(), more: false };
+        while elements.first.len() < self.0 {
+            match seq.next_element()? {
+                Some(element) => elements.first.push(element),
+                None => return Ok(elements),
+            }
+        }
+        while seq.next_element::<IgnoredAny>()?.is_some() {
+            elements.more = true;
+        }
+        Ok(elements)
+    }
+}
+
+/// The value of a parameter. Arrays and objects become empty ones: no parameter is either, and a few
+/// bytes of nested brackets would grow tenfold in memory.
+fn scalar(value: &RawValue) -> serde_json::Result<Value> {
+    match value.get().as_bytes().first() {
+        Some(b'[') => Ok(Value::Array(Vec::new())),
+        Some(b'{') => Ok(Value::Object(Map::new())),
+        _ => serde_json::from_str(value.get()),
+    }
+}
+
+/// The bytes of an image, at most `max_bytes`.
+///
+/// # Errors
+/// [`MalformedRequest`](cutline_error::ErrorKind::MalformedRequest) or
+/// [`ImageTooLarge`](cutline_error::ErrorKind::ImageTooLarge).
+fn image(value: &RawValue, max_bytes: usize) -> Result<Vec<u8>> {
+    let quoted = value.get().strip_prefix('"').and_then(|text| text.strip_suffix('"'));
+    let Some(quoted) = quoted else {
+        return Err(malformed("an image must be a string of base64"));
+    };
+    let text = if quoted.contains('\\') {
+        let text = serde_json::from_str::<String>(value.get()).map_err(|error| {
+            malformed("an image is not a valid JSON string; send base64").with_source(error)
+        })?;
+        Cow::Owned(text)
+    } else {
+        Cow::Borrowed(quoted)
+    };
+    decode(&text, max_bytes)
+}
+
+/// Decodes base64, as it is or after the head of a `data:` URI.
+fn decode(mut text: &str, max_bytes: usize) -> Result<Vec<u8>> {
+    if text.starts_with("http://") || text.starts_with("https://") {
+        return Err(malformed("URLs are not fetched; send the image itself as base64"));
+    }
+    if text.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case("data:")) {
+        let (head, data) = text.split_once(',').unwrap_or_default();
+        let at = head.len().saturating_sub(7);
+        if !head.as_bytes()[at..].eq_ignore_ascii_case(b";base64") {
+            return Err(malformed("a data: URI must read data:image/…;base64,…"));
+        }
+        text = data;
+    }
+    let text = if text.bytes().any(|byte| byte.is_ascii_whitespace()) {
+        Cow::Owned(text.chars().filter(|c| !c.is_ascii_whitespace()).collect::<String>())
+    } else {
+        Cow::Borrowed(text)
+    };
+    let too_large = TooLarge::Image(max_bytes);
+    // Before the memory is spent; padding may round this up by two.
+    if text.len() / 4 * 3 > max_bytes.saturating_add(2) {
+        return Err(too_large.error());
+    }
+    let image = BASE64.decode(text.as_bytes()).map_err(|error| {
+        malformed(
+            "the image is not valid base64; encode the file's bytes with the standard alphabet",
+        )
+        .with_source(error)
+    })?;
+    if image.len() > max_bytes { Err(too_large.error()) } else { Ok(image) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cutline_error::ErrorKind;
+    use serde_json::json;
+
+    fn parse(text: &str) -> serde_json::Result<Vec<(String, &RawValue)>> {
+        serde_json::from_str(text).map(|Fields(fields)| fields)
+    }
+
+    #[test]
+    fn fields_keep_order_duplicates_and_types() {
+        let text = r#"{"b": 1, "a": -2, "b": 0.5, "c": "x", "d": null, "e": true}"#;
+        let fields = parse(text).unwrap();
+        let names: String = fields.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, "babcde");
+        let values: Vec<Value> =
+            fields.into_iter().map(|(_, value)| scalar(value).unwrap()).collect();
+        assert_eq!(values, [json!(1), json!(-2), json!(0.5), json!("x"), json!(null), json!(true)]);
+    }
+
+    #[test]
+    fn nested_values_are_emptied_and_many_fields_are_refused() {
+        let deep =
+            format!(r#"{{"a": {}1{}, "b": {{"c": []}}}}"#, "[".repeat(9999), "]".repeat(9999));
+        let fields = parse(&deep).unwrap();
+        assert_eq!(scalar(fields[0].1).unwrap(), json!([]));
+        assert_eq!(scalar(fields[1].1).unwrap(), json!({}));
+        let many: Vec<String> = (0..65).map(|i| format!("\"{i}\": 0")).collect();
+        assert!(parse(&format!("{{{}}}", many.join(","))).is_err());
+        assert!(parse("[1]").is_err());
+    }
+
+    #[test]
+    fn images_are_decoded_one_by_one_and_a_bad_one_does_not_affect_the_others() {
+        let text = r#"["aGVsbG8=", 5, "%", "aGVs\/w=="]"#;
+        let array: &RawValue = serde_json::from_str(text).unwrap();
+        let Elements { first, more } = Elements::of(array, 4).unwrap();
+        assert!(first.len() == 4 && !more);
+        let bytes = |n: usize| image(first[n], 5).ok();
+        assert_eq!(bytes(0).unwrap(), b"hello");
+        assert_eq!((bytes(1), bytes(2)), (None, None));
+        assert_eq!(bytes(3).unwrap(), [b'h', b'e', b'l', 0xFF], "an escaped slash is read");
+        let Elements { first, more } = Elements::of(array, 3).unwrap();
+        assert!(first.len() == 3 && more);
+        let string: &RawValue = serde_json::from_str(r#""aGVsbG8=""#).unwrap();
+        assert!(Elements::of(string, 3).is_err());
+    }
+
+    #[test]
+    fn base64_is_read_with_and_without_head_padding_and_line_breaks() {
+        for text in ["aGVsbG8=", "aGVsbG8", "aGVs\r\nbG8=", "data:image/png;base64,aGVsbG8="] {
+            assert_eq!(decode(text, 5).unwrap(), b"hello", "{text}");
+        }
+    }
+
+    #[test]
+    fn other_text_is_refused() {
+        for text in ["äöü", "a", "data:image/png,hello", "data:", "https://example.org/cat.jpg"]
+        {
+            let error = decode(text, 100).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::MalformedRequest, "{text}");
+        }
+        let error = decode("aGVsbG8=", 4).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ImageTooLarge);
+    }
 }

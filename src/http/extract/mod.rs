@@ -1,82 +1,82 @@
 //! Images and their parameters out of a request, in each of the three ways of sending them.
 //!
-//! Parameters in the query string count for all three; a name given twice is refused, because one
-//! of the two values would be ignored.
+//! Parameters in the query string apply to all three. A name that is given twice is refused, because
+//! one of the two values would be ignored.
 
-mod base64;
-mod form;
 mod json;
 mod multipart;
-mod object;
 
 use axum::body::Body;
-use axum::extract::Request;
+use axum::extract::{Query, Request};
+use axum::http::Uri;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
+use serde_json::Value;
 
-use self::form::Form;
-use super::body::{BodyLimits, Incoming, TooLarge};
-use crate::captioner::{Budget, CaptionParams, Captioner, Photo};
+use super::body::{BodyLimits, LimitedBody, TooLarge};
+use crate::captioner::{Budget, CaptionParams, Captioner, ParameterFields, Photo};
+use crate::captioner::{given_twice, shortened};
 use crate::config::HttpSettings;
 use cutline_error::{Error, ErrorKind, Result};
 
-/// Room for everything in a body that is not an image: parameters, part headers, JSON.
+/// Allowance for everything in a body that is not an image: parameters, part headers, JSON.
 const ENVELOPE_BYTES: usize = 64 * 1024;
 
-/// One image and what is asked of it.
+/// One image and its parameters.
 #[derive(Debug)]
 pub(super) struct Upload {
     pub(super) photo: Photo,
     pub(super) params: CaptionParams,
 }
 
-/// Images in the order sent, and what is asked of all of them.
+/// Images in the order sent, and the parameters of all of them.
 #[derive(Debug)]
 pub(super) struct Uploads {
-    pub(super) items: Vec<Item>,
+    pub(super) items: Vec<UploadedImage>,
     pub(super) params: CaptionParams,
 }
 
-/// One of many images. What is wrong with it is no fault of the others.
+/// One of many images. An error in one does not affect the others.
 #[derive(Debug)]
-pub(super) struct Item {
-    /// The file's name, where the client sent one.
+pub(super) struct UploadedImage {
+    /// The file's name, if the client sent one.
     pub(super) name: Option<String>,
     pub(super) photo: Result<Photo>,
 }
 
-/// Reads the request for one caption, whichever way it was sent.
+/// Reads the request for one caption.
 ///
 /// # Errors
-/// The kinds that the contract lists for a broken envelope, a size, a time or a parameter.
+/// The kinds that the contract lists for a malformed body, a size, a time or a parameter.
 pub(super) async fn upload(
     request: Request,
     settings: &HttpSettings,
     captioner: &Captioner,
 ) -> Result<Upload> {
-    let reader = Reader { settings, budget: captioner.budget(), count: Count::One };
-    let Uploads { items, params } = reader.read(request, Form::default()).await?;
+    let reader = Reader { settings, budget: captioner.budget(), count: ImageCount::One };
+    let Uploads { items, params } =
+        reader.read(request, Form(Some(ParameterFields::default()))).await?;
     Ok(Upload { photo: only(items)?, params })
 }
 
 /// Reads a request that has an image and no parameters.
 ///
 /// # Errors
-/// As [`upload`]; every parameter is unknown.
+/// As [`upload`]; every parameter is refused as unknown.
 pub(super) async fn image(
     request: Request,
     settings: &HttpSettings,
     budget: &Budget,
 ) -> Result<Photo> {
-    let reader = Reader { settings, budget, count: Count::One };
-    only(reader.read(request, Form::image_only()).await?.items)
+    let reader = Reader { settings, budget, count: ImageCount::One };
+    only(reader.read(request, Form(None)).await?.items)
 }
 
-fn only(mut items: Vec<Item>) -> Result<Photo> {
+fn only(mut items: Vec<UploadedImage>) -> Result<Photo> {
     items.pop().ok_or_else(|| Error::internal("an image was lost"))?.photo
 }
 
-/// Reads the request for many captions, whichever way it was sent.
+/// Reads the request for many captions.
 ///
 /// # Errors
 /// As [`upload`], or [`BatchTooLarge`](ErrorKind::BatchTooLarge).
@@ -85,21 +85,21 @@ pub(super) async fn uploads(
     settings: &HttpSettings,
     captioner: &Captioner,
 ) -> Result<Uploads> {
-    // A batch takes its places in the queue at once, so more than all of them never fit.
+    // A batch takes all its places in the queue at once, so it can never be larger than the queue.
     let limit = settings.max_images_per_request.min(captioner.status().queue_capacity);
-    let reader = Reader { settings, budget: captioner.budget(), count: Count::Many(limit) };
-    reader.read(request, Form::default()).await
+    let reader = Reader { settings, budget: captioner.budget(), count: ImageCount::Many(limit) };
+    reader.read(request, Form(Some(ParameterFields::default()))).await
 }
 
-/// How many images a request brings.
+/// How many images a request may have.
 #[derive(Debug, Clone, Copy)]
-enum Count {
+enum ImageCount {
     One,
-    /// At most so many.
+    /// At most this many.
     Many(usize),
 }
 
-impl Count {
+impl ImageCount {
     fn most(self) -> usize {
         match self {
             Self::One => 1,
@@ -107,7 +107,7 @@ impl Count {
         }
     }
 
-    /// What a form part with an image may be called.
+    /// Whether a form part of this name holds an image.
     fn is_image(self, name: &str) -> bool {
         match self {
             Self::One => matches!(name, "image" | "file"),
@@ -115,7 +115,7 @@ impl Count {
         }
     }
 
-    fn ways(self) -> &'static str {
+    fn instructions(self) -> &'static str {
         match self {
             Self::One => {
                 "send the image as multipart/form-data in a part named image, as raw bytes with \
@@ -131,12 +131,12 @@ impl Count {
     }
 }
 
-/// What is known before a request is read.
+/// The limits of a request that is about to be read.
 #[derive(Debug, Clone, Copy)]
 struct Reader<'a> {
     settings: &'a HttpSettings,
     budget: &'a Budget,
-    count: Count,
+    count: ImageCount,
 }
 
 impl Reader<'_> {
@@ -146,10 +146,10 @@ impl Reader<'_> {
         let mut images = Images { reader: self, items: Vec::new() };
         match self.transport(&parts)? {
             Transport::Raw => {
-                let incoming = self.incoming(&parts, body, Transport::Raw)?;
-                let claim = incoming.claim();
-                let bytes = incoming.collect().await?;
-                images.add(None, Ok(claim.photo(bytes)))?;
+                let body = self.limited(&parts, body, Transport::Raw)?;
+                let permit = body.permit();
+                let bytes = body.collect().await?;
+                images.add(None, Ok(permit.photo(bytes)))?;
             }
             Transport::Multipart => multipart::read(parts, body, &mut images, &mut form).await?,
             Transport::Json => json::read(&parts, body, &mut images, &mut form).await?,
@@ -167,25 +167,25 @@ impl Reader<'_> {
             image if image.starts_with("image/") => Ok(Transport::Raw),
             _ => Err(Error::new(
                 ErrorKind::UnsupportedFormat,
-                format!("this Content-Type carries no image here; {}", self.count.ways()),
+                format!("this Content-Type is not supported; {}", self.count.instructions()),
             )),
         }
     }
 
-    fn incoming(&self, parts: &Parts, body: Body, transport: Transport) -> Result<Incoming> {
+    fn limited(&self, parts: &Parts, body: Body, transport: Transport) -> Result<LimitedBody> {
         let image = self.settings.max_image_bytes;
         let count = self.count.most();
         let (bytes, copies) = match transport {
             Transport::Raw => (image, 1),
             Transport::Multipart => (image.saturating_mul(count).saturating_add(ENVELOPE_BYTES), 1),
-            // Four characters for three bytes, and line breaks that some encoders put in. The text
-            // is in memory until the last image is out of it.
+            // Four characters for three bytes, and the line breaks of some encoders. The text stays
+            // in memory until the last image is decoded.
             Transport::Json => {
                 let encoded = image.saturating_mul(count).saturating_mul(3) / 2;
                 (encoded.saturating_add(ENVELOPE_BYTES), 2)
             }
         };
-        // What is larger than all the memory there is could never be read.
+        // A body that is larger than the whole budget could never be read.
         let memory = usize::try_from(self.budget.capacity() / copies).unwrap_or(usize::MAX);
         let bytes = bytes.min(memory);
         let too_large = if count == 1 || matches!(transport, Transport::Raw) {
@@ -195,7 +195,41 @@ impl Reader<'_> {
         };
         let time = self.settings.request_timeout;
         let limits = BodyLimits { bytes, copies, time, too_large };
-        Incoming::new(&parts.headers, body, limits, self.budget)
+        LimitedBody::new(&parts.headers, body, limits, self.budget)
+    }
+}
+
+/// The parameters of a request; `None` at an address that takes none.
+#[derive(Debug)]
+struct Form(Option<ParameterFields>);
+
+impl Form {
+    fn query(&mut self, uri: &Uri) -> Result<()> {
+        let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(uri).map_err(|error| {
+            malformed("the query string cannot be read; write it as name=value&name=value")
+                .with_source(error)
+        })?;
+        pairs.iter().try_for_each(|(name, value)| self.add_text(name, value))
+    }
+
+    fn add_text(&mut self, name: &str, text: &str) -> Result<()> {
+        self.fields(name)?.add_text(name, text)
+    }
+
+    fn add(&mut self, name: &str, value: Value) -> Result<()> {
+        self.fields(name)?.add(name, value)
+    }
+
+    fn fields(&mut self, name: &str) -> Result<&mut ParameterFields> {
+        self.0.as_mut().ok_or_else(|| {
+            let name = shortened(name);
+            let detail = format!("there is no parameter \"{name}\" here; send only the image");
+            Error::parameter(name, detail)
+        })
+    }
+
+    fn finish(self) -> Result<CaptionParams> {
+        self.0.unwrap_or_default().finish()
     }
 }
 
@@ -206,36 +240,36 @@ enum Transport {
     Json,
 }
 
-/// The images of a request as they come in.
+/// The images of a request as they arrive.
 #[derive(Debug)]
 struct Images<'a> {
     reader: Reader<'a>,
-    items: Vec<Item>,
+    items: Vec<UploadedImage>,
 }
 
 impl Images<'_> {
-    /// Adds the next image, or what is wrong with it.
+    /// Adds the next image or its error.
     ///
     /// # Errors
-    /// There are too many; or the image is bad and there are no others that it could spoil.
+    /// There are too many images, or the only image has an error.
     fn add(&mut self, name: Option<String>, photo: Result<Photo>) -> Result<()> {
         match self.reader.count {
-            Count::One if !self.items.is_empty() => return Err(twice("image")),
-            Count::One => self.items.push(Item { name, photo: Ok(photo?) }),
-            Count::Many(limit) if self.items.len() == limit => return Err(too_many(limit)),
-            Count::Many(_) => self.items.push(Item { name, photo }),
+            ImageCount::One if !self.items.is_empty() => return Err(given_twice("image")),
+            ImageCount::One => self.items.push(UploadedImage { name, photo: Ok(photo?) }),
+            ImageCount::Many(limit) if self.items.len() == limit => return Err(too_many(limit)),
+            ImageCount::Many(_) => self.items.push(UploadedImage { name, photo }),
         }
         Ok(())
     }
 
-    fn finish(self) -> Result<Vec<Item>> {
+    fn finish(self) -> Result<Vec<UploadedImage>> {
         let count = self.reader.count;
         let missing = match count {
-            Count::One => "there is no image",
-            Count::Many(_) => "there are no images",
+            ImageCount::One => "there is no image",
+            ImageCount::Many(_) => "there are no images",
         };
         if self.items.is_empty() {
-            return Err(malformed(format!("{missing}; {}", count.ways())));
+            return Err(malformed(format!("{missing}; {}", count.instructions())));
         }
         Ok(self.items)
     }
@@ -244,18 +278,10 @@ impl Images<'_> {
 fn too_many(limit: usize) -> Error {
     Error::new(
         ErrorKind::BatchTooLarge,
-        format!("there are more than the {limit} images that one batch may have; send several"),
+        format!("a batch may have at most {limit} images; send several batches"),
     )
 }
 
 fn malformed(detail: impl Into<std::borrow::Cow<'static, str>>) -> Error {
     Error::new(ErrorKind::MalformedRequest, detail)
-}
-
-fn twice(name: &str) -> Error {
-    Error::parameter(name.to_owned(), format!("{name} is given twice; send it once"))
-}
-
-fn image_too_large(settings: &HttpSettings) -> Error {
-    TooLarge::Image(settings.max_image_bytes).error()
 }

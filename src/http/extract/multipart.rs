@@ -1,5 +1,5 @@
-//! `multipart/form-data`, read as it arrives: of a part that is too large no more is kept than shows
-//! that it is.
+//! `multipart/form-data`, read as it arrives. A part that is too large is read to its end, but not
+//! stored, so that the other images of a batch survive it.
 
 use std::error::Error as _;
 
@@ -8,8 +8,9 @@ use axum::extract::multipart::{Field, MultipartError};
 use axum::extract::{DefaultBodyLimit, FromRequest, Multipart, Request};
 use axum::http::request::Parts;
 
-use super::form::{self, Form};
-use super::{ENVELOPE_BYTES, Images, Transport, image_too_large, malformed};
+use super::{Form, Images, Transport, malformed};
+use crate::captioner::{ParameterFields, too_long};
+use crate::http::body::TooLarge;
 use cutline_error::{Error, Result};
 
 pub(super) async fn read(
@@ -20,10 +21,10 @@ pub(super) async fn read(
 ) -> Result<()> {
     let reader = images.reader;
     let max_image_bytes = reader.settings.max_image_bytes;
-    let incoming = reader.incoming(&parts, body, Transport::Multipart)?;
-    let claim = incoming.claim();
-    let mut request = Request::from_parts(parts, Body::from_stream(incoming));
-    // axum's own limit of 2 MB knows nothing of the settings; the stream has theirs.
+    let body = reader.limited(&parts, body, Transport::Multipart)?;
+    let permit = body.permit();
+    let mut request = Request::from_parts(parts, Body::from_stream(body));
+    // axum's own limit of 2 MB ignores the settings; the stream has theirs.
     DefaultBodyLimit::disable().apply(&mut request);
     let mut parts = Multipart::from_request(request, &()).await.map_err(|error| {
         malformed("the Content-Type lacks the boundary; let the HTTP library write that header")
@@ -32,29 +33,29 @@ pub(super) async fn read(
     while let Some(part) = parts.next_field().await.map_err(broken)? {
         let name = part.name().unwrap_or_default().to_owned();
         if name.is_empty() {
-            return Err(malformed(format!("a part has no name; {}", reader.count.ways())));
+            return Err(malformed(format!("a part has no name; {}", reader.count.instructions())));
         }
         if reader.count.is_image(&name) {
             let file = part.file_name().map(str::to_owned);
             let photo = content(part, max_image_bytes)
                 .await?
-                .map(|bytes| claim.photo(bytes))
-                .ok_or_else(|| image_too_large(reader.settings));
+                .map(|bytes| permit.photo(bytes))
+                .ok_or_else(|| TooLarge::Image(max_image_bytes).error());
             images.add(file, photo)?;
         } else {
-            let content = content(part, ENVELOPE_BYTES).await?;
-            let content = content.ok_or_else(|| form::too_long(&name))?;
+            let content = content(part, ParameterFields::MAX_BYTES).await?;
+            let content = content.ok_or_else(|| too_long(&name))?;
             let text = std::str::from_utf8(&content).map_err(|error| {
                 Error::parameter(name.clone(), "the value is not UTF-8; send it as UTF-8 text")
                     .with_source(error)
             })?;
-            form.set_text(&name, text)?;
+            form.add_text(&name, text)?;
         }
     }
     Ok(())
 }
 
-/// What is in the part; `None` for more than `limit` bytes, which are read and thrown away.
+/// The content of the part; `None` for more than `limit` bytes, which are read and dropped.
 async fn content(mut part: Field<'_>, limit: usize) -> Result<Option<Vec<u8>>> {
     let mut content = Some(Vec::new());
     while let Some(chunk) = part.chunk().await.map_err(broken)? {
@@ -66,7 +67,7 @@ async fn content(mut part: Field<'_>, limit: usize) -> Result<Option<Vec<u8>>> {
     Ok(content)
 }
 
-/// What is wrong with the body itself if something is, else with its form.
+/// The error of the body itself if it has one, otherwise an error of its form.
 fn broken(error: MultipartError) -> Error {
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -75,6 +76,8 @@ fn broken(error: MultipartError) -> Error {
         }
         cause = error.source();
     }
-    malformed("the multipart body is broken or cut off; send it again, all parts and the end line")
-        .with_source(error)
+    malformed(
+        "the multipart body is broken or cut off; send it again, with all parts and the end line",
+    )
+    .with_source(error)
 }

@@ -1,18 +1,18 @@
-//! What may go wrong with each operation, with an example of every problem.
+//! The error responses that the handlers' documentation names, with an example of every problem.
 
 use std::collections::BTreeMap;
 
-use utoipa::openapi::path::Operation;
+use utoipa::IntoResponses;
 use utoipa::openapi::{
-    ContentBuilder, HeaderBuilder, ObjectBuilder, OpenApi, Ref, Response, ResponseBuilder, Type,
+    ContentBuilder, HeaderBuilder, ObjectBuilder, Ref, RefOr, Response, ResponseBuilder, Type,
     example::ExampleBuilder,
 };
 
 use super::super::error::{problem, status};
 use cutline_error::{Error, ErrorKind};
 
-/// Whatever has a body may have these.
-const OF_BODIES: [ErrorKind; 9] = [
+/// Every request with a body may fail like this.
+const BODY: &[ErrorKind] = &[
     ErrorKind::MalformedRequest,
     ErrorKind::RequestTimeout,
     ErrorKind::ImageTooLarge,
@@ -23,42 +23,42 @@ const OF_BODIES: [ErrorKind; 9] = [
     ErrorKind::InferenceTimeout,
     ErrorKind::Internal,
 ];
-/// Whatever may need a key, and counts, these.
-const OF_KEYS: [ErrorKind; 3] =
-    [ErrorKind::Unauthorized, ErrorKind::Forbidden, ErrorKind::RateLimited];
-/// And whatever needs the model these.
-const OF_MODELS: [ErrorKind; 2] = [ErrorKind::NotReady, ErrorKind::ShuttingDown];
+/// Every request that needs a key and is rate limited.
+const KEY: &[ErrorKind] = &[ErrorKind::Unauthorized, ErrorKind::Forbidden, ErrorKind::RateLimited];
+/// Every request that needs the model.
+const MODEL: &[ErrorKind] = &[ErrorKind::NotReady, ErrorKind::ShuttingDown];
 
-/// Puts the errors into every operation that has some.
-pub(super) fn describe(contract: &mut OpenApi) {
-    for (path, item) in &mut contract.paths.paths {
-        let kinds = match path.as_str() {
-            "/caption/generate" => [&OF_KEYS[..], &OF_BODIES, &OF_MODELS].concat(),
-            "/caption/batch" => {
-                [&OF_KEYS[..], &OF_BODIES, &OF_MODELS, &[ErrorKind::BatchTooLarge]].concat()
+/// Declares types for `#[utoipa::path(responses(…))]`.
+macro_rules! problems {
+    ($($name:ident: $($kinds:expr),+;)+) => {$(
+        pub(in crate::http) struct $name;
+
+        impl IntoResponses for $name {
+            fn responses() -> BTreeMap<String, RefOr<Response>> {
+                let kinds: &[&[ErrorKind]] = &[$($kinds),+];
+                responses(&kinds.concat())
             }
-            "/image/process" => [&OF_KEYS[..], &OF_BODIES].concat(),
-            "/model/info" => [&OF_KEYS[..], &OF_MODELS].concat(),
-            "/health/ready" => OF_MODELS.to_vec(),
-            "/metrics" => vec![ErrorKind::Unauthorized, ErrorKind::Forbidden],
-            _ => Vec::new(),
-        };
-        for operation in [item.get.as_mut(), item.post.as_mut()].into_iter().flatten() {
-            add(operation, &kinds);
         }
-    }
+    )+};
 }
 
-fn add(operation: &mut Operation, kinds: &[ErrorKind]) {
+problems! {
+    CaptionProblems: KEY, BODY, MODEL;
+    BatchProblems: KEY, BODY, MODEL, &[ErrorKind::BatchTooLarge];
+    ImageProblems: KEY, BODY;
+    ModelProblems: KEY, MODEL;
+    ReadyProblems: MODEL;
+    MetricsProblems: &[ErrorKind::Unauthorized, ErrorKind::Forbidden];
+}
+
+fn responses(kinds: &[ErrorKind]) -> BTreeMap<String, RefOr<Response>> {
     let mut by_status: BTreeMap<u16, Vec<ErrorKind>> = BTreeMap::new();
     for kind in kinds {
         by_status.entry(status(*kind).as_u16()).or_default().push(*kind);
     }
-    for (status, kinds) in by_status {
-        operation.responses.responses.insert(status.to_string(), response(status, &kinds).into());
-    }
+    let each = by_status.into_iter();
+    each.map(|(status, kinds)| (status.to_string(), response(status, &kinds).into())).collect()
 }
-
 fn response(status: u16, kinds: &[ErrorKind]) -> Response {
     let codes: Vec<_> = kinds.iter().map(|kind| format!("`{}`", kind.code())).collect();
     let examples = kinds.iter().map(|kind| {
@@ -82,32 +82,43 @@ fn response(status: u16, kinds: &[ErrorKind]) -> Response {
     response.header("retry-after", after).build()
 }
 
-/// An error as it may occur.
+/// An error as the server may report it.
 fn example(kind: ErrorKind) -> Error {
     let detail = match kind {
-        ErrorKind::MalformedRequest => "the base64 of image breaks off; send all of it",
-        ErrorKind::RequestTimeout => "the body did not arrive within 30 s; send it faster",
+        ErrorKind::MalformedRequest => {
+            "the image is not valid base64; encode the file's bytes with the standard alphabet"
+        }
+        ErrorKind::RequestTimeout => {
+            "the body did not arrive within 30 s; send a smaller image or use a faster connection"
+        }
         ErrorKind::InferenceTimeout => {
             "the caption was not ready within 30 s; ask for fewer tokens or beams, or try again \
              when the server is less busy"
         }
-        ErrorKind::ImageTooLarge => "the image is larger than 10485760 bytes; send a smaller one",
-        ErrorKind::BatchTooLarge => {
-            "there are more than the 32 images that one batch may have; send several"
+        ErrorKind::ImageTooLarge => {
+            "the image is larger than 10485760 bytes; scale it down or compress it more"
         }
-        ErrorKind::UnsupportedFormat => "this is no image of a format that is read here",
-        ErrorKind::UndecodableImage => "the PNG image breaks off; send the whole file",
+        ErrorKind::BatchTooLarge => "a batch may have at most 32 images; send several batches",
+        ErrorKind::UnsupportedFormat => {
+            "the image format is not supported; send JPEG, PNG, WebP, GIF, BMP or TIFF"
+        }
+        ErrorKind::UndecodableImage => "the PNG image is cut off; send the whole file",
         ErrorKind::InvalidParameter => {
             return Error::parameter("num_beams", "num_beams must be between 1 and 10");
         }
         ErrorKind::Unauthorized => {
-            "send one of the server's keys as Authorization: Bearer KEY or as x-api-key: KEY"
+            "this server requires an API key; send one as `Authorization: Bearer KEY` or as \
+             `x-api-key: KEY`"
         }
-        ErrorKind::Forbidden => "this key is none of the server's; send another one",
-        ErrorKind::RateLimited => "too many requests; try again after the time in Retry-After",
-        ErrorKind::QueueFull => "the queue is full; try again after the time in Retry-After",
-        ErrorKind::NotReady => "the model is being loaded; try again in a few seconds",
-        ErrorKind::ShuttingDown => "the server is stopping; send the request to another one",
+        ErrorKind::Forbidden => {
+            "this server does not know the API key; check it, or ask the operator of the server for one"
+        }
+        ErrorKind::RateLimited => {
+            "your address may send 60 requests per minute; wait as long as Retry-After says"
+        }
+        ErrorKind::QueueFull => "the queue is full; wait as long as Retry-After says",
+        ErrorKind::NotReady => "the model is still loading; try again in a few seconds",
+        ErrorKind::ShuttingDown => "the server is stopping; send the request to another server",
         _ => "",
     };
     Error::new(kind, detail)

@@ -1,19 +1,18 @@
-//! Composed schemas as plain objects.
+//! Turns composed schemas into plain objects.
 //!
-//! `#[serde(flatten)]` becomes `allOf`, which few generators of clients turn into a type that one
-//! would write by hand; and an optional part becomes "this or null", which an answer that leaves the
-//! part out does not match.
+//! `#[serde(flatten)]` becomes `allOf`, for which few client generators produce a natural type. An
+//! optional part becomes "this or null", which an answer without the part does not match.
 
 use utoipa::openapi::schema::{Object, OneOf, Schema};
 use utoipa::openapi::{Components, RefOr};
 
-/// Makes one object of every schema that is put together of objects.
+/// Replaces every schema that is composed of objects by one object.
 pub(super) fn flatten(components: &mut Components) {
     let names: Vec<String> = components.schemas.keys().cloned().collect();
     for name in names {
         let Some(RefOr::T(Schema::AllOf(all))) = components.schemas.get(&name) else { continue };
         let mut variants = vec![Object::default()];
-        // What is its own comes first.
+        // Its own properties come first.
         let (own, taken): (Vec<_>, Vec<_>) =
             all.items.iter().partition(|part| matches!(part, RefOr::T(Schema::Object(_))));
         for part in own.into_iter().chain(taken) {
@@ -38,7 +37,7 @@ pub(super) fn flatten(components: &mut Components) {
     }
 }
 
-/// What an instance of `schema` may look like; optional properties where it may also be null.
+/// The alternatives of `schema`; their properties are optional where the schema allows null.
 fn objects(components: &Components, schema: &RefOr<Schema>) -> Vec<Object> {
     match schema {
         RefOr::Ref(reference) => {

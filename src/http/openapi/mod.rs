@@ -1,13 +1,12 @@
-//! `GET /openapi.json` and `GET /api/docs/`: the contract as an OpenAPI document, made from the
-//! handlers and the types that they answer with.
+//! `GET /openapi.json` and `GET /api/docs/`: the contract as an OpenAPI document, generated from the
+//! documentation of the handlers and from the types of their answers.
 //!
-//! What the handlers have in common is put in here rather than repeated at each: the three ways of
-//! sending images, the parameters, and the errors with an example each.
+//! `bodies` and `errors` are the types that the handlers' documentation shares; `flat` simplifies
+//! schemas for generators of clients.
 
-mod bodies;
-mod errors;
+pub(super) mod bodies;
+pub(super) mod errors;
 mod flat;
-mod parameters;
 
 use std::sync::LazyLock;
 
@@ -19,61 +18,52 @@ use serde_json::json;
 use utoipa::OpenApi;
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{Components, SecurityRequirement};
+use utoipa_axum::router::OpenApiRouter;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use super::state::AppState;
-use super::{batch, dto, generate, health, index, metrics, model, process};
+use super::{dto, routes};
 use crate::captioner;
-
-/// Where the document is.
-pub(super) const DOCUMENT: &str = "/openapi.json";
 
 #[derive(OpenApi)]
 #[openapi(
     info(
         title = "cutline",
-        description = "Captions images on the machine in front of you, with their dominant colours \
-                       and a mood.\n\nThe format of an image is told from its bytes, never from a \
-                       name or a declared type. Parameters in the query string count for every way \
-                       of sending an image; one that is given twice is refused.",
-    ),
-    paths(
-        generate::generate,
-        batch::batch,
-        process::process,
-        index::show,
-        health::show,
-        health::live,
-        health::ready,
-        model::info,
-        metrics::show,
-        document,
-        docs,
+        description = "Captions images on your own machine, with dominant colours and a mood.\n\n\
+                       The format of an image is detected from its bytes, never from a name or a \
+                       declared type. Parameters in the query string apply to every way of sending \
+                       an image. A parameter that is given twice is refused.",
     ),
     components(schemas(captioner::Caption, dto::Problem, dto::TextSoFar)),
     tags(
-        (name = "captions", description = "Images to captions"),
-        (name = "images", description = "What can be told without the model"),
-        (name = "operation", description = "State of server and model"),
-        (name = "documents", description = "What this server answers"),
+        (name = "captions", description = "Captions of images"),
+        (name = "images", description = "Properties of images, without the model"),
+        (name = "operation", description = "State of the server and the model"),
+        (name = "documents", description = "Descriptions of this server"),
     ),
 )]
 struct Contract;
 
+/// Swagger UI has routes of its own.
+#[derive(OpenApi)]
+#[openapi(paths(docs))]
+struct SwaggerUiContract;
+
 /// The whole contract.
-fn contract() -> utoipa::openapi::OpenApi {
-    let mut contract = Contract::openapi();
-    bodies::describe(&mut contract);
-    errors::describe(&mut contract);
+pub(super) fn contract() -> utoipa::openapi::OpenApi {
+    let router = OpenApiRouter::with_openapi(Contract::openapi());
+    let router = routes().into_iter().fold(router, |router, (_, route)| router.routes(route));
+    let mut contract = router.into_openapi();
+    contract.merge(SwaggerUiContract::openapi());
     let components = contract.components.get_or_insert_with(Components::default);
     flat::flatten(components);
-    // It is part of another one now.
+    // Merged into `BatchItem`.
     components.schemas.remove("ItemResult");
     let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
     components.add_security_scheme("bearer", SecurityScheme::Http(bearer));
     let key = ApiKeyValue::with_description("x-api-key", "One of the server's API_KEYS.");
     components.add_security_scheme("key", SecurityScheme::ApiKey(ApiKey::Header(key)));
-    // A server without API_KEYS asks for none, which is what the empty requirement says.
+    // The empty requirement: a server without API_KEYS requires none.
     let none: [&str; 0] = [];
     contract.security = Some(vec![
         SecurityRequirement::default(),
@@ -83,10 +73,10 @@ fn contract() -> utoipa::openapi::OpenApi {
     contract
 }
 
-/// The contract as indented JSON with a line break at its end, as it is kept in `openapi.json`.
+/// The contract as indented JSON with a line break at its end, as in the file `openapi.json`.
 #[must_use]
 pub fn contract_json() -> &'static str {
-    // It never changes while the program runs.
+    // It does not change while the program runs.
     static JSON: LazyLock<String> = LazyLock::new(|| {
         // Strings, numbers and maps with text for keys always serialise.
         let mut text = contract().to_pretty_json().unwrap_or_default();
@@ -96,9 +86,9 @@ pub fn contract_json() -> &'static str {
     &JSON
 }
 
-/// The contract
+/// This contract as an OpenAPI document
 ///
-/// An OpenAPI 3.1 document of everything that this server answers.
+/// OpenAPI 3.1, with all endpoints, parameters, answers and errors.
 #[utoipa::path(
     get,
     path = "/openapi.json",
@@ -110,9 +100,9 @@ pub(super) async fn document() -> Response {
     ([(CONTENT_TYPE, "application/json")], contract_json()).into_response()
 }
 
-/// The contract to read and try
+/// This contract as a page to read and try
 ///
-/// Swagger UI, served by this server alone.
+/// Swagger UI, without files from other hosts.
 #[utoipa::path(
     get,
     path = "/api/docs/",
@@ -123,15 +113,20 @@ pub(super) async fn document() -> Response {
 #[allow(dead_code, reason = "described here, served by utoipa-swagger-ui")]
 async fn docs() {}
 
-/// Scripts and styles only as files of this server; the icons are in the style sheet.
+/// Scripts and styles must be files of this server; the icons are in the style sheet.
 const POLICY: HeaderValue = HeaderValue::from_static(
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
      connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 );
 
+/// Whether the route is one of Swagger UI's.
+pub(super) fn is_docs(route: &str) -> bool {
+    route == "/api/docs" || route.starts_with("/api/docs/")
+}
+
 /// Swagger UI and its files.
 pub(super) fn swagger_ui() -> Router<AppState> {
-    let config = Config::from(DOCUMENT).use_base_layout();
+    let config = Config::from("/openapi.json").use_base_layout();
     Router::from(SwaggerUi::new("/api/docs").config(config)).layer(axum::middleware::map_response(
         async |mut response: Response| {
             response.headers_mut().insert(CONTENT_SECURITY_POLICY, POLICY);
@@ -140,7 +135,7 @@ pub(super) fn swagger_ui() -> Router<AppState> {
     ))
 }
 
-/// An answer to copy from.
+/// An example of an answer.
 pub(super) fn caption_example() -> serde_json::Value {
     json!({
         "caption": "a cat sitting on a couch",
@@ -170,36 +165,4 @@ pub(super) fn caption_example() -> serde_json::Value {
         },
         "timings": {"decode_ms": 6.1, "queue_ms": 0.2, "inference_ms": 92.0, "total_ms": 99.4},
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::Value;
-    use utoipa::PartialSchema;
-
-    use super::*;
-    use crate::captioner::CaptionParams;
-
-    #[test]
-    fn every_parameter_is_described_with_its_default() {
-        let schema = serde_json::to_value(parameters::CaptionParameters::schema()).unwrap();
-        let properties = schema["properties"].as_object().unwrap();
-        let names: Vec<_> = properties.keys().map(String::as_str).collect();
-        assert_eq!(names, CaptionParams::NAMES);
-        assert!(schema.get("required").is_none(), "{schema}");
-        let mut params = CaptionParams::default();
-        let mut without = Vec::new();
-        for (name, property) in properties {
-            assert!(property["description"].is_string(), "{name}: {property}");
-            match property.get("default") {
-                Some(Value::Number(number)) if number.is_f64() => {
-                    params.set(name, &property["default"]).unwrap();
-                }
-                Some(value) => params.set(name, value).unwrap(),
-                None => without.push(name.as_str()),
-            }
-        }
-        assert_eq!(params, CaptionParams::default());
-        assert_eq!(without, ["prompt", "seed", "max_chars"]);
-    }
 }

@@ -1,7 +1,7 @@
-//! The page on which a person tries the server, and the files that it is made of.
+//! The web page on which a person can try the server.
 //!
-//! They are compiled into the binary and need nothing else: no other host, no build step. The
-//! policy that they are served with lets a browser refuse everything that is not one of them.
+//! Its files are compiled into the binary and need no other host and no build step. Their content
+//! security policy makes browsers refuse everything else.
 
 use std::sync::LazyLock;
 
@@ -15,18 +15,18 @@ use axum::response::{IntoResponse, Response};
 
 use super::not_found;
 
-/// Only our own files, no script or style inside of the page, and nobody may frame it. `blob:` is
-/// the photo that a person has chosen, `data:` its thumbnail. No text ever becomes markup or script.
+/// Only files of this server, no inline scripts or styles, no framing. `blob:` is the chosen photo,
+/// `data:` its thumbnail. Text can never become markup or script.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
                       img-src 'self' blob: data:; connect-src 'self'; base-uri 'none'; \
                       form-action 'none'; frame-ancestors 'none'; \
                       require-trusted-types-for 'script'; trusted-types 'none'";
 
-/// What the page has no use for, even if somebody smuggled a script in.
+/// Features that the page does not use, denied even to an injected script.
 const PERMISSIONS: &str = "camera=(), display-capture=(), geolocation=(), microphone=(), \
                            payment=(), usb=()";
 
-/// Kept, but asked about before each use: a newer server's page never meets an older one's scripts.
+/// Cached, but revalidated before each use, so that a page never runs scripts of another version.
 const CACHING: &str = "no-cache";
 
 const HTML: &str = "text/html; charset=utf-8";
@@ -54,7 +54,7 @@ macro_rules! asset {
 /// The page itself.
 static INDEX: Asset = asset!("index.html", HTML);
 
-/// What it asks for, below `/page/`.
+/// The files that it loads from `/page/`.
 static ASSETS: [Asset; 10] = [
     asset!("api.js", SCRIPT),
     asset!("app.js", SCRIPT),
@@ -99,7 +99,7 @@ pub(super) async fn asset(Path(name): Path<String>, request: HeaderMap) -> Respo
     }
 }
 
-/// The file, or 304 for a browser that has it already.
+/// The file, or 304 if the browser has it already.
 fn respond(asset: &Asset, tag: &str, request: &HeaderMap) -> Response {
     let known = request.get_all(IF_NONE_MATCH).iter().any(|tags| names(tags, tag));
     let mut response = if known {
@@ -119,14 +119,14 @@ fn respond(asset: &Asset, tag: &str, request: &HeaderMap) -> Response {
     response
 }
 
-/// Whether the list of an `If-None-Match` has `tag`; a proxy may have made it a weak one.
+/// Whether the list in `If-None-Match` contains `tag`; a proxy may have weakened it.
 fn names(tags: &HeaderValue, tag: &str) -> bool {
     let Ok(tags) = tags.to_str() else { return false };
     tags.split(',').map(str::trim).any(|one| one == "*" || one.trim_start_matches("W/") == tag)
 }
 
-/// Whether a client that sends these headers would rather have the page than JSON. Only who names
-/// HTML does: `*/*`, which curl and most libraries send, means no browser.
+/// Whether a client with these headers prefers the page to JSON. It must name HTML: `*/*`, which curl
+/// and most libraries send, is not a browser.
 pub(super) fn wanted(request: &HeaderMap) -> bool {
     let ranges = request.get_all(ACCEPT);
     let ranges = ranges.iter().filter_map(|value| value.to_str().ok());
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn browsers_want_the_page_and_programs_want_json() {
+    fn browsers_prefer_the_page_and_programs_json() {
         assert!(asks("text/html,application/xhtml+xml,application/xml;q=0.9,image/webp,*/*;q=0.8"));
         assert!(asks("TEXT/HTML; q=0.5, */*; q=0.1"));
         assert!(asks("application/json;q=0.5, text/html;q=0.6"));
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn tags_are_compared_as_the_header_lists_them() {
+    fn entity_tags_match_as_lists_and_weakly() {
         let names = |tags: &'static str| names(&HeaderValue::from_static(tags), "\"a\"");
         assert!(names("\"a\"") && names("W/\"a\"") && names("\"b\" , \"a\"") && names("*"));
         assert!(!names("\"b\"") && !names("a") && !names(""));

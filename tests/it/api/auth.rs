@@ -1,4 +1,4 @@
-//! API keys: what needs one, where it is read, and what is not done without it.
+//! API keys: which routes need one, where it is read, and what is refused without it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,13 +7,14 @@ use std::time::Duration;
 use axum::body::{Body, Bytes};
 use axum::http::{Request, StatusCode};
 use cutline::config::{ApiKeys, HttpSettings, ProtectionSettings, PublicEndpoints};
-use cutline::http::{ENDPOINTS, serve};
+use cutline::http::serve;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use tokio_stream::StreamExt;
 
 use super::fixture::{Answer, Fixture, form_bytes, png, post, post_to, raw};
+use super::openapi::operations;
 use super::protocol::logged;
 
 const KEY: &str = "correct-horse-battery";
@@ -47,7 +48,8 @@ async fn every_route_but_the_open_ones_needs_a_key() {
         ["/", "/health", "/health/live", "/health/ready", "/openapi.json", "/api/docs/"];
     let fixture = protected(PublicEndpoints::default());
     let mut closed = 0;
-    for (method, path, _) in ENDPOINTS {
+    for (method, path) in operations() {
+        let (method, path) = (method.as_str(), path.as_str());
         let without = fixture.send(empty(method, path)).await;
         let wrong = fixture.send(with(empty(method, path), "x-api-key", "wrong")).await;
         if OPEN.contains(&path) {
@@ -71,7 +73,7 @@ async fn every_route_but_the_open_ones_needs_a_key() {
 }
 
 #[tokio::test]
-async fn what_is_unknown_is_closed_and_the_page_is_open() {
+async fn unknown_routes_are_closed_and_the_page_is_open() {
     let fixture = protected(PublicEndpoints::default());
     for path in ["/nothing", "/caption", "/page", "/page/../model/info", "/api/docsx", "/metrics/"]
     {
@@ -86,7 +88,7 @@ async fn what_is_unknown_is_closed_and_the_page_is_open() {
 }
 
 #[tokio::test]
-async fn a_setting_says_what_is_open() {
+async fn public_endpoints_are_configurable() {
     let none = PublicEndpoints { health: false, metrics: false, docs: false };
     let fixture = protected(none);
     is_unauthorized(&fixture.get("/health").await);
@@ -98,7 +100,7 @@ async fn a_setting_says_what_is_open() {
 }
 
 #[tokio::test]
-async fn a_key_must_be_whole() {
+async fn a_key_must_match_completely() {
     let fixture = protected(PublicEndpoints::default());
     let (most, _) = KEY.split_at(KEY.len() - 1);
     let both = format!("{KEY},{OTHER_KEY}");
@@ -121,13 +123,13 @@ async fn a_key_must_be_whole() {
         is_unauthorized(&fixture.send(with(raw(png()), name, value)).await);
     }
     is_unauthorized(&fixture.send(post(&format!("?api_key={KEY}"), "image/png", png())).await);
-    // The proxy's own password does not hide the key.
+    // Basic credentials for a proxy do not hide the key.
     let two = with(raw(png()), "authorization", "Basic dXNlcjpwYXNz");
     assert_eq!(fixture.send(with(two, "x-api-key", KEY)).await.status, StatusCode::OK);
 }
 
 #[tokio::test]
-async fn streams_and_batches_need_one_too() {
+async fn streams_and_batches_need_a_key() {
     let fixture = protected(PublicEndpoints::default());
     let stream = || post("?stream=true", "image/png", png());
     let batch = || {
@@ -170,7 +172,7 @@ async fn no_body_is_read_without_a_key() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_that_asks_first_is_refused_before_it_sends() {
+async fn a_client_that_expects_100_continue_is_refused_before_it_sends() {
     let fixture = protected(PublicEndpoints::default());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -192,13 +194,13 @@ async fn a_client_that_asks_first_is_refused_before_it_sends() {
 #[tokio::test]
 async fn preflights_pass_without_a_key() {
     let fixture = protected(PublicEndpoints::default());
-    // No other site may ask here, and that is what it is told.
+    // No other site is allowed here, and the answer says so.
     let answer = fixture.send(empty("OPTIONS", "/caption/generate")).await;
     answer.problem(405, "method_not_allowed");
 }
 
 #[tokio::test]
-async fn keys_are_in_no_log_line() {
+async fn keys_are_never_logged() {
     let fixture = protected(PublicEndpoints::default());
     let text = logged(false, async {
         fixture.send(with(raw(png()), "x-api-key", KEY)).await;
@@ -212,19 +214,19 @@ async fn keys_are_in_no_log_line() {
 }
 
 #[tokio::test]
-async fn without_keys_nobody_is_asked_for_one() {
+async fn a_server_without_keys_requires_none() {
     let fixture = Fixture::new();
     let answer = fixture.send(with(raw(png()), "x-api-key", "whatever")).await;
     assert_eq!(answer.status, StatusCode::OK);
 }
 
 #[tokio::test]
-async fn every_answer_says_what_browsers_may_do_with_it() {
+async fn every_answer_has_security_headers() {
     let fixture = protected(PublicEndpoints::default());
-    // The documentation has a policy of its own.
-    let endpoints = ENDPOINTS.iter().filter(|(_, path, _)| *path != "/api/docs/");
+    // Swagger UI has its own policy.
+    let endpoints = operations().into_iter().filter(|(_, path)| path != "/api/docs/");
     let mut requests: Vec<Request<Body>> =
-        endpoints.map(|(method, path, _)| empty(method, path)).collect();
+        endpoints.map(|(method, path)| empty(&method, &path)).collect();
     requests.push(empty("GET", "/nothing"));
     requests.push(empty("OPTIONS", "/caption/generate"));
     requests.push(with(empty("PATCH", "/model/info"), "x-api-key", KEY));

@@ -14,7 +14,7 @@ use super::fixture::{Answer, Fixture, distinct, emptied, eventually, form_bytes,
 
 const MULTIPART: &str = "multipart/form-data; boundary=line";
 
-/// A body as it arrives.
+/// Reads a body part by part.
 struct Lines(BodyDataStream);
 
 impl Lines {
@@ -40,7 +40,7 @@ fn encoded(bytes: impl AsRef<[u8]>) -> String {
     BASE64_STANDARD.encode(bytes)
 }
 
-/// The results, of which the summary must be true.
+/// The results, after checking the summary.
 fn results(answer: &Answer) -> Vec<Value> {
     assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
     let body = answer.json();
@@ -55,7 +55,7 @@ fn results(answer: &Answer) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn good_and_bad_images_are_answered_one_by_one_and_in_order() {
+async fn good_and_bad_images_have_results_in_order() {
     let fixture = fixture();
     let large = vec![0x89; (10 << 20) + 1];
     let cut = &png()[..60];
@@ -105,7 +105,7 @@ async fn good_and_bad_images_are_answered_one_by_one_and_in_order() {
 }
 
 #[tokio::test]
-async fn json_and_raw_bytes_make_batches_too() {
+async fn batches_can_be_json_or_raw_bytes() {
     let fixture = fixture();
     let images = json!([encoded(distinct(1)), "%", 5, encoded(distinct(2)), [], encoded("text")]);
     let answer = fixture.send(fields(&json!({"prompt": "photo of", "images": images}))).await;
@@ -124,7 +124,7 @@ async fn json_and_raw_bytes_make_batches_too() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_the_request_is_wrong_for_all_of_it() {
+async fn an_invalid_request_is_refused_as_a_whole() {
     let settings = HttpSettings { max_images_per_request: 2, ..HttpSettings::default() };
     let fixture = Fixture::build(settings, 64, MemoryLimits::default());
     fixture.state.ready(fixture.captioner.clone());
@@ -156,8 +156,8 @@ async fn what_is_wrong_with_the_request_is_wrong_for_all_of_it() {
     assert_eq!(results(&fixture.send(form(&[part, part])).await).len(), 2);
 }
 
-/// A stuck model with the three images that it can take, and three places behind them.
-async fn three_at_work() -> (Fixture, Vec<CaptionStream>) {
+/// A stuck model that is busy with three images, and a queue of three.
+async fn three_in_progress() -> (Fixture, Vec<CaptionStream>) {
     let fixture = Fixture::roomy(3, MemoryLimits::default());
     fixture.script.set_stuck(true);
     let mut started = Vec::new();
@@ -171,8 +171,8 @@ async fn three_at_work() -> (Fixture, Vec<CaptionStream>) {
 }
 
 #[tokio::test]
-async fn a_batch_has_all_of_its_places_or_none() {
-    let (fixture, started) = three_at_work().await;
+async fn a_batch_is_queued_as_a_whole_or_refused() {
+    let (fixture, started) = three_in_progress().await;
     // And one in the queue.
     let waiting = fixture.captioner.start(distinct(3), CaptionParams::default()).await.unwrap();
     let images: Vec<String> = (10..13).map(|number| encoded(distinct(number))).collect();
@@ -185,14 +185,14 @@ async fn a_batch_has_all_of_its_places_or_none() {
 }
 
 #[tokio::test]
-async fn known_images_need_no_place() {
-    let (fixture, _started) = three_at_work().await;
+async fn cached_images_need_no_queue_slot() {
+    let (fixture, _started) = three_in_progress().await;
     let mut waiting = Vec::new();
     for number in 3..5 {
         let params = CaptionParams::default();
         waiting.push(fixture.captioner.start(distinct(number), params).await.unwrap());
     }
-    // One place is left, and one image is new.
+    // One slot is free, and one image is new.
     let images = [0, 4, 5].map(|number| encoded(distinct(number)));
     let body = json!({"images": images});
     let (answer, ()) = tokio::join!(fixture.send(fields(&body)), async {
@@ -208,7 +208,7 @@ async fn known_images_need_no_place() {
 }
 
 #[tokio::test]
-async fn lines_come_as_soon_as_each_is_ready() {
+async fn each_line_is_sent_as_soon_as_it_is_ready() {
     let fixture = fixture();
     let body = form_bytes(&[
         ("; name=\"images\"; filename=\"slow.png\"", &distinct(1)),
@@ -245,7 +245,7 @@ async fn lines_come_as_soon_as_each_is_ready() {
 }
 
 #[tokio::test]
-async fn who_leaves_takes_the_whole_batch_back() {
+async fn a_disconnect_cancels_the_whole_batch() {
     for accept in ["application/json", "application/x-ndjson"] {
         let fixture = fixture();
         fixture.script.set_stuck(true);
@@ -268,7 +268,7 @@ async fn who_leaves_takes_the_whole_batch_back() {
 }
 
 #[tokio::test]
-async fn a_batch_is_no_reason_to_fail_when_the_model_fails() {
+async fn a_failing_model_fails_single_images_of_a_batch() {
     let fixture = fixture();
     fixture.script.set_broken(true);
     let images = [1, 2].map(|number| encoded(distinct(number)));
@@ -285,7 +285,7 @@ async fn a_batch_is_no_reason_to_fail_when_the_model_fails() {
 async fn images_in_memory_are_bounded_in_bytes() {
     let memory = MemoryLimits { max_inflight_bytes: 100_000, ..MemoryLimits::default() };
     let fixture = Fixture::roomy(64, memory);
-    // Announced or not, it is more than there ever is.
+    // Announced or not, it exceeds the whole budget.
     let large = vec![0; 150_000];
     let mut request = post_to("/caption/generate", "image/png", large.clone());
     fixture.send(request).await.problem(413, "image_too_large");
@@ -294,7 +294,7 @@ async fn images_in_memory_are_bounded_in_bytes() {
     fixture.send(request).await.problem(413, "batch_too_large");
     assert_eq!(fixture.captioner.budget().held(), 0);
 
-    // While others hold the most of it, a body is refused before it is read.
+    // While others hold most of the budget, a body is refused before it is read.
     let held = fixture.captioner.budget().take(90_000).unwrap();
     request = post_to(
         "/caption/generate",
@@ -306,11 +306,11 @@ async fn images_in_memory_are_bounded_in_bytes() {
     let problem = answer.problem(429, "queue_full");
     assert!(problem["detail"].as_str().unwrap().contains("MAX_INFLIGHT_BYTES"), "{problem}");
     assert_eq!(answer.header("retry-after"), "1");
-    // And one that does not say how long it is as soon as it is too long.
+    // A body of unknown length is refused as soon as it is too long.
     let chunks = (0..10).map(|_| Ok::<_, std::io::Error>(vec![0; 2000]));
     let body = Body::from_stream(tokio_stream::iter(chunks));
     fixture.send(post_to("/caption/generate", "image/png", body)).await.problem(429, "queue_full");
-    // What the model would read needs memory, too.
+    // The model's input counts as well.
     fixture.send(post_to("/caption/generate", "image/png", png())).await.problem(429, "queue_full");
     drop(held);
     assert_eq!(fixture.captioner.budget().held(), 0);

@@ -1,11 +1,12 @@
-//! What is remembered, what is shared, and what is neither.
+//! Cached results, coalesced requests, and requests that are neither.
 
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use cutline::captioner::{
-    CacheState, CaptionEvent, CaptionParams, MemoryLimits, Priority, VisionCacheState,
+    CacheState, CaptionEvent, CaptionParams, MemoryLimits, ParameterFields, Priority,
+    VisionCacheState,
 };
 
 use super::fixture::{Fixture, distinct, emptied, eventually, png, post};
@@ -36,12 +37,12 @@ fn alone(cache: &str) -> (String, Option<String>) {
 }
 
 #[tokio::test]
-async fn the_second_answer_is_remembered_unless_a_new_one_is_wanted() {
+async fn the_second_answer_is_cached_unless_a_new_one_is_requested() {
     let fixture = fixture();
     assert_eq!(states(&fixture, "").await, both("miss", "miss"));
     assert_eq!(states(&fixture, "").await, alone("hit"));
     assert_eq!(fixture.script.starts(), 1);
-    // Anew, from the bytes on, and remembered again.
+    // Computed again from the bytes, and stored again.
     assert_eq!(states(&fixture, "?cache=refresh").await, both("miss", "miss"));
     assert_eq!((fixture.script.starts(), fixture.script.encodes()), (2, 2));
     assert_eq!(states(&fixture, "").await, alone("hit"));
@@ -53,7 +54,7 @@ async fn the_second_answer_is_remembered_unless_a_new_one_is_wanted() {
 }
 
 #[tokio::test]
-async fn a_remembered_answer_is_the_same_but_for_its_times() {
+async fn a_cached_answer_differs_only_in_its_times() {
     let fixture = fixture();
     let first = fixture.send(ask("")).await.json();
     let answer = fixture.send(ask("")).await;
@@ -69,7 +70,7 @@ async fn a_remembered_answer_is_the_same_but_for_its_times() {
 }
 
 #[tokio::test]
-async fn a_remembered_answer_needs_neither_model_nor_queue() {
+async fn a_cached_answer_needs_neither_model_nor_queue() {
     let fixture = Fixture::new();
     fixture.still_answers().await;
     assert_eq!(states(&fixture, "").await.0, "miss");
@@ -84,7 +85,7 @@ async fn a_remembered_answer_needs_neither_model_nor_queue() {
 }
 
 #[tokio::test]
-async fn whatever_changes_the_answer_is_another_answer() {
+async fn parameters_that_change_the_answer_are_part_of_the_key() {
     let fixture = fixture();
     assert_eq!(states(&fixture, "").await.0, "miss");
     for query in [
@@ -101,11 +102,11 @@ async fn whatever_changes_the_answer_is_another_answer() {
         assert_eq!(states(&fixture, query).await, alone("hit"), "{query}");
     }
     assert_eq!(fixture.script.encodes(), 1, "the photo was looked at once");
-    // What changes nothing: sampling's parameters without sampling, and how the answer is sent.
+    // Not part of the key: sampling parameters without sampling, and how the answer is sent.
     for query in ["?seed=5&temperature=0.5", "?colors=false", "?num_beams=1", "?stream=false"] {
         assert_eq!(states(&fixture, query).await, alone("hit"), "{query}");
     }
-    // Another photo with the same pixels is another photo.
+    // The key is the file: other bytes with the same pixels are another photo.
     let mut longer = png();
     longer.extend_from_slice(b"trailing");
     let answer = fixture.send(post("", "image/png", longer.clone())).await.json();
@@ -114,7 +115,7 @@ async fn whatever_changes_the_answer_is_another_answer() {
 }
 
 #[tokio::test]
-async fn chance_is_not_remembered_but_what_the_photo_looks_like_is() {
+async fn unseeded_samples_are_not_cached_but_encoded_images_are() {
     let fixture = fixture();
     assert_eq!(states(&fixture, "?do_sample=1").await, both("miss", "miss"));
     assert_eq!(states(&fixture, "?do_sample=1").await, both("miss", "hit"));
@@ -122,7 +123,7 @@ async fn chance_is_not_remembered_but_what_the_photo_looks_like_is() {
 }
 
 #[tokio::test]
-async fn failures_are_not_remembered() {
+async fn failures_are_not_cached() {
     let fixture = fixture();
     fixture.script.broken.store(true, std::sync::atomic::Ordering::SeqCst);
     fixture.send(ask("")).await.problem(500, "internal");
@@ -135,7 +136,7 @@ async fn failures_are_not_remembered() {
 }
 
 #[tokio::test]
-async fn time_and_room_end_the_memory() {
+async fn entries_expire_and_are_evicted() {
     let short = MemoryLimits { cache_ttl: Duration::from_millis(1), ..MemoryLimits::default() };
     let fixture = Fixture::roomy(4, short);
     states(&fixture, "").await;
@@ -154,7 +155,7 @@ async fn time_and_room_end_the_memory() {
 }
 
 #[tokio::test]
-async fn a_thousand_who_ask_the_same_cost_one_forward() {
+async fn a_thousand_equal_requests_cost_one_forward_pass() {
     let fixture = Fixture::new();
     fixture.script.set_stuck(true);
     let mut asked = tokio::task::JoinSet::new();
@@ -162,7 +163,7 @@ async fn a_thousand_who_ask_the_same_cost_one_forward() {
         let captioner = fixture.captioner.clone();
         asked.spawn(async move { captioner.caption(png(), CaptionParams::default()).await });
     }
-    // Every task runs until it waits, in the order of their making.
+    // Every task runs until it waits, in the order of creation.
     for _ in 0..10 {
         tokio::task::yield_now().await;
     }
@@ -178,7 +179,7 @@ async fn a_thousand_who_ask_the_same_cost_one_forward() {
 }
 
 #[tokio::test]
-async fn whoever_leaves_the_others_get_their_answer() {
+async fn when_one_client_disconnects_the_others_get_their_answer() {
     let fixture = fixture();
     fixture.script.set_stuck(true);
     let start = || fixture.captioner.start(png(), CaptionParams::default());
@@ -197,7 +198,7 @@ async fn whoever_leaves_the_others_get_their_answer() {
 }
 
 #[tokio::test]
-async fn when_all_have_left_the_work_is_given_up() {
+async fn when_all_clients_have_disconnected_the_work_is_cancelled() {
     let fixture = fixture();
     fixture.script.set_stuck(true);
     let start = || fixture.captioner.start(png(), CaptionParams::default());
@@ -207,17 +208,17 @@ async fn when_all_have_left_the_work_is_given_up() {
     emptied(&fixture.captioner).await;
     assert_eq!(fixture.captioner.budget().held(), 0);
     fixture.script.set_stuck(false);
-    assert_eq!(states(&fixture, "").await.0, "miss", "what was given up is not remembered");
+    assert_eq!(states(&fixture, "").await.0, "miss", "cancelled work is not cached");
 }
 
 #[tokio::test]
-async fn bypass_and_refresh_join_nobody_and_others_join_the_refresh() {
+async fn bypass_and_refresh_do_not_join_and_others_join_the_refresh() {
     let fixture = fixture();
     fixture.script.set_stuck(true);
     let start = |query: &str| {
-        let mut params = CaptionParams::default();
-        params.set_text("cache", query).unwrap();
-        fixture.captioner.start(png(), params)
+        let mut fields = ParameterFields::default();
+        fields.add_text("cache", query).unwrap();
+        fixture.captioner.start(png(), fields.finish().unwrap())
     };
     let mut runs = Vec::new();
     for policy in ["use", "bypass", "refresh", "use"] {
@@ -249,7 +250,7 @@ async fn equal_images_of_one_batch_are_computed_once() {
 }
 
 #[tokio::test]
-async fn a_late_listener_hears_what_was_said_before() {
+async fn a_late_stream_starts_with_the_text_so_far() {
     let fixture = fixture();
     fixture.script.let_step(2);
     let mut first = fixture.captioner.start(png(), CaptionParams::default()).await.unwrap();

@@ -1,4 +1,4 @@
-//! Which sites' pages may use the server.
+//! CORS: which web sites may use the server.
 
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
@@ -18,7 +18,7 @@ fn listed() -> Fixture {
     fixture(CorsOrigins::List(vec!["http://localhost:3000".into(), SITE.into()]))
 }
 
-/// As a browser asks before it sends an image with a key.
+/// The preflight of a browser that sends an image with a key.
 async fn preflight(fixture: &Fixture, origin: &str) -> Answer {
     let request = Request::options("/caption/generate")
         .header("origin", origin)
@@ -45,7 +45,7 @@ fn vary(answer: &Answer) -> String {
 }
 
 #[tokio::test]
-async fn by_default_no_other_site_may() {
+async fn by_default_no_other_site_is_allowed() {
     let fixture = fixture(CorsOrigins::None);
     let answer = preflight(&fixture, SITE).await;
     answer.problem(405, "method_not_allowed");
@@ -55,7 +55,7 @@ async fn by_default_no_other_site_may() {
 }
 
 #[tokio::test]
-async fn a_listed_site_is_told_so_before_it_sends_a_key() {
+async fn a_listed_site_passes_the_preflight() {
     let fixture = listed();
     for origin in [SITE, "http://localhost:3000"] {
         let answer = preflight(&fixture, origin).await;
@@ -70,13 +70,13 @@ async fn a_listed_site_is_told_so_before_it_sends_a_key() {
         assert_eq!(answer.header("access-control-max-age"), "7200");
         assert!(vary(&answer).contains("origin"));
         assert!(!answer.header("x-request-id").is_empty());
-        // Cookies have no part in it.
+        // Cookies are not allowed.
         assert!(answer.headers.get("access-control-allow-credentials").is_none());
     }
 }
 
 #[tokio::test]
-async fn a_listed_site_may_read_answers_and_refusals() {
+async fn a_listed_site_may_read_answers_and_errors() {
     let fixture = listed();
     for (key, status) in [("key", StatusCode::OK), ("wrong", StatusCode::FORBIDDEN)] {
         let answer = caption(&fixture, SITE, key).await;
@@ -103,7 +103,7 @@ async fn other_sites_are_not_named() {
 }
 
 #[tokio::test]
-async fn all_sites_may_where_the_setting_says_so() {
+async fn a_star_allows_all_sites() {
     let fixture = fixture(CorsOrigins::Any);
     for origin in [SITE, "null", "http://anywhere"] {
         assert_eq!(allowed(&preflight(&fixture, origin).await), Some("*"));
@@ -111,9 +111,9 @@ async fn all_sites_may_where_the_setting_says_so() {
     }
 }
 
-/// What `/` answers depends on `Accept` as well, and says both.
+/// The answer of `/` also depends on `Accept`, and names both in `Vary`.
 #[tokio::test]
-async fn what_an_answer_depends_on_is_said_twice_where_it_must_be() {
+async fn vary_names_everything_that_an_answer_depends_on() {
     let request = Request::get("/").header("origin", SITE).body(Body::empty()).unwrap();
     let vary = vary(&listed().send(request).await);
     assert!(vary.contains("accept") && vary.contains("origin"), "{vary}");

@@ -1,5 +1,5 @@
-//! The files below `deploy/`: what they ask Prometheus for is there to be had, and the proxies let
-//! through what the server takes.
+//! The files in `deploy/`: the metrics they query exist, and the proxies accept what the server
+//! accepts.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,7 +18,7 @@ const DATA_SOURCE: &str =
 const NGINX: &str = include_str!("../../../deploy/proxy/nginx.conf");
 const CADDY: &str = include_str!("../../../deploy/proxy/Caddyfile");
 
-/// What is exported: names of samples, with the names of their labels.
+/// The exported samples, with the names of their labels.
 async fn exported() -> BTreeMap<String, BTreeSet<String>> {
     let fixture = Fixture::roomy(8, MemoryLimits::default());
     fixture.send(post("", "image/png", png())).await;
@@ -33,7 +33,7 @@ async fn exported() -> BTreeMap<String, BTreeSet<String>> {
     names
 }
 
-/// The metrics that a text names, each with the labels that it chooses by.
+/// The metrics in an expression, each with the labels that it selects by.
 fn asked(text: &str) -> Vec<(String, Vec<String>)> {
     let part_of_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let starts = text.match_indices("cutline_").chain(text.match_indices("process_"));
@@ -45,7 +45,7 @@ fn asked(text: &str) -> Vec<(String, Vec<String>)> {
             let inside = rest[end..]
                 .strip_prefix('{')
                 .map_or("", |rest| rest.split('}').next().expect("the selector ends"));
-            // Values may have commas, but no label stands behind a quotation mark without one.
+            // Values may contain commas, but a label always follows a comma after a quotation mark.
             let chosen = inside.split(", ").filter_map(|pair| pair.split(['=', '!']).next());
             let chosen = chosen.map(|label| label.trim().to_owned());
             (rest[..end].to_owned(), chosen.filter(|label| !label.is_empty()).collect())
@@ -53,7 +53,7 @@ fn asked(text: &str) -> Vec<(String, Vec<String>)> {
         .collect()
 }
 
-/// The labels behind `by`.
+/// The labels after `by`.
 fn grouped(text: &str) -> impl Iterator<Item = &str> {
     text.split("by (").skip(1).flat_map(|rest| rest.split(')').next().unwrap().split(", "))
 }
@@ -80,7 +80,7 @@ fn all_exist(text: &str, exported: &BTreeMap<String, BTreeSet<String>>) {
 }
 
 #[tokio::test]
-async fn the_dashboard_and_the_alerts_ask_for_what_there_is() {
+async fn the_metrics_of_dashboard_and_alerts_exist() {
     let exported = exported().await;
     let dashboard: Value = serde_json::from_str(DASHBOARD).unwrap();
     let expressions = expressions(&dashboard);
@@ -93,14 +93,14 @@ async fn the_dashboard_and_the_alerts_ask_for_what_there_is() {
     for alert in alerts {
         all_exist(alert.split("labels:").next().unwrap(), &exported);
     }
-    // And they leave nothing out that tells of trouble.
+    // And they cover every metric of failures.
     for name in ["failures", "rebuilds", "retries", "out_of_memory"] {
         assert!(DASHBOARD.contains(&format!("cutline_model_{name}_total")), "{name}");
     }
 }
 
 #[test]
-fn the_reader_of_expressions_reads_them() {
+fn expressions_are_parsed() {
     let text = "sum by (le, route) (rate(cutline_x_bucket{job=\"$job\", route!~\"/a|b\"}[5m])) / process_y";
     let expected = [
         ("cutline_x_bucket".to_owned(), vec!["job".to_owned(), "route".to_owned()]),
@@ -111,7 +111,7 @@ fn the_reader_of_expressions_reads_them() {
 }
 
 #[test]
-fn panels_stand_beside_each_other_and_ask_the_data_source_that_is_provisioned() {
+fn panels_do_not_overlap_and_use_the_provisioned_data_source() {
     let dashboard: Value = serde_json::from_str(DASHBOARD).unwrap();
     let panels = dashboard["panels"].as_array().unwrap();
     let (mut ids, mut taken) = (BTreeSet::new(), BTreeSet::new());
@@ -134,7 +134,7 @@ fn panels_stand_beside_each_other_and_ask_the_data_source_that_is_provisioned() 
     );
 }
 
-/// The number of `unit`s that stands behind `mark`.
+/// The number of `unit`s after `mark`.
 fn numbers(text: &str, mark: &str, unit: &str) -> Vec<u64> {
     let words = text.split(mark).skip(1).filter_map(|rest| rest.split_whitespace().next());
     words
@@ -143,9 +143,9 @@ fn numbers(text: &str, mark: &str, unit: &str) -> Vec<u64> {
 }
 
 #[test]
-fn the_proxies_let_through_what_the_server_takes() {
+fn the_proxies_accept_what_the_server_accepts() {
     let settings = HttpSettings::default();
-    // Base64 with line breaks, and parameters: what `http/extract` reads of one image.
+    // Base64 with line breaks, and parameters: the maximum that `http/extract` reads for one image.
     let single = (settings.max_image_bytes * 3 / 2 + (64 << 10)).div_ceil(1 << 20) as u64;
     let batch = settings.max_inflight_bytes >> 20;
     assert_eq!(numbers(NGINX, "client_max_body_size ", "m"), [single, batch]);

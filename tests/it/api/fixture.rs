@@ -1,4 +1,4 @@
-//! A server with a model that answers at once, or when told to, and the requests to send it.
+//! A server with a scripted model that answers at once or on command, and requests to send to it.
 
 use std::io::Cursor;
 use std::sync::Arc;
@@ -28,14 +28,14 @@ const CLS: u32 = 2;
 /// "a red square" and the end.
 const WRITES: [u32; 4] = [5, 6, 7, 3];
 
-/// What the engine does, to be changed while it runs, and what it was asked.
+/// Controls the engine while it runs, and counts its work.
 #[derive(Debug)]
 pub(super) struct Script {
-    /// It thinks for as long as this is true.
+    /// It makes no progress while this is true.
     pub(super) stuck: AtomicBool,
     /// Its steps fail.
     pub(super) broken: AtomicBool,
-    /// Steps in which it writes; less than none for as many as it likes.
+    /// Steps in which it writes a token; negative for any number.
     steps: AtomicIsize,
     starts: AtomicUsize,
     encodes: AtomicUsize,
@@ -54,17 +54,17 @@ impl Default for Script {
 }
 
 impl Script {
-    /// From now on it writes a token in each of so many steps, and then thinks.
+    /// Writes a token in each of this many steps, then makes no progress.
     pub(super) fn let_step(&self, steps: isize) {
         self.steps.store(steps, Ordering::SeqCst);
     }
 
-    /// Jobs that were begun.
+    /// Jobs that were started.
     pub(super) fn starts(&self) -> usize {
         self.starts.load(Ordering::SeqCst)
     }
 
-    /// Images that went through the vision tower.
+    /// Images that were encoded.
     pub(super) fn encodes(&self) -> usize {
         self.encodes.load(Ordering::SeqCst)
     }
@@ -88,7 +88,7 @@ impl Script {
 
 struct ScriptedEngine {
     script: Arc<Script>,
-    /// With the number of tokens that each has written.
+    /// Jobs with the number of tokens that each has written.
     jobs: Vec<(Job, usize)>,
 }
 
@@ -155,7 +155,7 @@ pub(super) struct Fixture {
 }
 
 impl Fixture {
-    /// One image in the model and one waiting, the rest of the settings as they are by default.
+    /// One image in progress and one waiting; other settings have their defaults.
     pub(super) fn new() -> Self {
         Self::with(HttpSettings::default())
     }
@@ -166,12 +166,12 @@ impl Fixture {
         fixture
     }
 
-    /// The captioner is there, but the state does not know it yet.
+    /// The captioner exists, but the server still considers it loading.
     pub(super) fn loading(settings: HttpSettings) -> Self {
         Self::build(settings, 1, MemoryLimits::default())
     }
 
-    /// A queue of `capacity` places, as many rows at a time, and this much memory.
+    /// A queue of `capacity` slots, as many rows at a time, and these memory limits.
     pub(super) fn roomy(capacity: usize, memory: MemoryLimits) -> Self {
         let fixture = Self::build(HttpSettings::default(), capacity, memory);
         fixture.state.ready(fixture.captioner.clone());
@@ -191,7 +191,7 @@ impl Fixture {
             info: model_info(),
             max_workers: 2,
             max_batch_size: capacity,
-            // All that there is room for goes into the model, for tests that keep it there.
+            // As many rows as slots, for tests that keep images in progress.
             vision_order: VisionOrder::AllFirst,
             vision_batch: 1,
             queue_capacity: capacity,
@@ -200,7 +200,7 @@ impl Fixture {
             metrics: metrics.clone(),
         };
         let captioner = Captioner::with_engine(Box::new(engine), parts).unwrap();
-        Self { script, state: AppState::measured(settings, metrics), captioner }
+        Self { script, state: AppState::new(settings).with_metrics(metrics), captioner }
     }
 
     pub(super) fn app(&self) -> Router {
@@ -217,9 +217,9 @@ impl Fixture {
         self.send(Request::get(path).body(Body::empty()).unwrap()).await
     }
 
-    /// The proof that whatever happened before did no harm.
+    /// Asserts that the server still works.
     pub(super) async fn still_answers(&self) {
-        // By the model, and not from memory.
+        // By the model, not from the cache.
         let answer = self.send(post("?cache=bypass", "image/png", png())).await;
         assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
         assert_eq!(answer.json()["caption"], "a red square");
@@ -228,7 +228,7 @@ impl Fixture {
 
 impl Drop for Fixture {
     fn drop(&mut self) {
-        // The captioner waits for its engine when it is dropped.
+        // Dropping the captioner waits for its engine.
         self.script.set_stuck(false);
     }
 }
@@ -279,7 +279,7 @@ impl Answer {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 
-    /// Checks everything that a problem document must be, and gives it back.
+    /// Checks everything that a problem document must contain, and returns it.
     #[track_caller]
     pub(super) fn problem(&self, status: u16, code: &str) -> Value {
         assert_eq!(self.status.as_u16(), status, "{self:?}");
@@ -315,7 +315,7 @@ fn jpeg(image: &RgbImage) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// A small image that no other number has.
+/// A small image, different for every number.
 pub(super) fn distinct(number: u32) -> Vec<u8> {
     picture(ImageFormat::Png, 20 + number % 100, 20 + number / 100)
 }
@@ -346,7 +346,7 @@ pub(super) fn json(body: &Value) -> Request<Body> {
     post("", "application/json", body.to_string())
 }
 
-/// A form; each part is the attributes behind `form-data` and the content.
+/// A form; each part has the attributes after `form-data`, and the content.
 pub(super) fn form_bytes(parts: &[(&str, &[u8])]) -> Vec<u8> {
     let mut body = Vec::new();
     for (attributes, content) in parts {
@@ -363,7 +363,7 @@ pub(super) fn form(parts: &[(&str, &[u8])]) -> Request<Body> {
     post("", "multipart/form-data; boundary=line", form_bytes(parts))
 }
 
-/// Waits until nothing is in the model, in the queue or on its way there.
+/// Waits until nothing is in progress, queued or about to be queued.
 pub(super) async fn emptied(captioner: &Captioner) {
     let held = || {
         let status = captioner.status();
@@ -372,7 +372,7 @@ pub(super) async fn emptied(captioner: &Captioner) {
     eventually("an empty model and queue", || held() == 0).await;
 }
 
-/// Waits for another thread to get somewhere.
+/// Waits until another thread has made the condition true.
 pub(super) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     for _ in 0..5000 {
         if holds() {

@@ -1,5 +1,5 @@
-//! Clients that mean no good, or have bad lines: each is answered or closed in bounded time, and the
-//! server goes on.
+//! Hostile or slow clients: each is answered or disconnected in bounded time, and the server keeps
+//! serving others.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use super::fixture::{Fixture, eventually, png};
 
-/// Longer than anything here takes, and shorter than for ever.
+/// Longer than anything here takes.
 const BOUND: Duration = Duration::from_secs(20);
 
 struct Server {
@@ -35,7 +35,7 @@ impl Server {
         TcpStream::connect(self.address).await.unwrap()
     }
 
-    /// A caption, made for a client of good manners.
+    /// Asserts that a normal client gets a caption.
     async fn still_answers(&self) {
         let mut stream = self.connect().await;
         stream.write_all(&request("?cache=bypass", png().len())).await.unwrap();
@@ -67,14 +67,14 @@ async fn read_until(stream: &mut TcpStream, mark: &str) -> String {
     text
 }
 
-/// Waits for the server to hang up, and gives what it said before.
+/// Waits for the server to close the connection, and returns what it sent.
 async fn closed(stream: &mut TcpStream) -> String {
     let mut text = Vec::new();
     let _ = timeout(BOUND, stream.read_to_end(&mut text)).await.expect("it is closed in time");
     String::from_utf8_lossy(&text).into_owned()
 }
 
-fn impatient() -> HttpSettings {
+fn short_timeouts() -> HttpSettings {
     HttpSettings {
         idle_timeout: Duration::from_millis(200),
         request_timeout: Duration::from_secs(1),
@@ -83,14 +83,14 @@ fn impatient() -> HttpSettings {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn headers_without_end_are_refused() {
+async fn endless_headers_are_refused() {
     let server = Server::start(HttpSettings::default()).await;
     let many: String = (0..200).map(|n| format!("x-{n}: y\r\n")).collect();
     let long = format!("x: {}\r\n", "y".repeat(1 << 20));
     for headers in [many, long] {
         let mut stream = server.connect().await;
         let text = format!("GET / HTTP/1.1\r\nhost: x\r\n{headers}\r\n");
-        // The server may hang up before it has all of them.
+        // The server may close the connection before it has all of them.
         let _ = stream.write_all(text.as_bytes()).await;
         let mut start = [0; 12];
         timeout(BOUND, stream.read_exact(&mut start)).await.unwrap().unwrap();
@@ -100,8 +100,8 @@ async fn headers_without_end_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_crowd_of_slow_clients_is_let_go() {
-    let server = Server::start(impatient()).await;
+async fn many_slow_clients_are_disconnected() {
+    let server = Server::start(short_timeouts()).await;
     let mut clients = tokio::task::JoinSet::new();
     for number in 0..60 {
         let mut stream = server.connect().await;
@@ -112,7 +112,7 @@ async fn a_crowd_of_slow_clients_is_let_go() {
                 _ => (&request("", 1000), "HTTP/1.1 408"),
             };
             stream.write_all(start).await.unwrap();
-            // A byte now and then, for as long as anybody listens.
+            // A byte now and then, until the server closes the connection.
             let (mut reader, mut writer) = stream.into_split();
             let drip = tokio::spawn(async move {
                 while number % 3 > 0 && writer.write_all(b"x").await.is_ok() {
@@ -130,7 +130,7 @@ async fn a_crowd_of_slow_clients_is_let_go() {
             drip.abort();
         });
     }
-    // While they are at it, others are served.
+    // Meanwhile others are served.
     server.still_answers().await;
     while let Some(client) = clients.join_next().await {
         client.unwrap();
@@ -141,10 +141,10 @@ async fn a_crowd_of_slow_clients_is_let_go() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_half_open_connection_costs_no_more_than_its_time() {
-    let server = Server::start(impatient()).await;
-    // The client says that it will send nothing more, in the middle of its headers or its body,
-    // and listens on.
+async fn a_half_closed_connection_ends_in_time() {
+    let server = Server::start(short_timeouts()).await;
+    // The client closes its sending side in the middle of its headers or its body, and keeps
+    // reading.
     for start in [&b"POST /caption/gen"[..], &request("", 1000)] {
         let mut stream = server.connect().await;
         stream.write_all(start).await.unwrap();
@@ -157,12 +157,12 @@ async fn a_half_open_connection_costs_no_more_than_its_time() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_answer_that_nobody_takes_is_given_up() {
-    let server = Server::start(impatient()).await;
+async fn a_client_that_does_not_read_is_disconnected() {
+    let server = Server::start(short_timeouts()).await;
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(1024).unwrap();
     let mut stream = socket.connect(server.address).await.unwrap();
-    // So many answers that no buffer holds them, and none is read.
+    // More answers than any buffer holds, and none is read.
     let flood = b"GET /model/info HTTP/1.1\r\nhost: x\r\n\r\n".repeat(1000);
     let writing = async { while stream.write_all(&flood).await.is_ok() {} };
     timeout(BOUND, writing).await.expect("the server hangs up");
@@ -171,10 +171,10 @@ async fn an_answer_that_nobody_takes_is_given_up() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn hundreds_of_idle_connections_make_room_for_new_ones() {
+async fn idle_connections_are_evicted_for_new_ones() {
     let settings = HttpSettings { max_connections: 50, ..HttpSettings::default() };
     let server = Server::start(settings).await;
-    // One is being answered all the while.
+    // One has a request in progress all the time.
     server.fixture.script.set_stuck(true);
     let mut busy = server.connect().await;
     busy.write_all(&request("", png().len())).await.unwrap();
@@ -193,7 +193,7 @@ async fn hundreds_of_idle_connections_make_room_for_new_ones() {
     server.fixture.script.set_stuck(false);
     read_until(&mut busy, "\"timings\"").await;
     server.still_answers().await;
-    // The first ones had to go for the last ones.
+    // The oldest idle ones were evicted.
     assert_eq!(closed(&mut idle[0]).await, "");
     drop(idle);
     server.still_answers().await;

@@ -1,4 +1,4 @@
-//! `GET /metrics`: its format, that its numbers follow what happens, and that its labels are few.
+//! `GET /metrics`: the format, the numbers after known events, and the bounded set of labels.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,17 +13,17 @@ use super::fixture::{Fixture, distinct, eventually, form_bytes, png, post, post_
 /// Names and values.
 pub(super) type Labels = Vec<(String, String)>;
 
-/// A page in Prometheus' text format, taken apart.
+/// A parsed page in the text format of Prometheus.
 pub(super) struct Page {
-    /// Type by the name of a family.
+    /// The type by the name of the family.
     types: BTreeMap<String, String>,
-    /// Value by name and labels, as they are written.
+    /// The value by name and labels, as written.
     pub(super) samples: BTreeMap<String, f64>,
 }
 
 impl Page {
-    /// Reads it as strictly as the format is described: each family's HELP and TYPE stand once and
-    /// before its samples, which stand together.
+    /// Parses strictly: HELP and TYPE of a family come once and before its samples, which are
+    /// contiguous.
     fn parse(text: &str) -> Self {
         let mut page = Self { types: BTreeMap::new(), samples: BTreeMap::new() };
         let mut helped = BTreeSet::new();
@@ -68,7 +68,7 @@ impl Page {
         assert!(before.is_none(), "{series} is there twice");
     }
 
-    /// Buckets grow, and the last one is the count.
+    /// Buckets are cumulative, and the last one equals the count.
     fn check_histograms(&self) {
         for (name, _) in self.types.iter().filter(|(_, kind)| *kind == "histogram") {
             let mut groups: BTreeMap<Labels, Vec<(f64, f64)>> = BTreeMap::new();
@@ -93,7 +93,7 @@ impl Page {
         }
     }
 
-    /// The sum of all samples of `name` whose labels have these values among theirs.
+    /// The sum of all samples of `name` with these labels.
     fn sum(&self, name: &str, values: &[&str]) -> f64 {
         let wanted = |series: &str| {
             let labels = labels(series);
@@ -113,7 +113,7 @@ pub(super) fn labels(series: &str) -> Labels {
         let value = value.strip_prefix('"').and_then(|value| value.strip_suffix('"'));
         (name.to_owned(), value.unwrap_or_else(|| panic!("{series}")).to_owned())
     };
-    // None of our values has a quotation mark or a comma, except the list of features.
+    // No value contains a quotation mark or a comma, except the list of features.
     inside
         .split("\",")
         .map(|pair| format!("{}\"", pair.trim_end_matches('"')))
@@ -153,12 +153,12 @@ async fn requests_are_counted_by_route_and_status() {
     let rejected = |reason| page.sum("cutline_rejected_total", &[reason]);
     assert_eq!((rejected("invalid_parameter"), rejected("unsupported_format")), (1.0, 1.0));
     assert_eq!(page.sum("cutline_rejected_total", &[]), 2.0);
-    // The look itself.
+    // The scrape itself.
     assert_eq!(page.sum("cutline_http_requests_in_flight", &[]), 1.0);
 }
 
 #[tokio::test]
-async fn caches_stages_and_tokens_follow_what_happens() {
+async fn caches_stages_and_tokens_are_counted() {
     let fixture = roomy();
     for query in ["", "", "?prompt=photo+of", "?cache=bypass", "?cache=refresh", "?num_beams=2"] {
         let answer = fixture.send(post(query, "image/png", png())).await;
@@ -175,7 +175,7 @@ async fn caches_stages_and_tokens_follow_what_happens() {
     assert!(page.sum("cutline_cache_bytes", &["images"]) > 1000.0);
     assert_eq!(page.sum("cutline_cache_limit_bytes", &["answers"]), f64::from(64 << 20));
 
-    // Plain, bypassed and refreshed came as pixels.
+    // Plain, bypassed and refreshed requests were decoded.
     let images = |stage| page.sum("cutline_stage_duration_seconds_count", &[stage]);
     assert_eq!(["decode", "preprocess", "analysis", "vision"].map(images), [3.0; 4]);
     assert_eq!(["queue", "decoder"].map(images), [5.0; 2]);
@@ -194,7 +194,7 @@ async fn caches_stages_and_tokens_follow_what_happens() {
 }
 
 #[tokio::test]
-async fn who_joins_the_work_of_another_is_counted_and_what_waits_is_shown() {
+async fn coalesced_requests_are_counted_and_the_queue_is_shown() {
     let fixture = Arc::new(Fixture::roomy(2, MemoryLimits::default()));
     fixture.script.set_stuck(true);
     let send = |request: Request<Body>| {
@@ -225,7 +225,7 @@ async fn who_joins_the_work_of_another_is_counted_and_what_waits_is_shown() {
 }
 
 #[tokio::test]
-async fn a_full_queue_and_bad_images_of_a_batch_are_reasons() {
+async fn a_full_queue_and_bad_images_of_a_batch_are_counted_as_rejections() {
     let fixture = Arc::new(Fixture::new());
     fixture.script.set_stuck(true);
     let mut tasks = Vec::new();
@@ -277,7 +277,7 @@ async fn failures_of_the_model_are_counted() {
 }
 
 #[tokio::test]
-async fn nothing_that_clients_send_becomes_a_label() {
+async fn clients_cannot_create_labels() {
     let fixture = roomy();
     let series = |page: &Page| page.samples.keys().cloned().collect::<BTreeSet<_>>();
     fixture.get("/nothing/0").await;
@@ -296,7 +296,7 @@ async fn nothing_that_clients_send_becomes_a_label() {
 }
 
 #[tokio::test]
-async fn before_there_is_a_model_and_while_it_stops_it_is_answered() {
+async fn metrics_are_served_while_loading_and_while_stopping() {
     let fixture = Fixture::loading(HttpSettings::default());
     let process = post_to("/image/process", "image/png", png());
     assert_eq!(fixture.send(process).await.status, StatusCode::OK);
@@ -316,7 +316,7 @@ async fn before_there_is_a_model_and_while_it_stops_it_is_answered() {
 }
 
 #[tokio::test]
-async fn servers_in_one_process_count_apart() {
+async fn servers_in_one_process_count_separately() {
     let (one, two) = (roomy(), roomy());
     one.send(post("", "image/png", png())).await;
     assert_eq!(page(&two).await.sum("cutline_http_requests_total", &[]), 0.0);

@@ -1,5 +1,4 @@
-//! The page at `/`, and what its files are and are not. How it works in a browser is tested by
-//! `tests/page`.
+//! The page at `/` and its files. `tests/page` tests it in a browser.
 
 use std::fs;
 use std::path::Path;
@@ -39,7 +38,7 @@ async fn get(fixture: &Fixture, path: &str, headers: &[(&str, &str)]) -> Answer 
 }
 
 #[tokio::test]
-async fn every_file_is_served_with_its_type_and_may_be_kept() {
+async fn every_file_is_served_with_its_type_and_can_be_cached() {
     let fixture = Fixture::new();
     for (name, text) in files() {
         let path = address(&name);
@@ -82,7 +81,7 @@ async fn every_file_is_served_with_its_type_and_may_be_kept() {
 }
 
 #[tokio::test]
-async fn browsers_get_the_page_and_programs_the_list() {
+async fn browsers_get_the_page_and_programs_get_the_list() {
     let fixture = Fixture::new();
     let page = get(&fixture, "/", &[]).await;
     assert!(page.header("content-type").starts_with("text/html"));
@@ -125,9 +124,9 @@ fn the_page_is_small() {
 }
 
 #[test]
-fn the_page_asks_nobody_else() {
+fn the_page_contacts_no_other_host() {
     for (name, text) in files() {
-        // A name in XML, not an address that anybody asks.
+        // An XML namespace, not an address that is requested.
         let text = text.replace("xmlns=\"http://www.w3.org/2000/svg\"", "");
         for foreign in ["http:", "https:", "ws:", "wss:", "=\"//", "'//", "(//", "`//", "@import"] {
             assert!(!text.contains(foreign), "{name} has {foreign}");
@@ -167,7 +166,7 @@ fn nothing_is_inline_and_no_text_becomes_markup() {
     }
 }
 
-/// One round trip: nothing is found out about only after another file has come.
+/// One round trip: no file is discovered only after another one has loaded.
 #[test]
 fn the_page_names_every_file() {
     let files = files();

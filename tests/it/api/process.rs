@@ -18,13 +18,13 @@ fn process(query: &str, content_type: &str, body: impl Into<Body>) -> Request<Bo
         .unwrap()
 }
 
-/// Without a model: it is still loading.
+/// A server whose model is still loading.
 fn fixture() -> Fixture {
     Fixture::loading(HttpSettings::default())
 }
 
 #[tokio::test]
-async fn an_image_is_described_before_there_is_a_model() {
+async fn an_image_is_described_while_the_model_loads() {
     let fixture = fixture();
     let encoded = BASE64_STANDARD.encode(png());
     let form = form_bytes(&[("; name=\"image\"; filename=\"a.png\"", &png())]);
@@ -42,7 +42,7 @@ async fn an_image_is_described_before_there_is_a_model() {
             "format": "png", "width": 40, "height": 30, "size_bytes": png().len(), "orientation": 1,
         });
         assert_eq!(told["image"], image, "{way}");
-        // Red in the picture goes from 200, and green and blue are hardly there.
+        // Red starts at 200; there is little green and blue.
         assert_eq!(told["colors"][0]["fraction"], 1.0, "{told}");
         assert_eq!(told["colors"][0]["name"], "firebrick", "{told}");
         assert!(told["mood"]["warmth"].as_f64().unwrap() > 0.6, "{told}");
@@ -58,7 +58,7 @@ async fn an_image_is_described_before_there_is_a_model() {
 }
 
 #[tokio::test]
-async fn an_image_that_is_turned_says_so() {
+async fn the_orientation_is_reported() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/image/zoo/jpeg_exif_6.jpg");
     let bytes = std::fs::read(path).unwrap();
     let image = fixture().send(process("", "image/jpeg", bytes)).await.json()["image"].clone();
@@ -67,7 +67,7 @@ async fn an_image_that_is_turned_says_so() {
 }
 
 #[tokio::test]
-async fn errors_are_those_of_captions() {
+async fn errors_are_the_same_as_for_captions() {
     let settings = HttpSettings { max_image_pixels: 1000, ..HttpSettings::default() };
     let fixture = Fixture::loading(settings);
     let large = vec![0xFF; 11 << 20];
@@ -100,7 +100,7 @@ async fn errors_are_those_of_captions() {
 }
 
 #[tokio::test]
-async fn a_caption_comes_with_the_same_colours_unless_it_is_told_not_to() {
+async fn a_caption_has_the_same_colours_unless_they_are_switched_off() {
     let fixture = Fixture::new();
     let described = fixture.send(process("", "image/png", png())).await.json();
     let caption = fixture.send(post("", "image/png", png())).await.json();

@@ -1,35 +1,36 @@
-//! What holds for every request: addresses, methods, ids, log lines.
+//! What applies to every request: addresses, methods, ids, log lines.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::sync::{Arc, LazyLock, Mutex};
 
 use axum::body::Body;
 use axum::http::{Method, Request, StatusCode};
 use cutline::config::{Level, LogSettings};
-use cutline::http::ENDPOINTS;
 use cutline::telemetry;
 use serde_json::Value;
 use tracing::Dispatch;
 
 use super::fixture::{Fixture, form, png, post, post_to, raw};
+use super::openapi::operations;
 
 fn request(method: &str, path: &str) -> Request<Body> {
     Request::builder().method(method).uri(path).body(Body::empty()).unwrap()
 }
 
 #[tokio::test]
-async fn the_list_of_endpoints_is_the_routes() {
+async fn the_index_lists_the_routes() {
     let fixture = Fixture::new();
     let index = fixture.get("/").await.json();
     assert_eq!(index["name"], "cutline");
     assert_eq!(index["version"], env!("CARGO_PKG_VERSION"));
-    let listed: Vec<(String, String)> = index["endpoints"]
+    let listed: BTreeSet<(String, String)> = index["endpoints"]
         .as_array()
         .unwrap()
         .iter()
         .map(|e| (e["method"].as_str().unwrap().into(), e["path"].as_str().unwrap().into()))
         .collect();
-    assert_eq!(listed.len(), ENDPOINTS.len());
+    assert_eq!(listed, operations());
     for (method, path) in listed {
         let status = fixture.send(request(&method, &path)).await.status;
         assert!(status != StatusCode::NOT_FOUND && status != StatusCode::METHOD_NOT_ALLOWED);
@@ -41,7 +42,7 @@ async fn the_list_of_endpoints_is_the_routes() {
 }
 
 #[tokio::test]
-async fn other_addresses_are_not_found() {
+async fn unknown_addresses_are_not_found() {
     let fixture = Fixture::new();
     for path in ["/nothing", "/caption", "/caption/generate/", "/health/live/x"] {
         fixture.get(path).await.problem(404, "not_found");
@@ -71,7 +72,7 @@ async fn the_model_is_described() {
 }
 
 #[tokio::test]
-async fn request_ids_are_taken_over_or_made() {
+async fn request_ids_are_accepted_or_generated() {
     let fixture = Fixture::new();
     let longest = "x".repeat(128);
     for id in ["abc-123", "!~", &longest] {
@@ -95,7 +96,7 @@ async fn request_ids_are_taken_over_or_made() {
     assert_eq!(made.len(), 5);
 }
 
-/// Runs `work` with its log lines caught.
+/// Runs `work` and captures its log lines.
 pub(super) async fn logged(human: bool, work: impl Future<Output = ()>) -> String {
     #[derive(Clone, Default)]
     struct Sink(Arc<Mutex<Vec<u8>>>);
@@ -110,8 +111,8 @@ pub(super) async fn logged(human: bool, work: impl Future<Output = ()>) -> Strin
     let sink = Sink::default();
     let writer = sink.clone();
     let settings = LogSettings { level: Level::INFO, human };
-    // While there is only one subscriber, tracing asks the thread that first comes by a line
-    // whether it is wanted, and other tests' threads have no subscriber.
+    // With only one subscriber, tracing asks the thread that first reaches a log line whether it is
+    // enabled, and the threads of other tests have no subscriber.
     static SECOND: LazyLock<Dispatch> = LazyLock::new(|| {
         let settings = LogSettings { level: Level::INFO, human: false };
         Dispatch::new(telemetry::subscriber(settings, std::io::sink))
@@ -197,7 +198,7 @@ async fn every_request_is_one_line_of_json() {
 }
 
 #[tokio::test]
-async fn people_get_lines_without_json() {
+async fn the_text_format_has_no_json() {
     let fixture = Fixture::new();
     let text = logged(true, async {
         fixture.get("/").await;
@@ -208,7 +209,7 @@ async fn people_get_lines_without_json() {
 }
 
 #[tokio::test]
-async fn a_failing_model_shows_nothing_of_itself() {
+async fn internal_errors_show_no_details() {
     let fixture = Fixture::new();
     fixture.script.set_broken(true);
     let answer = fixture.send(raw(png())).await;

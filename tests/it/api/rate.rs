@@ -1,4 +1,4 @@
-//! How often a client may ask, and who counts as one.
+//! Rate limits, and who counts as one client.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use tokio::time::advance;
 
 use super::fixture::{Answer, Fixture, distinct, form_bytes, png, post, post_to, raw};
 
-/// One request a minute, and this many at once.
+/// One request per minute with this burst.
 fn limited(burst: u32, protection: ProtectionSettings) -> Fixture {
     let number = |number| NonZeroU32::new(number).unwrap();
     let rate = Some(RateLimit { per_minute: number(1), burst: number(burst) });
@@ -51,13 +51,13 @@ fn is_ok(answer: &Answer) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_waits_as_long_as_it_is_told() {
+async fn retry_after_is_the_time_until_the_next_request() {
     let fixture = limited(2, open());
     is_ok(&info(&fixture, &[]).await);
     is_ok(&info(&fixture, &[]).await);
     assert_eq!(is_limited(&info(&fixture, &[]).await), 60);
     advance(Duration::from_millis(20_500)).await;
-    // Rounded up: a client that comes back then is not too early.
+    // Rounded up, so that a client that waits this long is not too early.
     assert_eq!(is_limited(&info(&fixture, &[]).await), 40);
     advance(Duration::from_secs(40)).await;
     is_ok(&info(&fixture, &[]).await);
@@ -78,7 +78,7 @@ async fn every_key_has_its_own_rate() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn guessing_keys_is_limited_and_does_not_shut_out_who_has_one() {
+async fn guessing_keys_is_limited_and_does_not_affect_valid_keys() {
     let fixture = limited(3, with_keys());
     info(&fixture, &[("x-api-key", "first")]).await.problem(403, "forbidden");
     info(&fixture, &[("x-api-key", "second")]).await.problem(403, "forbidden");
@@ -89,12 +89,12 @@ async fn guessing_keys_is_limited_and_does_not_shut_out_who_has_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_cannot_make_up_its_address() {
+async fn a_client_cannot_forge_its_address() {
     let fixture = limited(1, open());
     is_ok(&info(&fixture, &[("x-forwarded-for", "10.0.0.1")]).await);
     is_limited(&info(&fixture, &[("x-forwarded-for", "10.0.0.2")]).await);
 
-    // Behind a proxy, what the client itself has put in stands before what the proxy has seen.
+    // Behind a proxy, the client's own entries come before the one that the proxy adds.
     let fixture = limited(1, ProtectionSettings { proxies: 1, ..open() });
     for client in ["10.0.0.1", "10.0.0.2", "2001:db8:1:2::3"] {
         is_ok(&info(&fixture, &[("x-forwarded-for", client)]).await);
@@ -103,7 +103,7 @@ async fn a_client_cannot_make_up_its_address() {
         let lines = [("x-forwarded-for", "10.7.7.7"), ("x-forwarded-for", client)];
         is_limited(&info(&fixture, &lines).await);
     }
-    // Somebody with a network of IPv6 has no other rate for each address of it.
+    // All addresses of an IPv6 network share one rate.
     is_limited(&info(&fixture, &[("x-forwarded-for", "2001:db8:1:2:ffff::4")]).await);
 }
 
@@ -141,7 +141,7 @@ async fn captions_streams_and_batches_count_one_each() {
     }
 }
 
-/// Whoever asks over a socket is known by the socket's other end.
+/// Without keys and proxies, a client is the peer of the socket.
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn addresses_are_those_of_the_sockets() {

@@ -9,7 +9,7 @@ use cutline::config::HttpSettings;
 use super::fixture::{Fixture, distinct, emptied, eventually, png, raw};
 
 #[tokio::test]
-async fn while_the_model_loads_the_server_says_so() {
+async fn while_the_model_loads_the_server_is_not_ready() {
     let fixture = Fixture::loading(HttpSettings::default());
     let health = fixture.get("/health").await;
     assert_eq!(health.status, StatusCode::SERVICE_UNAVAILABLE);
@@ -51,20 +51,20 @@ async fn while_the_model_loads_the_server_says_so() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_body_that_does_not_arrive_is_given_up() {
+async fn a_body_that_does_not_arrive_times_out() {
     let fixture = Fixture::new();
-    // The first kilobyte, and then silence.
+    // The first bytes, then nothing.
     let start: Result<Bytes, std::io::Error> = Ok(Bytes::from(png()));
     let body = tokio_stream::StreamExt::chain(tokio_stream::once(start), tokio_stream::pending());
     let answer = fixture.send(raw(Body::from_stream(body))).await;
     answer.problem(408, "request_timeout");
-    // The model's thread lives in real time.
+    // The model's thread runs in real time.
     tokio::time::resume();
     fixture.still_answers().await;
 }
 
 #[tokio::test]
-async fn a_body_that_breaks_off_is_malformed() {
+async fn a_truncated_body_is_malformed() {
     let fixture = Fixture::new();
     let broken = [Ok(Bytes::from(png())), Err(std::io::Error::other("reset"))];
     let answer = fixture.send(raw(Body::from_stream(tokio_stream::iter(broken)))).await;
@@ -73,13 +73,13 @@ async fn a_body_that_breaks_off_is_malformed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_takes_too_long_is_given_up_and_the_model_is_free_again() {
+async fn a_slow_answer_times_out_and_frees_the_model() {
     let fixture = Fixture::new();
     fixture.script.set_stuck(true);
     let answer = fixture.send(raw(png())).await;
     let problem = answer.problem(504, "inference_timeout");
     assert!(problem["detail"].as_str().unwrap().contains("30 s"), "{problem}");
-    // The model's thread lives in real time.
+    // The model's thread runs in real time.
     tokio::time::resume();
     emptied(&fixture.captioner).await;
     fixture.script.set_stuck(false);
@@ -87,7 +87,7 @@ async fn an_answer_that_takes_too_long_is_given_up_and_the_model_is_free_again()
 }
 
 #[tokio::test]
-async fn what_has_no_place_in_the_queue_is_refused() {
+async fn requests_beyond_the_queue_are_refused() {
     let fixture = Fixture::new();
     fixture.script.set_stuck(true);
     let (first, second, rest) = tokio::join!(
@@ -97,7 +97,7 @@ async fn what_has_no_place_in_the_queue_is_refused() {
             fixture.send(raw(distinct(2))).await
         },
         async {
-            // The first passes through the queue, too; only the second waits in it.
+            // The first passes through the queue as well; only the second waits in it.
             eventually("one in the model and one in the queue", || {
                 let status = fixture.captioner.status();
                 (status.in_flight, status.queue_depth) == (1, 1)
@@ -123,7 +123,7 @@ async fn what_has_no_place_in_the_queue_is_refused() {
 }
 
 #[tokio::test]
-async fn a_stopping_server_finishes_what_it_has_and_refuses_the_rest() {
+async fn a_stopping_server_finishes_accepted_requests_and_refuses_new_ones() {
     let fixture = Fixture::new();
     fixture.script.set_stuck(true);
     let (accepted, refused) = tokio::join!(fixture.send(raw(png())), async {

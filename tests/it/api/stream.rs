@@ -1,4 +1,4 @@
-//! Words as they are found.
+//! Streaming: server-sent events.
 
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ impl Events {
         Self { body: response.into_body().into_data_stream(), text: String::new() }
     }
 
-    /// What stands between two empty lines.
+    /// The lines between two empty lines.
     async fn block(&mut self) -> Option<String> {
         loop {
             if let Some((block, rest)) = self.text.split_once("\n\n") {
@@ -51,7 +51,7 @@ impl Events {
     async fn next(&mut self) -> Option<(String, Value)> {
         loop {
             let block = self.block().await?;
-            // A comment keeps the connection alive and means nothing.
+            // A comment only keeps the connection alive.
             if block.starts_with(':') {
                 continue;
             }
@@ -73,7 +73,7 @@ impl Events {
     }
 }
 
-/// What two answers to the same question share.
+/// The fields that two answers to the same request share.
 fn lasting(caption: &Value) -> Value {
     let mut caption = caption.clone();
     for field in ["timings", "cache", "vision_cache"] {
@@ -83,18 +83,18 @@ fn lasting(caption: &Value) -> Value {
 }
 
 #[tokio::test]
-async fn each_word_is_sent_when_it_is_found() {
+async fn each_word_is_sent_as_soon_as_it_is_decoded() {
     let fixture = fixture();
     fixture.script.let_step(0);
     let mut events = Events::of(&fixture, ask("&prompt=photo+of")).await;
     for text in ["photo of a", "photo of a red", "photo of a red square"] {
-        // The engine writes nothing more before this step, so nothing is sent in advance.
+        // The engine decodes nothing more before this step, so nothing is sent in advance.
         fixture.script.let_step(1);
         let (name, data) = events.next().await.unwrap();
         assert_eq!((name.as_str(), &data["text"]), ("token", &text.into()));
     }
     fixture.script.let_step(-1);
-    // The end of the sentence is a token without a word.
+    // The end token adds no word.
     let rest = events.rest().await;
     assert_eq!(rest.first().unwrap().1["text"], "photo of a red square");
     let (name, done) = rest.last().unwrap();
@@ -105,7 +105,7 @@ async fn each_word_is_sent_when_it_is_found() {
 }
 
 #[tokio::test]
-async fn the_last_event_is_the_unary_answer() {
+async fn the_last_event_equals_the_unary_answer() {
     let fixture = fixture();
     for query in ["", "&num_beams=3&num_captions=2", "&do_sample=1&seed=1&num_captions=2"] {
         let streamed =
@@ -120,7 +120,7 @@ async fn the_last_event_is_the_unary_answer() {
 }
 
 #[tokio::test]
-async fn an_answer_from_memory_is_one_event() {
+async fn a_cached_answer_is_one_event() {
     let fixture = fixture();
     fixture.send(post("", "image/png", png())).await;
     let events = Events::of(&fixture, ask("")).await.rest().await;
@@ -145,7 +145,7 @@ async fn a_stream_and_a_unary_request_share_the_work() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_beforehand_has_a_status() {
+async fn early_errors_have_a_status() {
     let fixture = fixture();
     let cut = png()[..60].to_vec();
     let bad = post("?stream=true", "image/png", cut);
@@ -155,7 +155,7 @@ async fn what_is_wrong_beforehand_has_a_status() {
 }
 
 #[tokio::test]
-async fn what_fails_later_is_an_event() {
+async fn late_errors_are_events() {
     let fixture = fixture();
     fixture.script.let_step(0);
     let mut request = ask("");
@@ -173,7 +173,7 @@ async fn what_fails_later_is_an_event() {
 }
 
 #[tokio::test]
-async fn silence_is_filled_and_ends_with_the_time_for_the_answer() {
+async fn silence_is_filled_with_comments_until_the_timeout() {
     let settings = HttpSettings { request_timeout: Duration::from_secs(30), ..Default::default() };
     let fixture = Fixture::build(settings, 4, MemoryLimits::default());
     fixture.state.ready(fixture.captioner.clone());
@@ -191,7 +191,7 @@ async fn silence_is_filled_and_ends_with_the_time_for_the_answer() {
     assert!((2..=3).contains(&comments), "{comments} comments in 30 s");
     assert!(last.starts_with("event: error") && last.contains("inference_timeout"), "{last}");
     assert_eq!(events.block().await, None);
-    // The model's thread lives in real time.
+    // The model's thread runs in real time.
     tokio::time::resume();
     emptied(&fixture.captioner).await;
 }
@@ -212,25 +212,25 @@ async fn closing_the_connection_stops_the_work() {
 }
 
 #[tokio::test]
-async fn alt_text_is_a_view_on_the_same_work() {
+async fn alt_text_shares_the_work_of_the_caption() {
     let fixture = fixture();
     fixture.script.let_step(0);
     let mut events = Events::of(&fixture, ask("&prompt=photo+of&style=alt_text")).await;
-    // An article alone describes nothing yet.
+    // A single article describes nothing yet.
     for (steps, text) in [(2, "a red"), (1, "a red square")] {
         fixture.script.let_step(steps);
         let (name, data) = events.next().await.unwrap();
         assert_eq!((name.as_str(), &data["text"]), ("token", &text.into()));
     }
     fixture.script.let_step(-1);
-    // The end token adds no word, and what is known is not told again.
+    // The end token adds no word, and unchanged text is not sent again.
     let rest = events.rest().await;
     assert_eq!((rest.len(), rest[0].0.as_str()), (1, "done"));
     assert_eq!(rest[0].1["caption"], "a red square");
     assert_eq!(rest[0].1["captions"][0]["text"], "a red square");
     assert!(rest[0].1.get("fallback").is_none());
 
-    // The model's own text was kept, and no other style of it is computed.
+    // The model's raw text was cached, so another style computes nothing.
     let plain = fixture.send(post("?prompt=photo+of", "image/png", png())).await.json();
     assert_eq!(
         (&plain["caption"], &plain["cache"]),

@@ -37,7 +37,7 @@ impl Server {
         self.stop.take().unwrap().send(()).unwrap();
     }
 
-    /// Posts `body` as an image with a client of its own, and gives status and body.
+    /// Posts `body` as an image over a new connection; returns status and body.
     fn post(&self, body: Vec<u8>) -> JoinHandle<(u16, String)> {
         let address = self.address;
         spawn_blocking(move || {
@@ -61,7 +61,7 @@ impl Server {
     }
 }
 
-/// All that the server sends until it hangs up.
+/// Everything that the server sends until it closes the connection.
 async fn read_all(stream: &mut TcpStream) -> String {
     let mut text = Vec::new();
     let _ = timeout(Duration::from_secs(20), stream.read_to_end(&mut text)).await.unwrap();
@@ -80,7 +80,7 @@ async fn a_refusal_reaches_a_client_that_is_still_sending() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_that_asks_first_need_not_send() {
+async fn a_client_that_expects_100_continue_need_not_send() {
     let server = Server::start(HttpSettings::default()).await;
     let mut stream = server.connect().await;
     let head = "POST /caption/generate HTTP/1.1\r\nhost: x\r\ncontent-type: image/png\r\n\
@@ -94,7 +94,7 @@ async fn a_client_that_asks_first_need_not_send() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_connection_is_used_again() {
+async fn a_connection_is_reused() {
     let server = Server::start(HttpSettings::default()).await;
     let mut stream = server.connect().await;
     for _ in 0..3 {
@@ -111,7 +111,7 @@ async fn a_connection_is_used_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn silence_and_dripping_headers_end_the_connection() {
+async fn silent_and_slow_connections_are_closed() {
     let idle_timeout = Duration::from_millis(200);
     let server = Server::start(HttpSettings { idle_timeout, ..HttpSettings::default() }).await;
     let mut silent = server.connect().await;
@@ -120,14 +120,14 @@ async fn silence_and_dripping_headers_end_the_connection() {
     let mut dripping = server.connect().await;
     let drip = async {
         dripping.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
-        // A header that never ends, until the server has had enough.
+        // A header that never ends, until the server closes the connection.
         while dripping.write_all(b"x").await.is_ok() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
     timeout(Duration::from_secs(20), drip).await.unwrap();
 
-    // An answer that takes longer than that is no silence.
+    // The time of an answer does not count as silence.
     server.fixture.script.set_stuck(true);
     let answer = server.post(png());
     eventually("one in the model", || server.fixture.captioner.status().in_flight == 1).await;
@@ -137,7 +137,7 @@ async fn silence_and_dripping_headers_end_the_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_slow_body_is_given_up() {
+async fn a_slow_body_times_out() {
     let request_timeout = Duration::from_millis(100);
     let server = Server::start(HttpSettings { request_timeout, ..HttpSettings::default() }).await;
     let mut stream = server.connect().await;
@@ -153,7 +153,7 @@ async fn a_slow_body_is_given_up() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_that_leaves_takes_its_image_back() {
+async fn a_disconnect_cancels_the_caption() {
     let server = Server::start(HttpSettings::default()).await;
     server.fixture.script.set_stuck(true);
     let mut stream = server.connect().await;
@@ -173,7 +173,7 @@ async fn a_client_that_leaves_takes_its_image_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn noise_is_no_reason_to_stop() {
+async fn garbage_does_not_stop_the_server() {
     let server = Server::start(HttpSettings::default()).await;
     for noise in [&b"\x16\x03\x01\x02\x00\x01"[..], b"nonsense\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n"]
     {
@@ -187,14 +187,14 @@ async fn noise_is_no_reason_to_stop() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn stopping_finishes_what_is_accepted() {
+async fn stopping_finishes_accepted_requests() {
     let mut server = Server::start(HttpSettings::default()).await;
     server.fixture.script.set_stuck(true);
     let accepted = server.post(png());
     let captioner = server.fixture.captioner.clone();
     eventually("one in the model", || captioner.status().in_flight == 1).await;
     server.stop();
-    // The signal is on its way; a request before it arrives would be accepted, too.
+    // Until the signal arrives, requests are still accepted.
     let address = server.address;
     let ready = move || {
         let agent: ureq::Agent =
@@ -213,13 +213,13 @@ async fn stopping_finishes_what_is_accepted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn stopping_does_not_wait_for_ever() {
+async fn stopping_does_not_wait_forever() {
     let shutdown_grace = Duration::from_millis(50);
     let mut server =
         Server::start(HttpSettings { shutdown_grace, ..HttpSettings::default() }).await;
     server.fixture.script.set_stuck(true);
     let _unfinished = server.post(png());
-    // Connections without a request are no reason to wait either.
+    // Idle connections do not delay it either.
     let _idle = server.connect().await;
     let captioner = server.fixture.captioner.clone();
     eventually("one in the model", || captioner.status().in_flight == 1).await;

@@ -1,4 +1,4 @@
-//! Every way of sending an image, and every way of getting it wrong.
+//! Every way of sending an image, and every invalid upload.
 
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
@@ -51,7 +51,7 @@ async fn an_image_can_be_sent_in_three_ways() {
 }
 
 #[tokio::test]
-async fn parameters_come_with_each_way() {
+async fn parameters_are_accepted_in_every_way() {
     let fixture = Fixture::new();
     let encoded = BASE64_STANDARD.encode(png());
     let fields = "; name=\"image\"";
@@ -108,7 +108,7 @@ async fn small_and_odd_images_are_captioned() {
     }
 }
 
-/// A whole PNG file that promises more pixels than it holds.
+/// A complete PNG file whose header declares more pixels than it has.
 fn png_bomb() -> Vec<u8> {
     fn chunk(kind: &[u8; 4], data: &[u8]) -> Vec<u8> {
         let mut crc = u32::MAX;
@@ -133,7 +133,7 @@ fn png_bomb() -> Vec<u8> {
     .concat()
 }
 
-/// What it is, the request, and the status, code and field that it gets.
+/// A description, the request, and the expected status, code and field.
 type Case<'c> = (&'c str, Request<Body>, u16, &'c str, Option<&'c str>);
 
 async fn refuse(table: Vec<Case<'_>>) {
@@ -152,7 +152,7 @@ async fn bad_images_are_refused() {
     let large = vec![0x89; 11 << 20];
     let jpeg = picture(ImageFormat::Jpeg, 64, 64);
     let cut = jpeg[..jpeg.len() * 2 / 3].to_vec();
-    // No length is announced for a stream.
+    // A stream announces no length.
     let chunks: Vec<Result<Vec<u8>, std::io::Error>> = vec![Ok(vec![0; 1 << 20]); 11]
         .into_iter()
         .map(|r: Result<Vec<u8>, ()>| Ok(r.unwrap()))
@@ -190,26 +190,26 @@ async fn bad_images_are_refused() {
 }
 
 #[tokio::test]
-async fn an_image_of_just_the_limit_is_read() {
+async fn an_image_of_exactly_the_limit_is_accepted() {
     let fixture = Fixture::new();
     let mut jpeg = picture(ImageFormat::Jpeg, 8, 8);
     jpeg.resize(10 << 20, 0);
     let encoded = BASE64_STANDARD.encode(&jpeg);
     for request in [raw(jpeg.clone()), form(&[(IMAGE, &jpeg)]), json(&value!({"image": encoded}))] {
         let answer = fixture.send(request).await;
-        // Whether the zeros behind the image are damage is the decoder's to say.
+        // The decoder may or may not accept the zeros after the image.
         assert!(matches!(answer.status.as_u16(), 200 | 422), "{answer:?}");
     }
     jpeg.push(0);
     fixture.send(raw(jpeg.clone())).await.problem(413, "image_too_large");
-    // Within the limit of the body, but not of the image.
+    // Within the limit of the body, but beyond that of the image.
     fixture.send(form(&[(IMAGE, &jpeg)])).await.problem(413, "image_too_large");
     let encoded = BASE64_STANDARD.encode(&jpeg);
     fixture.send(json(&value!({"image": encoded}))).await.problem(413, "image_too_large");
 }
 
 #[tokio::test]
-async fn broken_envelopes_are_refused() {
+async fn malformed_bodies_are_refused() {
     let whole = form_bytes(&[(IMAGE, &png())]);
     let cut = whole[..whole.len() - 40].to_vec();
     let multipart = "multipart/form-data; boundary=line";

@@ -1,20 +1,20 @@
-// The server's HTTP interface, as far as this page needs it.
+// The parts of the server's HTTP interface that this page uses.
 
 const KEY = 'cutline.key';
 
-/** What went wrong, in the server's words (RFC 9457) or in ours. */
+/** An error, from the server (RFC 9457) or from this page. */
 export class Problem extends Error {
   constructor({ status = 0, code, title, detail, field, request_id: requestId }, retryAfter) {
     super(detail);
     Object.assign(this, { status, code, title, detail, field, requestId, retryAfter });
   }
 
-  /** Worth another try, by itself, a little later. */
+  /** Whether to retry automatically a little later. */
   get passing() {
     return this.status === 429 || this.status === 503;
   }
 
-  /** For want of a key, or of the right one. */
+  /** Whether the API key is missing or wrong. */
   get locked() {
     return this.status === 401 || this.status === 403;
   }
@@ -25,7 +25,7 @@ export class Problem extends Error {
   }
 }
 
-/** The key lives as long as the tab. */
+/** The API key, which is stored until the tab is closed. */
 export const key = {
   get: () => fromStorage(() => sessionStorage.getItem(KEY)),
   set: (value) => fromStorage(() => sessionStorage.setItem(KEY, value)),
@@ -35,7 +35,7 @@ function fromStorage(use) {
   try {
     return use() ?? '';
   } catch {
-    // Browsers may forbid storage altogether.
+    // Browsers may forbid storage.
     return '';
   }
 }
@@ -51,7 +51,7 @@ async function ask(path, init = {}) {
     throw new Problem({
       code: 'unreachable',
       title: 'The server cannot be reached',
-      detail: 'the connection failed; see whether the server is running, and try again',
+      detail: 'the connection failed; check that the server is running, and try again',
     });
   }
   if (!response.ok) throw await problem(response);
@@ -60,13 +60,13 @@ async function ask(path, init = {}) {
 
 async function problem(response) {
   const after = retryAfter(response.headers.get('retry-after'), Date.now());
-  const told = await response.json().catch(() => ({}));
-  const title = told.title ?? `The server answered ${response.status}`;
-  const detail = told.detail ?? 'no reason was given';
-  return new Problem({ code: 'http_error', ...told, status: response.status, title, detail }, after);
+  const answer = await response.json().catch(() => ({}));
+  const title = answer.title ?? `The server answered ${response.status}`;
+  const detail = answer.detail ?? 'no reason was given';
+  return new Problem({ code: 'http_error', ...answer, status: response.status, title, detail }, after);
 }
 
-/** Seconds from a `Retry-After`, which is a number of them or a date; undefined without one. */
+/** Seconds from a `Retry-After`, which holds seconds or a date; undefined without one. */
 export function retryAfter(value, now) {
   if (!value) return undefined;
   const seconds = /^\d+$/.test(value.trim()) ? Number(value) : (Date.parse(value) - now) / 1000;
@@ -80,7 +80,7 @@ export async function modelInfo() {
 }
 
 /**
- * The caption of a file. `onText` gets the text so far, each time that it has grown.
+ * The caption of a file. `onText` receives the text so far each time it grows.
  *
  * @throws {Problem}
  */
@@ -88,7 +88,7 @@ export async function caption(file, params, { signal, onText }) {
   const body = new FormData();
   for (const [name, value] of Object.entries(params)) body.append(name, String(value));
   body.append('stream', 'true');
-  // The last part: by then the server knows what is wanted.
+  // The image comes last, so that the server has read all parameters before it.
   body.append('image', file, file.name);
   let response;
   try {
@@ -106,13 +106,13 @@ export async function caption(file, params, { signal, onText }) {
     if (error instanceof Problem || error.name === 'AbortError') throw error;
   }
   throw new Problem({
-    code: 'broken_off',
-    title: 'The answer broke off',
-    detail: 'the connection ended before the caption did; try again',
+    code: 'cut_off',
+    title: 'The answer was cut off',
+    detail: 'the connection closed before the caption was finished; try again',
   });
 }
 
-/** Browsers say of a file that is gone only that fetching failed. */
+/** For a file that no longer exists, browsers report only that fetching failed. */
 async function unreadable(file) {
   try {
     await file.slice(0, 1).arrayBuffer();
@@ -121,12 +121,12 @@ async function unreadable(file) {
     return new Problem({
       code: 'unreadable_file',
       title: 'The file cannot be read',
-      detail: 'it was moved or changed since it was chosen, or is a folder; choose it again',
+      detail: 'it was moved or changed after you chose it, or it is a folder; choose it again',
     });
   }
 }
 
-/** The server-sent events of a stream of bytes. */
+/** The server-sent events in a stream of bytes. */
 export async function* events(stream) {
   const reader = stream.pipeThrough(new TextDecoderStream()).getReader();
   let rest = '';
@@ -150,7 +150,7 @@ export async function* events(stream) {
       }
     }
   } finally {
-    // Whoever stops listening early also ends the connection.
+    // If the reader stops early, the connection is closed.
     reader.cancel().catch(() => {});
   }
 }

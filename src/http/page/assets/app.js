@@ -1,4 +1,4 @@
-// The page: photos in, captions out, and how far it all is.
+// The page: takes photos, requests captions, and shows progress.
 
 import { Problem, caption, key, modelInfo } from './api.js';
 import { Card } from './card.js';
@@ -8,17 +8,17 @@ import { Pool } from './pool.js';
 import { toCsv, toCurl, toJson } from './results.js';
 import { Visit, thumbnail } from './visit.js';
 
-/** Captions under way at a time. Browsers have six connections to a server; some stay free. */
+/** Captions requested at a time. Browsers open six connections to a server; some stay free. */
 const LIMIT = 4;
-/** How another caption differs: likely words, but not always the likeliest. */
+/** Parameters of another caption: likely words, but not always the most likely ones. */
 const ANOTHER = { do_sample: true, temperature: 0.7, top_p: 0.9 };
-/** Up to so many photos, a screen reader hears each caption; of more it hears how far they are. */
-const TALKATIVE = 3;
+/** Up to this many photos, each caption is announced to screen readers; beyond it, only progress. */
+const ANNOUNCED_EACH = 3;
 
 const visit = new Visit();
 const pool = new Pool(LIMIT, () => show());
 const cards = new Set();
-let run = { total: 0, done: 0, failed: 0, since: 0, told: 0 };
+let run = { total: 0, done: 0, failed: 0, since: 0, announced: 0 };
 
 // Captions
 
@@ -37,11 +37,11 @@ function take(files) {
     cards.add(card);
     request(card, settings());
   }
-  // Where the window ends above the photos, as on a phone.
+  // When the photos are below the window, as on a phone.
   if (added[0].element.getBoundingClientRect().top > innerHeight * 0.7) byId('ledger').scrollIntoView();
 }
 
-/** Another caption. A seed that nobody used was never answered, and curl can repeat it. */
+/** Another caption. A new seed is never in the cache, and curl can repeat it. */
 function again(card) {
   const [seed] = crypto.getRandomValues(new Uint32Array(1));
   request(card, { ...settings(), ...ANOTHER, seed });
@@ -52,7 +52,7 @@ function retry(card) {
 }
 
 function request(card, params) {
-  if (pool.open === 0) run = { total: 0, done: 0, failed: 0, since: performance.now(), told: 0 };
+  if (pool.open === 0) run = { total: 0, done: 0, failed: 0, since: performance.now(), announced: 0 };
   run.total += 1;
   card.params = params;
   card.queued();
@@ -62,7 +62,7 @@ function request(card, params) {
       const answer = await caption(card.file, params, { signal, onText: (text) => card.write(text) });
       card.finish(answer, toCurl(address(), card.name, params, key.get() !== ''));
       run.done += 1;
-      if (run.total <= TALKATIVE) announce(`${card.name}: ${answer.caption}`);
+      if (run.total <= ANNOUNCED_EACH) announce(`${card.name}: ${answer.caption}`);
       await remember(card, { status: 'ok', ...answer }, params);
     },
     waiting: (seconds) => card.waiting(seconds),
@@ -74,7 +74,7 @@ function request(card, params) {
       const problem = error instanceof Problem ? error : defect(error);
       run.failed += 1;
       card.fail(problem);
-      if (run.total <= TALKATIVE) announce(`${card.name}: ${problem.title}. ${problem.detail}`);
+      if (run.total <= ANNOUNCED_EACH) announce(`${card.name}: ${problem.title}. ${problem.detail}`);
       remember(card, { status: 'error', error: problem.toJSON() }, params);
     },
     stopped() {
@@ -86,8 +86,8 @@ function request(card, params) {
 }
 
 function defect(error) {
-  const detail = `it cannot show what the server answered (${error.message}); load it again`;
-  return new Problem({ code: 'page', title: 'The page has failed', detail });
+  const detail = `the server's answer could not be shown (${error.message}); reload the page`;
+  return new Problem({ code: 'page', title: 'The page failed', detail });
 }
 
 const address = () => new URL('caption/generate', document.baseURI).href;
@@ -99,7 +99,7 @@ async function remember(card, outcome, parameters) {
   show();
 }
 
-// How far it is
+// Progress
 
 function show() {
   document.body.toggleAttribute('data-empty', cards.size === 0);
@@ -110,13 +110,13 @@ function show() {
   byId('progress').hidden = !running || run.total < 2;
   byId('progress').max = Math.max(1, run.total);
   byId('progress').value = ended;
-  // A button that goes takes the focus with it.
+  // A button that is hidden loses the focus.
   if (!running && document.activeElement === byId('stop')) byId('photos').focus();
   byId('stop').hidden = !running;
   byId('clear').hidden = running || cards.size === 0;
   for (const id of ['csv', 'json']) byId(id).hidden = visit.entries.length === 0;
   byId('visit').hidden = !visit.entries.some(({ result }) => result.status === 'ok');
-  tell(running, ended);
+  announceProgress(running, ended);
 }
 
 function progress(ended) {
@@ -133,14 +133,14 @@ function summary() {
   return `${captions} in this visit${failed ? `, ${count(failed, 'failure')}` : ''}`;
 }
 
-/** Now and then, and at the end. */
-function tell(running, ended) {
-  if (run.total <= TALKATIVE) return;
-  if (!running && run.told < Infinity) {
-    run.told = Infinity;
+/** Announces progress now and then, and the end. */
+function announceProgress(running, ended) {
+  if (run.total <= ANNOUNCED_EACH) return;
+  if (!running && run.announced < Infinity) {
+    run.announced = Infinity;
     announce(`Done: ${count(run.done, 'caption')}, ${run.failed} failed`);
-  } else if (running && ended - run.told >= Math.max(5, run.total / 10)) {
-    run.told = ended;
+  } else if (running && ended - run.announced >= Math.max(5, run.total / 10)) {
+    run.announced = ended;
     announce(progress(ended));
   }
 }
@@ -168,7 +168,7 @@ function list({ result, thumb }) {
 function askForKey({ status, detail }) {
   const given = key.get() !== '';
   byId('key-form').hidden = false;
-  const why = given || status === 403 ? 'The server does not take this key' : 'The server asks for a key';
+  const why = given || status === 403 ? 'The server rejected this key' : 'The server requires a key';
   byId('key-why').textContent = `${why}: ${detail}.`;
 }
 
@@ -191,10 +191,10 @@ async function describe() {
     server.replaceChildren(h('strong', { text: id }), ` ${precision} on ${device}`);
   } catch (problem) {
     if (problem.locked) {
-      server.textContent = 'locked';
+      server.textContent = 'API key required';
       askForKey(problem);
     } else {
-      server.textContent = problem.passing ? 'The model is being loaded' : problem.title;
+      server.textContent = problem.passing ? 'The model is loading' : problem.title;
       setTimeout(describe, 1000 * Math.min(30, problem.retryAfter ?? 5));
     }
   }
@@ -222,7 +222,7 @@ byId('forget').addEventListener('click', () => {
   visit.clear();
   byId('sheet').replaceChildren();
   byId('files').focus();
-  announce('Forgotten');
+  announce('Deleted');
   show();
 });
 

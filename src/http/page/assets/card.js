@@ -1,8 +1,8 @@
-// One photo with its caption, and what is known of both.
+// One photo with its caption and the details of both.
 
 import { button, copyButton, duration, h, size } from './dom.js';
 
-/** Milliseconds between two words that came together; a person reads them one after the other. */
+/** Milliseconds between two words that arrive together, so that they appear one after the other. */
 const BEAT = 45;
 
 let made = 0;
@@ -11,7 +11,7 @@ export class Card {
   #address;
   #picture;
   #frame = h('div', { class: 'frame' });
-  #colors = h('div', { class: 'colors', role: 'group', 'aria-label': 'Colours; each copies its code' });
+  #colors = h('div', { class: 'colors', role: 'group', 'aria-label': 'Colours; select one to copy its code' });
   #caption = h('figcaption', { class: 'cutline' });
   #state = h('p', { class: 'state' });
   #credit = h('ul', { class: 'credit' });
@@ -25,14 +25,14 @@ export class Card {
   #retry;
   #lastWord = 0;
 
-  /** @param {{again: function(Card), retry: function(Card)}} actions are the buttons'. */
+  /** @param {{again: function(Card), retry: function(Card)}} actions handle the buttons. */
   constructor(file, actions) {
     this.file = file;
     this.name = file.name || 'pasted photo';
     const title = `photo-${++made}`;
     this.#address = URL.createObjectURL(file);
     this.#picture = h('img', { src: this.#address, alt: this.name, decoding: 'async' });
-    this.#picture.addEventListener('error', () => this.#unseen());
+    this.#picture.addEventListener('error', () => this.#replacePicture());
     this.#frame.append(this.#picture);
     const of = ` for ${this.name}`;
     this.#again = button('Regenerate', of, { onclick: () => this.busy || actions.again(this) });
@@ -56,19 +56,19 @@ export class Card {
     return this.element.dataset.state === 'busy';
   }
 
-  /** The picture as it is shown, once the browser has it; undefined if it cannot show it. */
+  /** The image element, once it is decoded; undefined if the browser cannot decode it. */
   async picture() {
     await this.#picture.decode().catch(() => {});
     return this.#picture.naturalWidth ? this.#picture : undefined;
   }
 
   queued() {
-    this.#is('busy', 'Waiting for its turn');
+    this.#is('busy', 'Waiting in the queue');
   }
 
   waiting(seconds) {
     const rounded = Math.max(1, Math.ceil(seconds));
-    this.#is('busy', `The server has much to do. Next try in ${rounded} s`);
+    this.#is('busy', `The server is busy. Retrying in ${rounded} s`);
   }
 
   locked() {
@@ -77,12 +77,12 @@ export class Card {
 
   begin(params) {
     this.params = params;
-    this.#is('busy', params.num_beams > 1 ? `Searching with ${params.num_beams} beams` : 'Looking');
+    this.#is('busy', params.num_beams > 1 ? `Searching with ${params.num_beams} beams` : 'Captioning');
     this.#caption.replaceChildren();
     this.#lastWord = 0;
   }
 
-  /** Shows the caption so far; words that stay the same stay in place. */
+  /** Shows the caption so far; unchanged words keep their elements. */
   write(text) {
     this.#state.textContent = '';
     const words = text.split(' ');
@@ -111,10 +111,10 @@ export class Card {
       this.name,
       `${image.width} × ${image.height} ${image.format.toUpperCase()}, ${size(image.size_bytes)}`,
       mood?.label,
-      answer.cache === 'hit' ? `remembered, ${duration(timings.total_ms)}` : duration(timings.total_ms),
+      answer.cache === 'hit' ? `cached, ${duration(timings.total_ms)}` : duration(timings.total_ms),
     ];
     this.#credit.replaceChildren(...facts.filter(Boolean).map((text) => h('li', { text })));
-    // Colours are the file's, and a button that is put in again has lost the focus.
+    // Colours do not change, and a button that is inserted again loses the focus.
     if (first) {
       this.#paint(answer.colors ?? []);
       this.#actions.replaceChildren(this.#copy, this.#again);
@@ -136,7 +136,7 @@ export class Card {
 
   stopped() {
     this.#caption.replaceChildren();
-    this.#ended('Stopped before there was a caption.');
+    this.#ended('Stopped before the caption was finished.');
     this.element.dataset.state = 'stopped';
   }
 
@@ -156,7 +156,7 @@ export class Card {
   }
 
   #is(state, text = '') {
-    // A button that goes takes the focus with it; the card keeps the reader's place.
+    // A button that is removed loses the focus; the card keeps the reader's place.
     if (state === 'busy' && document.activeElement === this.#retry) this.element.focus();
     if (state === 'busy') this.#retry.remove();
     this.element.dataset.state = state;
@@ -165,16 +165,16 @@ export class Card {
     this.#state.replaceChildren(text);
   }
 
-  /** In place of a picture that the browser cannot show. */
-  #unseen() {
-    const text = 'This browser cannot show the photo';
+  /** Replaces a picture that the browser cannot display. */
+  #replacePicture() {
+    const text = 'This browser cannot display this photo';
     this.#frame.replaceChildren(h('div', { class: 'no-picture' }, h('p', { text })));
   }
 
   #paint(colors) {
     this.#colors.replaceChildren(...colors.map(swatch));
     if (colors.length === 0) return;
-    // Seen where there is no picture.
+    // Shown instead of a missing picture.
     let at = 0;
     const total = colors.reduce((sum, { fraction }) => sum + fraction, 0);
     const stops = colors.map(({ hex, fraction }) => {
@@ -204,14 +204,14 @@ export class Card {
           ['cache', answer.cache],
         ]),
       ),
-      block('The same with curl', curl, this.name),
+      block('curl command', curl, this.name),
       block('JSON', json, this.name),
     );
     if (reading) this.#summary.focus();
   }
 }
 
-/** Copies its colour. As wide as the colour's share of the photo. */
+/** A button that copies a colour's code; as wide as the colour's share of the photo. */
 function swatch({ hex, name, fraction }) {
   const share = `${Math.round(fraction * 100)} %`;
   const made = copyButton(hex, ` ${name}, ${share}`, () => hex, { class: 'swatch', title: `${name}, ${share}` });
@@ -221,7 +221,7 @@ function swatch({ hex, name, fraction }) {
   return made;
 }
 
-/** Relative luminance of WCAG; at 0.179 black and white are as easy to read. */
+/** Relative luminance as in WCAG; at 0.179 black and white text have the same contrast. */
 function luminance(hex) {
   const [r, g, b] = [1, 3, 5].map((at) => {
     const c = parseInt(hex.slice(at, at + 2), 16) / 255;
@@ -248,6 +248,6 @@ function block(title, text, name) {
     h('div', { class: 'block-head' },
       h('h3', { text: title }),
       copyButton('Copy', ` ${title} for ${name}`, () => text)),
-    // With the keyboard, what scrolls must be reachable.
+    // Scrollable areas must be reachable with the keyboard.
     h('pre', { tabindex: '0', role: 'group', 'aria-label': `${title} for ${name}` }, h('code', { text })));
 }

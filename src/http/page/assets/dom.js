@@ -1,8 +1,8 @@
-// Small helpers over the document.
+// Small helpers for the document.
 
 /**
- * An element. Properties that begin with `on` are listeners, `class`, `text` and `data-*` are what
- * they say, true and false switch attributes, and what is undefined is left out.
+ * Creates an element. Properties that begin with `on` are listeners, `text` is the text content, the
+ * others are attributes; true sets an attribute without a value, false and undefined omit it.
  */
 export function h(tag, properties = {}, ...children) {
   const element = document.createElement(tag);
@@ -18,14 +18,14 @@ export function h(tag, properties = {}, ...children) {
 
 export const byId = (id) => document.getElementById(id);
 
-/** Says `text` to screen readers. */
+/** Announces `text` to screen readers. */
 export function announce(text) {
   const live = byId('live');
-  // The same text twice would not be a change.
+  // Screen readers announce only changes, so the same text needs a difference.
   live.textContent = live.textContent === text ? `${text}\u00a0` : text;
 }
 
-/** Puts `text` on the clipboard; on plain HTTP from another machine browsers know the old way only. */
+/** Copies `text` to the clipboard; over plain HTTP from another host only the old API works. */
 export async function copy(text) {
   try {
     await navigator.clipboard.writeText(text);
@@ -43,17 +43,17 @@ export async function copy(text) {
   }
 }
 
-/** A button whose label only screen readers hear to the end. */
+/** A button whose label has a second part for screen readers only. */
 export const button = (label, of, properties = {}) =>
   h('button', { type: 'button', ...properties }, h('span', { text: label }), h('span', { class: 'unseen', text: of }));
 
-/** A button that copies what `text()` gives, and says so in its own place for a while. */
+/** A button that copies the result of `text()` and confirms it in its label for a while. */
 export function copyButton(label, of, text, properties) {
   const made = button(label, of, properties);
   let timer;
   made.addEventListener('click', async () => {
     const copied = await copy(text());
-    announce(copied ? `Copied: ${text().slice(0, 200)}` : 'Copying failed');
+    announce(copied ? `Copied: ${text().slice(0, 200)}` : 'Copy failed');
     made.firstChild.textContent = copied ? 'Copied' : 'Failed';
     clearTimeout(timer);
     timer = setTimeout(() => (made.firstChild.textContent = label), 1500);
@@ -65,7 +65,7 @@ export function copyButton(label, of, text, properties) {
 export function save(name, type, text) {
   const url = URL.createObjectURL(new Blob([text], { type }));
   h('a', { href: url, download: name }).click();
-  // The download has its own hold on the blob once it has begun.
+  // Once the download has started, it no longer needs the URL.
   setTimeout(() => URL.revokeObjectURL(url), 10_000);
 }
 

@@ -1,18 +1,18 @@
-// Photos come in: chosen, dropped, pasted.
+// Takes photos that are chosen, dropped or pasted.
 
 /**
- * Calls `take` with an array of files, whichever way they come.
+ * Calls `take` with an array of files.
  *
- * @param {HTMLElement} zone is marked while something hovers over the page.
+ * @param {HTMLElement} zone is marked while files hover over the page.
  */
 export function listen(zone, input, take) {
   input.addEventListener('change', () => {
     take([...input.files]);
-    // The same file may be chosen once more.
+    // So that the same file can be chosen again.
     input.value = '';
   });
 
-  // The whole page takes drops: one that misses the zone would make the browser leave the page.
+  // The whole page takes drops: otherwise a drop outside the zone makes the browser leave the page.
   let depth = 0;
   const hover = (change) => (event) => {
     if (!event.dataTransfer?.types.includes('Files')) return;
@@ -40,19 +40,19 @@ export function listen(zone, input, take) {
 }
 
 async function dropped(transfer) {
-  // All entries are taken before the first wait: afterwards the browser has cleared the list.
+  // Read all entries before the first await: the browser clears the list afterwards.
   const items = [...transfer.items].filter((item) => item.kind === 'file');
   const found = items.map((item) => [item.webkitGetAsEntry?.(), item.getAsFile()]);
   const lists = found.map(([entry, file]) => (entry?.isDirectory ? walk(entry) : file ? [file] : []));
   return (await Promise.all(lists)).flat();
 }
 
-/** The images in a folder and below it, by name. */
+/** The images in a folder and its subfolders, sorted by name. */
 async function walk(folder) {
   const reader = folder.createReader();
   const entries = [];
   for (;;) {
-    // It gives a hundred at a time.
+    // `readEntries` returns at most a hundred entries per call.
     const some = await new Promise((resolve) => reader.readEntries(resolve, () => resolve([])));
     if (some.length === 0) break;
     entries.push(...some);

@@ -1,15 +1,15 @@
-// Work of which only so much is under way at a time, and which waits when the server says so.
+// Runs a limited number of tasks at a time, and waits when the server asks for it.
 
-/** Tries of one piece of work that the server put off. */
+/** Attempts at one task that the server defers. */
 const TRIES = 12;
-/** Seconds, where the server does not say how long. */
+/** Seconds to wait when the server does not say how long. */
 const PAUSE = 2;
 const LONGEST_PAUSE = 60;
 
 /**
- * Runs tasks in order. A task has `run(signal)`, which throws problems, and is told by
- * `waiting(seconds)` that it was put off, by `locked(problem)` that a key is missing, by
- * `failed(problem)` and by `stopped()` how it ended.
+ * Runs tasks in order. A task has `run(signal)`, which throws problems, and callbacks:
+ * `waiting(seconds)` when it is deferred, `locked(problem)` when a key is missing, and
+ * `failed(problem)` or `stopped()` when it ends without success.
  */
 export class Pool {
   #limit;
@@ -34,13 +34,13 @@ export class Pool {
     this.#pump();
   }
 
-  /** Goes on after a missing key, with the first in line. */
+  /** Continues with the first task in the queue once there is a key. */
   release() {
     this.#held = false;
     this.#pump();
   }
 
-  /** Takes back everything that is not done. */
+  /** Cancels everything that is not done. */
   stop() {
     for (const { task } of this.#queue.splice(0)) task.stopped();
     for (const controller of this.#running.values()) controller.abort();
@@ -84,7 +84,7 @@ export class Pool {
       task.locked(problem);
     } else if (problem.passing && ++entry.tries < TRIES) {
       const seconds = Math.min(problem.retryAfter ?? PAUSE, LONGEST_PAUSE);
-      // Nobody else is sent on the way either: the queue is full for all of them.
+      // The other tasks wait as well: the queue is full for all of them.
       this.#resumeAt = Math.max(this.#resumeAt, Date.now() + seconds * 1000);
       this.#queue.unshift(entry);
       task.waiting(seconds, problem);

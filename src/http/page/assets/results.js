@@ -1,4 +1,4 @@
-// What leaves the page: tables, JSON, and the command that asks the same. No document in here.
+// Exports: CSV, JSON, and the equivalent curl command. Uses no document.
 
 const COLUMNS = [
   ['name', (r) => r.name],
@@ -26,7 +26,7 @@ const COLUMNS = [
   ['error_detail', (r) => r.error?.detail],
 ];
 
-/** RFC 4180, with the mark by which spreadsheets know UTF-8. */
+/** CSV as in RFC 4180, with the byte order mark by which spreadsheets recognise UTF-8. */
 export function toCsv(results) {
   const rows = [COLUMNS.map(([name]) => name)];
   for (const result of results) rows.push(COLUMNS.map(([, read]) => cell(read(result))));
@@ -35,28 +35,28 @@ export function toCsv(results) {
 
 function cell(value) {
   let text = value === undefined || value === null ? '' : String(value);
-  // A spreadsheet would compute what begins like this, and a file's name is anybody's choice.
+  // A spreadsheet would run text that starts like this as a formula, and file names are untrusted.
   if (typeof value === 'string' && /^[=+\-@\t\r]/.test(text)) text = `'${text}`;
   return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 }
 
-/** As `/caption/batch` answers. */
+/** The same format as an answer of `/caption/batch`. */
 export function toJson(results) {
   const ok = results.filter((result) => result.status === 'ok').length;
   const summary = { total: results.length, ok, failed: results.length - ok };
   return `${JSON.stringify({ results: results.map((r, index) => ({ index, ...r })), summary }, null, 2)}\n`;
 }
 
-/** The command that asks the same of the same server. The key is not in it, only its variable. */
+/** The equivalent curl command. It names the variable of the key, not the key. */
 export function toCurl(url, name, params, withKey) {
   const lines = ['curl'];
   if (withKey) lines[0] += ' -H "Authorization: Bearer $API_KEY"';
-  // Inside of its own quotes curl reads a name as it is, commas and semicolons too.
+  // In quotes, curl takes a name literally, including commas and semicolons.
   const plain = /^[\w./ -]+$/.test(name);
   const path = plain ? name : `"${name.replace(/[\\"]/g, '\\$&')}"`;
   lines.push(`-F ${quote(`image=@${path}`)}`);
   for (const [field, value] of Object.entries(params)) {
-    // Of a prompt that begins with @ or <, -F would make a file.
+    // With -F, a prompt that starts with @ or < would be read as a file.
     lines.push(`${field === 'prompt' ? '--form-string' : '-F'} ${quote(`${field}=${value}`)}`);
   }
   lines.push(quote(url));

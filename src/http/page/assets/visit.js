@@ -1,10 +1,10 @@
-// What was captioned in this visit. It outlives a reload, not the tab.
+// The results of this visit. They survive a reload and are deleted with the tab.
 
 const PREFIX = 'cutline.result.';
 /** Longer side of a thumbnail, in pixels. */
 const THUMB = 144;
 
-/** The results of this visit, the oldest first: as in a batch's answer, with time and parameters. */
+/** The results, oldest first: as in the answer of a batch, with time and parameters added. */
 export class Visit {
   #entries = [];
   #next = 0;
@@ -18,7 +18,7 @@ export class Visit {
       }
       this.#next = (numbers.at(-1) ?? -1) + 1;
     } catch {
-      // Without storage, or with something else in it, the visit begins now.
+      // Without storage, or with unexpected contents in it, the visit starts empty.
     }
   }
 
@@ -42,7 +42,7 @@ export class Visit {
     this.#entries = [];
   }
 
-  /** When the storage is full, the oldest go from it; in memory they stay. */
+  /** When the storage is full, the oldest results are removed from it; they stay in memory. */
   #store({ number, result, thumb }) {
     for (const { number: oldest } of this.#entries) {
       try {
@@ -58,12 +58,12 @@ export class Visit {
     try {
       sessionStorage.removeItem(PREFIX + number);
     } catch {
-      // Nothing is stored where nothing may be.
+      // Storage is forbidden, so there is nothing to remove.
     }
   }
 }
 
-/** A small copy of a picture that is shown, as a data: address; undefined if there is nothing. */
+/** A small copy of a displayed picture as a data: URL; undefined if there is no picture. */
 export function thumbnail(picture) {
   if (!picture?.naturalWidth) return undefined;
   const scale = Math.min(1, THUMB / Math.max(picture.naturalWidth, picture.naturalHeight));
