@@ -1,6 +1,6 @@
 //! How many rows a device should decode together.
 //!
-//! On a CPU that is known: see docs/design/scheduling.md. GPUs differ by a factor of twenty in speed
+//! On a CPU it is known: see docs/design/scheduling.md. GPUs differ by a factor of twenty in speed
 //! and memory, so there it is measured once, while the engine is warmed up.
 
 use super::Engine;
@@ -8,42 +8,42 @@ use super::bench::{Workload, measure_sized};
 use super::local::LocalEngine;
 use cutline_error::{Error, ErrorKind, Result};
 
-/// Rows on a CPU: as many as still make an image noticeably cheaper.
+/// Rows on a CPU; with more, an image does not become noticeably cheaper.
 pub const ON_CPU: usize = 8;
 
-/// The most that is tried. Rows beyond it would not be cheaper, but wait longer.
+/// The most rows that are tried. More would not be cheaper, but wait longer.
 const LARGEST: usize = 256;
 
-/// By how much a doubling must raise the throughput to be worth its latency.
+/// The gain in throughput that makes a doubling worth its latency.
 const LEAST_GAIN: f64 = 0.05;
 
-/// Tokens of the captions that are timed, as many as a short caption has.
+/// Tokens of the captions that are timed, as many as in a short caption.
 const NEW_TOKENS: usize = 10;
 
-/// What was found.
+/// The result of a search.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Found {
     /// Rows that should be decoded together.
     pub rows: usize,
-    /// Images per second with as many.
+    /// Images per second with so many rows.
     pub images_per_second: f64,
-    /// Why not more.
+    /// Why there are not more.
     pub limit: Limit,
 }
 
-/// What ended a search.
+/// The reason why a search ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Limit {
     /// More rows were not faster.
     Throughput,
     /// More rows did not fit into the device's memory.
     Memory,
-    /// More are never tried.
+    /// More rows are never tried.
     Bound,
 }
 
 impl Limit {
-    /// In words, for the log.
+    /// A description for the log.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -54,10 +54,11 @@ impl Limit {
     }
 }
 
-/// Tries out what suits `engine`, which has no work and sees images of `width` × `height` pixels.
+/// Finds the number of rows for `engine`, which has no jobs and gets images of `width` × `height`
+/// pixels.
 ///
 /// # Errors
-/// Not even one image can be captioned, or captioning fails for want of something else than memory.
+/// Not even one image can be captioned, or captioning fails for another reason than lack of memory.
 pub fn find(engine: &mut LocalEngine, width: usize, height: usize) -> Result<Found> {
     let new_tokens = NEW_TOKENS.min(engine.info().max_positions.saturating_sub(1)).max(1);
     search(LARGEST, |batch| {
@@ -70,14 +71,15 @@ pub fn find(engine: &mut LocalEngine, width: usize, height: usize) -> Result<Fou
     })
 }
 
-/// Doubles the rows, from one on, as long as `throughput` (images per second with so many rows)
-/// grows and memory lasts. One doubling that gains nothing may be noise; after two it is over.
+/// Doubles the rows, starting with one, as long as `throughput` (images per second with so many
+/// rows) grows and there is memory. One doubling without gain may be noise; after two the search
+/// ends.
 ///
 /// # Errors
-/// Those of `throughput`, but for want of memory for more than one row.
+/// Those of `throughput`, except lack of memory for more than one row.
 fn search(most: usize, mut throughput: impl FnMut(usize) -> Result<f64>) -> Result<Found> {
     let mut best: Option<Found> = None;
-    let (mut rows, mut vain) = (1, 0);
+    let (mut rows, mut without_gain) = (1, 0);
     let end = |best: Option<Found>, limit| match best {
         Some(best) => Ok(Found { limit, ..best }),
         None => Err(Error::internal("no batch size was tried")),
@@ -88,10 +90,10 @@ fn search(most: usize, mut throughput: impl FnMut(usize) -> Result<f64>) -> Resu
                 let gained =
                     best.is_none_or(|best| speed > best.images_per_second * (1.0 + LEAST_GAIN));
                 if gained {
-                    vain = 0;
+                    without_gain = 0;
                     best = Some(Found { rows, images_per_second: speed, limit: Limit::Throughput });
                 } else {
-                    vain += 1;
+                    without_gain += 1;
                 }
             }
             Err(error) if error.kind() == ErrorKind::OutOfMemory && best.is_some() => {
@@ -99,12 +101,12 @@ fn search(most: usize, mut throughput: impl FnMut(usize) -> Result<f64>) -> Resu
             }
             Err(error) => return Err(error),
         }
-        if vain == 2 {
+        if without_gain == 2 {
             return end(best, Limit::Throughput);
         }
         rows *= 2;
     }
-    let limit = if vain == 0 { Limit::Bound } else { Limit::Throughput };
+    let limit = if without_gain == 0 { Limit::Bound } else { Limit::Throughput };
     end(best, limit)
 }
 
@@ -112,8 +114,8 @@ fn search(most: usize, mut throughput: impl FnMut(usize) -> Result<f64>) -> Resu
 mod tests {
     use super::*;
 
-    /// Searches with these images per second for 1, 2, 4, … rows; `None` is no memory. Also what was
-    /// tried.
+    /// Searches with these images per second for 1, 2, 4, … rows; `None` means out of memory.
+    /// Returns also the rows that were tried.
     fn searched(most: usize, speeds: &[Option<f64>]) -> (Result<Found>, Vec<usize>) {
         let mut tried = Vec::new();
         let found = search(most, |rows| {
@@ -129,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_are_doubled_while_that_pays() {
+    fn rows_are_doubled_while_the_throughput_grows() {
         let speeds = [100.0, 190.0, 350.0, 360.0, 365.0, 900.0].map(Some);
         let (result, tried) = searched(256, &speeds);
         assert_eq!(result.unwrap(), found(4, 350.0, Limit::Throughput));
@@ -137,31 +139,31 @@ mod tests {
     }
 
     #[test]
-    fn one_slow_doubling_may_be_noise() {
+    fn one_doubling_without_gain_is_taken_for_noise() {
         let speeds = [100.0, 190.0, 150.0, 700.0, 710.0, 705.0].map(Some);
         assert_eq!(searched(256, &speeds).0.unwrap(), found(8, 700.0, Limit::Throughput));
     }
 
     #[test]
-    fn small_gains_do_not_add_up_unseen() {
-        // 4 % each: twice that is more than the least gain, so the second of them counts.
+    fn small_gains_add_up() {
+        // 4 % each: two of them are more than the least gain, so the second counts.
         let speeds = [100.0, 104.0, 108.2, 109.0, 110.0].map(Some);
         assert_eq!(searched(256, &speeds).0.unwrap(), found(4, 108.2, Limit::Throughput));
     }
 
     #[test]
-    fn memory_ends_the_search() {
+    fn lack_of_memory_ends_the_search() {
         let speeds = [Some(100.0), Some(200.0), Some(400.0), None];
         let (result, tried) = searched(256, &speeds);
         assert_eq!(result.unwrap(), found(4, 400.0, Limit::Memory));
         assert_eq!(tried, [1, 2, 4, 8]);
-        // The one before was not worth it, and that one stays out.
+        // The doubling before gained nothing, so it is not used either.
         let speeds = [Some(100.0), Some(101.0), None];
         assert_eq!(searched(256, &speeds).0.unwrap(), found(1, 100.0, Limit::Memory));
     }
 
     #[test]
-    fn there_is_a_largest_size() {
+    fn the_search_ends_at_the_largest_size() {
         let speeds = [1.0, 2.0, 4.0, 8.0].map(Some);
         let (result, tried) = searched(8, &speeds);
         assert_eq!(result.unwrap(), found(8, 8.0, Limit::Bound));
@@ -171,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_want_of_memory_is_told() {
+    fn other_failures_are_reported() {
         let (result, tried) = searched(256, &[None]);
         assert_eq!(result.unwrap_err().kind(), ErrorKind::OutOfMemory, "not even for one");
         assert_eq!(tried, [1]);

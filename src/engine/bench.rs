@@ -1,4 +1,4 @@
-//! Timing an engine on images that need no files: `cutline bench` and the benches.
+//! Times an engine on generated images, for `cutline bench` and the benches.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,21 +7,22 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::local::LocalEngine;
-use super::{Encoded, Engine, Event, GenerationParams, ImageInput, Job, JobId, PixelValues};
+use super::{Engine, Event, GenerationParams, ImageInput, Job, JobId, PixelValues};
+use cutline_blip::ImageStates;
 use cutline_error::{Error, Result};
 
-/// What is measured.
+/// The work that is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Workload {
     /// Images that are captioned together.
     pub batch: usize,
-    /// Tokens that every caption has, no more and no fewer.
+    /// Tokens of every caption, exactly.
     pub new_tokens: usize,
-    /// Measured passes; one more comes before them and is not counted.
+    /// Measured passes, after one that is not counted.
     pub iterations: usize,
 }
 
-/// Medians over the iterations, of one image's share of a pass.
+/// The time of one image's share of a pass: medians over the iterations.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Measured {
     /// Pixels to the image's states.
@@ -34,17 +35,17 @@ pub struct Measured {
     pub end_to_end: Duration,
 }
 
-/// Runs the workload on images of the model's own size and times it.
+/// Times the workload on images of the model's own size.
 ///
 /// # Errors
-/// [`InvalidParameter`](cutline_error::ErrorKind::InvalidParameter): a number is 0, or the model has
-/// no room for so many tokens. Otherwise a pass failed.
+/// [`InvalidParameter`](cutline_error::ErrorKind::InvalidParameter): a number is 0, or there are
+/// more tokens than the model has positions. Otherwise a pass failed.
 pub fn measure(engine: &mut LocalEngine, workload: Workload) -> Result<Measured> {
     let side = engine.info().image_size;
     measure_sized(engine, workload, [side, side])
 }
 
-/// [`measure`] on images of this width and height, multiples of the model's patches.
+/// [`measure`] on images of this width and height, which must be multiples of the patch size.
 ///
 /// # Errors
 /// As [`measure`].
@@ -54,8 +55,8 @@ pub fn measure_sized(
     size: [usize; 2],
 ) -> Result<Measured> {
     check(engine, workload)?;
-    // One image for all: the engine does not look whether it knows one, and the pixels of many would
-    // count as memory that the model needs.
+    // One image for all: the engine does not recognise equal images, and the pixels of many would
+    // count as memory of the model.
     let image = Arc::new(image_sized(0, size));
     let images: Vec<_> = std::iter::repeat_n(image, workload.batch).collect();
     pass(engine, &images, workload.new_tokens)?;
@@ -71,10 +72,9 @@ pub fn measure_sized(
     Ok(Measured { vision, cross_kv, decode, end_to_end })
 }
 
-/// A seeded image of soft blobs, normalised as photos are: about zero, about one.
+/// A seeded image of soft blobs, normalised like a photo: mean about 0, deviation about 1.
 ///
-/// Noise would do for the arithmetic as it is, but not for kernels that look at the range of what
-/// they quantise.
+/// White noise would not do, because kernels that quantise depend on the range of their input.
 #[must_use]
 pub fn image(seed: u64, side: usize) -> PixelValues {
     image_sized(seed, [side, side])
@@ -88,8 +88,8 @@ fn image_sized(seed: u64, [width, height]: [usize; 2]) -> PixelValues {
         let knots: Vec<f32> =
             (0..(KNOTS + 1) * (KNOTS + 1)).map(|_| random.random_range(-2.0..2.0)).collect();
         let between = |x: usize, side: usize| {
-            let place = x as f32 * KNOTS as f32 / side as f32;
-            (place as usize, place.fract())
+            let position = x as f32 * KNOTS as f32 / side as f32;
+            (position as usize, position.fract())
         };
         for y in 0..height {
             let (row, down) = between(y, height);
@@ -105,10 +105,10 @@ fn image_sized(seed: u64, [width, height]: [usize; 2]) -> PixelValues {
 }
 
 fn check(engine: &LocalEngine, workload: Workload) -> Result<()> {
-    let room = engine.info().max_positions.saturating_sub(1);
+    let positions = engine.info().max_positions.saturating_sub(1);
     let numbers = [
         ("batch", workload.batch, usize::MAX),
-        ("new_tokens", workload.new_tokens, room),
+        ("new_tokens", workload.new_tokens, positions),
         ("iterations", workload.iterations, usize::MAX),
     ];
     for (name, number, most) in numbers {
@@ -120,23 +120,23 @@ fn check(engine: &LocalEngine, workload: Workload) -> Result<()> {
     Ok(())
 }
 
-/// The vision tower's output of image 0 of those that are measured, token after token: what two
-/// devices or precisions can be compared by.
+/// The vision tower's output for `image(0, …)`, token after token, to compare devices or
+/// precisions.
 ///
 /// # Errors
 /// The arithmetic failed.
 pub fn states(engine: &mut LocalEngine) -> Result<Vec<f32>> {
     let image = Arc::new(image(0, engine.info().image_size));
     let encoded = engine.encode_one(image)?;
-    match encoded.content::<Encoded>() {
-        Some(states) => states.states(),
-        None => Err(Error::internal("the engine's image is another engine's")),
+    match encoded.content::<ImageStates>() {
+        Some(states) => states.to_vec(),
+        None => Err(Error::internal("the image was encoded by another kind of engine")),
     }
 }
 
-/// Captions all images together, greedily, with exactly `new_tokens` tokens each. The times of the
-/// vision tower, of the cross-attention's keys and values, and of reading and writing tokens: a GPU,
-/// which works while the program goes on, is waited for at the end of each.
+/// Captions all images together, greedily, with exactly `new_tokens` tokens each. Returns the times
+/// of the vision tower, of the cross-attention's keys and values, and of decoding. A GPU works
+/// asynchronously, so it is waited for at the end of each.
 fn pass(
     engine: &mut LocalEngine,
     images: &[Arc<PixelValues>],
@@ -148,11 +148,11 @@ fn pass(
         ..GenerationParams::default()
     };
     let (mut vision, mut cross_kv) = (Duration::ZERO, Duration::ZERO);
-    // As many together as the server would take, so that no more states are kept.
+    // As many at once as the server encodes, so that as many states are in memory.
     for images in images.chunks(engine.info().vision_batch.max(1)) {
         let begin = Instant::now();
         let encoded = engine.encode(images)?;
-        engine.wait()?;
+        engine.synchronize()?;
         vision += begin.elapsed();
         let begin = Instant::now();
         for image in encoded {
@@ -160,7 +160,7 @@ fn pass(
             let image = ImageInput::Encoded(Arc::new(image));
             engine.start(Job::new(id, image, Vec::new(), params.clone()))?;
         }
-        engine.wait()?;
+        engine.synchronize()?;
         cross_kv += begin.elapsed();
     }
     let begin = Instant::now();
@@ -179,12 +179,12 @@ fn pass(
         }
     }
     if written != new_tokens * images.len() {
-        return Err(Error::internal(format!("{written} tokens were written in a measured pass")));
+        return Err(Error::internal(format!("a measured pass wrote {written} tokens")));
     }
     Ok([vision, cross_kv, begin.elapsed()])
 }
 
-/// The middle one, or the mean of the middle two.
+/// The middle value, or the mean of the middle two.
 fn median(mut times: Vec<Duration>) -> Duration {
     times.sort_unstable();
     let (low, high) = (times[(times.len() - 1) / 2], times[times.len() / 2]);
@@ -196,7 +196,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_median_lies_in_the_middle() {
+    fn the_median_is_in_the_middle() {
         let median =
             |times: &[u64]| median(times.iter().map(|&t| Duration::from_secs(t)).collect());
         assert_eq!(median(&[5, 1, 9]), Duration::from_secs(5));
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn images_are_smooth_distinct_and_the_same_every_time() {
+    fn images_are_smooth_distinct_and_reproducible() {
         let one = image(1, 48);
         assert_eq!(one, image(1, 48));
         assert_ne!(one, image(2, 48));

@@ -1,5 +1,5 @@
-//! A scripted engine for tests: it steps when it is let, fails when it is told to, and remembers
-//! what it was asked.
+//! A scripted engine for tests: it takes steps when the test allows them, fails as planned, and
+//! records its calls.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex};
@@ -9,7 +9,7 @@ use super::{
 };
 use cutline_error::{Error, ErrorKind, Result};
 
-/// Something that the engine was asked to do.
+/// A call of the engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Call {
     /// An image of this width.
@@ -17,30 +17,31 @@ pub(crate) enum Call {
     /// Images of these widths at once.
     EncodeAll(Vec<usize>),
     Start(JobId),
-    /// With the jobs that were in the batch.
+    /// With the jobs in the batch.
     Step(Vec<JobId>),
     Cancel(JobId),
     Reset,
 }
 
-/// What the next call does; without an entry, it succeeds, and in a step every job writes a token.
+/// What happens in the next call. Without a mishap it succeeds, and in a step every job writes a
+/// token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mishap {
     Fail,
     Panic,
     OutOfMemory,
-    /// Of a step: only this job fails.
+    /// In a step: only this job fails.
     FailOne(JobId),
 }
 
-/// What is wrong with the engine until it is mended.
+/// A lasting defect of the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Defect {
     /// Every step with this job in it fails.
     Poison(JobId),
     /// Every step with this job in it panics.
     Bomb(JobId),
-    /// There is memory for so many jobs.
+    /// There is memory for at most so many jobs.
     Memory(usize),
     /// Every step fails.
     Broken,
@@ -48,20 +49,20 @@ pub(crate) enum Defect {
     BadImage(usize),
     /// Every encoding with an image of this width in it panics.
     BombImage(usize),
-    /// There is memory for so many images at once in the vision tower.
+    /// There is memory for at most so many images at once in the vision tower.
     VisionMemory(usize),
 }
 
-/// The test's end.
+/// What the test controls and sees.
 #[derive(Debug, Default)]
 pub(crate) struct Script {
-    state: Mutex<State>,
+    state: Mutex<ScriptState>,
     changed: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    /// Steps that may still be taken; `None` for as many as it likes.
+struct ScriptState {
+    /// Steps that are still allowed; `None` for no limit.
     permits: Option<usize>,
     steps: VecDeque<Mishap>,
     encodings: VecDeque<Mishap>,
@@ -70,9 +71,9 @@ struct State {
 }
 
 impl Script {
-    /// An engine that waits for [`let_step`](Self::let_step).
+    /// An engine whose steps wait for [`let_step`](Self::let_step).
     pub(crate) fn gated() -> Arc<Self> {
-        let state = State { permits: Some(0), ..State::default() };
+        let state = ScriptState { permits: Some(0), ..ScriptState::default() };
         Arc::new(Self { state: Mutex::new(state), changed: Condvar::new() })
     }
 
@@ -87,18 +88,18 @@ impl Script {
         self.changed.notify_all();
     }
 
-    /// From now on it does not wait.
+    /// From now on steps do not wait.
     pub(crate) fn open(&self) {
         self.state.lock().unwrap().permits = None;
         self.changed.notify_all();
     }
 
-    /// The next step that has no mishap yet has this one.
+    /// Plans a mishap for the next step that has none.
     pub(crate) fn plan(&self, mishap: Mishap) {
         self.state.lock().unwrap().steps.push_back(mishap);
     }
 
-    /// The next image that has no mishap yet has this one.
+    /// Plans a mishap for the next encoding that has none.
     pub(crate) fn plan_encoding(&self, mishap: Mishap) {
         self.state.lock().unwrap().encodings.push_back(mishap);
     }
@@ -111,17 +112,17 @@ impl Script {
         self.state.lock().unwrap().calls.clone()
     }
 
-    /// How often it was asked `wanted`.
+    /// How often there was this call.
     pub(crate) fn count(&self, wanted: &Call) -> usize {
         self.state.lock().unwrap().calls.iter().filter(|call| *call == wanted).count()
     }
 
-    /// Blocks until the engine was asked `wanted`.
+    /// Blocks until there was this call.
     pub(crate) fn wait_for(&self, wanted: &Call) {
         self.wait_until(|calls| calls.contains(wanted));
     }
 
-    /// Blocks until the engine was asked what `holds` wants.
+    /// Blocks until the calls satisfy `holds`.
     pub(crate) fn wait_until(&self, holds: impl Fn(&[Call]) -> bool) {
         let mut state = self.state.lock().unwrap();
         while !holds(&state.calls) {
@@ -164,7 +165,7 @@ impl Script {
 pub(crate) struct FakeEngine {
     script: Arc<Script>,
     jobs: Vec<(Job, u32)>,
-    /// Whether a panic has left it in a state in which nothing works.
+    /// Whether a panic left it in a state in which nothing works.
     poisoned: bool,
 }
 
@@ -173,7 +174,7 @@ impl FakeEngine {
         Box::new(Self { script: Arc::clone(script), jobs: Vec::new(), poisoned: false })
     }
 
-    fn suffer(&mut self, mishap: Mishap) -> Result<()> {
+    fn apply(&mut self, mishap: Mishap) -> Result<()> {
         match mishap {
             Mishap::Fail => Err(Error::internal("it failed as planned")),
             Mishap::OutOfMemory => Err(Error::new(ErrorKind::OutOfMemory, "no memory as planned")),
@@ -199,14 +200,17 @@ impl Engine for FakeEngine {
         });
         self.check()?;
         let mishap = self.script.enter_encoding(&widths);
-        mishap.map_or(Ok(()), |mishap| self.suffer(mishap))?;
+        mishap.map_or(Ok(()), |mishap| self.apply(mishap))?;
         Ok(widths.into_iter().map(|width| EncodedImage::new(width, 8)).collect())
     }
 
     fn start(&mut self, job: Job) -> Result<()> {
         self.script.record(Call::Start(job.id));
         self.check()?;
-        assert!(matches!(job.image, ImageInput::Encoded(_)), "encoding is asked for by itself");
+        assert!(
+            matches!(job.image, ImageInput::Encoded(_)),
+            "the scheduler encodes images before it starts jobs"
+        );
         self.jobs.push((job, 0));
         Ok(())
     }
@@ -216,7 +220,7 @@ impl Engine for FakeEngine {
         self.script.record(Call::Step(ids.clone()));
         self.check()?;
         let mishap = self.script.enter_step(&ids);
-        mishap.map_or(Ok(()), |mishap| self.suffer(mishap))?;
+        mishap.map_or(Ok(()), |mishap| self.apply(mishap))?;
         self.jobs.retain_mut(|(job, written)| {
             if mishap == Some(Mishap::FailOne(job.id)) {
                 let error = Error::internal("this job fails as planned");

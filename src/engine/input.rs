@@ -1,4 +1,4 @@
-//! What goes into an engine: pixels, and what its vision tower made of them.
+//! The input of an engine: pixels, or the output of its vision tower.
 
 use std::any::Any;
 use std::fmt;
@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use cutline_image::PixelValues;
 
-/// What an engine's vision tower made of an image. Only the engine that made it can look inside;
-/// everybody else keeps it, counts its bytes, and gives it back for another caption of the image.
+/// The output of an engine's vision tower for one image. Only the engine that made it can use its
+/// content; others can store it, count its bytes, and pass it back for another caption of the
+/// image.
 ///
 /// It never changes, so any number of jobs may share one.
 pub struct EncodedImage {
@@ -16,19 +17,19 @@ pub struct EncodedImage {
 }
 
 impl EncodedImage {
-    /// For engines: `content` in their own form, which takes `bytes` of memory.
+    /// For engines: wraps their own `content`, which takes `bytes` of memory.
     #[must_use]
     pub fn new(content: impl Any + Send + Sync, bytes: usize) -> Self {
         Self { content: Box::new(content), bytes }
     }
 
-    /// Bytes of memory, on whatever device they are.
+    /// Size in bytes, in the memory of the device.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// For the engine that made it: the content, if it has this form.
+    /// For the engine that made it: the content, if it has this type.
     #[must_use]
     pub fn content<T: Any>(&self) -> Option<&T> {
         self.content.downcast_ref()
@@ -41,12 +42,12 @@ impl fmt::Debug for EncodedImage {
     }
 }
 
-/// An image to caption, before or after the vision tower.
+/// An image to caption.
 #[derive(Debug, Clone)]
 pub enum ImageInput {
-    /// To be encoded first.
+    /// Not encoded yet.
     Pixels(Arc<PixelValues>),
-    /// Encoded by this engine before: the vision tower is skipped.
+    /// Encoded by this engine before; the vision tower is skipped.
     Encoded(Arc<EncodedImage>),
 }
 

@@ -1,5 +1,5 @@
-//! The names of files in a Hugging Face repository, and how an index names its shards; what a
-//! folder and the hub have in common.
+//! What folders and the hub have in common: the names of files in a Hugging Face repository, and
+//! the index that lists shards.
 
 use std::collections::BTreeSet;
 
@@ -23,10 +23,10 @@ struct Index {
     weight_map: std::collections::BTreeMap<String, String>,
 }
 
-/// The files that an index lists, sorted; `name` stands for the index in messages.
+/// The files that an index lists, sorted; messages call the index `name`.
 ///
 /// # Errors
-/// The index is broken, empty, or names anything but files beside it.
+/// The index is broken, empty, or names anything but files in its own folder.
 pub(super) fn shards(name: &str, index: &[u8]) -> Result<Vec<String>> {
     let remedy = "fetch it again";
     let index: Index = serde_json::from_slice(index).map_err(|error| {
@@ -37,7 +37,7 @@ pub(super) fn shards(name: &str, index: &[u8]) -> Result<Vec<String>> {
     if shards.is_empty() {
         return Err(Error::model(format!("{name} lists no shards; {remedy}")));
     }
-    // A name with a folder in it could lead anywhere, also to where a download would be written.
+    // A name with a folder could point anywhere, also to where a download would be written.
     let plain = |shard: &str| {
         [".safetensors", ".bin"].iter().any(|ending| shard.ends_with(ending))
             && !shard.starts_with('.')
@@ -51,7 +51,7 @@ pub(super) fn shards(name: &str, index: &[u8]) -> Result<Vec<String>> {
     }
 }
 
-/// Refuses what is not well-formed JSON; `name` stands for the file in messages.
+/// Refuses invalid JSON; messages call the file `name`.
 pub(super) fn check_json(name: &str, bytes: &[u8]) -> Result<()> {
     match serde_json::from_slice::<IgnoredAny>(bytes) {
         Ok(_) => Ok(()),
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shard_cannot_lie_elsewhere() {
+    fn a_shard_cannot_be_in_another_folder() {
         for shard in ["../x.bin", "/etc/x.bin", "a/x.bin", ".x.bin", "a\\\\x.bin", "x.json", ""] {
             let index = format!(r#"{{"weight_map": {{"a": "{shard}"}}}}"#);
             assert!(shards("index", index.as_bytes()).is_err(), "{shard}");

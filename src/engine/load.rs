@@ -1,18 +1,16 @@
-//! From files and choices to an engine.
+//! From a model's files and the options to an engine.
 
-use candle_core::DType;
+use candle_core::{DType, Device};
 
-use super::backend::Backend;
 use super::device::open_device;
 use super::local::LocalEngine;
 use super::source::ModelFiles;
 use super::{DeviceChoice, KernelChoice, Precision};
-use cutline_blip::cpu::CpuModel;
-use cutline_blip::{BlipConfig, BlipModel, Weights};
+use cutline_blip::{BlipConfig, CpuModel, GpuModel, Model, Weights};
 use cutline_error::{Error, ErrorKind, Result};
 use cutline_kernels::Tier;
 
-/// How a model is to be run.
+/// How a model is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct EngineOptions {
     /// Where the arithmetic runs.
@@ -23,44 +21,63 @@ pub struct EngineOptions {
     pub kernels: KernelChoice,
 }
 
-/// Reads the configuration and the weights, and puts the model on the device.
+/// Reads the configuration and the weights, and loads the model onto the device.
 ///
 /// # Errors
-/// As [`Backend::load`], and for a configuration of another architecture.
+/// As [`load_model`], and for a configuration of another architecture.
 pub fn load(files: &ModelFiles, options: EngineOptions) -> Result<LocalEngine> {
     let config = BlipConfig::from_json(&files.config)?;
-    Ok(LocalEngine::new(Backend::load(&config, &files.weights, options)?))
+    Ok(LocalEngine::new(load_model(&config, &files.weights, options)?))
 }
 
-impl Backend {
-    /// Reads the weights into what the options ask for.
-    ///
-    /// # Errors
-    /// [`Config`](ErrorKind::Config) for a device, precision or kernels that this build or machine
-    /// does not have; [`Model`](ErrorKind::Model) for weights that the configuration does not fit.
-    pub fn load(config: &BlipConfig, weights: &Weights, options: EngineOptions) -> Result<Self> {
-        let device = open_device(options.device)?;
-        if !device.is_cpu() {
-            return Self::load_on_device(config, weights, options.precision, &device);
-        }
-        Ok(match plan(options, weights.only_q8_0())? {
-            Plan::Candle => BlipModel::load(config, weights, DType::F32, &device)?.into(),
-            Plan::Packed(tier, precision) => {
-                CpuModel::load(config, weights, tier, precision)?.into()
-            }
-        })
+/// Reads the weights into the implementation that the options ask for.
+///
+/// # Errors
+/// [`Config`](ErrorKind::Config) for a device, precision or kernels that this build or machine does
+/// not have; [`Model`](ErrorKind::Model) for weights that do not fit the configuration.
+pub fn load_model(
+    config: &BlipConfig,
+    weights: &Weights,
+    options: EngineOptions,
+) -> Result<Box<dyn Model>> {
+    let device = open_device(options.device)?;
+    if !device.is_cpu() {
+        let dtype = gpu_dtype(options.precision, weights.is_quantized())?;
+        return Ok(Box::new(GpuModel::load(config, weights, dtype, &device)?));
     }
+    let plan = plan(options, weights.only_q8_0())?;
+    let PrecisionPlan::Kernels(tier, precision) = plan else {
+        let model = GpuModel::load(config, weights, DType::F32, &device)?;
+        return Ok(Box::new(model.one_image_at_a_time()));
+    };
+    Ok(Box::new(CpuModel::load(config, weights, tier, precision)?))
 }
 
-/// What runs the model.
+/// The model for GPUs on candle's CPU device, as it would run on a GPU: slow, and meant for
+/// comparisons.
+///
+/// # Errors
+/// As [`load_model`].
+pub fn load_gpu_model_on_cpu(
+    config: &BlipConfig,
+    weights: &Weights,
+    precision: Precision,
+) -> Result<Box<dyn Model>> {
+    let dtype = gpu_dtype(precision, weights.is_quantized())?;
+    Ok(Box::new(GpuModel::load(config, weights, dtype, &Device::Cpu)?))
+}
+
+/// What runs the model on a CPU, and in which numbers.
 #[derive(Debug, PartialEq, Eq)]
-enum Plan {
+enum PrecisionPlan {
+    /// candle, in f32; quantised layers stay in the format of the file.
     Candle,
-    Packed(Tier, cutline_kernels::Precision),
+    /// Our own kernels.
+    Kernels(Tier, cutline_kernels::Precision),
 }
 
-/// `only_q8_0` says, of a checkpoint in GGML's blocks, whether all of them are of 8 bits.
-fn plan(options: EngineOptions, only_q8_0: Option<bool>) -> Result<Plan> {
+/// `only_q8_0` says of a GGUF checkpoint whether all of its blocks have 8 bits.
+fn plan(options: EngineOptions, only_q8_0: Option<bool>) -> Result<PrecisionPlan> {
     let tier = match options.kernels {
         KernelChoice::Candle => return candle_plan(options.precision),
         KernelChoice::Auto => Tier::best(),
@@ -77,10 +94,11 @@ fn plan(options: EngineOptions, only_q8_0: Option<bool>) -> Result<Plan> {
         }
     };
     let precision = match options.precision {
-        // Blocks of fewer bits are small because somebody wanted them small: they stay so.
-        Precision::Auto if only_q8_0 == Some(false) => return Ok(Plan::Candle),
+        // Whoever chose fewer bits wanted a small model, so the blocks stay as they are.
+        Precision::Auto if only_q8_0 == Some(false) => return Ok(PrecisionPlan::Candle),
         Precision::Auto if only_q8_0 == Some(true) => cutline_kernels::Precision::Int8,
-        // The fastest that keeps nine captions in ten word for word: see docs/design/quantisation.md.
+        // The fastest precision that keeps nine captions in ten word for word: see
+        // docs/design/quantisation.md.
         Precision::Auto if tier.has_bf16() => cutline_kernels::Precision::Int8,
         Precision::Auto => cutline_kernels::Precision::F32,
         Precision::Int8 => cutline_kernels::Precision::Int8,
@@ -88,18 +106,35 @@ fn plan(options: EngineOptions, only_q8_0: Option<bool>) -> Result<Plan> {
         Precision::Bf16 => cutline_kernels::Precision::Bf16,
         Precision::F16 => return Err(unavailable(options.precision)),
     };
-    Ok(Plan::Packed(tier, precision))
+    Ok(PrecisionPlan::Kernels(tier, precision))
 }
 
-fn candle_plan(precision: Precision) -> Result<Plan> {
+fn candle_plan(precision: Precision) -> Result<PrecisionPlan> {
     match precision {
-        Precision::Auto | Precision::F32 => Ok(Plan::Candle),
+        Precision::Auto | Precision::F32 => Ok(PrecisionPlan::Candle),
         other => Err(Error::new(
             ErrorKind::Config,
             format!(
                 "PRECISION={other} is not available with CPU_KERNELS=candle, which computes in \
                  f32; set PRECISION=f32 or CPU_KERNELS=auto"
             ),
+        )),
+    }
+}
+
+/// The type of activations and of weights that are not quantised on a GPU.
+fn gpu_dtype(precision: Precision, quantized: bool) -> Result<DType> {
+    match precision {
+        // candle multiplies quantised blocks with f32; converting back and forth costs more than it
+        // saves.
+        Precision::Auto if quantized => Ok(DType::F32),
+        Precision::Auto | Precision::F16 => Ok(DType::F16),
+        Precision::Bf16 => Ok(DType::BF16),
+        Precision::F32 => Ok(DType::F32),
+        Precision::Int8 => Err(Error::new(
+            ErrorKind::Config,
+            "PRECISION=int8 is not available on a GPU; set PRECISION=auto, f16, bf16 or f32, or give \
+             weights in 8 bits as a GGUF file (`cutline model quantize`)",
         )),
     }
 }
@@ -117,12 +152,16 @@ fn unavailable(precision: Precision) -> Error {
 mod tests {
     use super::*;
 
-    fn chosen(precision: Precision, kernels: KernelChoice, q8_0: Option<bool>) -> Result<Plan> {
+    fn chosen(
+        precision: Precision,
+        kernels: KernelChoice,
+        q8_0: Option<bool>,
+    ) -> Result<PrecisionPlan> {
         plan(EngineOptions { device: DeviceChoice::Auto, precision, kernels }, q8_0)
     }
 
     #[test]
-    fn what_is_not_there_is_refused_with_a_remedy() {
+    fn unavailable_choices_are_refused_with_a_remedy() {
         let error = chosen(Precision::F16, KernelChoice::Auto, None).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Config);
         assert!(error.detail().contains("PRECISION=auto"), "{error}");
@@ -135,14 +174,29 @@ mod tests {
     }
 
     #[test]
-    fn blocks_of_eight_bits_are_packed_and_others_stay_with_candle() {
+    fn blocks_of_eight_bits_run_on_the_kernels_and_others_on_candle() {
         let portable = KernelChoice::Tier(Tier::Portable);
-        let int8 = Plan::Packed(Tier::Portable, cutline_kernels::Precision::Int8);
-        let full = Plan::Packed(Tier::Portable, cutline_kernels::Precision::F32);
+        let int8 = PrecisionPlan::Kernels(Tier::Portable, cutline_kernels::Precision::Int8);
+        let full = PrecisionPlan::Kernels(Tier::Portable, cutline_kernels::Precision::F32);
         assert_eq!(chosen(Precision::Auto, portable, Some(true)).unwrap(), int8);
-        assert_eq!(chosen(Precision::Auto, portable, Some(false)).unwrap(), Plan::Candle);
+        assert_eq!(chosen(Precision::Auto, portable, Some(false)).unwrap(), PrecisionPlan::Candle);
         assert_eq!(chosen(Precision::Auto, portable, None).unwrap(), full);
         assert_eq!(chosen(Precision::F32, portable, Some(false)).unwrap(), full);
-        assert_eq!(chosen(Precision::F32, KernelChoice::Candle, None).unwrap(), Plan::Candle);
+        assert_eq!(
+            chosen(Precision::F32, KernelChoice::Candle, None).unwrap(),
+            PrecisionPlan::Candle
+        );
+    }
+
+    #[test]
+    fn a_gpu_computes_in_f16_unless_another_precision_is_chosen() {
+        assert_eq!(gpu_dtype(Precision::Auto, false).unwrap(), DType::F16);
+        assert_eq!(gpu_dtype(Precision::Auto, true).unwrap(), DType::F32);
+        assert_eq!(gpu_dtype(Precision::F16, true).unwrap(), DType::F16);
+        assert_eq!(gpu_dtype(Precision::Bf16, false).unwrap(), DType::BF16);
+        assert_eq!(gpu_dtype(Precision::F32, false).unwrap(), DType::F32);
+        let error = gpu_dtype(Precision::Int8, false).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Config);
+        assert!(error.detail().contains("PRECISION=auto"), "{error}");
     }
 }

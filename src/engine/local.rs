@@ -1,47 +1,61 @@
 //! The engine over a loaded BLIP: which jobs are in the batch, and what each does with its logits.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::engine::backend::{Backend, Encoded, Item, Read, Scores};
-use crate::engine::timings::{Timings, timed};
-use crate::engine::{EncodedImage, Engine, EngineInfo, Event, ImageInput, Job, JobId, PixelValues};
+use candle_core::DeviceLocation;
+
+use super::{
+    EncodedImage, Engine, EngineInfo, Event, GpuInfo, ImageInput, Job, JobId, PixelValues,
+};
+use cutline_blip::{ImageStates, Model, ModelDescription, Read, Scores, Slot};
 use cutline_error::{Error, Result};
 use cutline_generate::{Decoder, DecoderInput, GenerationParams, Progress, Step};
 
 /// A BLIP captioner with the batch that it is working on.
 #[derive(Debug)]
 pub struct LocalEngine {
-    model: Backend,
+    model: Box<dyn Model>,
     info: EngineInfo,
-    /// Jobs and the batch's items correspond by index.
-    jobs: Vec<Active>,
-    items: Vec<Item>,
+    jobs: Vec<ActiveJob>,
     timings: Timings,
 }
 
+/// A job in the batch.
 #[derive(Debug)]
-struct Active {
+struct ActiveJob {
     id: JobId,
     decoder: Decoder,
-    next: Next,
+    slot: Slot,
+    /// The tokens that the next step reads: the first ones of a new job, then one for each row.
+    next: Vec<u32>,
 }
 
-/// What a job does in the next step.
-#[derive(Debug)]
-enum Next {
-    /// Chooses from the logits of its prompt, which are there already.
-    Choose(Vec<f32>),
-    /// Reads these tokens: one a row, or its first ones.
-    Read(Vec<u32>),
+/// Where the engine's time went since the last call of
+/// [`take_timings`](LocalEngine::take_timings).
+///
+/// These are wall-clock times of the calls. A device that still works when a call returns is waited
+/// for, and counted, where its results are read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Timings {
+    /// Pixels to the image's states.
+    pub vision: Duration,
+    /// The image's states to the keys and values of the decoder's cross-attention.
+    pub cross_kv: Duration,
+    /// Everything after that: prompts, steps, and choosing tokens.
+    pub decode: Duration,
+    /// Images that were encoded.
+    pub images: u64,
+    /// Rows whose logits were computed, over all steps.
+    pub tokens: u64,
 }
 
 impl LocalEngine {
-    /// An engine without work.
-    pub fn new(model: impl Into<Backend>) -> Self {
-        let model = model.into();
-        let info = model.describe();
-        Self { model, info, jobs: Vec::new(), items: Vec::new(), timings: Timings::default() }
+    /// An engine without jobs.
+    #[must_use]
+    pub fn new(model: Box<dyn Model>) -> Self {
+        let info = describe(&*model);
+        Self { model, info, jobs: Vec::new(), timings: Timings::default() }
     }
 
     /// The loaded model.
@@ -56,28 +70,29 @@ impl LocalEngine {
         self.jobs.len()
     }
 
-    /// Where the time went since the last call, or since the beginning.
+    /// Where the time went since the last call, or since the engine was made.
     pub fn take_timings(&mut self) -> Timings {
         std::mem::take(&mut self.timings)
     }
 
-    /// Has the device do what was put off for the jobs that were started, and waits until it is idle.
+    /// Makes the device do the deferred work of the jobs that were started, and waits until it is
+    /// idle.
     ///
     /// # Errors
-    /// Some of it failed.
-    pub fn wait(&mut self) -> Result<()> {
+    /// Some of the work failed.
+    pub fn synchronize(&mut self) -> Result<()> {
         self.model.prefill_cross_kv()?;
-        self.model.wait()
+        self.model.synchronize()
     }
 
-    /// Captions a grey image of this size, so that the first real one does not pay for what is set
-    /// up lazily.
+    /// Captions a grey image of this size, so that lazy initialisation does not slow down the first
+    /// real one.
     ///
     /// # Errors
-    /// The model cannot run here, the size is no multiple of the patch, or there is work already.
+    /// The model cannot run here, the size is no multiple of the patch, or there are jobs already.
     pub fn warm_up(&mut self, width: usize, height: usize) -> Result<()> {
         if !self.jobs.is_empty() {
-            return Err(Error::internal("the engine is warmed up only before there is work"));
+            return Err(Error::internal("the engine can be warmed up only before there are jobs"));
         }
         let pixels = PixelValues { data: vec![0.0; 3 * width * height], width, height };
         let params =
@@ -106,30 +121,26 @@ impl LocalEngine {
         image.ok_or_else(|| Error::internal("an image was not encoded"))
     }
 
-    /// What every job has to choose from, in the order of the jobs.
+    /// Reads every job's next tokens; the scores are in the order of the jobs.
     fn forward(&mut self) -> Result<Vec<Scores>> {
-        let mut reads = Vec::with_capacity(self.jobs.len());
-        for (job, item) in self.jobs.iter().zip(&mut self.items) {
-            if let Next::Read(tokens) = &job.next {
-                self.timings.tokens += item.rows() as u64;
-                reads.push(Read { item, tokens, best: job.decoder.top_logits_needed() });
-            }
+        if self.jobs.is_empty() {
+            return Ok(Vec::new());
         }
-        let read = if reads.is_empty() { Vec::new() } else { self.model.read(&mut reads)? };
-        let mut read = read.into_iter();
-        let share = |job: &mut Active| match &mut job.next {
-            Next::Choose(ready) => Some(Scores::Logits(std::mem::take(ready))),
-            Next::Read(_) => read.next(),
-        };
-        let all: Option<Vec<_>> = self.jobs.iter_mut().map(share).collect();
-        all.ok_or_else(|| Error::internal("a step left a job out"))
+        let mut reads = Vec::with_capacity(self.jobs.len());
+        for job in &mut self.jobs {
+            self.timings.tokens += job.slot.rows() as u64;
+            let top = job.decoder.top_logits_needed();
+            reads.push(Read { slot: &mut job.slot, tokens: &job.next, top });
+        }
+        self.model.read(&mut reads)
     }
 
-    /// One job's share of a step; the events that come of it, and whether the job goes on.
-    fn choose(&mut self, index: usize, scores: &Scores, events: &mut Vec<Event>) -> Result<bool> {
-        let step = self.decide(index, scores)?;
-        let Active { id, next, .. } = &mut self.jobs[index];
+    /// Chooses a job's next tokens, reports them, and says whether the job goes on.
+    fn advance(&mut self, index: usize, scores: &Scores, events: &mut Vec<Event>) -> Result<bool> {
+        let vocabulary = self.info.vocab_size;
+        let ActiveJob { id, decoder, slot, next } = &mut self.jobs[index];
         let job = *id;
+        let step = choose(decoder, slot, scores, vocabulary)?;
         if let Some(token) = step.newest {
             events.push(Event::Token { job, token });
         }
@@ -139,54 +150,37 @@ impl LocalEngine {
                 Ok(false)
             }
             Progress::Continue { tokens, sources } => {
-                self.model.reorder(&mut self.items[index], &sources)?;
-                *next = Next::Read(tokens);
+                slot.reorder(&sources)?;
+                *next = tokens;
                 Ok(true)
             }
         }
     }
 
-    fn decide(&mut self, index: usize, scores: &Scores) -> Result<Step> {
-        let decoder = &mut self.jobs[index].decoder;
-        match scores {
-            Scores::Logits(logits) => {
-                check_finite(logits, self.info.vocab_size)?;
-                Ok(decoder.advance(logits))
-            }
-            Scores::Best(best) => match decoder.advance_with_top_logits(best) {
-                Some(step) => Ok(step),
-                // Rare: two tokens that are equal where the choice is cut off.
-                None => Ok(decoder.advance(&self.model.logits(&self.items[index])?)),
-            },
-            Scores::NotFinite => Err(Error::internal("the model's logits are not finite")),
-        }
+    fn remove(&mut self, index: usize) {
+        let job = self.jobs.remove(index);
+        self.model.recycle(job.slot);
     }
 
-    fn forget(&mut self, index: usize) {
-        self.jobs.remove(index);
-        let item = self.items.remove(index);
-        self.model.recycle(item);
-    }
-
-    /// Checks what only the model knows; how many tokens there may be, prompt included.
+    /// Checks the job. Returns the longest sequence that it may get, prompt included.
     fn check(&self, job: &Job) -> Result<usize> {
         job.params.validate()?;
         if self.jobs.iter().any(|active| active.id == job.id) {
             return Err(Error::internal(format!("there is a job {} already", job.id.0)));
         }
-        let places = self.info.max_positions;
+        let positions = self.info.max_positions;
         let first = 1 + job.prompt.len();
-        if first >= places {
+        if first >= positions {
             return Err(Error::parameter(
                 "prompt",
                 format!(
                     "the prompt has {} tokens, but at most {} leave room for an answer; shorten it",
                     job.prompt.len(),
-                    places - 2
+                    positions - 2
                 ),
             ));
         }
-        Ok(places.min(first + job.params.max_new_tokens))
+        Ok(positions.min(first + job.params.max_new_tokens))
     }
 }
 
@@ -194,32 +188,33 @@ impl Engine for LocalEngine {
     fn encode(&mut self, images: &[Arc<PixelValues>]) -> Result<Vec<EncodedImage>> {
         let mut encoded: Vec<Option<EncodedImage>> = images.iter().map(|_| None).collect();
         let mut rest: Vec<usize> = (0..images.len()).collect();
+        // Images of one size are encoded together, as many as the vision tower wants.
         while let Some(&first) = rest.first() {
             let (width, height) = (images[first].width, images[first].height);
-            let mut room = self.model.vision_batch(width, height).max(1);
-            let together: Vec<usize> = rest
+            let mut free = self.model.vision_batch(width, height).max(1);
+            let batch: Vec<usize> = rest
                 .extract_if(.., |n| {
-                    let fits = room > 0 && (images[*n].width, images[*n].height) == (width, height);
-                    room -= usize::from(fits);
+                    let fits = free > 0 && (images[*n].width, images[*n].height) == (width, height);
+                    free -= usize::from(fits);
                     fits
                 })
                 .collect();
-            let pixels: Vec<&[f32]> = together.iter().map(|&n| images[n].data.as_slice()).collect();
+            let pixels: Vec<&[f32]> = batch.iter().map(|&n| images[n].data.as_slice()).collect();
             let (model, spent) = (&mut self.model, &mut self.timings);
-            let some = timed(&mut spent.vision, || model.encode_all(&pixels, width, height))?;
-            spent.images += some.len() as u64;
-            for (n, image) in together.into_iter().zip(some) {
-                let bytes = image.bytes();
-                encoded[n] = Some(EncodedImage::new(image, bytes));
+            let states = timed(&mut spent.vision, || model.encode(&pixels, width, height))?;
+            spent.images += states.len() as u64;
+            for (n, states) in batch.into_iter().zip(states) {
+                let bytes = states.bytes();
+                encoded[n] = Some(EncodedImage::new(states, bytes));
             }
         }
         let all: Option<Vec<_>> = encoded.into_iter().collect();
-        all.ok_or_else(|| Error::internal("an image was left out"))
+        all.ok_or_else(|| Error::internal("an image was not encoded"))
     }
 
     fn start(&mut self, job: Job) -> Result<()> {
         let max_length = self.check(&job)?;
-        let text = &self.model.config().text;
+        let text = &self.model.describe().config.text;
         let mut prompt = vec![text.bos_token_id];
         prompt.extend(&job.prompt);
         text.check_tokens(&prompt)?;
@@ -229,24 +224,17 @@ impl Engine for LocalEngine {
             ImageInput::Pixels(pixels) => Arc::new(self.encode_one(pixels)?),
         };
         let states = image
-            .content::<Encoded>()
+            .content::<ImageStates>()
             .ok_or_else(|| Error::internal("the image was encoded by another kind of engine"))?;
         let (model, spent) = (&mut self.model, &mut self.timings);
         // The last token is written, but never read.
-        let (places, rows) = (max_length - 1, job.params.rows());
-        let mut item = timed(&mut spent.cross_kv, || model.begin(states, places, rows))?;
-        // A single token is read in the next step, together with those of the other jobs.
-        let next = if prompt.len() == 1 || model.reads_prompts_in_steps() {
-            Next::Read(prompt.clone())
-        } else {
-            spent.tokens += 1;
-            Next::Choose(timed(&mut spent.decode, || model.prefill(&mut item, &prompt))?)
-        };
+        let (capacity, rows) = (max_length - 1, job.params.rows());
+        let slot = timed(&mut spent.cross_kv, || model.begin(states, capacity, rows))?;
+        let next = prompt.clone();
         let forced = job.written;
         let decoder =
             Decoder::new(&job.params, DecoderInput { prompt, end, vocabulary, max_length, forced });
-        self.jobs.push(Active { id: job.id, decoder, next });
-        self.items.push(item);
+        self.jobs.push(ActiveJob { id: job.id, decoder, slot, next });
         Ok(())
     }
 
@@ -256,7 +244,7 @@ impl Engine for LocalEngine {
         let begin = Instant::now();
         let mut ended = Vec::new();
         for (index, scores) in self.forward()?.into_iter().enumerate() {
-            match self.choose(index, &scores, events) {
+            match self.advance(index, &scores, events) {
                 Ok(true) => {}
                 Ok(false) => ended.push(index),
                 Err(error) => {
@@ -266,7 +254,7 @@ impl Engine for LocalEngine {
             }
         }
         for index in ended.into_iter().rev() {
-            self.forget(index);
+            self.remove(index);
         }
         self.timings.decode += begin.elapsed();
         Ok(())
@@ -274,19 +262,63 @@ impl Engine for LocalEngine {
 
     fn cancel(&mut self, job: JobId) {
         if let Some(index) = self.jobs.iter().position(|active| active.id == job) {
-            self.forget(index);
+            self.remove(index);
         }
     }
 
     fn reset(&mut self) {
         self.jobs.clear();
-        self.items.clear();
-        self.model.renew();
+        self.model.reset();
+    }
+}
+
+fn choose(decoder: &mut Decoder, slot: &Slot, scores: &Scores, vocabulary: usize) -> Result<Step> {
+    match scores {
+        Scores::Logits(logits) => {
+            check_finite(logits, vocabulary)?;
+            Ok(decoder.advance(logits))
+        }
+        Scores::Top(top) => match decoder.advance_with_top_logits(top) {
+            Some(step) => Ok(step),
+            // Rare: a token that was cut off may have the same logit as one that was not.
+            None => Ok(decoder.advance(&slot.logits()?)),
+        },
+        Scores::NotFinite => Err(Error::internal("the model's logits are not finite")),
     }
 }
 
 fn check_finite(logits: &[f32], vocabulary: usize) -> Result<()> {
-    let Some(place) = logits.iter().position(|logit| !logit.is_finite()) else { return Ok(()) };
-    let (value, token) = (logits[place], place % vocabulary);
+    let Some(index) = logits.iter().position(|logit| !logit.is_finite()) else { return Ok(()) };
+    let (value, token) = (logits[index], index % vocabulary);
     Err(Error::internal(format!("the model's logits are not finite: {value} for token {token}")))
+}
+
+fn describe(model: &dyn Model) -> EngineInfo {
+    let ModelDescription { config, parameters, precision, kernels, device } = model.describe();
+    let side = config.vision.image_size;
+    EngineInfo {
+        parameters: *parameters,
+        precision: (*precision).to_owned(),
+        kernels: (*kernels).to_owned(),
+        device: match device.location() {
+            DeviceLocation::Cpu => "cpu".to_owned(),
+            DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
+            DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
+        },
+        gpu: GpuInfo::of(device),
+        image_size: side,
+        patch_size: config.vision.patch_size,
+        vocab_size: config.text.vocab_size,
+        max_positions: config.text.max_position_embeddings,
+        threads: candle_core::utils::get_num_threads(),
+        vision_batch: model.vision_batch(side, side),
+    }
+}
+
+/// Runs `work` and adds its time to `total`.
+fn timed<T>(total: &mut Duration, work: impl FnOnce() -> T) -> T {
+    let begin = Instant::now();
+    let result = work();
+    *total += begin.elapsed();
+    result
 }

@@ -1,7 +1,6 @@
-//! What the rest of the crate knows of the model: a small synchronous trait over plain data.
-//! No tensor and no async type crosses this line.
+//! What the rest of the crate knows about the model: a small synchronous trait over plain data.
+//! No tensor and no async type crosses this border.
 
-mod backend;
 pub mod batch_size;
 pub mod bench;
 mod device;
@@ -12,21 +11,18 @@ mod input;
 mod layout;
 mod load;
 pub mod local;
-mod on_device;
 mod options;
 pub mod quantize;
 pub mod source;
-mod timings;
 
 use std::sync::Arc;
 
-pub use self::backend::{Backend, Encoded, Item, Read, Scores};
 pub use self::device::GpuInfo;
 pub use self::hub::HubOptions;
 pub use self::input::{EncodedImage, ImageInput};
-pub use self::load::{EngineOptions, load};
+pub use self::load::{EngineOptions, load, load_gpu_model_on_cpu, load_model};
+pub use self::local::Timings;
 pub use self::options::{DeviceChoice, KernelChoice, Precision};
-pub use self::timings::Timings;
 use cutline_error::{Error, Result};
 pub use cutline_generate::fresh_seed;
 pub use cutline_generate::params::{
@@ -34,7 +30,7 @@ pub use cutline_generate::params::{
 };
 pub use cutline_image::PixelValues;
 
-/// Names one image's work inside the engine; chosen by the caller, unique while it runs.
+/// Identifies a job in the engine. The caller chooses it; it is unique while the job runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct JobId(pub u64);
 
@@ -69,52 +65,52 @@ impl Job {
     }
 }
 
-/// What a step of the engine reports.
+/// An event of a step.
 #[derive(Debug, Clone)]
 pub enum Event {
-    /// The best sequence so far grew (greedy and sampling; beam search reports only the end).
+    /// The first sequence grew by a token. Beam search reports only the end.
     Token {
-        /// Whose.
+        /// The job.
         job: JobId,
         /// The newest token of the first sequence.
         token: u32,
     },
-    /// The work is finished; the job is forgotten by the engine.
+    /// The job is finished and not in the engine any more.
     Done {
-        /// Whose.
+        /// The job.
         job: JobId,
         /// Best first, `num_return_sequences` of them.
         sequences: Vec<Sequence>,
     },
-    /// This job failed; the others go on. The job is forgotten by the engine.
+    /// The job failed and is not in the engine any more; the others go on.
     Failed {
-        /// Whose.
+        /// The job.
         job: JobId,
-        /// Why.
+        /// The reason.
         error: Error,
     },
 }
 
-/// What is known of the loaded model.
+/// What is known about the loaded model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EngineInfo {
     /// Parameters, embeddings included, tied ones once.
     pub parameters: u64,
-    /// `f32`, …
+    /// `f32`, `bf16`, `int8`, …
     pub precision: String,
-    /// What multiplies: `candle`, …
+    /// What multiplies: `candle`, or the name of an instruction set.
     pub kernels: String,
     /// `cpu`, `cuda:0`.
     pub device: String,
-    /// The GPU that this is, where it is one.
+    /// The GPU, if the device is one.
     pub gpu: Option<GpuInfo>,
-    /// Pixels of the square image that the model was trained on.
+    /// Side in pixels of the square images that the model was trained on.
     pub image_size: usize,
-    /// Side of a patch; an image's sides must be multiples of it.
+    /// Side of a patch in pixels; the sides of an image must be multiples of it.
     pub patch_size: usize,
     /// Rows of the word embedding.
     pub vocab_size: usize,
-    /// Rows of the decoder's position table: prompt, first token and answer together.
+    /// Rows of the decoder's position table: the longest sequence, with first token and prompt.
     pub max_positions: usize,
     /// Threads that the arithmetic uses.
     pub threads: usize,
@@ -124,7 +120,7 @@ pub struct EngineInfo {
 }
 
 impl EngineInfo {
-    /// Whether a CPU does the arithmetic.
+    /// Whether the arithmetic runs on a CPU.
     #[must_use]
     pub fn on_cpu(&self) -> bool {
         self.device == "cpu"
@@ -133,14 +129,14 @@ impl EngineInfo {
 
 /// A captioning model with the jobs that it is working on.
 ///
-/// The owner calls [`start`](Engine::start) for new work at any time and [`step`](Engine::step) while
-/// there are jobs. Every call blocks until the arithmetic is done. On the CPU kernels a job's result
-/// does not depend on the other jobs in the batch, and is the same, token by token, each time the job
-/// is started; a job that samples repeats if its seed is given. With candle, on a GPU or a CPU, the
-/// other jobs in the batch may change how numbers are rounded.
+/// The owner calls [`start`](Engine::start) for new work at any time and [`step`](Engine::step)
+/// while there are jobs. Every call blocks until the arithmetic is done. On the CPU kernels a job's
+/// result does not depend on the other jobs in the batch, and is the same, token by token, each
+/// time the job is started; a job that samples repeats if its seed is given. With candle, on a GPU
+/// or a CPU, the other jobs in the batch may change how numbers are rounded.
 ///
-/// An error of kind [`OutOfMemory`](cutline_error::ErrorKind::OutOfMemory) says that the device's memory
-/// is full: the same work may succeed with fewer jobs in the batch.
+/// An error of kind [`OutOfMemory`](cutline_error::ErrorKind::OutOfMemory) says that the device's
+/// memory is full: the same work may succeed with fewer jobs in the batch.
 pub trait Engine: Send {
     /// Runs the vision tower over images of any sizes. Returns all of them in their order, or none.
     /// The jobs in the batch are not touched.

@@ -1,4 +1,4 @@
-//! What may be chosen about running the model.
+//! Options for running the model.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,12 +9,12 @@ use cutline_kernels::Tier;
 /// Where the arithmetic runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DeviceChoice {
-    /// A GPU if this build and this machine have a usable one, else the CPU.
+    /// A GPU if this build and this machine have a usable one, otherwise the CPU.
     #[default]
     Auto,
     /// The CPU.
     Cpu,
-    /// The NVIDIA GPU of this number; without it the start fails.
+    /// The NVIDIA GPU with this number; the start fails if it cannot be used.
     Cuda(usize),
 }
 
@@ -38,7 +38,7 @@ impl FromStr for DeviceChoice {
 /// The number format of weights and arithmetic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Precision {
-    /// The fastest that keeps the captions.
+    /// The fastest that keeps most captions word for word.
     #[default]
     Auto,
     /// 32-bit floating point: token ids equal to those of transformers.
@@ -82,15 +82,15 @@ impl FromStr for Precision {
     }
 }
 
-/// Which implementation multiplies on a CPU.
+/// What multiplies on a CPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum KernelChoice {
-    /// The best that this CPU has.
+    /// The best instructions that this CPU has.
     #[default]
     Auto,
-    /// These instructions; where the CPU lacks them the start fails.
+    /// These instructions; the start fails if the CPU lacks them.
     Tier(Tier),
-    /// candle's own: slower, for comparisons.
+    /// candle: slower, and meant for comparisons.
     Candle,
 }
 
@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_parsed_and_others_refused() {
+    fn valid_names_are_parsed_and_others_are_refused() {
         assert_eq!("cuda:1".parse::<DeviceChoice>().unwrap(), DeviceChoice::Cuda(1));
         assert_eq!("cuda".parse::<DeviceChoice>().unwrap(), DeviceChoice::Cuda(0));
         assert!("gpu".parse::<DeviceChoice>().unwrap_err().detail().contains("cuda:0"));

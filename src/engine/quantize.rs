@@ -1,4 +1,4 @@
-//! A model written to a GGUF file, with the small files that it needs beside it.
+//! Writes a model to a GGUF file, with the small files that it needs in the same folder.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
@@ -12,20 +12,20 @@ pub use cutline_blip::weights::TensorType;
 use cutline_blip::weights::{GgufAbout, GgufTensor};
 use cutline_error::{Error, ErrorKind, Result};
 
-/// What was written.
+/// A model that was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Quantized {
     /// The GGUF file.
     pub path: PathBuf,
-    /// Bytes of the weights that it was made from.
+    /// Size in bytes of the original weights.
     pub bytes_before: u64,
-    /// Bytes of the GGUF file.
+    /// Size in bytes of the GGUF file.
     pub bytes_after: u64,
     /// How the tensors were written.
     pub plan: QuantizationPlan,
 }
 
-/// Where a quantised model goes: a `.gguf` file, or `model.gguf` in a folder.
+/// Where a quantised model is written: a `.gguf` file, or `model.gguf` in a folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Destination {
     folder: PathBuf,
@@ -34,8 +34,8 @@ pub struct Destination {
 }
 
 impl Destination {
-    /// A path that ends in `.gguf` is the file, any other the folder. Without `overwrite`, files
-    /// that are there and would change are an error.
+    /// A path that ends in `.gguf` is the file, any other path is the folder. Without `overwrite`,
+    /// it is an error if an existing file would change.
     #[must_use]
     pub fn new(out: &Path, overwrite: bool) -> Self {
         let ending = out.extension().and_then(|ending| ending.to_str());
@@ -47,33 +47,36 @@ impl Destination {
         Self { folder: out.into(), file: out.join(GGUF), overwrite }
     }
 
-    /// Refuses a file that is in the way, before any work is done.
+    /// Refuses an obstacle before any work is done.
     fn check(&self, files: &ModelFiles) -> Result<()> {
         if self.folder.exists() && !self.folder.is_dir() {
-            return Err(refused(&self.folder, "is a file; name a folder, or a file in .gguf"));
+            return Err(refused(&self.folder, "is a file; name a folder or a .gguf file"));
         }
         if self.file.is_dir() {
-            return Err(refused(&self.file, "is a folder; name a file that is not there yet"));
+            return Err(refused(&self.file, "is a folder; name a file that does not exist yet"));
         }
         if is_same(&self.file, Path::new(&files.source)) {
-            return Err(refused(&self.file, "is the model that is read; write to another file"));
+            return Err(refused(
+                &self.file,
+                "is the model that is being read; write to another file",
+            ));
         }
         if self.overwrite {
             return Ok(());
         }
         if self.file.exists() {
-            return Err(refused(&self.file, "is there already; choose another, or add --force"));
+            return Err(refused(&self.file, "exists already; choose another, or add --force"));
         }
         match self.changes(files).find(|(path, _)| path.exists()) {
             None => Ok(()),
             Some((path, _)) => Err(refused(
                 &path,
-                "is there already, of another model; choose a folder of its own, or add --force",
+                "exists already and belongs to another model; choose another folder, or add --force",
             )),
         }
     }
 
-    /// The small files that are missing in the folder or have other contents there.
+    /// The small files that are missing in the folder or have another content there.
     fn changes<'a>(
         &self,
         files: &'a ModelFiles,
@@ -87,14 +90,15 @@ impl Destination {
     }
 }
 
-/// Writes the model with its matrices in `kind`, or in what its rows fill instead.
+/// Writes the model with its matrices in `kind`, or in another type if their rows do not fill its
+/// blocks.
 ///
-/// The GGUF file appears under its name once it is complete, after the small files. `progress` is
-/// told the share that is written, 0 to 1.
+/// The GGUF file gets its name once it is complete, after the small files. `progress` receives the
+/// share that is written, 0 to 1.
 ///
 /// # Errors
-/// [`Io`](ErrorKind::Io) for a file that is in the way or cannot be written;
-/// [`Model`](ErrorKind::Model) for a model that is no BLIP captioner, is broken, or is quantised
+/// [`Io`](ErrorKind::Io) for a file that exists already or cannot be written;
+/// [`Model`](ErrorKind::Model) for a model that is not a BLIP captioner, is broken, or is quantised
 /// already.
 pub fn quantize(
     files: &ModelFiles,
@@ -130,7 +134,7 @@ pub fn quantize(
     })
 }
 
-/// About as many bytes as the file will have: all but its header.
+/// The approximate size of the file in bytes, without its header.
 fn expected_bytes(files: &ModelFiles, tensors: &[GgufTensor]) -> u64 {
     let bytes = |tensor: &GgufTensor| {
         let shape = files.weights.shape(&tensor.source).unwrap_or_default();
@@ -139,8 +143,8 @@ fn expected_bytes(files: &ModelFiles, tensors: &[GgufTensor]) -> u64 {
     tensors.iter().map(bytes).sum::<u64>().max(1)
 }
 
-/// A file that is written under another name, which [`source`](super::source) takes for a sign that
-/// the one beside it is not ready, and renamed at the end. Left unfinished, it is deleted.
+/// A file that is written under a temporary name and renamed at the end; dropped before that, it is
+/// deleted. [`source`](super::source) recognises the temporary name and refuses to read the model.
 struct Unfinished {
     path: PathBuf,
     part: PathBuf,
@@ -159,7 +163,7 @@ impl Unfinished {
             }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(refused(
                 &part,
-                "is there: wait until whoever writes it has finished, or delete what an \
+                "exists: wait until the program that writes it has finished, or delete what an \
                  interrupted one left behind",
             )),
             Err(error) => Err(unwritable(path, error)),
@@ -171,8 +175,8 @@ impl Unfinished {
         self.file.write_all(bytes).map_err(|error| unwritable(&self.path, error))
     }
 
-    /// Gives the file its name and returns its length. The contents reach the disk before the name
-    /// does: a machine that stops in between leaves nothing that looks complete.
+    /// Gives the file its name and returns its length. The content reaches the disk before the name
+    /// does, so a crash in between leaves nothing that looks complete.
     fn finish(mut self) -> Result<u64> {
         self.file
             .flush()
@@ -185,7 +189,7 @@ impl Unfinished {
 
 impl Drop for Unfinished {
     fn drop(&mut self) {
-        // Not there any more once it has been renamed.
+        // It does not exist any more if it was renamed.
         let _ = fs::remove_file(&self.part);
     }
 }

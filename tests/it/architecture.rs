@@ -91,7 +91,7 @@ fn crates_depend_downwards_only() {
         ("generate", &["error"]),
         ("image", &["error"]),
         ("xmp", &["error"]),
-        ("blip", &["error", "kernels"]),
+        ("blip", &["error", "generate", "kernels"]),
     ];
     let folder = Path::new(ROOT).join("crates");
     let mut found: Vec<String> = fs::read_dir(&folder)
@@ -150,7 +150,7 @@ fn imports_go_downwards() {
         ("engine", &[]),
         ("tokenizer", &[]),
         ("metrics", &[]),
-        ("cache", &["engine"]),
+        ("cache", &[]),
         ("scheduler", &["engine", "metrics"]),
         ("captioner", &["cache", "scheduler", "tokenizer", "engine", "metrics"]),
         ("telemetry", &["config"]),

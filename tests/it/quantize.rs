@@ -1,4 +1,4 @@
-//! Models written as GGUF: what lies in the file, what the model still says, what is refused.
+//! Models written as GGUF: what is in the file, what the model still writes, what is refused.
 
 mod refused;
 mod values;
@@ -28,7 +28,7 @@ fn overwrite(files: &ModelFiles, kind: TensorType, out: &Path) -> Result<Quantiz
     quantize(files, kind, &Destination::new(out, true), &mut |_| {})
 }
 
-/// What lies in a folder, sorted.
+/// The names in a folder, sorted.
 fn names_in(folder: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(folder).unwrap();
     let name = |entry: std::fs::DirEntry| entry.file_name().into_string().unwrap();

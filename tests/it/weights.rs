@@ -1,4 +1,4 @@
-//! Where weights come from: formats, folders, the hub.
+//! Sources of weights: file formats, folders, the hub.
 
 mod fake_hub;
 mod folder;
@@ -26,8 +26,8 @@ fn counting(elements: usize) -> Vec<u8> {
     (0..elements).flat_map(|i| (i as f32).to_le_bytes()).collect()
 }
 
-/// A folder with the least that a model needs; its one tensor is `a`, 2 × 3.
-fn least_folder(folder: &Path) {
+/// Fills a folder with the minimum that a model needs; its one tensor is `a`, 2 × 3.
+fn minimal_folder(folder: &Path) {
     std::fs::write(folder.join("config.json"), r#"{"model_type": "blip"}"#).unwrap();
     let weights = safetensors_of(&[("a", &[2, 3])]);
     std::fs::write(folder.join("model.safetensors"), weights).unwrap();

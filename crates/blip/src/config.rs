@@ -1,5 +1,5 @@
-//! `config.json` of a BLIP checkpoint: the part of it that captioning needs, with the defaults of
-//! transformers' `BlipConfig`, `BlipVisionConfig` and `BlipTextConfig` (5.23) for what is left out.
+//! The part of a BLIP checkpoint's `config.json` that captioning needs. Missing fields have the
+//! defaults of transformers' `BlipConfig`, `BlipVisionConfig` and `BlipTextConfig` (5.23).
 
 use serde::Deserialize;
 
@@ -25,15 +25,15 @@ pub struct VisionConfig {
     pub hidden_size: usize,
     /// Width inside the feed-forward layers.
     pub intermediate_size: usize,
-    /// How many transformer layers.
+    /// Number of transformer layers.
     pub num_hidden_layers: usize,
-    /// Attention heads a layer; divides `hidden_size`.
+    /// Attention heads per layer; divides `hidden_size`.
     pub num_attention_heads: usize,
-    /// Side in pixels of the square image that the position embedding was trained for.
+    /// Side in pixels of the square images that the position embedding was trained for.
     pub image_size: usize,
     /// Side of a square patch in pixels; divides `image_size`.
     pub patch_size: usize,
-    /// Between the feed-forward layers.
+    /// The function between the feed-forward layers.
     pub hidden_act: Activation,
     /// Added to the variance in every layer norm.
     pub layer_norm_eps: f64,
@@ -48,22 +48,20 @@ pub struct TextConfig {
     pub hidden_size: usize,
     /// Width inside the feed-forward layers.
     pub intermediate_size: usize,
-    /// How many transformer layers.
+    /// Number of transformer layers.
     pub num_hidden_layers: usize,
-    /// Attention heads a layer; divides `hidden_size`.
+    /// Attention heads per layer; divides `hidden_size`.
     pub num_attention_heads: usize,
     /// Rows of the position embedding: the longest sequence, first token included.
     pub max_position_embeddings: usize,
-    /// Between the feed-forward layers, and in the head's transform.
+    /// The function between the feed-forward layers and in the head's transform.
     pub hidden_act: Activation,
     /// Added to the variance in every layer norm.
     pub layer_norm_eps: f64,
-    /// The first token of every caption (`[DEC]`).
+    /// The first token of every caption, `[DEC]`.
     pub bos_token_id: u32,
-    /// Ends a caption (`[SEP]`).
+    /// The token that ends a caption, `[SEP]`.
     pub sep_token_id: u32,
-    /// Fills up short sequences; never decoded here.
-    pub pad_token_id: u32,
 }
 
 /// The non-linearities that `hidden_act` can name.
@@ -83,8 +81,8 @@ impl BlipConfig {
     /// Reads and checks a checkpoint's `config.json`.
     ///
     /// # Errors
-    /// [`ErrorKind::Model`](cutline_error::ErrorKind::Model): no JSON, another architecture than
-    /// BLIP for captioning, or shapes that cannot work.
+    /// [`ErrorKind::Model`](cutline_error::ErrorKind::Model): invalid JSON, another architecture
+    /// than BLIP for captioning, or impossible shapes.
     pub fn from_json(json: &[u8]) -> Result<Self> {
         let raw: RawConfig = serde_json::from_slice(json).map_err(|e| {
             Error::model(format!("config.json cannot be read as a BLIP configuration: {e}"))
@@ -108,19 +106,19 @@ impl VisionConfig {
         self.hidden_size / self.num_attention_heads
     }
 
-    /// Patches along one side of the image that the model was trained on.
+    /// Patches along one side of the images that the model was trained on.
     #[must_use]
     pub fn grid(&self) -> usize {
         self.image_size / self.patch_size
     }
 
-    /// Whether `pixels` are planes `3 × height × width` in whole patches.
+    /// Checks that `pixels` are planes `3 × height × width` in whole patches.
     pub(crate) fn check_image(&self, pixels: &[f32], width: usize, height: usize) -> Result<()> {
         let patch = self.patch_size;
         let fits = |side: usize| side > 0 && side.is_multiple_of(patch);
         if !fits(width) || !fits(height) || pixels.len() != 3 * width * height {
             return Err(Error::internal(format!(
-                "{} pixel values are no 3 × {height} × {width} image in patches of {patch}",
+                "{} pixel values are not a 3 × {height} × {width} image in patches of {patch}",
                 pixels.len()
             )));
         }
@@ -135,7 +133,10 @@ impl TextConfig {
         self.hidden_size / self.num_attention_heads
     }
 
-    /// Whether all tokens are in the vocabulary.
+    /// Checks that all tokens are in the vocabulary.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Internal`](cutline_error::ErrorKind::Internal): one of them is not.
     pub fn check_tokens(&self, tokens: &[u32]) -> Result<()> {
         let known = self.vocab_size;
         match tokens.iter().find(|&&token| token as usize >= known) {
@@ -174,7 +175,7 @@ impl RawConfig {
             return Ok(());
         }
         Err(Error::model(format!(
-            "config.json says architectures {architectures:?}, which does not write captions; \
+            "config.json says architectures {architectures:?}, which do not write captions; \
              choose a {CAPTIONING} checkpoint"
         )))
     }
@@ -271,7 +272,6 @@ struct RawText {
     layer_norm_eps: f64,
     bos_token_id: Option<u32>,
     sep_token_id: Option<u32>,
-    pad_token_id: Option<u32>,
     is_decoder: bool,
     tie_word_embeddings: bool,
 }
@@ -289,7 +289,6 @@ impl Default for RawText {
             layer_norm_eps: 1e-12,
             bos_token_id: Some(30522),
             sep_token_id: Some(102),
-            pad_token_id: Some(0),
             is_decoder: true,
             tie_word_embeddings: true,
         }
@@ -317,7 +316,6 @@ impl RawText {
         Ok(TextConfig {
             bos_token_id: self.token("bos_token_id", self.bos_token_id)?,
             sep_token_id: self.token("sep_token_id", self.sep_token_id)?,
-            pad_token_id: self.token("pad_token_id", self.pad_token_id)?,
             vocab_size: self.vocab_size,
             hidden_size: self.hidden_size,
             intermediate_size: self.intermediate_size,
@@ -384,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_out_has_the_defaults_of_transformers() {
+    fn missing_fields_have_the_defaults_of_transformers() {
         let config = BlipConfig::from_json(br#"{"model_type": "blip"}"#).unwrap();
         assert_eq!(config.vision.grid(), 24);
         assert_eq!(config.vision.num_attention_heads, 12);
@@ -419,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn shapes_that_cannot_work_are_refused_with_the_field() {
+    fn impossible_shapes_are_refused_with_the_field() {
         let with = |section: &str| refused(&format!(r#"{{"model_type": "blip", {section}}}"#));
         assert!(with(r#""text_config": {"num_attention_heads": 7}"#).contains("text_config"));
         assert!(with(r#""vision_config": {"num_attention_heads": 0}"#).contains("vision_config"));
@@ -429,5 +427,14 @@ mod tests {
         assert!(with(r#""text_config": {"sep_token_id": null}"#).contains("sep_token_id"));
         assert!(with(r#""text_config": {"bos_token_id": 30524}"#).contains("bos_token_id"));
         assert!(with(r#""text_config": {"is_decoder": false}"#).contains("is_decoder"));
+    }
+
+    #[test]
+    fn an_unused_padding_token_need_not_be_valid() {
+        for id in ["null", "-1", "99999"] {
+            let json =
+                format!(r#"{{"model_type": "blip", "text_config": {{"pad_token_id": {id}}}}}"#);
+            BlipConfig::from_json(json.as_bytes()).unwrap();
+        }
     }
 }

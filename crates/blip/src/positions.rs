@@ -2,7 +2,7 @@
 
 /// Interpolates a `side × side` grid of vectors to `rows × columns`, row after row.
 ///
-/// `grid` holds `side² · width` values, one vector of `width` after another. The same as
+/// `grid` holds `side² · width` values, one vector of `width` after another. Computes the same as
 /// `torch.nn.functional.interpolate(mode="bicubic", align_corners=False)`: cubic convolution with
 /// a = −0.75, pixel centres at half integers, coordinates outside clamped to the edge.
 pub(crate) fn bicubic(

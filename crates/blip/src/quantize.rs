@@ -1,29 +1,30 @@
-//! Which tensors of a BLIP checkpoint are written how into a GGUF file.
+//! How the tensors of a BLIP checkpoint are written into a GGUF file.
 //!
-//! The names are those of the checkpoint. Quantised are the matrices of linear layers and the word
-//! embedding, which a tied model multiplies by as well. Everything else stays in f32, as candle's
-//! `tensor-tools` writes it: norms, biases, the class token, positions and the patch embedding are
-//! small, and readers dequantise them anyway.
+//! The names are those of the checkpoint. The matrices of linear layers are quantised, and so is
+//! the word embedding, which a tied model multiplies by as well. Everything else stays in f32, as
+//! candle's `tensor-tools` writes it: norms, biases, the class token, positions and the patch
+//! embedding are small, and readers dequantise them anyway.
 //!
-//! Source: `quantized_blip` and `quantized_blip_text` in candle-transformers, which read such files.
+//! Source: `quantized_blip` and `quantized_blip_text` in candle-transformers, which read such
+//! files.
 
 use std::collections::BTreeMap;
 
 use super::config::BlipConfig;
-use super::text::{DECODER, WORDS};
+use super::loader::{DECODER, WORDS};
 use super::weights::{GgufTensor, TensorType, Weights};
 use cutline_error::{Error, Result};
 
 const BIAS: &str = "text_decoder.cls.predictions.bias";
 const DECODER_BIAS: &str = "text_decoder.cls.predictions.decoder.bias";
 
-/// What a GGUF file of a checkpoint will hold.
+/// The contents of a GGUF file that is to be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QuantizationPlan {
     /// The tensors, sorted by name.
     pub tensors: Vec<GgufTensor>,
-    /// Matrices whose rows do not fill the blocks of the wanted type: the type that they get
-    /// instead and their name, with `*` for the number of the layer → how many they are.
+    /// Counts the matrices whose rows do not fill the blocks of the wanted type, by the type that
+    /// they get instead and their name, with `*` for the number of the layer.
     pub substitutes: BTreeMap<(TensorType, String), usize>,
 }
 
@@ -31,12 +32,12 @@ impl QuantizationPlan {
     /// Plans a file in which the matrices are of type `kind`.
     ///
     /// # Errors
-    /// The weights are quantised already, and `kind` would quantise them a second time.
+    /// The weights are quantised already, and `kind` would quantise them again.
     pub fn new(config: &BlipConfig, weights: &Weights, kind: TensorType) -> Result<Self> {
         if weights.is_quantized() && kind.is_quantized() {
             return Err(Error::model(format!(
-                "{} is quantised already, and every time loses more; start from the original \
-                 weights, or choose --type f16 or f32",
+                "{} is quantised already, and quantising it again would lose more; start from the \
+                 original weights, or choose --type f16 or f32",
                 weights.files_in_words(),
             )));
         }
@@ -69,11 +70,11 @@ impl QuantizationPlan {
     }
 }
 
-/// The names to write, and the tensors that they stand for. Integers are left out: GGUF has no
-/// place for the position numbers of old checkpoints, and nothing reads them.
+/// The names to write, and the tensors that they stand for. Integers are left out: these are the
+/// `position_ids` of old checkpoints, which nothing reads.
 ///
-/// candle's reader asks for the head's matrix and for its shared bias by name, also where the
-/// checkpoint ties them and holds each only once; then both names are written.
+/// candle's reader looks up the head's matrix and its shared bias by name even if the checkpoint
+/// ties them and holds each only once, so both names are written.
 fn names<'a>(config: &BlipConfig, weights: &'a Weights) -> BTreeMap<&'a str, &'a str> {
     let mut names: BTreeMap<_, _> =
         weights.names().filter(|name| weights.is_float(name)).map(|name| (name, name)).collect();
@@ -90,12 +91,12 @@ fn names<'a>(config: &BlipConfig, weights: &'a Weights) -> BTreeMap<&'a str, &'a
     names
 }
 
-/// Whether a matrix of this name is multiplied by. The positions of the text are looked up only.
+/// Whether the model multiplies by the matrix of this name. Text positions are only looked up.
 fn is_multiplied(name: &str) -> bool {
     name.ends_with(".weight") && !name.ends_with("position_embeddings.weight")
 }
 
-/// The name with `*` where it has a number.
+/// The name with `*` in place of its number.
 fn pattern(name: &str) -> String {
     let part =
         |part: &str| if part.bytes().all(|b| b.is_ascii_digit()) { "*" } else { part }.into();

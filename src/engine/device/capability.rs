@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// What a GPU can do: 8.9 is `{ major: 8, minor: 9 }`.
+/// The compute capability of a GPU: 8.9 is `{ major: 8, minor: 9 }`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Capability {
     pub(super) major: u32,
@@ -11,7 +11,7 @@ pub(super) struct Capability {
 }
 
 impl Capability {
-    /// As `CUDA_COMPUTE_CAP` has it: 8.9 is `89`.
+    /// The value of `CUDA_COMPUTE_CAP`: 8.9 is `89`.
     pub(super) fn as_setting(self) -> String {
         format!("{}{}", self.major, self.minor)
     }
@@ -23,72 +23,72 @@ impl fmt::Display for Capability {
     }
 }
 
-/// Which GPUs machine code for one of them runs on too.
+/// On which other GPUs the machine code for one GPU runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Reach {
-    /// Those of its major number that have its minor number or more: `sm_80`.
+enum Compatibility {
+    /// Those with the same major number and the same or a greater minor number: `sm_80`.
     Newer,
-    /// The same, by NVIDIA's promise for a family: `sm_121f`.
+    /// The same, promised by NVIDIA for a family: `sm_121f`.
     Family,
-    /// None: `sm_90a` uses what only it has.
+    /// None: `sm_90a` uses features that only it has.
     Exact,
 }
 
-/// What the kernels in this binary were compiled for.
+/// The target that the kernels in this binary were compiled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Built {
+pub(super) struct BuildTarget {
     capability: Capability,
-    reach: Reach,
+    compatibility: Compatibility,
 }
 
-impl Built {
-    /// Of the text of a kernel, the target that it names.
+impl BuildTarget {
+    /// The target that the PTX text of a kernel names.
     #[cfg_attr(not(feature = "cuda"), allow(dead_code, reason = "a CPU build has no kernels"))]
     pub(super) fn of_ptx(ptx: &str) -> Option<Self> {
         let target = ptx.lines().find_map(|line| line.trim().strip_prefix(".target"))?;
         target.split([',', ' ', '\t']).find(|word| !word.is_empty())?.parse().ok()
     }
 
-    /// Whether all of the kernels run on a GPU that has this capability.
+    /// Whether all kernels run on a GPU of this capability.
     ///
-    /// Those for floating point are PTX, which newer GPUs translate unless it is for one kind alone;
-    /// those for quantised weights are machine code, which is stricter. This asks for both.
+    /// The kernels for floating point are PTX, which newer GPUs translate unless it is for a single
+    /// capability. Those for quantised weights are machine code, which is stricter. Both must run.
     #[cfg_attr(not(feature = "cuda"), allow(dead_code, reason = "a CPU build has no kernels"))]
     pub(super) fn runs_on(self, gpu: Capability) -> bool {
-        let Self { capability, reach } = self;
-        match reach {
-            Reach::Exact => gpu == capability,
-            Reach::Newer | Reach::Family => {
+        let Self { capability, compatibility } = self;
+        match compatibility {
+            Compatibility::Exact => gpu == capability,
+            Compatibility::Newer | Compatibility::Family => {
                 gpu.major == capability.major && gpu.minor >= capability.minor
             }
         }
     }
 }
 
-impl fmt::Display for Built {
+impl fmt::Display for BuildTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.capability.fmt(f)
     }
 }
 
-impl FromStr for Built {
+impl FromStr for BuildTarget {
     type Err = ();
 
     /// The name of a target: `sm_86`, `sm_90a`, `sm_121f`.
     fn from_str(name: &str) -> Result<Self, ()> {
         let rest = name.strip_prefix("sm_").ok_or(())?;
-        let (digits, reach) = match rest.strip_suffix(['a', 'f']) {
-            None => (rest, Reach::Newer),
-            Some(digits) if rest.ends_with('a') => (digits, Reach::Exact),
-            Some(digits) => (digits, Reach::Family),
+        let (digits, compatibility) = match rest.strip_suffix(['a', 'f']) {
+            None => (rest, Compatibility::Newer),
+            Some(digits) if rest.ends_with('a') => (digits, Compatibility::Exact),
+            Some(digits) => (digits, Compatibility::Family),
         };
         let number: u32 = digits.parse().map_err(|_| ())?;
-        // The last digit is the minor number; nothing older than 2.0 was ever compiled for so.
+        // The last digit is the minor number; targets older than 2.0 had other names.
         if number < 20 {
             return Err(());
         }
         let capability = Capability { major: number / 10, minor: number % 10 };
-        Ok(Self { capability, reach })
+        Ok(Self { capability, compatibility })
     }
 }
 
@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn kernels_run_on_their_own_kind_and_on_what_follows_it() {
+    fn kernels_run_on_their_own_capability_and_on_compatible_ones() {
         for (built, gpu, runs) in [
             ("sm_80", (8, 0), true),
             ("sm_80", (8, 6), true),
@@ -118,17 +118,17 @@ mod tests {
             ("sm_121f", (12, 0), false),
         ] {
             let capability = Capability { major: gpu.0, minor: gpu.1 };
-            let built: Built = built.parse().unwrap();
+            let built: BuildTarget = built.parse().unwrap();
             assert_eq!(built.runs_on(capability), runs, "{built:?} on {capability}");
         }
     }
 
     #[test]
-    fn names_of_targets_are_read_and_others_are_not() {
-        let built: Built = "sm_103a".parse().unwrap();
+    fn names_of_targets_are_parsed_and_others_refused() {
+        let built: BuildTarget = "sm_103a".parse().unwrap();
         assert_eq!(built.to_string(), "10.3");
         for wrong in ["90", "sm_", "sm_a", "sm_9x", "compute_90", "sm_9", ""] {
-            assert!(wrong.parse::<Built>().is_err(), "{wrong}");
+            assert!(wrong.parse::<BuildTarget>().is_err(), "{wrong}");
         }
         assert_eq!(Capability { major: 12, minor: 0 }.as_setting(), "120");
     }
@@ -136,8 +136,11 @@ mod tests {
     #[test]
     fn the_target_is_found_in_the_text_of_a_kernel() {
         let ptx = "//\n// Generated\n//\n.version 9.0\n.target sm_90a\n.address_size 64\n";
-        assert_eq!(Built::of_ptx(ptx), "sm_90a".parse().ok());
-        assert_eq!(Built::of_ptx(".target\tsm_86, texmode_independent\n"), "sm_86".parse().ok());
-        assert_eq!(Built::of_ptx(".version 9.0\n"), None);
+        assert_eq!(BuildTarget::of_ptx(ptx), "sm_90a".parse().ok());
+        assert_eq!(
+            BuildTarget::of_ptx(".target\tsm_86, texmode_independent\n"),
+            "sm_86".parse().ok()
+        );
+        assert_eq!(BuildTarget::of_ptx(".version 9.0\n"), None);
     }
 }

@@ -1,4 +1,4 @@
-//! NVIDIA's driver: whether there is a GPU, whether it can be used, and what it is.
+//! Asks NVIDIA's driver whether there is a usable GPU, and describes it.
 
 use std::sync::Arc;
 
@@ -7,11 +7,11 @@ use candle_core::cuda_backend::cudarc::driver::{CudaContext, DriverError};
 use candle_core::cuda_backend::{CudaDevice, kernels};
 use candle_core::{DType, Device, Tensor};
 
-use super::capability::{Built, Capability};
+use super::capability::{BuildTarget, Capability};
 use super::{GpuInfo, Obstacle, one_line};
 use cutline_kernels::disable_event_tracking;
 
-/// Opens the GPU of this number, if the kernels in this binary run on it, and tries it.
+/// Opens the GPU with this number if the kernels in this binary run on it, and tries it out.
 pub(super) fn open(number: usize) -> Result<Device, Obstacle> {
     let count = CudaContext::device_count().map_err(|error| initialisation(&error))?;
     let count = usize::try_from(count).unwrap_or(0);
@@ -21,7 +21,7 @@ pub(super) fn open(number: usize) -> Result<Device, Obstacle> {
     if number >= count {
         return Err(Obstacle::NoSuchGpu { number, count });
     }
-    // Held until the device holds it too: to let go of a GPU and take it again takes time.
+    // Kept until the device has it too, because releasing and acquiring a GPU takes time.
     let _context = check_capability(number)?;
     let failed = |step| {
         move |error: candle_core::Error| Obstacle::Failed {
@@ -29,16 +29,16 @@ pub(super) fn open(number: usize) -> Result<Device, Obstacle> {
             reason: one_line(&error.to_string()),
         }
     };
-    // Tensors are freed on whatever thread drops them last. On a stream of the device's own that
-    // stays in the order of the work, which candle's usual stream, one for each thread, does not
-    // promise.
+    // Tensors are freed on the thread that drops them last. On one stream for the device this stays
+    // in the order of the work; candle's default, a stream for each thread, does not guarantee
+    // that.
     let device = Device::new_cuda_with_stream(number).map_err(failed("it cannot be opened"))?;
     disable_event_tracking(&device);
     try_out(&device).map_err(failed("a small calculation on it failed"))?;
     Ok(device)
 }
 
-/// What the driver tells of an open GPU.
+/// Describes an open GPU.
 pub(super) fn describe(device: &CudaDevice) -> Result<GpuInfo, DriverError> {
     let stream = device.cuda_stream();
     let context = stream.context();
@@ -71,17 +71,17 @@ fn check_capability(number: usize) -> Result<Arc<CudaContext>, Obstacle> {
         major: u32::try_from(major).unwrap_or(0),
         minor: u32::try_from(minor).unwrap_or(0),
     };
-    match Built::of_ptx(kernels::AFFINE.ptx()) {
+    match BuildTarget::of_ptx(kernels::AFFINE.ptx()) {
         Some(built) if !built.runs_on(has) => {
             Err(Obstacle::OtherGpu { name: context.name().map_err(failed)?, has, built })
         }
-        // A target that is not understood is no reason to refuse; the trial will tell.
+        // An unknown target is not refused here; trying the GPU out will show whether it works.
         _ => Ok(context),
     }
 }
 
-/// A kernel and a product of matrices: a driver that is too old for the kernels, or libraries that
-/// do not fit it, show here and not in the middle of somebody's caption.
+/// Runs a kernel and a matrix product, so that a driver that is too old or libraries that do not
+/// match fail here and not in the middle of a caption.
 fn try_out(device: &Device) -> candle_core::Result<()> {
     let numbers = Tensor::arange(0f32, 4.0, device)?.affine(2.0, 1.0)?;
     let square = Tensor::ones((16, 16), DType::F16, device)?;

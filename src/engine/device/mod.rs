@@ -1,5 +1,4 @@
-//! From the choice of a device to one that is open: a GPU if there is one that works, or the reason
-//! why there is none.
+//! Opens the chosen device: a GPU that works, or the CPU and the reason why no GPU can be used.
 
 mod capability;
 #[cfg(feature = "cuda")]
@@ -11,23 +10,23 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use candle_core::Device;
 
-use self::capability::{Built, Capability};
+use self::capability::{BuildTarget, Capability};
 use super::DeviceChoice;
-use cutline_error::{Error, ErrorKind, Result};
+use cutline_error::{Error, ErrorKind, Result, panic_message};
 
 /// A GPU, as its driver describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GpuInfo {
-    /// Its name: `NVIDIA L4`, …
+    /// Its name, such as `NVIDIA L4`.
     pub name: String,
-    /// All of its memory in bytes, used or not.
+    /// Its total memory in bytes, used or not.
     pub memory_bytes: u64,
-    /// Its compute capability: `8.9`, …
+    /// Its compute capability, such as `8.9`.
     pub compute_capability: String,
 }
 
 impl GpuInfo {
-    /// Of the GPU that `device` is; `None` for a CPU, and where the driver does not tell.
+    /// Describes `device`; `None` for a CPU, or if the driver does not answer.
     #[must_use]
     pub fn of(device: &Device) -> Option<Self> {
         #[cfg(feature = "cuda")]
@@ -39,11 +38,11 @@ impl GpuInfo {
     }
 }
 
-/// Opens the device. With [`DeviceChoice::Auto`] that is the first GPU if it works, and else the CPU,
-/// with a line in the log that says why.
+/// Opens the device. For [`DeviceChoice::Auto`] that is the first GPU if it works, otherwise the
+/// CPU, and the log says why.
 ///
 /// # Errors
-/// [`Config`](ErrorKind::Config): a GPU was asked for by its number and cannot be used.
+/// [`Config`](ErrorKind::Config): a GPU was chosen by its number and cannot be used.
 pub(super) fn open_device(choice: DeviceChoice) -> Result<Device> {
     #[cfg(feature = "cuda")]
     let probe = cuda::open;
@@ -51,28 +50,29 @@ pub(super) fn open_device(choice: DeviceChoice) -> Result<Device> {
     let probe = |_| Err(Obstacle::NotBuiltIn);
     let Opened { device, obstacle } = open_with(choice, Device::Cpu, probe)?;
     match obstacle {
-        // Nobody who built for a CPU wants to be told at each start.
+        // Not worth a line at every start of a build for CPUs.
         None | Some(Obstacle::NotBuiltIn) => {}
-        Some(obstacle) => tracing::warn!("the CPU computes, not a GPU: {obstacle}"),
+        Some(obstacle) => tracing::warn!("running on the CPU, not on a GPU: {obstacle}"),
     }
     Ok(device)
 }
 
-/// What came of a choice.
+/// A device that was opened.
 #[derive(Debug)]
 struct Opened<D> {
     device: D,
-    /// Why it is no GPU, though one would have been welcome.
+    /// Why it is not a GPU although one was preferred.
     obstacle: Option<Obstacle>,
 }
 
-/// The choice, given what there is: `probe` opens the GPU of a number.
+/// Opens the chosen device; `probe` opens the GPU with a number.
 fn open_with<D>(
     choice: DeviceChoice,
     cpu: D,
     probe: impl FnOnce(usize) -> Result<D, Obstacle>,
 ) -> Result<Opened<D>> {
-    // A library that panics where another one is missing is as good as one that says so.
+    // A library that panics because another one is missing is handled like one that returns an
+    // error.
     let probe = |number| {
         catch_unwind(AssertUnwindSafe(|| probe(number)))
             .unwrap_or_else(|payload| Err(Obstacle::of_panic(&*payload)))
@@ -88,40 +88,36 @@ fn open_with<D>(
             Err(obstacle) => Err(Error::new(
                 ErrorKind::Config,
                 format!(
-                    "cuda:{number} cannot be used: {obstacle}; or set USE_GPU=false, and no DEVICE, \
-                     for the CPU"
+                    "cuda:{number} cannot be used: {obstacle}; or set USE_GPU=false, and no DEVICE, to \
+                     use the CPU"
                 ),
             )),
         },
     }
 }
 
-/// Why a GPU cannot be used, and what to do about it.
+/// Why a GPU cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[allow(dead_code, reason = "a build meets either the first or the others")]
+#[allow(dead_code, reason = "a build uses either the first or the others")]
 enum Obstacle {
-    /// This binary is for CPUs alone.
+    /// This binary was built for CPUs only.
     NotBuiltIn,
-    /// There is no driver, or the stub that a toolkit brings in its place.
+    /// The toolkit's stub is installed instead of the driver.
     NoDriver,
-    /// The driver knows of no GPU.
+    /// The driver finds no GPU.
     NoGpu,
-    /// The driver knows of so many GPUs; this number is not among them.
+    /// The driver finds `count` GPUs, and none of them has this number.
     NoSuchGpu { number: usize, count: usize },
-    /// The kernels in this binary are for other GPUs.
-    OtherGpu { name: String, has: Capability, built: Built },
-    /// A step did not succeed, for this reason.
+    /// The kernels in this binary were built for other GPUs.
+    OtherGpu { name: String, has: Capability, built: BuildTarget },
+    /// A step failed.
     Failed { step: &'static str, reason: String },
 }
 
 impl Obstacle {
     fn of_panic(payload: &(dyn Any + Send)) -> Self {
-        let words = payload
-            .downcast_ref::<&str>()
-            .map(|words| (*words).to_owned())
-            .or_else(|| payload.downcast_ref::<String>().cloned());
-        let reason = words.unwrap_or_else(|| "no reason was given".to_owned());
-        Self::Failed { step: "opening it crashed", reason: one_line(&reason) }
+        let reason = panic_message(payload).unwrap_or("no reason was given");
+        Self::Failed { step: "opening it crashed", reason: one_line(reason) }
     }
 }
 
@@ -132,17 +128,17 @@ impl fmt::Display for Obstacle {
                 "this binary is built without the cuda feature; build it with --features cuda",
             ),
             Self::NoDriver => f.write_str(
-                "NVIDIA's driver is not installed, only the toolkit's stub of it; install the \
-                 driver, and in a container give --gpus all",
+                "NVIDIA's driver is not installed, only the toolkit's stub; install the driver, or start \
+                 the container with --gpus all",
             ),
             Self::NoGpu => f.write_str(
-                "the driver finds no NVIDIA GPU; check nvidia-smi and CUDA_VISIBLE_DEVICES, and in \
-                 a container give --gpus all",
+                "the driver finds no NVIDIA GPU; check nvidia-smi and CUDA_VISIBLE_DEVICES, or start the \
+                 container with --gpus all",
             ),
             Self::NoSuchGpu { number, count } => write!(
                 f,
-                "there is no GPU of number {number}, because the driver finds {count}; count from \
-                 0, as nvidia-smi does",
+                "there is no GPU number {number}, because the driver finds {count}; numbers start at 0, as \
+                 in nvidia-smi",
             ),
             Self::OtherGpu { name, has, built } => write!(
                 f,
@@ -152,14 +148,14 @@ impl fmt::Display for Obstacle {
             ),
             Self::Failed { step, reason } => write!(
                 f,
-                "{step}: {reason}; check nvidia-smi, and that the driver is of CUDA 13 (580) or \
-                 newer"
+                "{step}: {reason}; check nvidia-smi, and that the driver supports CUDA 13 (version 580 or \
+                 newer)"
             ),
         }
     }
 }
 
-/// Of a message, what a line of the log has room for.
+/// The first line of a message, shortened for the log.
 fn one_line(text: &str) -> String {
     let first = text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
     first.trim().chars().take(300).collect()
@@ -195,16 +191,17 @@ mod tests {
     }
 
     #[test]
-    fn a_gpu_that_works_is_taken_unless_it_is_not_wanted() {
+    fn a_working_gpu_is_opened_unless_the_cpu_was_chosen() {
         let open = |choice| open_with(choice, CPU, |_| Ok(GPU)).unwrap();
         assert_eq!(open(DeviceChoice::Auto).device, GPU);
         assert_eq!(open(DeviceChoice::Cuda(0)).device, GPU);
-        let not_wanted = open_with(DeviceChoice::Cpu, CPU, |_| panic!("nobody asked")).unwrap();
+        let not_wanted =
+            open_with(DeviceChoice::Cpu, CPU, |_| panic!("no GPU was chosen")).unwrap();
         assert_eq!((not_wanted.device, not_wanted.obstacle), (CPU, None));
     }
 
     #[test]
-    fn the_gpu_that_was_asked_for_is_opened() {
+    fn the_chosen_gpu_is_opened() {
         for (choice, wanted) in [(DeviceChoice::Auto, 0), (DeviceChoice::Cuda(3), 3)] {
             let opened = open_with(choice, 99, Ok).unwrap();
             assert_eq!(opened.device, wanted, "{choice:?}");
@@ -212,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_gpu_auto_computes_on_the_cpu_and_knows_why() {
+    fn auto_falls_back_to_the_cpu_and_knows_why() {
         for obstacle in obstacles() {
             let opened = open_with(DeviceChoice::Auto, CPU, |_| Err(obstacle.clone())).unwrap();
             assert_eq!((opened.device, opened.obstacle), (CPU, Some(obstacle)));
@@ -220,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn without_the_gpu_that_was_asked_for_the_start_fails_with_reason_and_remedy() {
+    fn a_chosen_gpu_that_cannot_be_used_is_an_error_with_reason_and_remedy() {
         for obstacle in obstacles() {
             let reason = obstacle.to_string();
             let error = open_with(DeviceChoice::Cuda(2), CPU, |_| Err(obstacle)).unwrap_err();
@@ -233,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_while_opening_is_an_obstacle_like_others() {
+    fn a_panic_while_opening_is_handled_like_an_error() {
         let crash = |_| -> Result<&str, Obstacle> { panic!("no libcuda\nat all") };
         let opened = open_with(DeviceChoice::Auto, CPU, crash).unwrap();
         assert_eq!(opened.device, CPU);
@@ -243,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn another_capability_is_named_with_the_setting_that_builds_for_it() {
+    fn another_capability_is_reported_with_the_setting_that_builds_for_it() {
         let words = other_gpu().to_string();
         for part in ["9.0", "RTX 3090", "has 8.6", "CUDA_COMPUTE_CAP=86"] {
             assert!(words.contains(part), "{words}");
@@ -251,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cpu_is_opened_for_auto_and_described_as_no_gpu() {
+    fn the_cpu_is_opened_and_is_not_described_as_a_gpu() {
         let cpu = open_device(DeviceChoice::Cpu).unwrap();
         assert!(cpu.is_cpu());
         assert_eq!(GpuInfo::of(&cpu), None);

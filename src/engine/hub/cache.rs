@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! models--organisation--name/
-//!   refs/main                      the commit that a revision stood for when it was fetched
-//!   blobs/<etag>                   contents; `.incomplete` while they are fetched
+//!   refs/main                      the commit of a revision when it was downloaded
+//!   blobs/<etag>                   file contents; `.incomplete` during the download
 //!   snapshots/<commit>/<file>      links to blobs
 //!   .no_exist/<commit>/<file>      files that the commit is known not to have
 //! .locks/models--organisation--name/<etag>.lock
@@ -19,7 +19,7 @@ use super::Snapshot;
 use crate::engine::layout::{self, INDEXES, SINGLES};
 use cutline_error::{Error, Result};
 
-/// What a model may have beside its config and weights, in the order of fetching.
+/// The optional files of a model, in the order of downloading.
 pub(super) const OPTIONAL: [&str; 6] = [
     "tokenizer.json",
     "vocab.txt",
@@ -29,13 +29,13 @@ pub(super) const OPTIONAL: [&str; 6] = [
     "README.md",
 ];
 
-/// What the cache holds of a repository.
+/// How much of a repository is in the cache.
 pub(super) enum Cached {
-    /// Everything that the commit has and this program wants.
-    Whole(Snapshot),
-    /// Config and weights; of other files it is not known whether they exist.
+    /// Every file that the commit has and this program uses.
+    Complete(Snapshot),
+    /// Config and weights; whether the other files exist is not known.
     Usable(Snapshot),
-    /// Too little.
+    /// Too little to load the model.
     Nothing,
 }
 
@@ -48,7 +48,7 @@ pub(super) struct RepoCache {
 }
 
 impl RepoCache {
-    /// `repo` and `revision` have been checked to be plain names.
+    /// The caller has checked that `repo` and `revision` are plain names.
     pub(super) fn new(dir: &Path, repo: &str, revision: &str) -> Self {
         let name = repo.to_owned();
         let repo = Repo::with_revision(name.clone(), RepoType::Model, revision.into());
@@ -61,30 +61,30 @@ impl RepoCache {
         &self.name
     }
 
-    /// What was asked for: branch, tag or commit.
+    /// The branch, tag or commit that was asked for.
     pub(super) fn revision(&self) -> &str {
         self.repo.revision()
     }
 
-    /// What there is, without asking the hub.
+    /// Looks into the cache, without a request.
     pub(super) fn look(&self) -> Cached {
         let Some(commit) = self.known_commit() else { return Cached::Nothing };
         let folder = self.cache.pointer_path(&commit);
         if !folder.join("config.json").exists() || !self.has_weights(&commit) {
             return Cached::Nothing;
         }
-        let whole = self.wanted(&commit).all(|file| self.find(&commit, file).is_some());
+        let complete = self.wanted(&commit).all(|file| self.find(&commit, file).is_some());
         let snapshot = Snapshot { folder, commit };
-        if whole { Cached::Whole(snapshot) } else { Cached::Usable(snapshot) }
+        if complete { Cached::Complete(snapshot) } else { Cached::Usable(snapshot) }
     }
 
-    /// The optional files that are worth fetching.
+    /// The optional files that are worth downloading.
     pub(super) fn wanted(&self, commit: &str) -> impl Iterator<Item = &'static str> {
         let tokenizer = self.cache.pointer_path(commit).join("tokenizer.json").exists();
         OPTIONAL.into_iter().filter(move |&file| !(file == "vocab.txt" && tokenizer))
     }
 
-    /// `Some(true)`: the file is here; `Some(false)`: the commit is known not to have it.
+    /// `Some(true)`: the file is in the cache; `Some(false)`: the commit does not have it.
     pub(super) fn find(&self, commit: &str, file: &str) -> Option<bool> {
         if self.cache.pointer_path(commit).join(file).exists() {
             return Some(true);
@@ -92,7 +92,7 @@ impl RepoCache {
         self.absent(commit, file).exists().then_some(false)
     }
 
-    /// Whether the weights of `commit` are here, all shards of them.
+    /// Whether the weights of `commit` are in the cache, with all shards.
     pub(super) fn has_weights(&self, commit: &str) -> bool {
         let folder = self.snapshot(commit);
         let has_shards = |index: &str| {
@@ -104,17 +104,17 @@ impl RepoCache {
             || INDEXES.into_iter().any(has_shards)
     }
 
-    /// Where the files of `commit` are.
+    /// The folder with the files of `commit`.
     pub(super) fn snapshot(&self, commit: &str) -> PathBuf {
         self.cache.pointer_path(commit)
     }
 
-    /// Where contents are kept.
+    /// The path of a file's content.
     pub(super) fn blob(&self, etag: &str) -> PathBuf {
         self.cache.blob_path(etag)
     }
 
-    /// Holds the lock on a blob until it is dropped, so that two processes do not write one file.
+    /// Locks a blob until the result is dropped, so that two processes do not write the same file.
     pub(super) fn lock(&self, etag: &str) -> Result<File> {
         let path = self.dir.join(".locks").join(self.repo.folder_name());
         let path = path.join(format!("{etag}.lock"));
@@ -122,14 +122,14 @@ impl RepoCache {
             .and_then(|()| File::create(&path))
             .map_err(|error| unwritable(&path, error))?;
         if let Err(fs::TryLockError::WouldBlock) = file.try_lock() {
-            tracing::info!(lock = %path.display(), "waiting for another process to fetch the file");
-            // A file system without locks is used without them, as `huggingface_hub` does.
+            tracing::info!(lock = %path.display(), "waiting for another process to download the file");
+            // A file system without locks is used without them, as in `huggingface_hub`.
             let _ = file.lock();
         }
         Ok(file)
     }
 
-    /// Makes a fetched blob a file of `commit`.
+    /// Makes a downloaded blob a file of `commit`.
     pub(super) fn link(&self, commit: &str, file: &str, etag: &str) -> Result<()> {
         let (blob, pointer) = (self.blob(etag), self.snapshot(commit).join(file));
         create_parent(&pointer)
@@ -137,7 +137,7 @@ impl RepoCache {
             .map_err(|error| unwritable(&pointer, error))
     }
 
-    /// Remembers that `commit` has no such file.
+    /// Records that `commit` has no such file.
     pub(super) fn mark_absent(&self, commit: &str, file: &str) -> Result<()> {
         let path = self.absent(commit, file);
         create_parent(&path)
@@ -146,8 +146,8 @@ impl RepoCache {
             .map(drop)
     }
 
-    /// Remembers which commit the revision stands for; to be called once all files are there, so
-    /// that an interrupted update leaves the old commit usable.
+    /// Records the commit of the revision. Called once all files are complete, so that an
+    /// interrupted update leaves the old commit usable.
     pub(super) fn remember(&self, commit: &str) -> Result<()> {
         if self.revision() == commit {
             return Ok(());
@@ -179,22 +179,22 @@ impl RepoCache {
     }
 }
 
-/// Whether `name` is safe as the name of a file: an etag or a commit.
+/// Whether `name`, an etag or a commit, is safe as the name of a file.
 pub(super) fn is_plain(name: &str) -> bool {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
     !name.is_empty() && name.len() < 200 && !name.starts_with('.') && name.bytes().all(plain)
 }
 
-/// Creates the folder around `path`.
+/// Creates the folder of `path`.
 pub(super) fn create_parent(path: &Path) -> io::Result<()> {
     path.parent().map_or(Ok(()), fs::create_dir_all)
 }
 
-/// The sentence for a cache that cannot be written.
+/// The error for a cache that cannot be written.
 pub(super) fn unwritable(path: &Path, error: io::Error) -> Error {
     Error::model(format!(
         "{} cannot be written ({error}); make MODEL_CACHE_DIR a folder that this user may write, \
-         on a disk with room for the model",
+         on a disk with enough space for the model",
         path.display(),
     ))
     .with_source(error)
@@ -204,13 +204,14 @@ fn is_commit(revision: &str) -> bool {
     revision.len() == 40 && revision.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
-/// A relative link, so that the cache can be moved; where there are none, the file itself.
+/// Makes a relative link, so that the cache can be moved; without symbolic links, moves the file
+/// itself.
 fn link(blob: &Path, relative: &Path, pointer: &Path) -> io::Result<()> {
-    // Another process was faster, and may be reading it.
+    // Another process was faster and may be reading it.
     if pointer.exists() {
         return Ok(());
     }
-    // A link whose blob was deleted would be in the way.
+    // A link whose blob was deleted must be removed first.
     if pointer.symlink_metadata().is_ok() {
         fs::remove_file(pointer)?;
     }

@@ -1,9 +1,9 @@
 //! Requests to the hub.
 //!
-//! hf-hub's own client is not used: it sends the token to the host that it is redirected to when it
-//! asks for a file's size, starts a resumed file over in the middle of itself when the connection
-//! breaks twice, and does not notice a server that ignores the range. Redirects are followed here,
-//! and the token goes to the hub's own origin only.
+//! hf-hub's own client is not used. It sends the token to the host that it is redirected to when it
+//! asks for a file's size, it corrupts a resumed file when the connection breaks twice, and it does
+//! not notice a server that ignores the range. This client follows redirects itself and sends the
+//! token only to the hub's own origin.
 
 use std::fmt::Display;
 use std::thread;
@@ -16,28 +16,28 @@ use super::HubOptions;
 use super::cache::is_plain;
 use cutline_error::{Error, Result};
 
-/// How often a request is sent before the hub counts as unreachable.
+/// Attempts before the hub counts as unreachable.
 const ATTEMPTS: u32 = 5;
 
-/// How many redirects are followed.
+/// Redirects that are followed.
 const REDIRECTS: usize = 10;
 
-// Statuses by number: the word for their type belongs to our own server (see ARCHITECTURE.md).
+// Statuses by number, because only `http` may name the type for them.
 const NOT_FOUND: u16 = 404;
 const METHOD_NOT_ALLOWED: u16 = 405;
 const REQUEST_TIMEOUT: u16 = 408;
 const TOO_MANY_REQUESTS: u16 = 429;
 
-/// Why there is no answer that can be used.
+/// Why a request failed.
 #[derive(Debug)]
-pub(super) enum Trouble {
-    /// It may go better the next time.
-    Passing(String),
-    /// It will not.
-    Lasting(Error),
+pub(super) enum Failure {
+    /// Another attempt may succeed.
+    Temporary(String),
+    /// Another attempt would fail too.
+    Permanent(Error),
 }
 
-/// A hub, and the manners of asking it.
+/// A hub, and how it is asked.
 pub(super) struct Client {
     agent: Agent,
     endpoint: String,
@@ -46,48 +46,48 @@ pub(super) struct Client {
     attempts: u32,
 }
 
-/// What the hub says of a file before it is fetched.
+/// What the hub says about a file before it is downloaded.
 #[derive(Debug)]
 pub(super) struct Meta {
-    /// The commit that the revision stands for.
+    /// The commit of the revision.
     pub(super) commit: String,
-    /// Names the contents.
+    /// Identifies the content.
     pub(super) etag: String,
-    /// Bytes, where the hub says it.
+    /// Size in bytes, if the hub reports it.
     pub(super) size: Option<u64>,
 }
 
-/// A response, and the headers of the redirects that led to it, its own last.
+/// A response, and the headers of the redirects that led to it, with its own last.
 struct Answer {
     response: Response<Body>,
     hops: Vec<HeaderMap>,
 }
 
 impl Client {
-    /// `hurried`: do without retries, there is something to fall back on.
-    pub(super) fn new(options: &HubOptions, hurried: bool) -> Result<Self> {
+    /// Makes only one attempt at each request unless `retry` is set.
+    pub(super) fn new(options: &HubOptions, retry: bool) -> Result<Self> {
         let endpoint = options.endpoint().to_owned();
         let uri: Option<Uri> = endpoint.parse().ok();
         let host =
             uri.filter(|uri| uri.scheme().is_some()).and_then(|u| Some(u.host()?.to_owned()));
         let Some(host) = host else {
             return Err(Error::model(format!(
-                "HF_ENDPOINT: `{endpoint}` is no address; write one like {}",
+                "HF_ENDPOINT: `{endpoint}` is not an address; write one like {}",
                 super::DEFAULT_ENDPOINT
             )));
         };
-        let silence = Some(options.timeout);
+        let timeout = Some(options.timeout);
         let mut config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
             .max_redirects_will_error(false)
             .user_agent(concat!("cutline/", env!("CARGO_PKG_VERSION")))
             .accept_encoding("identity")
-            .timeout_resolve(silence)
-            .timeout_connect(silence)
-            .timeout_recv_response(silence)
-            .timeout_per_read(silence);
-        // A mirror on this machine is not behind the proxy that leads out of it.
+            .timeout_resolve(timeout)
+            .timeout_connect(timeout)
+            .timeout_recv_response(timeout)
+            .timeout_per_read(timeout);
+        // A mirror on this machine must not be asked through a proxy.
         if ["localhost", "127.0.0.1", "[::1]"].contains(&host.as_str()) {
             config = config.proxy(None);
         }
@@ -97,7 +97,7 @@ impl Client {
             endpoint,
             token: token.map(str::to_owned),
             pause: options.retry_pause,
-            attempts: if hurried { 1 } else { ATTEMPTS },
+            attempts: if retry { ATTEMPTS } else { 1 },
         })
     }
 
@@ -106,12 +106,12 @@ impl Client {
         format!("{}/{repo}/resolve/{}/{file}", self.endpoint, revision.replace('/', "%2F"))
     }
 
-    /// Asks what a file is; `None` if the repository has no such file.
+    /// Asks for a file's metadata; `None` if the repository has no such file.
     pub(super) fn meta(&self, repo: &str, revision: &str, file: &str) -> Result<Option<Meta>> {
         let url = self.url(repo, revision, file);
-        let mut answer = self.patiently(|| self.ask(Method::HEAD, &url, None, false))?;
+        let mut answer = self.with_retries(|| self.ask(Method::HEAD, &url, None, false))?;
         if answer.response.status() == METHOD_NOT_ALLOWED {
-            answer = self.patiently(|| self.ask(Method::GET, &url, Some("bytes=0-0"), false))?;
+            answer = self.with_retries(|| self.ask(Method::GET, &url, Some("bytes=0-0"), false))?;
         }
         let status = answer.response.status();
         let code = header(answer.response.headers(), "x-error-code").unwrap_or_default();
@@ -130,20 +130,20 @@ impl Client {
         })
     }
 
-    /// Asks for the contents of a file from `offset` on, once.
-    pub(super) fn get(&self, url: &str, offset: u64) -> Result<Response<Body>, Trouble> {
+    /// Asks once for the content of a file from `offset` on.
+    pub(super) fn get(&self, url: &str, offset: u64) -> Result<Response<Body>, Failure> {
         let range = (offset > 0).then(|| format!("bytes={offset}-"));
         self.ask(Method::GET, url, range.as_deref(), true).map(|answer| answer.response)
     }
 
-    /// Repeats `attempt` while its trouble may pass, with growing pauses.
-    fn patiently<T>(&self, mut attempt: impl FnMut() -> Result<T, Trouble>) -> Result<T> {
+    /// Repeats `attempt` after temporary failures, with growing pauses.
+    fn with_retries<T>(&self, mut attempt: impl FnMut() -> Result<T, Failure>) -> Result<T> {
         let mut failed = 0;
         loop {
             match attempt() {
                 Ok(answer) => return Ok(answer),
-                Err(Trouble::Lasting(error)) => return Err(error),
-                Err(Trouble::Passing(cause)) => {
+                Err(Failure::Permanent(error)) => return Err(error),
+                Err(Failure::Temporary(cause)) => {
                     failed += 1;
                     self.pause_after(failed, &cause)?;
                 }
@@ -151,7 +151,7 @@ impl Client {
         }
     }
 
-    /// Waits after the `failed`th attempt in a row, or gives up.
+    /// Waits after the `failed`th failure in a row, or gives up.
     pub(super) fn pause_after(&self, failed: u32, cause: &str) -> Result<()> {
         if failed >= self.attempts {
             return Err(Error::model(format!(
@@ -161,19 +161,20 @@ impl Client {
             )));
         }
         let pause = self.pause * (1 << (failed - 1));
-        tracing::info!(cause, ?pause, "the hub did not answer; trying again");
+        tracing::info!(cause, ?pause, "the request to the hub failed; trying again");
         thread::sleep(pause);
         Ok(())
     }
 
-    /// One request, with its redirects; `abroad`: also those that leave the hub.
+    /// Sends one request and follows its redirects; those to other origins only if `any_origin` is
+    /// set.
     fn ask(
         &self,
         method: Method,
         url: &str,
         range: Option<&str>,
-        abroad: bool,
-    ) -> Result<Answer, Trouble> {
+        any_origin: bool,
+    ) -> Result<Answer, Failure> {
         let mut url = url.to_owned();
         let mut hops = Vec::new();
         for _ in 0..=REDIRECTS {
@@ -182,13 +183,15 @@ impl Client {
             hops.push(response.headers().clone());
             let next = header(response.headers(), "location").and_then(|to| join(&url, to));
             match next {
-                Some(next) if status.is_redirection() && (abroad || same_origin(&url, &next)) => {
+                Some(next)
+                    if status.is_redirection() && (any_origin || same_origin(&url, &next)) =>
+                {
                     url = next;
                 }
                 _ => return Ok(Answer { response, hops }),
             }
         }
-        Err(Trouble::Passing(format!("more than {REDIRECTS} redirects")))
+        Err(Failure::Temporary(format!("more than {REDIRECTS} redirects")))
     }
 
     fn send(
@@ -196,7 +199,7 @@ impl Client {
         method: &Method,
         url: &str,
         range: Option<&str>,
-    ) -> Result<Response<Body>, Trouble> {
+    ) -> Result<Response<Body>, Failure> {
         let mut request = Request::builder().method(method).uri(url);
         if let Some(range) = range {
             request = request.header("range", range);
@@ -205,15 +208,15 @@ impl Client {
             request = request.header("authorization", format!("Bearer {token}"));
         }
         let request = request.body(()).map_err(|error| {
-            Trouble::Lasting(
-                Error::model("no request can be made of HF_ENDPOINT and HF_TOKEN; check both")
+            Failure::Permanent(
+                Error::model("HF_ENDPOINT or HF_TOKEN cannot be used in a request; check both")
                     .with_source(error),
             )
         })?;
-        let response = self.agent.run(request).map_err(|e| Trouble::Passing(e.to_string()))?;
+        let response = self.agent.run(request).map_err(|e| Failure::Temporary(e.to_string()))?;
         let status = response.status();
         if status == REQUEST_TIMEOUT || status == TOO_MANY_REQUESTS || status.is_server_error() {
-            return Err(Trouble::Passing(format!("it answered {status}")));
+            return Err(Failure::Temporary(format!("it answered {status}")));
         }
         Ok(response)
     }
@@ -235,7 +238,7 @@ impl Client {
         })
     }
 
-    /// The sentence for a hub that says no.
+    /// The error for a request that the hub refuses.
     pub(super) fn refusal(
         &self,
         repo: &str,
@@ -245,7 +248,7 @@ impl Client {
         code: &str,
     ) -> Error {
         let hub = &self.endpoint;
-        let known = self.token.is_some();
+        let has_token = self.token.is_some();
         Error::model(match (code, status.into()) {
             ("RevisionNotFound", _) => {
                 format!("{repo} has no revision `{revision}` on {hub}; check what follows the @")
@@ -254,12 +257,12 @@ impl Client {
                 "{repo} is gated: accept its conditions at {hub}/{repo} and set HF_TOKEN to a \
                  token of the account that did"
             ),
-            (_, 401 | 403) if known => format!(
-                "{hub} does not hand out {repo} ({status}): check the spelling of MODEL, and that \
+            (_, 401 | 403) if has_token => format!(
+                "{hub} refuses access to {repo} ({status}): check the spelling of MODEL, and that \
                  the token in HF_TOKEN is valid and may read it"
             ),
             (_, 401 | 403) => format!(
-                "{hub} does not hand out {repo} ({status}): there is no such model, or it is \
+                "{hub} refuses access to {repo} ({status}): there is no such model, or it is \
                  private or gated; check the spelling of MODEL, or set HF_TOKEN"
             ),
             ("RepoNotFound", _) | (_, 404) => format!(
@@ -274,7 +277,7 @@ impl Client {
     }
 }
 
-/// A header's value, if it is there and readable.
+/// The value of a header, if it exists and is readable.
 pub(super) fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
 }

@@ -1,4 +1,4 @@
-//! Fetching a snapshot into the cache, file by file, going on where a break left off.
+//! Downloads a snapshot into the cache, file by file, and resumes interrupted downloads.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{IsTerminal, Read, Write};
@@ -9,19 +9,19 @@ use ureq::Body;
 use ureq::http::Response;
 
 use super::cache::{RepoCache, create_parent, unwritable};
-use super::client::{Client, Meta, Trouble, header};
+use super::client::{Client, Failure, Meta, header};
 use super::{HubOptions, Snapshot};
 use crate::engine::layout::{self, INDEXES, SINGLES};
 use cutline_error::{Error, Result};
 
-/// Bytes that are read from the network at once.
+/// Bytes that are read from the network at a time.
 const CHUNK: usize = 256 << 10;
 
 const OK: u16 = 200;
 const PARTIAL_CONTENT: u16 = 206;
 const RANGE_NOT_SATISFIABLE: u16 = 416;
 
-/// The fetching of one snapshot.
+/// The download of one snapshot.
 pub(super) struct Download<'a> {
     cache: &'a RepoCache,
     client: Client,
@@ -29,23 +29,23 @@ pub(super) struct Download<'a> {
 }
 
 impl<'a> Download<'a> {
-    /// `hurried`: the cache holds something usable, so failures need not be fought.
-    pub(super) fn new(cache: &'a RepoCache, options: &HubOptions, hurried: bool) -> Result<Self> {
-        let client = Client::new(options, hurried)?;
+    /// `retry` says whether failed requests are repeated.
+    pub(super) fn new(cache: &'a RepoCache, options: &HubOptions, retry: bool) -> Result<Self> {
+        let client = Client::new(options, retry)?;
         let progress = options.progress && std::io::stderr().is_terminal();
         Ok(Self { cache, client, progress })
     }
 
-    /// Fetches what is missing: the small files first, the weights last. All files are taken from
-    /// one commit, even if the revision moves meanwhile: from `known`, whose config and weights are
-    /// in the cache, or else from the commit that the revision stands for now.
+    /// Downloads what is missing: the small files first, the weights last. All files are of one
+    /// commit, even if the revision moves meanwhile: of `known`, whose config and weights are in
+    /// the cache, or otherwise of the revision's current commit.
     pub(super) fn run(self, known: Option<&str>) -> Result<Snapshot> {
         let commit = match known {
             Some(commit) => commit.to_owned(),
             None => self.config()?,
         };
         for file in super::cache::OPTIONAL {
-            // Asked anew each time: having tokenizer.json makes vocab.txt superfluous.
+            // Asked again for each file: tokenizer.json makes vocab.txt superfluous.
             if self.cache.wanted(&commit).any(|wanted| wanted == file) {
                 self.file(&commit, file)?;
             }
@@ -57,12 +57,13 @@ impl<'a> Download<'a> {
         Ok(Snapshot { folder: self.cache.snapshot(&commit), commit })
     }
 
-    /// Fetches config.json; its answer says which commit the revision stands for.
+    /// Downloads config.json; the answer names the revision's commit.
     fn config(&self) -> Result<String> {
         let (repo, revision) = (self.cache.repo(), self.cache.revision());
         let Some(meta) = self.client.meta(repo, revision, "config.json")? else {
             return Err(Error::model(format!(
-                "{} is not there; {repo} is no model in Hugging Face layout, or MODEL is misspelt",
+                "{} does not exist; {repo} is not a model in Hugging Face layout, or MODEL is misspelt: check \
+                 MODEL",
                 self.client.url(repo, revision, "config.json"),
             )));
         };
@@ -83,7 +84,7 @@ impl<'a> Download<'a> {
             for shard in layout::shards(&path.display().to_string(), &bytes)? {
                 if !self.file(commit, &shard)? {
                     return Err(Error::model(format!(
-                        "{} is not there, but {index} lists it; {} is incomplete: choose another \
+                        "{} does not exist, but {index} lists it; {} is incomplete: choose another \
                          revision or model",
                         self.client.url(self.cache.repo(), commit, &shard),
                         self.cache.repo(),
@@ -100,7 +101,7 @@ impl<'a> Download<'a> {
         )))
     }
 
-    /// Whether the commit has the file; if so, it is in the cache afterwards.
+    /// Downloads a file, and says whether the commit has it.
     fn file(&self, commit: &str, file: &str) -> Result<bool> {
         if let Some(known) = self.cache.find(commit, file) {
             return Ok(known);
@@ -117,7 +118,7 @@ impl<'a> Download<'a> {
             return Ok(());
         }
         let blob = self.cache.blob(&meta.etag);
-        // Another revision may have the same contents.
+        // Another revision may have the same content.
         if !blob.exists() {
             self.blob(commit, file, meta, &blob)?;
         }
@@ -131,7 +132,7 @@ impl<'a> Download<'a> {
             .map_err(|error| unwritable(&partial, error))?;
         let written = part.metadata().map_err(|error| unwritable(&partial, error))?.len();
         let mut part = Part { file: &mut part, path: &partial, written };
-        tracing::info!(file, size = meta.size, from = written, "fetching");
+        tracing::info!(file, size = meta.size, from = written, "downloading");
         let bar = self.bar(file, meta.size);
         self.fill(&self.client.url(self.cache.repo(), commit, file), meta.size, &mut part, &bar)?;
         bar.finish_and_clear();
@@ -141,7 +142,7 @@ impl<'a> Download<'a> {
             .map_err(|error| unwritable(blob, error))
     }
 
-    /// Asks for the rest until all is there; the attempts are counted anew after every byte.
+    /// Asks for the rest until the file is complete. Progress resets the count of failed attempts.
     fn fill(
         &self,
         url: &str,
@@ -161,8 +162,8 @@ impl<'a> Download<'a> {
             match self.client.get(url, before).and_then(|answer| part.take(answer, url, size, bar))
             {
                 Ok(()) => return Ok(()),
-                Err(Trouble::Lasting(error)) => return Err(error),
-                Err(Trouble::Passing(cause)) => {
+                Err(Failure::Permanent(error)) => return Err(error),
+                Err(Failure::Temporary(cause)) => {
                     failed = if part.written > before { 1 } else { failed + 1 };
                     self.client.pause_after(failed, &cause)?;
                 }
@@ -182,7 +183,7 @@ impl<'a> Download<'a> {
     }
 }
 
-/// A blob that is being fetched.
+/// A blob that is being downloaded.
 struct Part<'a> {
     file: &'a mut File,
     path: &'a Path,
@@ -190,7 +191,7 @@ struct Part<'a> {
 }
 
 impl Part<'_> {
-    /// Forgets what was fetched.
+    /// Starts the file again from its beginning.
     fn restart(&mut self) -> Result<()> {
         self.file.set_len(0).map_err(|error| unwritable(self.path, error))?;
         self.written = 0;
@@ -204,17 +205,17 @@ impl Part<'_> {
         url: &str,
         size: Option<u64>,
         bar: &ProgressBar,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), Failure> {
         match answer.status().as_u16() {
             PARTIAL_CONTENT if starts_at(&answer, self.written) => {}
-            // The range was ignored, or what is there does not fit it: begin again.
-            OK => self.restart().map_err(Trouble::Lasting)?,
+            // The server ignored the range, or the part on disk does not fit: start again.
+            OK => self.restart().map_err(Failure::Permanent)?,
             PARTIAL_CONTENT | RANGE_NOT_SATISFIABLE => {
-                self.restart().map_err(Trouble::Lasting)?;
-                return Err(Trouble::Passing("it sent another range than asked for".into()));
+                self.restart().map_err(Failure::Permanent)?;
+                return Err(Failure::Temporary("it sent another range than requested".into()));
             }
             status => {
-                return Err(Trouble::Lasting(Error::model(format!(
+                return Err(Failure::Permanent(Error::model(format!(
                     "{url} answered {status}; check HF_TOKEN and HF_ENDPOINT, or download the \
                      model elsewhere and set MODEL to its folder"
                 ))));
@@ -227,25 +228,26 @@ impl Part<'_> {
         let mut chunk = vec![0; CHUNK];
         loop {
             bar.set_position(self.written);
-            let read = body.read(&mut chunk).map_err(|e| Trouble::Passing(e.to_string()))?;
+            let read = body.read(&mut chunk).map_err(|e| Failure::Temporary(e.to_string()))?;
             if read == 0 {
                 break;
             }
             self.file
                 .write_all(&chunk[..read])
-                .map_err(|error| Trouble::Lasting(unwritable(self.path, error)))?;
+                .map_err(|error| Failure::Permanent(unwritable(self.path, error)))?;
             self.written += read as u64;
         }
         match size {
-            Some(size) if size != self.written => {
-                Err(Trouble::Passing(format!("{url} ended after {} of {size} bytes", self.written)))
-            }
+            Some(size) if size != self.written => Err(Failure::Temporary(format!(
+                "{url} ended after {} of {size} bytes",
+                self.written
+            ))),
             _ => Ok(()),
         }
     }
 }
 
-/// Whether a partial answer begins where it was asked to.
+/// Whether a partial answer begins at the requested offset.
 fn starts_at(answer: &Response<Body>, offset: u64) -> bool {
     header(answer.headers(), "content-range")
         .and_then(|range| range.strip_prefix("bytes ")?.split('-').next()?.parse().ok())

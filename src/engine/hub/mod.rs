@@ -1,8 +1,9 @@
-//! Models from a Hugging Face hub, kept in the cache layout of `huggingface_hub`, so that a cache
-//! which Python filled is used as it is, and the other way round.
+//! Models from a Hugging Face hub, in the cache layout of `huggingface_hub`, so that this program
+//! and Python can share a cache.
 //!
-//! What is in the cache is used without a request: a server that restarts does not change its model
-//! because a branch has moved, and works with no network. Naming a revision fetches another one.
+//! A model in the cache is used without a request: a server that restarts does not change its model
+//! because a branch has moved, and it works without a network. Naming a revision downloads that
+//! one.
 
 mod cache;
 mod client;
@@ -16,15 +17,15 @@ use self::cache::{Cached, RepoCache};
 use self::download::Download;
 use cutline_error::{Error, Result};
 
-/// The hub that is asked unless `HF_ENDPOINT` names another.
+/// The hub that is used unless `HF_ENDPOINT` names another.
 pub const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
 
-/// How to reach the hub and where to keep what it hands out.
+/// How to reach the hub, and where to store its files.
 #[derive(Clone)]
 pub struct HubOptions {
     /// `HF_ENDPOINT`: the address of the hub; empty for [`DEFAULT_ENDPOINT`].
     pub endpoint: String,
-    /// `HF_TOKEN`: sent to the hub itself and to no other host.
+    /// `HF_TOKEN`: sent to the hub itself and never to another host.
     pub token: Option<String>,
     /// `MODEL_CACHE_DIR`: the folder that holds `models--organisation--name`.
     pub cache_dir: PathBuf,
@@ -32,9 +33,9 @@ pub struct HubOptions {
     pub offline: bool,
     /// Draw a progress bar, if standard error is a terminal.
     pub progress: bool,
-    /// How long the hub may keep silent, while connecting, answering or sending.
+    /// How long the hub may be silent while connecting, answering or sending.
     pub timeout: Duration,
-    /// The wait before the second attempt; it doubles with each further one.
+    /// The pause before the second attempt; it doubles with each further one.
     pub retry_pause: Duration,
 }
 
@@ -54,7 +55,7 @@ impl Default for HubOptions {
 }
 
 impl HubOptions {
-    /// The address of the hub, without a slash at its end.
+    /// The address of the hub, without a trailing slash.
     pub(super) fn endpoint(&self) -> &str {
         match self.endpoint.trim().trim_end_matches('/') {
             "" => DEFAULT_ENDPOINT,
@@ -64,7 +65,7 @@ impl HubOptions {
 }
 
 impl fmt::Debug for HubOptions {
-    /// All but the token.
+    /// Everything but the token.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HubOptions")
             .field("endpoint", &self.endpoint)
@@ -78,7 +79,7 @@ impl fmt::Debug for HubOptions {
     }
 }
 
-/// One commit of a repository on this disk.
+/// One commit of a repository in the cache.
 #[derive(Debug)]
 pub(super) struct Snapshot {
     /// The folder that holds its files.
@@ -87,26 +88,26 @@ pub(super) struct Snapshot {
     pub(super) commit: String,
 }
 
-/// Finds the model in the cache, or fetches what is missing of it.
+/// Finds the model in the cache, or downloads what is missing.
 ///
 /// # Errors
-/// It is in neither place, or the cache cannot be written.
+/// It cannot be downloaded, or the cache cannot be written.
 pub(super) fn fetch(repo: &str, revision: Option<&str>, options: &HubOptions) -> Result<Snapshot> {
     let cache = RepoCache::new(&options.cache_dir, repo, revision.unwrap_or("main"));
     let usable = match cache.look() {
-        Cached::Whole(snapshot) => return Ok(snapshot),
+        Cached::Complete(snapshot) => return Ok(snapshot),
         Cached::Usable(snapshot) => Some(snapshot),
         Cached::Nothing => None,
     };
     if options.offline {
         return usable.ok_or_else(|| not_cached(&cache, options));
     }
-    let fetched = Download::new(&cache, options, usable.is_some())
+    let fetched = Download::new(&cache, options, usable.is_none())
         .and_then(|download| download.run(usable.as_ref().map(|known| known.commit.as_str())));
     match (fetched, usable) {
         (Ok(snapshot), _) => Ok(snapshot),
         (Err(error), Some(snapshot)) => {
-            tracing::warn!(%error, "the model's optional files could not be fetched; going on with \
+            tracing::warn!(%error, "the model's optional files cannot be downloaded; continuing with \
                             those in the cache");
             Ok(snapshot)
         }
@@ -116,8 +117,8 @@ pub(super) fn fetch(repo: &str, revision: Option<&str>, options: &HubOptions) ->
 
 fn not_cached(cache: &RepoCache, options: &HubOptions) -> Error {
     Error::model(format!(
-        "{}@{} is not, or not completely, in MODEL_CACHE_DIR ({}) and fetching is switched off; \
-         start once with it switched on, or set MODEL to a folder that holds the model",
+        "{}@{} is not completely in MODEL_CACHE_DIR ({}), and downloads are switched off; switch \
+         them on for one start, or set MODEL to a folder that holds the model",
         cache.repo(),
         cache.revision(),
         options.cache_dir.display(),

@@ -1,4 +1,4 @@
-//! The model that is compiled into the binary.
+//! The model in the binary.
 
 use std::borrow::Cow;
 
@@ -9,7 +9,7 @@ use cutline_small_model as small;
 
 const LICENSE: &str = "other: see models/cutline-small/README.md";
 
-/// Hands out the embedded files; the weights are not copied.
+/// Returns the embedded files; the weights are not copied.
 pub(super) fn open() -> Result<ModelFiles> {
     let bytes = Cow::Borrowed(small::WEIGHTS);
     let weights = Weights::from_safetensors_bytes("the embedded model", bytes)?;

@@ -1,4 +1,4 @@
-//! A folder in Hugging Face layout: `config.json`, the weights, and what else there is.
+//! A folder in Hugging Face layout: `config.json`, the weights, and optional files.
 
 use std::path::{Path, PathBuf};
 
@@ -7,10 +7,10 @@ use crate::engine::layout::{self, GGUF, INDEXES, SINGLES};
 use cutline_blip::weights::{CheckedFile, Weights};
 use cutline_error::{Error, Result};
 
-/// More than any of the small files has; a larger one is something else under its name.
+/// The largest size of a small file in bytes; a larger one is something else.
 const SMALL: usize = 64 << 20;
 
-/// What copying and downloading programs append to a name while they write the file.
+/// What programs append to a file's name while they copy or download it.
 const UNFINISHED: [&str; 8] =
     ["incomplete", "part", "partial", "tmp", "lock", "download", "crdownload", "aria2"];
 
@@ -66,16 +66,19 @@ fn check_folder(folder: &Path) -> Result<()> {
         return Ok(());
     }
     Err(Error::model(if folder.is_file() {
-        format!("{shown} is a file; point MODEL at the folder it lies in, or at a .gguf file")
+        format!("{shown} is a file; point MODEL at the folder that holds it, or at a .gguf file")
     } else if folder.starts_with("~") {
-        format!("there is no folder {shown}; write the home folder out in MODEL, `~` means nothing")
+        format!(
+            "there is no folder {shown}; write the home folder in full in MODEL, `~` is not expanded"
+        )
     } else {
         format!("there is no folder {shown}; point MODEL at the folder that holds config.json")
     }))
 }
 
-/// The files of the weights: a single one before the shards of an index, safetensors before
-/// PyTorch's format, and GGUF where there is nothing else: it is made from one of the others.
+/// The files of the weights: a single file rather than the shards of an index, safetensors rather
+/// than PyTorch's format, and GGUF only if there is nothing else, because it is made from one of
+/// the others.
 fn weights_of(folder: &Path) -> Result<Vec<PathBuf>> {
     for (single, index) in SINGLES.into_iter().zip(INDEXES) {
         let single = folder.join(single);
@@ -115,7 +118,7 @@ fn shard_of(folder: &Path, shard: &str, index: &Path) -> Result<PathBuf> {
     )))
 }
 
-/// A small file, or `None` if it is not there.
+/// The content of a small file; `None` if it does not exist.
 fn small(path: &Path) -> Result<Option<Vec<u8>>> {
     refuse_unfinished(path)?;
     if !path.exists() {
@@ -124,7 +127,7 @@ fn small(path: &Path) -> Result<Option<Vec<u8>>> {
     CheckedFile::open(path)?.read_all(SMALL).map(Some)
 }
 
-/// A small file of well-formed JSON, or `None` if it is not there.
+/// The content of a small file of well-formed JSON; `None` if it does not exist.
 fn json(path: &Path) -> Result<Option<Vec<u8>>> {
     let bytes = small(path)?;
     if let Some(bytes) = &bytes {
@@ -133,7 +136,7 @@ fn json(path: &Path) -> Result<Option<Vec<u8>>> {
     Ok(bytes)
 }
 
-/// Refuses a file beside which another program is writing it.
+/// Refuses a file that another program is still writing, recognised by a temporary file next to it.
 fn refuse_unfinished(path: &Path) -> Result<()> {
     let Some(name) = path.file_name().and_then(|name| name.to_str()) else { return Ok(()) };
     let appended = UNFINISHED.iter().map(|ending| path.with_file_name(format!("{name}.{ending}")));
@@ -142,14 +145,14 @@ fn refuse_unfinished(path: &Path) -> Result<()> {
         return Ok(());
     };
     Err(Error::model(format!(
-        "{} is being written: {} lies beside it; wait until the copy has finished and start again, \
+        "{} is being written: {} is next to it; wait until the copy has finished and start again, \
          or delete what an interrupted one left behind",
         path.display(),
         left.display(),
     )))
 }
 
-/// The hidden file that rsync writes before it renames it: `.model.safetensors.a8Xk2P`.
+/// The temporary file of rsync, such as `.model.safetensors.a8Xk2P`.
 fn rsync_of(path: &Path) -> Option<PathBuf> {
     let prefix = format!(".{}.", path.file_name()?.to_str()?);
     let random = |rest: &str| rest.len() == 6 && rest.bytes().all(|b| b.is_ascii_alphanumeric());
@@ -165,7 +168,7 @@ fn name_of(path: &Path) -> String {
     path.file_name().map_or_else(|| path.display().to_string(), |n| n.to_string_lossy().into())
 }
 
-/// `license:` in the front matter of a model card; `license_name:` where it says only `other`.
+/// `license:` in the front matter of a model card; `license_name:` if that is only `other`.
 fn license_of(readme: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(readme);
     let front = text.trim_start_matches('\u{feff}').strip_prefix("---")?;

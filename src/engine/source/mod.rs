@@ -1,4 +1,4 @@
-//! Where a model comes from: the binary itself, a folder, a GGUF file or a hub.
+//! Where a model comes from: the binary, a folder, a GGUF file or a hub.
 
 #[cfg(feature = "embedded-model")]
 mod embedded;
@@ -12,14 +12,14 @@ use super::hub::{self, HubOptions};
 use cutline_blip::weights::Weights;
 use cutline_error::{Error, ErrorKind, Result};
 
-/// Where to take the model from; parsed from the setting `MODEL`.
+/// Where the model comes from; parsed from the setting `MODEL`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ModelSource {
-    /// The model that was compiled into the binary.
+    /// The model in the binary.
     Embedded,
     /// A folder in Hugging Face layout.
     Folder(PathBuf),
-    /// A GGUF file; `config.json` and the tokenizer lie beside it.
+    /// A GGUF file, with `config.json` and the tokenizer in the same folder.
     Gguf(PathBuf),
     /// A repository on a Hugging Face hub.
     Hub {
@@ -33,9 +33,10 @@ pub enum ModelSource {
 impl FromStr for ModelSource {
     type Err = Error;
 
-    /// Nothing, or `embedded`, is the embedded model. What exists, or looks like a path (starts with `.`, `/` or
-    /// `~`, has a backslash or a colon, or more than one slash), is a path and never a hub id; the rest has to
-    /// read `organisation/name` or `organisation/name@revision`.
+    /// An empty text or `embedded` is the embedded model. A text that exists as a path, or looks
+    /// like one (it starts with `.`, `/` or `~`, or has a backslash, a colon or more than one
+    /// slash), is a path and never a hub id. Anything else must be `organisation/name` or
+    /// `organisation/name@revision`.
     fn from_str(text: &str) -> Result<Self> {
         let text = text.trim();
         if text.is_empty() || text == "embedded" {
@@ -63,7 +64,7 @@ impl FromStr for ModelSource {
         }
         match revision {
             Some(revision) if !is_revision(revision) => Err(setting(format!(
-                "MODEL: `{revision}` is no revision; write a branch, a tag or a commit after the @"
+                "MODEL: `{revision}` is not a revision; write a branch, a tag or a commit after the @"
             ))),
             revision => Ok(Self::Hub { repo: repo.into(), revision: revision.map(str::to_owned) }),
         }
@@ -81,10 +82,10 @@ impl fmt::Display for ModelSource {
     }
 }
 
-/// The files of a model, complete but for what is optional; the JSON ones are well-formed.
+/// The files of a model. All required files exist, and all JSON files are well-formed.
 #[derive(Debug)]
 pub struct ModelFiles {
-    /// What the model is called: the hub's id, or the name of the folder or file.
+    /// The name of the model: its hub id, or the name of the folder or file.
     pub id: String,
     /// `embedded`, the path, or the address on the hub.
     pub source: String,
@@ -92,7 +93,7 @@ pub struct ModelFiles {
     pub revision: Option<String>,
     /// `config.json`.
     pub config: Vec<u8>,
-    /// What there is of the tokenizer.
+    /// The files of the tokenizer.
     pub tokenizer: TokenizerFiles,
     /// `preprocessor_config.json`.
     pub preprocessor: Option<Vec<u8>>,
@@ -102,12 +103,12 @@ pub struct ModelFiles {
     pub license: Option<String>,
     /// The tensors.
     pub weights: Weights,
-    /// [`Weights::digest`]: a name for the exact weights.
+    /// [`Weights::digest`], which identifies the exact weights.
     pub digest: String,
 }
 
 impl ModelFiles {
-    /// The files beside the weights that are there, under the names that they have in a folder.
+    /// All files except the weights and the model card, with their names in a folder.
     #[must_use]
     pub fn small_files(&self) -> Vec<(&'static str, &[u8])> {
         [
@@ -129,19 +130,19 @@ impl ModelFiles {
 pub struct TokenizerFiles {
     /// `tokenizer.json`.
     pub json: Option<Vec<u8>>,
-    /// `vocab.txt`, a line a token.
+    /// `vocab.txt`, with a token on each line.
     pub vocab: Option<Vec<u8>>,
     /// `tokenizer_config.json`.
     pub config: Option<Vec<u8>>,
 }
 
-/// Finds the model's files, fetches them if need be, and opens the weights.
+/// Finds the model's files, downloads them if necessary, and opens the weights.
 ///
-/// The digest is computed here, on one thread: some 20 ms for the embedded model.
+/// The digest is computed here, on one thread; for the embedded model that takes about 20 ms.
 ///
 /// # Errors
-/// A file is missing, truncated or being written, or the hub does not hand it out; the sentence
-/// says which file and what to do.
+/// A file is missing, truncated or being written, or cannot be downloaded. The message names the
+/// file and the remedy.
 pub fn open(source: &ModelSource, hub: &HubOptions) -> Result<ModelFiles> {
     match source {
         #[cfg(feature = "embedded-model")]
@@ -169,7 +170,7 @@ fn setting(detail: String) -> Error {
     Error::new(ErrorKind::Config, detail)
 }
 
-/// `organisation/name`, of the characters that the hub allows.
+/// Whether it is `organisation/name` in the characters that the hub allows.
 fn is_repo(text: &str) -> bool {
     let part = |part: &str| {
         !part.is_empty()
@@ -181,7 +182,7 @@ fn is_repo(text: &str) -> bool {
     text.split_once('/').is_some_and(|(organisation, name)| part(organisation) && part(name))
 }
 
-/// A branch, a tag, a commit or `refs/pr/1`; never a path that leaves the cache.
+/// Whether it is a branch, a tag, a commit or `refs/pr/1`, and not a path that leaves the cache.
 fn is_revision(text: &str) -> bool {
     text.split('/').all(|part| {
         !part.is_empty()
@@ -199,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_or_its_name_is_the_embedded_model() {
+    fn an_empty_text_or_its_name_is_the_embedded_model() {
         assert_eq!("embedded".parse::<ModelSource>().unwrap(), ModelSource::Embedded);
         let folder = ModelSource::Folder("./embedded".into());
         assert_eq!("./embedded".parse::<ModelSource>().unwrap(), folder);
@@ -220,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn what_looks_like_a_path_is_never_a_hub_id() {
+    fn a_text_that_looks_like_a_path_is_never_a_hub_id() {
         let table = [
             "./models/blip",
             "../blip",
@@ -241,14 +242,14 @@ mod tests {
     }
 
     #[test]
-    fn a_gguf_file_is_known_by_its_ending() {
+    fn a_gguf_file_is_recognised_by_its_extension() {
         for text in ["blip.gguf", "models/blip-Q4K.GGUF", "/a/b.gguf"] {
             assert_eq!(text.parse::<ModelSource>().unwrap(), ModelSource::Gguf(text.into()));
         }
     }
 
     #[test]
-    fn neither_path_nor_id_says_what_is_expected() {
+    fn other_texts_are_refused_with_what_is_expected() {
         for text in ["blip", "blip base", "a/b c", "a/b@", "a/b@../../x", "a/b@x y", "a/..b"] {
             let error = text.parse::<ModelSource>().unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Config, "{text}");

@@ -1,19 +1,20 @@
-//! What is compared, whatever runs the model.
+//! The comparisons, the same for every implementation of the model.
 
 use std::collections::BTreeMap;
 
+use cutline::blip::ImageStates;
 use cutline::engine::local::LocalEngine;
-use cutline::engine::{Encoded, Engine, Event, Job, Sequence};
+use cutline::engine::{Engine, Event, Job, Sequence};
 
 use super::set::{Set, job, params};
 
 const VISION: f32 = 1e-4;
 const LOGITS: f32 = 1e-3;
 
-/// What became of a job: its sequences, and the tokens that were reported on the way.
+/// The result of a job: its sequences, and the tokens that were reported before.
 pub(super) type Outcome = (Vec<Sequence>, Vec<u32>);
 
-/// Runs the jobs, starting `each` of them before every step, to their ends.
+/// Runs the jobs to their ends, starting `each` of them before every step.
 pub(super) fn run(engine: &mut LocalEngine, jobs: Vec<Job>, each: usize) -> BTreeMap<u64, Outcome> {
     let (mut waiting, mut outcomes) = (jobs.into_iter(), BTreeMap::<u64, Outcome>::new());
     loop {
@@ -40,14 +41,14 @@ fn worst(ours: &[f32], theirs: &[f32]) -> f32 {
     ours.iter().zip(theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
-/// Greatest differences of the vision tower's output and of the logits, over all images.
+/// Checks the greatest differences of the vision tower's output and of the logits, over all images.
 pub(super) fn check_numbers(mut set: Set) {
     let set = &mut set;
     let (mut vision, mut logits) = (0_f32, 0_f32);
     for image in 0..set.images() {
         let pixels = set.pixels(image);
-        let states = set.model.encode(&pixels.data, pixels.width, pixels.height).unwrap();
-        vision = vision.max(vision_difference(set, image, &states.states().unwrap()));
+        let states = set.encode(&pixels);
+        vision = vision.max(vision_difference(set, image, &states.to_vec().unwrap()));
         logits = logits.max(logits_difference(set, image, &states));
     }
     println!("{}: vision {vision:.1e}, logits {logits:.1e}", set.name);
@@ -59,7 +60,7 @@ fn vision_difference(set: &Set, image: usize, states: &[f32]) -> f32 {
     if let Some(all) = set.rows(&format!("vision.{image}")) {
         return worst(states, &all.concat());
     }
-    let width = set.model.config().vision.hidden_size;
+    let width = set.model.describe().config.vision.hidden_size;
     let states: Vec<&[f32]> = states.chunks(width).collect();
     let some: Vec<f32> = states.iter().step_by(32).copied().flatten().copied().collect();
     let power: Vec<f32> = states
@@ -71,63 +72,59 @@ fn vision_difference(set: &Set, image: usize, states: &[f32]) -> f32 {
     worst(&some, &rows).max(worst(&power, &powers))
 }
 
-/// Token by token with the cache, and every prefix at once without: both are compared with the
-/// logits that transformers computes without a cache.
-fn logits_difference(set: &mut Set, image: usize, states: &Encoded) -> f32 {
+/// Reads token by token with the cache, and every prefix at once without it. Both are compared with
+/// the logits that transformers computes without a cache.
+fn logits_difference(set: &mut Set, image: usize, states: &ImageStates) -> f32 {
     let ids = set.ids(image);
-    let mut item = set.model.begin(states, ids.len(), 1).unwrap();
-    let first = set.model.prefill(&mut item, &ids[..1]).unwrap();
+    let mut slot = set.model.begin(states, ids.len(), 1).unwrap();
     let mut difference = 0_f32;
-    let mut cached = first;
-    for place in 0..ids.len() {
-        if place > 0 {
-            cached = set.model.step(&mut [&mut item], &ids[place..=place]).unwrap();
-        }
-        let mut fresh = set.model.begin(states, ids.len(), 1).unwrap();
-        let at_once = set.model.prefill(&mut fresh, &ids[..=place]).unwrap();
+    for position in 0..ids.len() {
+        let cached = set.read(&mut slot, &ids[position..=position]);
+        let mut new = set.model.begin(states, ids.len(), 1).unwrap();
+        let at_once = set.read(&mut new, &ids[..=position]);
         for logits in [&cached, &at_once] {
-            difference = difference.max(one_position(set, image, place, logits));
+            difference = difference.max(one_position(set, image, position, logits));
         }
     }
     difference
 }
 
-fn one_position(set: &Set, image: usize, place: usize, logits: &[f32]) -> f32 {
+fn one_position(set: &Set, image: usize, position: usize, logits: &[f32]) -> f32 {
     if let Some(all) = set.rows(&format!("logits.{image}")) {
-        return worst(logits, &all[place]);
+        return worst(logits, &all[position]);
     }
     let columns: Vec<f32> = logits.iter().step_by(16).copied().collect();
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let maxima = set.rows(&format!("logits_max.{image}")).unwrap().concat();
     let stored = set.rows(&format!("logits_columns.{image}")).unwrap();
-    worst(&columns, &stored[place]).max((max - maxima[place]).abs())
+    worst(&columns, &stored[position]).max((max - maxima[position]).abs())
 }
 
 pub(super) fn check_captions(set: Set) {
     let name = set.name.clone();
     let (mut engine, cases, pixels) = set.engine();
     for case in &cases {
-        let place = format!("{name}, image {}, {:?}", case.image, case.name);
+        let what = format!("{name}, image {}, {:?}", case.image, case.name);
         let outcome = run(&mut engine, vec![job(0, case, &pixels)], 1).remove(&0).unwrap();
         let (sequences, reported) = outcome;
-        assert_eq!(sequences.len(), case.sequences.len(), "{place}");
+        assert_eq!(sequences.len(), case.sequences.len(), "{what}");
         for (ours, theirs) in sequences.iter().zip(&case.sequences) {
-            assert_eq!(ours.ids, theirs.ids, "{place}");
-            assert_eq!(ours.generated, theirs.generated, "{place}");
-            assert_eq!(ours.finish_reason.as_str(), theirs.finish_reason, "{place}");
-            assert!((ours.confidence - theirs.confidence).abs() < 1e-3, "{place}");
-            assert_eq!(ours.score.is_some(), theirs.score.is_some(), "{place}");
+            assert_eq!(ours.ids, theirs.ids, "{what}");
+            assert_eq!(ours.generated, theirs.generated, "{what}");
+            assert_eq!(ours.finish_reason.as_str(), theirs.finish_reason, "{what}");
+            assert!((ours.confidence - theirs.confidence).abs() < 1e-3, "{what}");
+            assert_eq!(ours.score.is_some(), theirs.score.is_some(), "{what}");
             let (score, expected) = (ours.score.unwrap_or(0.0), theirs.score.unwrap_or(0.0));
             let scale = expected.abs().max(1.0);
-            assert!((score - expected).abs() < 1e-3 * scale, "{place}: {score} {expected}");
+            assert!((score - expected).abs() < 1e-3 * scale, "{what}: {score} {expected}");
         }
         if params(case).num_beams == 1 {
-            assert_eq!(reported, sequences[0].ids[1 + case.prompt.len()..], "{place}");
+            assert_eq!(reported, sequences[0].ids[1 + case.prompt.len()..], "{what}");
         }
     }
 }
 
-/// Whether two outcomes are the same: to the bit, or in their tokens and nearly in their numbers.
+/// Whether two outcomes are equal: bit for bit, or in their tokens and nearly in their numbers.
 pub(super) fn same(a: &Outcome, b: &Outcome, exact: bool) -> bool {
     let near = |a: f32, b: f32| (a - b).abs() < 1e-4 * a.abs().max(1.0);
     let alike = |a: &Sequence, b: &Sequence| {
@@ -148,7 +145,8 @@ pub(super) fn all_same(
     a.keys().eq(b.keys()) && a.iter().all(|(id, outcome)| same(outcome, &b[id], exact))
 }
 
-/// The same jobs alone, all at once, and joining two by two between steps.
+/// Compares the same jobs alone, all at once, and added in pairs between steps. Takes every
+/// `every`th case.
 pub(super) fn check_batches(set: Set, every: usize, exact: bool) {
     let name = set.name.clone();
     let (mut engine, cases, pixels) = set.engine();
@@ -157,7 +155,7 @@ pub(super) fn check_batches(set: Set, every: usize, exact: bool) {
     let alone: BTreeMap<u64, Outcome> =
         jobs.iter().flat_map(|job| run(&mut engine, vec![job.clone()], 1)).collect();
     let together = run(&mut engine, jobs.clone(), jobs.len());
-    let joining = run(&mut engine, jobs.into_iter().rev().collect(), 2);
+    let added_later = run(&mut engine, jobs.into_iter().rev().collect(), 2);
     assert!(all_same(&alone, &together, exact), "{name}: a job in a batch differs from it alone");
-    assert!(all_same(&alone, &joining, exact), "{name}: a job that joined later differs");
+    assert!(all_same(&alone, &added_later, exact), "{name}: a job that was added later differs");
 }

@@ -1,36 +1,42 @@
-//! A model with the goldens that belong to it, and the ways to run it.
+//! A model with the goldens that belong to it, and the implementations that run it.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use cutline::blip::{BlipConfig, Weights};
+use cutline::blip::{BlipConfig, ImageStates, Model, Read, Scores, Slot, Weights};
 use cutline::engine::local::LocalEngine;
 use cutline::engine::{
-    Backend, DeviceChoice, EngineOptions, Job, JobId, KernelChoice, PixelValues, Precision,
+    self, DeviceChoice, EngineOptions, Job, JobId, KernelChoice, PixelValues, Precision,
 };
 use cutline::generate::{EarlyStopping, GenerationParams};
 use cutline::kernels::Tier;
 use safetensors::SafeTensors;
 use serde::Deserialize;
 
-/// How a model is run.
+/// Which implementation runs a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Way {
-    /// On a CPU.
-    Cpu(KernelChoice, Precision),
-    /// As on a GPU, on candle's CPU device.
-    Gpu(Precision),
+pub(super) enum Backend {
+    /// Our kernels.
+    Kernels(KernelChoice, Precision),
+    /// candle on its CPU device, as on a GPU.
+    Candle(Precision),
 }
 
-pub(super) const CANDLE: Way = Way::Cpu(KernelChoice::Candle, Precision::F32);
-pub(super) const GPU: Way = Way::Gpu(Precision::F32);
+pub(super) const CANDLE: Backend = Backend::Candle(Precision::F32);
 
-/// Whether the comparisons that take minutes are wanted.
+/// The slowest and simplest kernels, which every CPU has.
+pub(super) const PORTABLE: Backend =
+    Backend::Kernels(KernelChoice::Tier(Tier::Portable), Precision::F32);
+
+/// Whether the comparisons that take minutes are made.
 pub(super) const LONG: bool = cfg!(feature = "long-tests");
 
-/// All of `ways` in long tests, otherwise the last one: the embedded model takes candle minutes.
-pub(super) fn selected(ways: &[Way]) -> &[Way] {
-    if LONG { ways } else { &ways[ways.len() - 1..] }
+/// Every how many cases of a tiny model are run in batches: all in long tests, otherwise a third.
+pub(super) const STEP: usize = if LONG { 1 } else { 3 };
+
+/// All of `backends` in long tests, otherwise the last one: the embedded model takes candle minutes.
+pub(super) fn selected(backends: &[Backend]) -> &[Backend] {
+    if LONG { backends } else { &backends[backends.len() - 1..] }
 }
 
 /// The instruction sets to test: all that this CPU has in long tests, otherwise the least and the
@@ -43,40 +49,37 @@ fn tiers() -> Vec<Tier> {
     tiers
 }
 
-/// Every way to compute in f32 here.
-pub(super) fn full_precision() -> Vec<Way> {
+/// Everything that computes in f32 on this CPU.
+pub(super) fn full_precision() -> Vec<Backend> {
     let tiers = tiers().into_iter();
-    let tiers = tiers.map(|tier| Way::Cpu(KernelChoice::Tier(tier), Precision::F32));
-    [CANDLE, GPU].into_iter().chain(tiers).collect()
+    let tiers = tiers.map(|tier| Backend::Kernels(KernelChoice::Tier(tier), Precision::F32));
+    std::iter::once(CANDLE).chain(tiers).collect()
 }
 
-/// Every way in every precision that keeps a job the same bit for bit in any company.
-pub(super) fn every_exact_way() -> Vec<Way> {
-    let mut ways: Vec<Way> = full_precision().into_iter().filter(|way| way.is_exact()).collect();
-    for tier in tiers() {
-        let kernels = KernelChoice::Tier(tier);
-        ways.extend([Precision::Bf16, Precision::Int8].map(|p| Way::Cpu(kernels, p)));
-    }
-    ways
+/// Every backend in every precision whose results do not depend on the batch, bit for bit.
+pub(super) fn every_exact_backend() -> Vec<Backend> {
+    let precisions = [Precision::F32, Precision::Bf16, Precision::Int8];
+    let of_tier = |tier| precisions.map(|p| Backend::Kernels(KernelChoice::Tier(tier), p));
+    tiers().into_iter().flat_map(of_tier).collect()
 }
 
-/// The fastest kernels here.
-pub(super) fn best(precision: Precision) -> Way {
-    Way::Cpu(KernelChoice::Auto, precision)
+/// The fastest kernels of this CPU.
+pub(super) fn best(precision: Precision) -> Backend {
+    Backend::Kernels(KernelChoice::Auto, precision)
 }
 
-impl Way {
-    /// Whether a job comes to the same bits in any company. As on a GPU all rows are multiplied at
-    /// once, and then rounding may depend on their number.
+impl Backend {
+    /// Whether a job's result does not depend on the other jobs in the batch, bit for bit. candle
+    /// multiplies all rows at once, and rounding may depend on their number.
     pub(super) fn is_exact(self) -> bool {
-        matches!(self, Self::Cpu(..))
+        matches!(self, Self::Kernels(..))
     }
 }
 
-/// A model with what transformers made of it.
+/// A model with what transformers computes for it.
 pub(super) struct Set {
     pub(super) name: String,
-    pub(super) model: Backend,
+    pub(super) model: Box<dyn Model>,
     goldens: Goldens,
     tensors: Vec<u8>,
 }
@@ -112,32 +115,34 @@ fn root() -> &'static Path {
 }
 
 impl Set {
-    pub(super) fn tiny(name: &str, way: Way) -> Self {
+    pub(super) fn tiny(name: &str, backend: Backend) -> Self {
         let folder = root().join("tests/goldens").join(name);
-        Self::load(name, &folder, &folder, way)
+        Self::load(name, &folder, &folder, backend)
     }
 
-    pub(super) fn embedded(way: Way) -> Self {
+    pub(super) fn embedded(backend: Backend) -> Self {
         let goldens = root().join("tests/goldens/embedded");
-        Self::load("embedded", &root().join("models/cutline-small"), &goldens, way)
+        Self::load("embedded", &root().join("models/cutline-small"), &goldens, backend)
     }
 
-    pub(super) fn load(name: &str, checkpoint: &Path, goldens: &Path, way: Way) -> Self {
+    pub(super) fn load(name: &str, checkpoint: &Path, goldens: &Path, backend: Backend) -> Self {
         let read = |path: PathBuf| {
             std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
         };
         let config = BlipConfig::from_json(&read(checkpoint.join("config.json"))).unwrap();
         let bytes = read(checkpoint.join("model.safetensors"));
         let weights = Weights::from_safetensors_bytes(name, bytes.into()).unwrap();
-        let model = match way {
-            Way::Cpu(kernels, precision) => {
+        let model = match backend {
+            Backend::Kernels(kernels, precision) => {
                 let options = EngineOptions { device: DeviceChoice::Cpu, precision, kernels };
-                Backend::load(&config, &weights, options)
+                engine::load_model(&config, &weights, options)
             }
-            Way::Gpu(precision) => Backend::load_for_gpu_on_cpu(&config, &weights, precision),
+            Backend::Candle(precision) => {
+                engine::load_gpu_model_on_cpu(&config, &weights, precision)
+            }
         };
         Self {
-            name: format!("{name} ({way:?})"),
+            name: format!("{name} ({backend:?})"),
             model: model.unwrap(),
             goldens: serde_json::from_slice(&read(goldens.join("goldens.json"))).unwrap(),
             tensors: read(goldens.join("goldens.safetensors")),
@@ -178,6 +183,19 @@ impl Set {
             None => synthetic(image, width, height),
         };
         PixelValues { data, width, height }
+    }
+
+    /// The vision tower's states of an image.
+    pub(super) fn encode(&mut self, pixels: &PixelValues) -> ImageStates {
+        let (width, height) = (pixels.width, pixels.height);
+        self.model.encode(&[&pixels.data], width, height).unwrap().remove(0)
+    }
+
+    /// All logits after these tokens of a slot.
+    pub(super) fn read(&mut self, slot: &mut Slot, tokens: &[u32]) -> Vec<f32> {
+        let scores = self.model.read(&mut [Read { slot, tokens, top: None }]).unwrap().remove(0);
+        let Scores::Logits(logits) = scores else { panic!("{}: {scores:?}", self.name) };
+        logits
     }
 
     pub(super) fn engine(self) -> (LocalEngine, Vec<Case>, Vec<Arc<PixelValues>>) {

@@ -1,4 +1,4 @@
-//! What is not written, and why.
+//! Models and destinations that are refused, and the reasons.
 
 use std::fs;
 use std::path::Path;
@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use super::{goldens, names_in, open, overwrite, write};
 
-/// One sentence, of this kind, with all of `parts`.
+/// Checks that the error is one sentence of this kind with all of `parts`.
 #[track_caller]
 fn assert_says(error: &Error, kind: ErrorKind, parts: &[&str]) {
     assert_eq!(error.kind(), kind, "{error}");
@@ -23,7 +23,7 @@ fn assert_says(error: &Error, kind: ErrorKind, parts: &[&str]) {
 }
 
 #[test]
-fn files_are_not_overwritten_unless_asked_to() {
+fn files_are_overwritten_only_with_force() {
     let dir = TempDir::new().unwrap();
     let files = open(&goldens("tied"));
     let out = dir.path().join("new/out");
@@ -35,7 +35,7 @@ fn files_are_not_overwritten_unless_asked_to() {
     overwrite(&files, TensorType::Q4_0, &out).unwrap();
     assert!(fs::read(out.join("model.gguf")).unwrap().len() < before.len());
 
-    // Another file of the same model shares config.json; one of another model may not.
+    // Another file of the same model may share config.json; one of another model may not.
     write(&files, TensorType::Q8_0, &out.join("second.gguf")).unwrap();
     let other = open(&goldens("untied"));
     let error = write(&other, TensorType::Q8_0, &out.join("third.gguf")).unwrap_err();
@@ -47,7 +47,7 @@ fn files_are_not_overwritten_unless_asked_to() {
 }
 
 #[test]
-fn a_path_that_cannot_be_written_says_so() {
+fn a_path_that_cannot_be_written_is_reported() {
     let dir = TempDir::new().unwrap();
     let files = open(&goldens("tied"));
     let at = |name: &str| dir.path().join(name);
@@ -67,7 +67,11 @@ fn a_path_that_cannot_be_written_says_so() {
             assert_says(&result.unwrap_err(), ErrorKind::Io, &[part]);
         }
     }
-    assert_eq!(fs::read(at("busy/model.gguf.tmp")).unwrap(), b"half", "it is not ours");
+    assert_eq!(
+        fs::read(at("busy/model.gguf.tmp")).unwrap(),
+        b"half",
+        "another program's file stays"
+    );
     assert_eq!(names_in(&at("busy")), ["model.gguf.tmp"]);
 }
 
@@ -82,7 +86,7 @@ fn a_model_is_not_quantised_twice_nor_over_itself() {
         let error = write(&files, TensorType::Q4_0, &dir.path().join("q4_0")).unwrap_err();
         assert_says(&error, ErrorKind::Model, &["model.gguf", "original", "--type f16"]);
     }
-    // To make it larger again is another matter, but not in its own place.
+    // Dequantising it is allowed, but not onto itself.
     let files = open(&gguf);
     let error = overwrite(&files, TensorType::F32, &gguf).unwrap_err();
     assert_says(&error, ErrorKind::Io, &["model.gguf", "another file"]);
@@ -91,7 +95,7 @@ fn a_model_is_not_quantised_twice_nor_over_itself() {
     assert!(!open(&whole).weights.is_quantized());
 }
 
-/// A folder with a configuration and one matrix of this value.
+/// Fills a folder with a configuration and one matrix that contains this value.
 fn model_of(folder: &Path, value: f32) {
     fs::copy(goldens("tied").join("config.json"), folder.join("config.json")).unwrap();
     let bytes: Vec<u8> = [0.5, value].repeat(32).into_iter().flat_map(f32::to_le_bytes).collect();
@@ -101,7 +105,7 @@ fn model_of(folder: &Path, value: f32) {
 }
 
 #[test]
-fn numbers_that_would_become_others_are_refused() {
+fn numbers_that_cannot_be_represented_are_refused() {
     let dir = TempDir::new().unwrap();
     for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         model_of(dir.path(), value);
@@ -121,7 +125,7 @@ fn numbers_that_would_become_others_are_refused() {
 }
 
 #[test]
-fn what_is_no_captioner_is_refused() {
+fn another_architecture_is_refused() {
     let dir = TempDir::new().unwrap();
     model_of(dir.path(), 1.0);
     fs::write(dir.path().join("config.json"), r#"{"model_type": "bert"}"#).unwrap();
@@ -131,7 +135,7 @@ fn what_is_no_captioner_is_refused() {
 }
 
 #[test]
-fn safetensors_come_before_gguf_in_a_folder() {
+fn safetensors_are_preferred_to_gguf_in_a_folder() {
     let dir = TempDir::new().unwrap();
     model_of(dir.path(), 1.0);
     let files = open(dir.path());

@@ -1,4 +1,4 @@
-//! The files against the checkpoints that they were made from.
+//! Compares the files with the checkpoints that they were made from.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -7,7 +7,7 @@ use std::path::Path;
 
 use candle_core::quantized::gguf_file::{Content, Value, VersionedMagic};
 use candle_core::{DType, Device};
-use cutline::blip::{BlipConfig, BlipModel};
+use cutline::blip::{BlipConfig, GpuModel, Model, Read, Scores, Slot};
 use cutline::engine::quantize::TensorType;
 use cutline::engine::source::ModelFiles;
 use tempfile::TempDir;
@@ -17,9 +17,9 @@ use super::{goldens, names_in, open, write};
 const DECODER: &str = "text_decoder.cls.predictions.decoder.weight";
 const WORDS: &str = "text_decoder.bert.embeddings.word_embeddings.weight";
 
-/// The largest error of a number, as a share of the largest number of its block: half a step, a
-/// whole one where the range of a signed type is cut off on one side, and what rounding the scales
-/// to f16 (and, in the k types, to 4 or 6 bits) adds.
+/// The largest error of a number as a share of the largest number of its block: half a step, or a
+/// whole one if the range of a signed type is cut off on one side, plus the error of rounding the
+/// scales to f16 (and to 4 or 6 bits in the k types).
 fn tolerance(stored: &str) -> f32 {
     match stored {
         "F32" => 0.0,
@@ -34,18 +34,18 @@ fn tolerance(stored: &str) -> f32 {
         "Q4K" => 0.1,
         "Q3K" => 0.27,
         "Q2K" => 0.4,
-        other => panic!("{other} was not asked for"),
+        other => panic!("{other} is not expected"),
     }
 }
 
-fn read(files: &ModelFiles, name: &str) -> (Vec<usize>, Vec<f32>) {
+fn stored(files: &ModelFiles, name: &str) -> (Vec<usize>, Vec<f32>) {
     let shape = files.weights.shape(name).unwrap_or_else(|| panic!("no {name}")).to_vec();
     let tensor = files.weights.tensor(name, &shape, DType::F32, &Device::Cpu).unwrap();
     (shape, tensor.flatten_all().unwrap().to_vec1().unwrap())
 }
 
-/// Reads the file with candle alone and compares it with the checkpoint, number for number.
-/// Returns the types that occur.
+/// Reads the file with candle alone and compares it with the checkpoint, number by number. Returns
+/// the types that occur.
 fn compare(path: &Path, original: &ModelFiles, tied: bool) -> BTreeSet<String> {
     let mut file = BufReader::new(File::open(path).unwrap());
     let content = Content::read(&mut file).unwrap();
@@ -58,7 +58,7 @@ fn compare(path: &Path, original: &ModelFiles, tied: bool) -> BTreeSet<String> {
     let mut types = BTreeSet::new();
     for (name, info) in &content.tensor_infos {
         let source = if tied && name == DECODER { WORDS } else { name };
-        let (shape, values) = read(original, source);
+        let (shape, values) = stored(original, source);
         assert_eq!(info.shape.dims(), shape, "{name}");
         let kind = format!("{:?}", info.ggml_dtype);
         assert_eq!(info.offset % 32, 0, "{name}");
@@ -67,7 +67,7 @@ fn compare(path: &Path, original: &ModelFiles, tied: bool) -> BTreeSet<String> {
             .dequantize(&Device::Cpu)
             .and_then(|tensor| tensor.flatten_all()?.to_vec1())
             .unwrap();
-        // Blocks begin with the rows, so pieces of this length never mix two of them.
+        // Blocks start with the rows, so a piece of this length never spans two rows.
         for (n, (there, here)) in values.chunks(256).zip(read.chunks(256)).enumerate() {
             let most = there.iter().fold(0.0f32, |most, value| most.max(value.abs()));
             let error = there.iter().zip(here).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
@@ -101,7 +101,7 @@ fn every_type_holds_the_tiny_models_within_its_error() {
 
 #[test]
 fn the_k_types_hold_matrices_that_fill_their_blocks() {
-    // A model of the shape of a tiny one, but wide enough.
+    // A single matrix that is wide enough.
     let dir = TempDir::new().unwrap();
     let wide = dir.path().join("wide");
     fs::create_dir(&wide).unwrap();
@@ -124,7 +124,7 @@ fn the_k_types_hold_matrices_that_fill_their_blocks() {
 }
 
 #[test]
-fn what_cannot_be_as_wanted_is_counted() {
+fn substituted_types_are_counted() {
     let dir = TempDir::new().unwrap();
     let substitutes = |model: &str, kind| {
         let files = open(&goldens(model));
@@ -145,7 +145,7 @@ fn what_cannot_be_as_wanted_is_counted() {
 }
 
 #[test]
-fn the_file_says_what_it_is() {
+fn the_metadata_describes_the_file() {
     let dir = TempDir::new().unwrap();
     let files = open(&goldens("tied"));
     let table = [
@@ -169,29 +169,38 @@ fn the_file_says_what_it_is() {
     }
 }
 
-/// The model, and a made-up image of its size.
-fn model_and_image(files: &ModelFiles) -> (BlipModel, Vec<f32>) {
+/// The model on candle, and a made-up image of its size.
+fn model_and_image(files: &ModelFiles) -> (GpuModel, Vec<f32>) {
     let config = BlipConfig::from_json(&files.config).unwrap();
-    let model = BlipModel::load(&config, &files.weights, DType::F32, &Device::Cpu).unwrap();
+    let model = GpuModel::load(&config, &files.weights, DType::F32, &Device::Cpu).unwrap();
     let side = config.vision.image_size;
     (model, (0..3 * side * side).map(|i| (i as f32 * 0.21).sin()).collect())
 }
 
 /// The logits after each token of `caption`, the first one included.
-fn logits(model: &BlipModel, pixels: &[f32], caption: &[u32]) -> Vec<Vec<f32>> {
-    let side = model.config().vision.image_size;
-    let image = model.encode(pixels, side, side).unwrap();
-    let mut item = model.begin(&image, caption.len()).unwrap();
-    let first = model.prefill(&mut item, &caption[..1]).unwrap();
-    let mut all = vec![first];
-    for token in &caption[1..] {
-        all.push(model.step(&mut [&mut item], &[*token]).unwrap());
-    }
-    all
+fn logits(model: &mut GpuModel, pixels: &[f32], caption: &[u32]) -> Vec<Vec<f32>> {
+    let mut slot = begin(model, pixels, caption.len());
+    caption.iter().map(|token| read(model, &mut slot, *token)).collect()
 }
 
-/// How far the logits lie from those before: the root of the mean square of the differences, as a
-/// share of the deviation of the ones before.
+/// A slot for this image, with space for so many tokens.
+fn begin(model: &mut GpuModel, pixels: &[f32], tokens: usize) -> Slot {
+    let side = model.describe().config.vision.image_size;
+    let image = model.encode(&[pixels], side, side).unwrap().remove(0);
+    model.begin(&image, tokens, 1).unwrap()
+}
+
+/// The logits after one more token.
+fn read(model: &mut GpuModel, slot: &mut Slot, token: u32) -> Vec<f32> {
+    let read = Read { slot, tokens: &[token], top: None };
+    match model.read(&mut [read]).unwrap().remove(0) {
+        Scores::Logits(logits) => logits,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// How far the logits are from those of the original: the root mean square of the differences, as a
+/// share of the deviation of the original logits.
 fn distance(before: &[Vec<f32>], after: &[Vec<f32>]) -> f32 {
     let worst = before.iter().zip(after).map(|(before, after)| {
         let count = before.len() as f32;
@@ -204,9 +213,10 @@ fn distance(before: &[Vec<f32>], after: &[Vec<f32>]) -> f32 {
 }
 
 #[test]
-fn the_tiny_models_still_say_nearly_the_same() {
+fn the_tiny_models_still_have_nearly_the_same_logits() {
     let dir = TempDir::new().unwrap();
-    // Random weights in rows of 32 to 64 feel rounding far more than trained ones in wide rows.
+    // Random weights in rows of 32 to 64 suffer far more from rounding than trained ones in wide
+    // rows.
     let table = [
         (TensorType::F32, 1e-5),
         (TensorType::F16, 0.01),
@@ -215,15 +225,15 @@ fn the_tiny_models_still_say_nearly_the_same() {
     ];
     for name in ["tied", "untied"] {
         let original = open(&goldens(name));
-        let (model, pixels) = model_and_image(&original);
-        let caption = [model.config().text.bos_token_id, 5, 7, 11];
-        let before = logits(&model, &pixels, &caption);
+        let (mut model, pixels) = model_and_image(&original);
+        let caption = [model.describe().config.text.bos_token_id, 5, 7, 11];
+        let before = logits(&mut model, &pixels, &caption);
         for (kind, allowed) in table {
             let out = dir.path().join(format!("{name}-{kind}"));
             let written = write(&original, kind, &out).unwrap();
             let [by_folder, by_file] = [&out, &written.path].map(|path| {
-                let (model, _) = model_and_image(&open(path));
-                logits(&model, &pixels, &caption)
+                let (mut model, _) = model_and_image(&open(path));
+                logits(&mut model, &pixels, &caption)
             });
             assert_eq!(by_folder, by_file);
             let distance = distance(&before, &by_folder);
@@ -243,25 +253,25 @@ fn example(name: &str, files: &ModelFiles, side: usize) -> Vec<f32> {
     config.with_size(side, side).unwrap().preprocess(&image).unwrap().data
 }
 
-/// Along the caption that f32 writes of a photo. Captions themselves are not compared: where two
-/// words are as likely as each other, the last digit decides.
+/// Compares the logits along the caption that f32 writes for a photo. The captions are not
+/// compared, because the last digit decides between two equally likely words.
 #[cfg(feature = "embedded-model")]
 #[test]
 fn the_embedded_model_is_close_on_a_photo() {
     let dir = TempDir::new().unwrap();
     let original = open(Path::new("embedded"));
-    let (model, _) = model_and_image(&original);
-    let (side, text) = (model.config().vision.image_size, &model.config().text);
-    let pixels = example("cat", &original, side);
-    let (caption, before) = greedy(&model, &pixels, text.bos_token_id);
-    // candle's kernels for blocks are slow where the processor's features are not compiled in, so
-    // only the types that matter most.
+    let (mut model, _) = model_and_image(&original);
+    let config = model.describe().config.clone();
+    let pixels = example("cat", &original, config.vision.image_size);
+    let (caption, before) = greedy(&mut model, &pixels, config.text.bos_token_id);
+    // candle's kernels for blocks are slow unless they are compiled for the CPU's features, so only
+    // the most important types are tested.
     let table = [(TensorType::F16, 1e-4), (TensorType::Q8_0, 0.04), (TensorType::Q4K, 0.12)];
     for (kind, allowed) in table {
         let out = dir.path().join(format!("{kind}.gguf"));
         write(&original, kind, &out).unwrap();
-        let (quantized, _) = model_and_image(&open(&out));
-        let distance = distance(&before, &logits(&quantized, &pixels, &caption));
+        let (mut quantized, _) = model_and_image(&open(&out));
+        let distance = distance(&before, &logits(&mut quantized, &pixels, &caption));
         println!("{kind}: {distance}");
         assert!(distance <= allowed, "{kind}: {distance} > {allowed}");
     }
@@ -269,17 +279,14 @@ fn the_embedded_model_is_close_on_a_photo() {
 
 /// Eight tokens, and the logits after each of them.
 #[cfg(feature = "embedded-model")]
-fn greedy(model: &BlipModel, pixels: &[f32], begin: u32) -> (Vec<u32>, Vec<Vec<f32>>) {
-    let side = model.config().vision.image_size;
-    let image = model.encode(pixels, side, side).unwrap();
-    let mut item = model.begin(&image, 8).unwrap();
-    let first = model.prefill(&mut item, &[begin]).unwrap();
-    let (mut caption, mut all) = (vec![begin], vec![first]);
+fn greedy(model: &mut GpuModel, pixels: &[f32], first: u32) -> (Vec<u32>, Vec<Vec<f32>>) {
+    let mut slot = begin(model, pixels, 8);
+    let (mut caption, mut all) = (vec![first], vec![read(model, &mut slot, first)]);
     while caption.len() < 8 {
         let last = all.last().unwrap().iter().enumerate();
         let best = last.max_by(|a, b| a.1.total_cmp(b.1)).unwrap().0 as u32;
         caption.push(best);
-        all.push(model.step(&mut [&mut item], &[best]).unwrap());
+        all.push(read(model, &mut slot, best));
     }
     (caption, all)
 }

@@ -1,4 +1,4 @@
-//! A small server that speaks the hub's protocol, and a second one in the part of its storage.
+//! A small server that speaks the hub's protocol, and a second one as its storage.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{BufRead, BufReader, Write};
@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-/// What a server was asked.
+/// A request that a server received.
 #[derive(Debug, Clone)]
 pub(super) struct Request {
     pub(super) method: String,
@@ -36,15 +36,15 @@ impl Request {
     }
 }
 
-/// What a server answers.
+/// The answer of a server.
 #[derive(Debug, Default)]
 struct Reply {
     status: u16,
     headers: Vec<(&'static str, String)>,
     body: Vec<u8>,
-    /// Send only so many bytes of the body, then hang up.
+    /// Send only so many bytes of the body, then close the connection.
     cut: Option<usize>,
-    /// Send nothing, and keep the connection.
+    /// Send nothing, and keep the connection open.
     silent: bool,
 }
 
@@ -74,14 +74,14 @@ impl Reply {
     }
 }
 
-/// What goes wrong with the next request for contents.
+/// A fault of the next answer.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Fault {
     /// Only so many bytes of the answer, then the connection breaks.
     Break(usize),
     /// This status instead of an answer.
     Status(u16),
-    /// The range of the request is not regarded.
+    /// The range of the request is ignored.
     IgnoreRange,
     /// No answer at all.
     Silence,
@@ -136,19 +136,19 @@ impl Drop for Server {
     }
 }
 
-/// What the hub knows, and what it does to those who ask.
+/// What the hub has, and how it answers.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Script {
     /// Revision → commit → its files.
     pub(super) revisions: BTreeMap<String, String>,
     pub(super) commits: BTreeMap<String, BTreeMap<String, Vec<u8>>>,
-    /// The token without which nothing is handed out.
+    /// The token that every request must have.
     pub(super) token: Option<String>,
-    /// What it says of why, as the hub does in `x-error-code`.
+    /// Whether `x-error-code` says that the repository is gated.
     pub(super) gated: bool,
     /// HEAD is not allowed.
     pub(super) no_head: bool,
-    /// Small files are redirected once within the hub, as it does with its cache.
+    /// Small files are redirected once within the hub, as the real one does.
     pub(super) indirect: bool,
     /// For the next requests for contents, in order.
     pub(super) faults: VecDeque<Fault>,
@@ -159,7 +159,7 @@ pub(super) struct Script {
 /// The repository that the fake hub has.
 pub(super) const REPO: &str = "org/tiny-blip";
 
-/// A hub whose larger files lie on another host.
+/// A hub whose large files are on another host.
 pub(super) struct FakeHub {
     hub: Server,
     storage: Server,
@@ -181,17 +181,17 @@ impl FakeHub {
         Self { hub, storage, script }
     }
 
-    /// What `HF_ENDPOINT` is to be.
+    /// The value for `HF_ENDPOINT`.
     pub(super) fn endpoint(&self) -> String {
         format!("http://{}", self.hub.address)
     }
 
-    /// What the hub was asked so far.
+    /// The requests to the hub so far.
     pub(super) fn asked(&self) -> Vec<Request> {
         self.hub.log.lock().unwrap().clone()
     }
 
-    /// What its storage was asked so far.
+    /// The requests to its storage so far.
     pub(super) fn fetched(&self) -> Vec<Request> {
         self.storage.log.lock().unwrap().clone()
     }
@@ -260,7 +260,7 @@ impl Script {
     }
 }
 
-/// What the hub calls contents.
+/// The hub's identifier of a content.
 pub(super) fn etag(body: &[u8]) -> String {
     blake3::hash(body).to_hex().to_string()
 }

@@ -1,4 +1,4 @@
-//! Folders in Hugging Face layout, GGUF files beside their config, and the embedded model.
+//! Folders in Hugging Face layout, GGUF files with their config, and the embedded model.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +8,7 @@ use cutline::engine::source::{self, ModelFiles, ModelSource};
 use cutline::error::Error;
 use tempfile::TempDir;
 
-use super::{assert_says, least_folder, safetensors_of};
+use super::{assert_says, minimal_folder, safetensors_of};
 
 fn open(folder: &Path) -> Result<ModelFiles, Error> {
     source::open(&ModelSource::Folder(folder.into()), &HubOptions::default())
@@ -19,7 +19,7 @@ fn config_and_weights_are_enough() {
     let dir = TempDir::new().unwrap();
     let folder = dir.path().join("blip-mine");
     fs::create_dir(&folder).unwrap();
-    least_folder(&folder);
+    minimal_folder(&folder);
     let files = open(&folder).unwrap();
     assert_eq!(files.id, "blip-mine");
     assert_eq!(files.source, folder.to_str().unwrap());
@@ -33,9 +33,9 @@ fn config_and_weights_are_enough() {
 }
 
 #[test]
-fn everything_else_is_handed_out_if_it_is_there() {
+fn optional_files_are_read_if_they_exist() {
     let dir = TempDir::new().unwrap();
-    least_folder(dir.path());
+    minimal_folder(dir.path());
     let table = [
         ("tokenizer.json", r#"{"version": "1.0"}"#),
         ("vocab.txt", "[PAD]\n[UNK]\n"),
@@ -57,11 +57,11 @@ fn everything_else_is_handed_out_if_it_is_there() {
 }
 
 #[test]
-fn a_folder_that_is_not_there_says_so() {
+fn a_missing_folder_is_reported() {
     let dir = TempDir::new().unwrap();
     assert_says(&open(&dir.path().join("blib")).unwrap_err(), &["there is no folder", "blib"]);
     assert_says(&open(Path::new("~/blip")).unwrap_err(), &["no folder ~/blip", "home"]);
-    least_folder(dir.path());
+    minimal_folder(dir.path());
     let file = dir.path().join("model.safetensors");
     assert_says(&open(&file).unwrap_err(), &["is a file", "point MODEL at the folder"]);
 }
@@ -70,19 +70,19 @@ fn a_folder_that_is_not_there_says_so() {
 fn a_missing_file_is_named() {
     let dir = TempDir::new().unwrap();
     assert_says(&open(dir.path()).unwrap_err(), &["holds no weights", "model.safetensors"]);
-    least_folder(dir.path());
+    minimal_folder(dir.path());
     fs::remove_file(dir.path().join("config.json")).unwrap();
     assert_says(&open(dir.path()).unwrap_err(), &["config.json is missing"]);
 }
 
 #[test]
-fn broken_json_is_named_with_its_place() {
+fn broken_json_is_named_with_its_line() {
     let table = ["config.json", "tokenizer.json", "tokenizer_config.json"]
         .into_iter()
         .chain(["preprocessor_config.json", "generation_config.json"]);
     for name in table {
         let dir = TempDir::new().unwrap();
-        least_folder(dir.path());
+        minimal_folder(dir.path());
         fs::write(dir.path().join(name), "{\"a\": 1,\n").unwrap();
         assert_says(&open(dir.path()).unwrap_err(), &[name, "not valid JSON", "line 2"]);
         fs::write(dir.path().join(name), "").unwrap();
@@ -93,7 +93,7 @@ fn broken_json_is_named_with_its_place() {
 }
 
 #[test]
-fn a_folder_that_is_being_written_is_not_half_read() {
+fn a_folder_that_is_still_being_written_is_refused() {
     let table = [
         ("model.safetensors.incomplete", "model.safetensors"),
         ("model.safetensors.part", "model.safetensors"),
@@ -107,7 +107,7 @@ fn a_folder_that_is_being_written_is_not_half_read() {
     ];
     for (left, file) in table {
         let dir = TempDir::new().unwrap();
-        least_folder(dir.path());
+        minimal_folder(dir.path());
         if left.starts_with("model.safetensors.index") {
             fs::remove_file(dir.path().join("model.safetensors")).unwrap();
         }
@@ -115,9 +115,9 @@ fn a_folder_that_is_being_written_is_not_half_read() {
         let error = open(dir.path()).expect_err(left);
         assert_says(&error, &[file, "is being written", left, "wait"]);
     }
-    // What merely has a similar name does not disturb.
+    // Files with similar names do not matter.
     let dir = TempDir::new().unwrap();
-    least_folder(dir.path());
+    minimal_folder(dir.path());
     for name in ["model.safetensors.bak", "model.safetensors.sha256", ".model.safetensors.swap"] {
         fs::write(dir.path().join(name), "x").unwrap();
     }
@@ -137,7 +137,7 @@ fn sharded(folder: &Path, shards: &[&str]) {
 }
 
 #[test]
-fn shards_are_found_by_their_index() {
+fn shards_are_found_through_their_index() {
     let dir = TempDir::new().unwrap();
     sharded(dir.path(), &["a", "b"]);
     let files = open(dir.path()).unwrap();
@@ -158,9 +158,9 @@ fn shards_are_found_by_their_index() {
 }
 
 #[test]
-fn pytorch_weights_serve_where_there_are_no_safetensors() {
+fn pytorch_weights_are_used_if_there_are_no_safetensors() {
     let dir = TempDir::new().unwrap();
-    least_folder(dir.path());
+    minimal_folder(dir.path());
     fs::write(dir.path().join("pytorch_model.bin"), include_bytes!("tied.bin")).unwrap();
     assert!(open(dir.path()).unwrap().weights.contains("a"));
     fs::remove_file(dir.path().join("model.safetensors")).unwrap();
@@ -168,14 +168,14 @@ fn pytorch_weights_serve_where_there_are_no_safetensors() {
 }
 
 #[test]
-fn a_gguf_file_takes_its_config_from_beside_it() {
+fn a_gguf_file_takes_its_config_from_its_folder() {
     use candle_core::quantized::{GgmlDType, QTensor, gguf_file};
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("blip-q8.gguf");
     let source = ModelSource::Gguf(path.clone());
     let open = || source::open(&source, &HubOptions::default());
     assert_says(&open().unwrap_err(), &["config.json is missing"]);
-    least_folder(dir.path());
+    minimal_folder(dir.path());
     assert_says(&open().unwrap_err(), &["blip-q8.gguf is missing"]);
 
     let tensor =

@@ -1,4 +1,4 @@
-//! Safetensors, PyTorch and GGUF: what is read, and what is refused with a helpful sentence.
+//! Safetensors, PyTorch and GGUF: what is read, and what is refused with a helpful message.
 
 use std::borrow::Cow;
 use std::fs;
@@ -38,8 +38,8 @@ fn values(weights: &Weights, name: &str, shape: &[usize]) -> Vec<f32> {
     tensor.flatten_all().unwrap().to_vec1().unwrap()
 }
 
-/// Opens hundreds of prefixes of a file, and the file with every byte of its first `header` turned over,
-/// and reads all that it then claims to hold. Nothing of this may panic.
+/// Opens hundreds of prefixes of a file, and the file with every byte of its first `header` turned
+/// over, and reads everything that it then claims to hold. Nothing may panic.
 fn batter(name: &str, bytes: &[u8], header: usize) {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join(name);
@@ -48,7 +48,7 @@ fn batter(name: &str, bytes: &[u8], header: usize) {
         if let Err(error) = open(&path) {
             assert_says(&error, &[path.to_str().unwrap()]);
         } else {
-            // GGUF pads its end, and only there may something be missing.
+            // Only GGUF's padding at the end may be missing.
             assert!(name.ends_with("gguf") && length + 32 > bytes.len(), "{length} bytes opened");
         }
     }
@@ -66,7 +66,7 @@ fn batter(name: &str, bytes: &[u8], header: usize) {
 }
 
 #[test]
-fn safetensors_convert_every_float_to_the_wanted_type() {
+fn safetensors_are_converted_from_every_float_type_to_the_wanted_one() {
     let wide: Vec<u8> = [0.5f64, -2.0].iter().flat_map(|x| x.to_le_bytes()).collect();
     let single: Vec<u8> = [0.5f32, -2.0].iter().flat_map(|x| x.to_le_bytes()).collect();
     let half = [0x00, 0x38, 0x00, 0xc0];
@@ -95,7 +95,7 @@ fn safetensors_convert_every_float_to_the_wanted_type() {
 }
 
 #[test]
-fn every_tensor_of_a_file_is_found_at_its_place() {
+fn every_tensor_of_a_file_is_read_from_its_own_range() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("model.safetensors");
     let bytes = safetensors_of(&[("a", &[2, 3]), ("b", &[4]), ("empty", &[0, 5])]);
@@ -145,7 +145,7 @@ fn broken_safetensors_never_panic() {
 }
 
 #[test]
-fn a_damaged_file_says_in_which_way() {
+fn a_damaged_file_is_reported_with_the_kind_of_damage() {
     let whole = safetensors_of(&[("a", &[2, 3])]);
     let with = |extra: &[u8]| [whole.as_slice(), extra].concat();
     let header = |json: &str| [&(json.len() as u64).to_le_bytes(), json.as_bytes()].concat();
@@ -172,7 +172,7 @@ fn a_damaged_file_says_in_which_way() {
 }
 
 #[test]
-fn a_file_that_changes_is_not_read_on() {
+fn a_file_that_changes_is_not_read_further() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("model.safetensors");
     let bytes = safetensors_of(&[("a", &[2, 3])]);
@@ -185,7 +185,7 @@ fn a_file_that_changes_is_not_read_on() {
     assert_says(&read(&weights).unwrap_err(), &["changed while it was read", "start again"]);
     assert_says(&weights.digest().unwrap_err(), &["changed while it was read"]);
 
-    // The same length at another time.
+    // The same length with another modification time.
     fs::write(&path, &bytes).unwrap();
     let weights = open(&path).unwrap();
     let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
@@ -197,7 +197,7 @@ fn a_file_that_changes_is_not_read_on() {
 }
 
 #[test]
-fn shards_are_one_checkpoint() {
+fn shards_form_one_checkpoint() {
     let dir = TempDir::new().unwrap();
     let paths = ["1.safetensors", "2.safetensors"].map(|name| dir.path().join(name));
     let (a, b) = (safetensors_of(&[("a", &[2])]), safetensors_of(&[("b", &[3])]));
@@ -236,7 +236,7 @@ fn pytorch_files_are_read_with_ties_slices_and_transposes() {
     assert_eq!(values(&weights, "double", &[1]), [0.1]);
     assert_eq!(values(&weights, "slice", &[2, 3]), [8., 9., 10., 11., 12., 13.]);
     assert_eq!(values(&weights, "transposed", &[3, 2]), [0., 3., 1., 4., 2., 5.]);
-    // The embedding once, and without position_ids.
+    // The embedding counts once, and position_ids do not count.
     assert_eq!(weights.parameters(), 12 + 2 + 2 + 1 + 6 + 6 + 10);
     let error = weights.tensor("position_ids", &[1, 4], DType::F32, CPU).unwrap_err();
     assert_says(&error, &["pytorch_model.bin", "`position_ids`", "I64"]);
@@ -272,7 +272,7 @@ fn gguf(metadata: &[(&str, &Value)]) -> Vec<u8> {
 }
 
 #[test]
-fn gguf_hands_out_blocks_and_dequantises() {
+fn gguf_is_read_as_blocks_and_dequantised() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("model.gguf");
     fs::write(&path, gguf(&[])).unwrap();

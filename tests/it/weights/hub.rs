@@ -1,4 +1,4 @@
-//! The hub: fetching, resuming, refusing, and the cache that needs no network afterwards.
+//! The hub: downloads, resumed downloads, refusals, and the cache that needs no network afterwards.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -25,11 +25,11 @@ fn files(config: &str) -> BTreeMap<String, Vec<u8>> {
     [
         ("config.json", config.as_bytes().to_vec()),
         ("tokenizer.json", b"{}".to_vec()),
-        ("vocab.txt", b"not needed beside tokenizer.json".to_vec()),
+        ("vocab.txt", b"not needed with tokenizer.json".to_vec()),
         ("preprocessor_config.json", br#"{"size": 384}"#.to_vec()),
         ("README.md", b"---\nlicense: bsd-3-clause\n---\n".to_vec()),
         ("model.safetensors", weights()),
-        ("pytorch_model.bin", b"not needed beside safetensors".to_vec()),
+        ("pytorch_model.bin", b"not needed with safetensors".to_vec()),
         ("tf_model.h5", b"never needed".to_vec()),
     ]
     .map(|(name, body)| (name.to_owned(), body))
@@ -90,7 +90,7 @@ fn same_as(file: &Path, bytes: &[u8]) {
 }
 
 #[test]
-fn a_model_is_fetched_with_the_files_it_needs_and_no_others() {
+fn a_model_is_downloaded_with_the_files_it_needs_and_no_others() {
     let (hub, client) = start(script());
     let model = client.open(REPO).unwrap();
     assert_eq!(model.id, REPO);
@@ -105,7 +105,7 @@ fn a_model_is_fetched_with_the_files_it_needs_and_no_others() {
     for needless in ["vocab.txt", "pytorch_model.bin", "tf_model.h5", "index.json"] {
         assert!(hub.asked().iter().all(|r| !r.path.ends_with(needless)), "{needless}");
     }
-    // All but the first question name the commit: a branch that moves does not mix two models.
+    // All requests but the first name the commit, so a branch that moves does not mix two models.
     assert!(hub.asked()[1..].iter().all(|r| r.path.contains(SECOND)));
 }
 
@@ -129,7 +129,7 @@ fn the_cache_has_the_layout_of_huggingface_hub() {
 }
 
 #[test]
-fn afterwards_no_request_is_needed() {
+fn a_cached_model_needs_no_request() {
     let (hub, client) = start(script());
     client.open(REPO).unwrap();
     let asked = hub.asked().len();
@@ -142,7 +142,7 @@ fn afterwards_no_request_is_needed() {
 }
 
 #[test]
-fn offline_uses_the_cache_and_asks_nothing() {
+fn offline_uses_the_cache_and_makes_no_request() {
     let (hub, mut client) = start(script());
     client.options.offline = true;
     let error = client.open(REPO).unwrap_err();
@@ -168,19 +168,19 @@ fn fill_as_python(client: &Client) {
 fn a_cache_that_python_filled_is_used_and_completed() {
     let (hub, client) = start(script());
     fill_as_python(&client);
-    // The branch has moved since; what is in the cache is completed, not replaced.
+    // The branch has moved since then; the cached commit is completed, not replaced.
     hub.script.lock().unwrap().revisions.insert("main".into(), FIRST.into());
     let model = client.open(REPO).unwrap();
     assert_eq!(model.revision.as_deref(), Some(SECOND));
     assert!(model.tokenizer.json.is_some());
-    assert!(hub.fetched().is_empty(), "the weights were fetched again");
+    assert!(hub.fetched().is_empty(), "the weights were downloaded again");
     let asked = hub.asked().len();
     client.open(REPO).unwrap();
     assert_eq!(hub.asked().len(), asked);
 }
 
 #[test]
-fn older_formats_are_fetched_where_there_is_nothing_newer() {
+fn older_formats_are_downloaded_if_there_is_nothing_newer() {
     let mut script = script();
     let files = script.commits.get_mut(SECOND).unwrap();
     files.remove("tokenizer.json");
@@ -193,14 +193,14 @@ fn older_formats_are_fetched_where_there_is_nothing_newer() {
 }
 
 #[test]
-fn a_silent_or_absent_hub_does_not_keep_a_cached_model_from_starting() {
+fn a_cached_model_starts_without_the_hub() {
     let mut silent = script();
     silent.hub_faults = [Fault::Silence].into();
     let (hub, mut client) = start(silent);
     client.options.timeout = Duration::from_millis(50);
     fill_as_python(&client);
     assert!(client.open(REPO).unwrap().tokenizer.json.is_none());
-    assert_eq!(hub.asked().len(), 1, "one try is enough where there is something to fall back on");
+    assert_eq!(hub.asked().len(), 1, "one attempt is enough with a usable cache");
     drop(hub);
     assert!(client.open(REPO).unwrap().tokenizer.json.is_none());
 }
@@ -225,18 +225,18 @@ fn a_stopped_process_is_resumed_by_the_next() {
     let (hub, client) = start(script);
     assert_says(&client.open(REPO).unwrap_err(), &["cannot be reached", "503"]);
     same_as(&client.partial(), &weights()[..7000]);
-    assert!(!client.repo().join("refs/main").exists(), "remembered before it is whole");
+    assert!(!client.repo().join("refs/main").exists(), "recorded before it is complete");
     hub.script.lock().unwrap().faults.clear();
     let before = hub.asked().len();
     client.open(REPO).unwrap();
     assert_eq!(hub.fetched().last().unwrap().header("range"), Some("bytes=7000-"));
-    // The small files are there already: only the revision and the weights are asked for.
+    // The small files exist already: only the revision and the weights are requested.
     assert_eq!(hub.asked().len() - before, 3);
     same_as(&client.repo().join("snapshots").join(SECOND).join("model.safetensors"), &weights());
 }
 
 #[test]
-fn a_server_that_ignores_ranges_does_not_spoil_the_file() {
+fn a_server_that_ignores_ranges_does_not_corrupt_the_file() {
     let mut script = script();
     script.faults = [Fault::Break(7000), Fault::IgnoreRange].into();
     let (_hub, client) = start(script);
@@ -245,7 +245,7 @@ fn a_server_that_ignores_ranges_does_not_spoil_the_file() {
 }
 
 #[test]
-fn a_deleted_blob_is_fetched_again() {
+fn a_deleted_blob_is_downloaded_again() {
     let (hub, client) = start(script());
     client.open(REPO).unwrap();
     fs::remove_file(client.repo().join("blobs").join(etag(&weights()))).unwrap();
@@ -255,7 +255,7 @@ fn a_deleted_blob_is_fetched_again() {
 }
 
 #[test]
-fn an_overlong_remainder_is_thrown_away() {
+fn a_partial_file_that_is_too_long_is_discarded() {
     let (_hub, client) = start(script());
     fs::create_dir_all(client.repo().join("blobs")).unwrap();
     fs::write(client.partial(), vec![7; weights().len() + 1]).unwrap();
@@ -264,7 +264,7 @@ fn an_overlong_remainder_is_thrown_away() {
 }
 
 #[test]
-fn a_hub_that_stumbles_is_asked_again() {
+fn temporary_failures_of_the_hub_are_retried() {
     let mut script = script();
     script.hub_faults = [503, 500, 429, 502].map(Fault::Status).into();
     script.faults = [Fault::Status(503)].into();
@@ -273,7 +273,7 @@ fn a_hub_that_stumbles_is_asked_again() {
 }
 
 #[test]
-fn a_hub_that_keeps_failing_says_what_to_do() {
+fn a_hub_that_keeps_failing_is_reported_with_a_remedy() {
     let mut script = script();
     script.hub_faults = [Fault::Status(503); 20].into();
     let (hub, client) = start(script);
@@ -283,7 +283,7 @@ fn a_hub_that_keeps_failing_says_what_to_do() {
 }
 
 #[test]
-fn a_storage_that_falls_silent_is_asked_again() {
+fn a_silent_storage_is_asked_again() {
     let mut script = script();
     script.faults = [Fault::Silence].into();
     let (hub, mut client) = start(script);
@@ -293,7 +293,7 @@ fn a_storage_that_falls_silent_is_asked_again() {
 }
 
 #[test]
-fn the_token_goes_to_the_hub_and_nowhere_else() {
+fn the_token_is_sent_to_the_hub_only() {
     let mut script = script();
     script.token = Some(SECRET.into());
     script.indirect = true;
@@ -310,7 +310,7 @@ fn the_token_goes_to_the_hub_and_nowhere_else() {
 }
 
 #[test]
-fn a_private_or_gated_model_asks_for_a_token() {
+fn a_private_or_gated_model_requires_a_token() {
     for (gated, token, part) in [
         (false, None, "set HF_TOKEN"),
         (true, None, "accept its conditions"),
@@ -322,12 +322,12 @@ fn a_private_or_gated_model_asks_for_a_token() {
         let error = client.open(REPO).unwrap_err();
         assert_says(&error, &[REPO, "HF_TOKEN", part]);
         assert!(!error.detail().contains("hf_wrong"));
-        assert_eq!(hub.asked().len(), 1, "a refusal is not repeated");
+        assert_eq!(hub.asked().len(), 1, "a refusal is not retried");
     }
 }
 
 #[test]
-fn what_is_not_there_is_named() {
+fn what_is_missing_is_named() {
     let (hub, client) = start(script());
     let error = client.open("org/tiny-blib").unwrap_err();
     assert_says(&error, &["there is no model org/tiny-blib", &hub.endpoint(), "spelling"]);
@@ -344,11 +344,11 @@ fn what_is_not_there_is_named() {
     assert_says(&error, &[REPO, "neither model.safetensors nor pytorch_model.bin", SECOND]);
     drop_files(&["config.json"]);
     let other = Client::of(hub.endpoint());
-    assert_says(&other.open(REPO).unwrap_err(), &["config.json is not there", REPO]);
+    assert_says(&other.open(REPO).unwrap_err(), &["config.json does not exist", REPO]);
 }
 
 #[test]
-fn shards_are_fetched_by_their_index() {
+fn shards_are_downloaded_through_their_index() {
     let mut script = script();
     let files = script.commits.get_mut(SECOND).unwrap();
     files.remove("model.safetensors");
@@ -357,13 +357,13 @@ fn shards_are_fetched_by_their_index() {
     files.insert("model-1.safetensors".into(), safetensors_of(&[("a", &[2])]));
     let (hub, client) = start(script);
     let error = client.open(REPO).unwrap_err();
-    assert_says(&error, &["model-2.safetensors is not there", "incomplete"]);
+    assert_says(&error, &["model-2.safetensors does not exist", "incomplete"]);
 
     let second = safetensors_of(&[("b", &[2])]);
     let mut script = hub.script.lock().unwrap();
     script.commits.get_mut(SECOND).unwrap().insert("model-2.safetensors".into(), second);
     drop(script);
-    // A shard that was missing is remembered as missing of this commit, which cannot change.
+    // The first cache has recorded the shard as missing, because a commit cannot change.
     let other = Client::of(hub.endpoint());
     let model = other.open(REPO).unwrap();
     assert!(model.weights.contains("a") && model.weights.contains("b"));
@@ -379,7 +379,7 @@ fn revisions_are_pinned_and_share_their_blobs() {
     assert_eq!(first.config, br#"{"first": true}"#);
     let main = client.open(REPO).unwrap();
     assert_eq!(main.config, br#"{"second": true}"#);
-    assert_eq!(hub.fetched().len(), 1, "the same weights were fetched twice");
+    assert_eq!(hub.fetched().len(), 1, "the same weights were downloaded twice");
     let commit = client.open(&format!("{REPO}@{FIRST}")).unwrap();
     assert_eq!(commit.config, br#"{"first": true}"#);
     assert!(!client.repo().join("refs").join(FIRST).exists());
@@ -389,22 +389,22 @@ fn revisions_are_pinned_and_share_their_blobs() {
 }
 
 #[test]
-fn a_mirror_without_head_requests_will_do() {
+fn a_mirror_without_head_requests_works() {
     let (_hub, client) = start(Script { no_head: true, indirect: true, ..script() });
     client.open(REPO).unwrap();
     same_as(&client.repo().join("snapshots").join(SECOND).join("model.safetensors"), &weights());
 }
 
 #[test]
-fn an_endpoint_that_is_none_is_the_endpoints_fault() {
+fn a_wrong_endpoint_is_reported() {
     let client = Client::of("huggingface".into());
     assert_says(&client.open(REPO).unwrap_err(), &["HF_ENDPOINT", "`huggingface`"]);
     let hub = FakeHub::start(script());
-    // A hub that speaks no TLS.
+    // A hub without TLS.
     let mut client = Client::of(hub.endpoint().replace("http:", "https:"));
     client.options.timeout = Duration::from_millis(50);
     assert_says(&client.open(REPO).unwrap_err(), &["cannot be reached", "https://127.0.0.1"]);
-    // A port on which nobody listens.
+    // A port without a listener.
     let client = Client::of(hub.endpoint());
     drop(hub);
     assert_says(&client.open(REPO).unwrap_err(), &["cannot be reached", "check the network"]);
@@ -420,7 +420,7 @@ fn a_cache_that_cannot_be_written_is_named() {
 }
 
 #[test]
-fn two_processes_at_once_do_not_spoil_each_other() {
+fn two_processes_can_download_the_same_model_at_once() {
     let (_hub, client) = start(script());
     std::thread::scope(|scope| {
         let both = [(); 2].map(|()| scope.spawn(|| client.open(REPO).map(drop)));

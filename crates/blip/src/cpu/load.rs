@@ -1,29 +1,32 @@
-//! Reads a checkpoint into packed weights.
+//! Reads a checkpoint and packs its weights.
 
-use super::text::{Head, Text};
-use super::vision::Vision;
-use super::{CpuModel, Norm, heads, text, vision};
+use super::text::{DecoderLayer, LmHead, TextDecoder};
+use super::vision::{VisionLayer, VisionTower};
+use super::{CpuWeights, Norm, heads};
+use crate::ModelDescription;
 use crate::config::{BlipConfig, TextConfig, VisionConfig};
-use crate::layers::Loader;
-use crate::text::{decoder_bias, words_and_head};
+use crate::loader::Loader;
 use crate::weights::Weights;
+use candle_core::{DType, Device};
 use cutline_error::{Error, ErrorKind, Result};
+use cutline_kernels::attention::MAX_HEAD_SIZE;
 use cutline_kernels::packed_weights::PackedWeights;
 use cutline_kernels::{Isa, Precision, Tier};
 
-/// A checkpoint, and what its weights become.
+/// A checkpoint, and the form that its weights are packed into.
 struct Packer<'a> {
     loader: Loader<'a>,
     isa: Isa,
     precision: Precision,
 }
 
-impl CpuModel {
+impl CpuWeights {
     /// Reads and packs all weights; quantised ones are dequantised, layer by layer.
     ///
     /// # Errors
     /// [`ErrorKind::Model`](cutline_error::ErrorKind::Model): a tensor is missing or has another
-    /// shape than the configuration asks for.
+    /// shape than the configuration asks for, or the vision tower's heads are too wide for the
+    /// kernels.
     pub fn load(
         config: &BlipConfig,
         weights: &Weights,
@@ -33,24 +36,47 @@ impl CpuModel {
         let isa = tier.isa().ok_or_else(|| {
             Error::new(ErrorKind::Model, format!("the kernels {tier} do not run on this CPU"))
         })?;
-        let packer = Packer { loader: Loader::in_f32(weights), isa, precision };
+        check_head_size(config.vision.head_dim())?;
+        let loader = Loader::new(weights, DType::F32, &Device::Cpu);
+        let packer = Packer { loader, isa, precision };
         let vision = packer.vision(&config.vision)?;
         let text =
             packer.text(&config.text, config.tie_word_embeddings, config.vision.hidden_size)?;
-        let parameters = packer.loader.parameters();
-        Ok(Self { config: config.clone(), isa, precision, vision, text, parameters })
+        let description = ModelDescription {
+            config: config.clone(),
+            parameters: packer.loader.parameters(),
+            precision: match precision {
+                Precision::F32 => "f32",
+                Precision::Bf16 => "bf16",
+                Precision::Int8 => "int8",
+            },
+            kernels: tier.as_str(),
+            device: Device::Cpu,
+        };
+        Ok(Self { description, isa, precision, vision, text })
     }
 }
 
+/// The kernels keep a head's row of the vision tower's attention in a buffer of fixed size.
+fn check_head_size(size: usize) -> Result<()> {
+    if size <= MAX_HEAD_SIZE {
+        return Ok(());
+    }
+    Err(Error::model(format!(
+        "config.json, vision_config: attention heads are {size} wide, but the CPU kernels support at \
+         most {MAX_HEAD_SIZE}; set CPU_KERNELS=candle"
+    )))
+}
+
 impl Packer<'_> {
-    fn vision(&self, config: &VisionConfig) -> Result<Vision> {
+    fn vision(&self, config: &VisionConfig) -> Result<VisionTower> {
         let (hidden, side) = (config.hidden_size, config.patch_size);
         let prefix = "vision_model.embeddings";
         let values = |name: &str, shape: &[usize]| self.loader.values(name, shape);
         let kernel = values(&format!("{prefix}.patch_embedding.weight"), &[hidden, 3, side, side])?;
         let bias = values(&format!("{prefix}.patch_embedding.bias"), &[hidden])?;
         let rows = 1 + config.grid() * config.grid();
-        Ok(Vision {
+        Ok(VisionTower {
             isa: self.isa,
             patch_size: side,
             heads: heads(config.num_attention_heads, hidden),
@@ -69,11 +95,11 @@ impl Packer<'_> {
         })
     }
 
-    fn vision_layer(&self, config: &VisionConfig, prefix: &str) -> Result<vision::Layer> {
+    fn vision_layer(&self, config: &VisionConfig, prefix: &str) -> Result<VisionLayer> {
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
         let norm = |name| self.norm(&format!("{prefix}.{name}"), hidden, config.layer_norm_eps);
         let linear = |name, from, to| self.linear(&[&format!("{prefix}.{name}")], from, to);
-        Ok(vision::Layer {
+        Ok(VisionLayer {
             layer_norm1: norm("layer_norm1")?,
             qkv: linear("self_attn.qkv", hidden, 3 * hidden)?,
             projection: linear("self_attn.projection", hidden, hidden)?,
@@ -84,12 +110,12 @@ impl Packer<'_> {
         })
     }
 
-    fn text(&self, config: &TextConfig, tied: bool, image_width: usize) -> Result<Text> {
+    fn text(&self, config: &TextConfig, tied: bool, image_width: usize) -> Result<TextDecoder> {
         let hidden = config.hidden_size;
         let prefix = "text_decoder.bert.embeddings";
         let shape = [config.max_position_embeddings, hidden];
         let (words, head) = self.words_and_head(config, tied)?;
-        Ok(Text {
+        Ok(TextDecoder {
             isa: self.isa,
             heads: heads(config.num_attention_heads, hidden),
             words,
@@ -98,42 +124,47 @@ impl Packer<'_> {
                 .values(&format!("{prefix}.position_embeddings.weight"), &shape)?,
             norm: self.norm(&format!("{prefix}.LayerNorm"), hidden, config.layer_norm_eps)?,
             layers: (0..config.num_hidden_layers)
-                .map(|n| self.text_layer(config, image_width, n))
+                .map(|n| self.decoder_layer(config, image_width, n))
                 .collect::<Result<_>>()?,
             head,
         })
     }
 
-    /// The word embedding, if it is not the head's matrix, and the head.
+    /// The word embedding, unless it is the head's matrix, and the head.
     fn words_and_head(
         &self,
         config: &TextConfig,
         tied: bool,
-    ) -> Result<(Option<PackedWeights>, Head)> {
+    ) -> Result<(Option<PackedWeights>, LmHead)> {
         let (hidden, vocabulary) = (config.hidden_size, config.vocab_size);
-        let names = words_and_head(config, tied, &self.loader)?;
+        let names = self.loader.words_and_head(config, tied)?;
         let words = names.words.flatten_all().and_then(|words| words.to_vec1());
         let words: Vec<f32> = words.map_err(crate::arithmetic)?;
-        let bias = self.loader.values(&decoder_bias(&self.loader, names.head), &[vocabulary])?;
+        let bias = self.loader.values(&self.loader.head_bias(names.head_name), &[vocabulary])?;
         let transform = "text_decoder.cls.predictions.transform";
-        let (own, decoder) = match names.head {
+        let (words, decoder) = match names.head_name {
             Some(name) => {
                 let weight = self.loader.values(name, &[vocabulary, hidden])?;
-                let own = self.pack(&words, &vec![0.0; vocabulary], hidden);
-                (Some(own), self.pack_head(&weight, &bias, hidden))
+                let words = self.pack(&words, &vec![0.0; vocabulary], hidden);
+                (Some(words), self.pack_head(&weight, &bias, hidden))
             }
             None => (None, self.pack_head(&words, &bias, hidden)),
         };
-        let head = Head {
+        let head = LmHead {
             transform: self.linear(&[&format!("{transform}.dense")], hidden, hidden)?,
             activation: config.hidden_act.into(),
             norm: self.norm(&format!("{transform}.LayerNorm"), hidden, config.layer_norm_eps)?,
             decoder,
         };
-        Ok((own, head))
+        Ok((words, head))
     }
 
-    fn text_layer(&self, config: &TextConfig, image_width: usize, n: usize) -> Result<text::Layer> {
+    fn decoder_layer(
+        &self,
+        config: &TextConfig,
+        image_width: usize,
+        n: usize,
+    ) -> Result<DecoderLayer> {
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
         let prefix = format!("text_decoder.bert.encoder.layer.{n}");
         let named = |name: &str| format!("{prefix}.{name}");
@@ -142,18 +173,18 @@ impl Packer<'_> {
             let norm = named(&format!("{name}.LayerNorm"));
             Ok((dense, self.norm(&norm, hidden, config.layer_norm_eps)?))
         };
-        let several = |names: &[&str], from| {
+        let attention = |names: &[&str], from| {
             let names: Vec<String> = names.iter().map(|name| named(name)).collect();
             let names: Vec<&str> = names.iter().map(String::as_str).collect();
             self.linear(&names, from, hidden)
         };
-        let own = ["attention.self.query", "attention.self.key", "attention.self.value"];
-        let cross = ["crossattention.self.key", "crossattention.self.value"];
-        Ok(text::Layer {
-            qkv: several(&own, hidden)?,
+        let qkv = ["attention.self.query", "attention.self.key", "attention.self.value"];
+        let kv = ["crossattention.self.key", "crossattention.self.value"];
+        Ok(DecoderLayer {
+            qkv: attention(&qkv, hidden)?,
             self_output: output("attention.output", hidden)?,
-            query: several(&["crossattention.self.query"], hidden)?,
-            key_value: several(&cross, image_width)?,
+            query: attention(&["crossattention.self.query"], hidden)?,
+            cross_kv: attention(&kv, image_width)?,
             cross_output: output("crossattention.output", hidden)?,
             intermediate: self.linear(&[&named("intermediate.dense")], hidden, inner)?,
             activation: config.hidden_act.into(),
@@ -161,7 +192,7 @@ impl Packer<'_> {
         })
     }
 
-    /// Linear layers of the same input, one behind the other as one; `to` numbers of each.
+    /// Joins linear layers with the same input into one; each has `to` outputs.
     fn linear(&self, prefixes: &[&str], from: usize, to: usize) -> Result<PackedWeights> {
         let (mut weight, mut bias) = (Vec::new(), Vec::new());
         for prefix in prefixes {
@@ -175,8 +206,8 @@ impl Packer<'_> {
         PackedWeights::new(self.isa, self.precision, weight, bias, depth)
     }
 
-    /// The projection to the vocabulary. Beside 8 bits it is in bf16, where that is an instruction:
-    /// the logits of two words are often closer than what its rounding changes.
+    /// The projection to the vocabulary. In a model of 8 bits it is in bf16 if the CPU has an
+    /// instruction for that: the logits of two words are often closer than the error of 8 bits.
     fn pack_head(&self, weight: &[f32], bias: &[f32], depth: usize) -> PackedWeights {
         let precision = match self.precision {
             Precision::Int8 if self.isa.tier().has_bf16() => Precision::Bf16,
@@ -191,5 +222,30 @@ impl Packer<'_> {
             bias: self.loader.values(&format!("{prefix}.bias"), &[width])?,
             eps: eps as f32,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn heads_that_are_too_wide_for_the_kernels_are_refused_before_weights_are_read() {
+        let load = |heads: usize| {
+            let json = format!(
+                r#"{{"model_type": "blip",
+                    "vision_config": {{"hidden_size": 1024, "num_attention_heads": {heads}}}}}"#
+            );
+            let config = BlipConfig::from_json(json.as_bytes()).unwrap();
+            let empty = Weights::from_files(&[]).unwrap();
+            CpuWeights::load(&config, &empty, Tier::Portable, Precision::F32).unwrap_err()
+        };
+        let error = load(2);
+        assert_eq!(error.kind(), cutline_error::ErrorKind::Model);
+        for part in ["vision_config", "512", "256", "CPU_KERNELS=candle"] {
+            assert!(error.detail().contains(part), "{part}: {error}");
+        }
+        // Heads of 256 are accepted; then the missing weights are reported.
+        assert!(load(4).detail().contains("there is no tensor"));
     }
 }

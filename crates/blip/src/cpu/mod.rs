@@ -1,37 +1,119 @@
-//! BLIP on the CPU's own kernels: the same model as the one on candle, its weights packed once for
-//! the instructions at hand, its buffers used again from call to call.
+//! BLIP on the CPU's own kernels. Weights are packed once for the CPU's instructions, and buffers
+//! are used again from call to call.
 //!
 //! The vision tower runs one image at a time, which keeps all cores busy and its activations in
-//! their caches; the decoder takes whole batches.
+//! their caches; the decoder takes whole batches. A job's result does not depend on the other jobs
+//! in the batch, bit for bit.
 
 mod load;
 mod text;
 mod vision;
 
-use crate::BlipConfig;
 use crate::config::Activation;
+use crate::model::check_read;
+use crate::{BlipConfig, ImageStates, Model, ModelDescription, Read, Scores, Slot, Weights};
 use cutline_error::{Error, Result};
 use cutline_kernels::activations::Activations;
 use cutline_kernels::attention::{Heads, SelfAttention};
 use cutline_kernels::buffer::Buffer;
 use cutline_kernels::cross_kv::CrossKv;
-use cutline_kernels::gemm::ActivationFn;
-use cutline_kernels::gemm::{Epilogue, linear};
+use cutline_kernels::gemm::{ActivationFn, Epilogue, linear};
 use cutline_kernels::packed_weights::PackedWeights;
 use cutline_kernels::self_kv::SelfKv;
 use cutline_kernels::thread_pool::{ThreadPool, with_thread_pool};
 use cutline_kernels::{Isa, Precision, Tier, layer_norm};
 
-/// A loaded BLIP captioner. Everything here is read-only; what changes is in [`Workspace`] and
-/// [`CpuSlot`].
+/// A BLIP captioner on the CPU's own kernels: weights, and memory for one pass at a time.
 #[derive(Debug)]
 pub struct CpuModel {
-    config: BlipConfig,
+    weights: CpuWeights,
+    work: Workspace,
+}
+
+impl CpuModel {
+    /// Loads a model; see [`CpuWeights::load`].
+    ///
+    /// # Errors
+    /// As [`CpuWeights::load`].
+    pub fn load(
+        config: &BlipConfig,
+        weights: &Weights,
+        tier: Tier,
+        precision: Precision,
+    ) -> Result<Self> {
+        let weights = CpuWeights::load(config, weights, tier, precision)?;
+        let work = weights.new_workspace();
+        Ok(Self { weights, work })
+    }
+}
+
+impl Model for CpuModel {
+    fn describe(&self) -> &ModelDescription {
+        &self.weights.description
+    }
+
+    fn encode(
+        &mut self,
+        images: &[&[f32]],
+        width: usize,
+        height: usize,
+    ) -> Result<Vec<ImageStates>> {
+        let Self { weights, work } = self;
+        let encode =
+            |pixels: &&[f32]| Ok(ImageStates::Host(weights.encode(work, pixels, width, height)?));
+        images.iter().map(encode).collect()
+    }
+
+    fn begin(&mut self, image: &ImageStates, capacity: usize, _rows: usize) -> Result<Slot> {
+        Ok(Slot::Cpu(self.weights.begin(&mut self.work, image.host()?, capacity)))
+    }
+
+    /// Prompts are read one after another, then all other slots together.
+    fn read(&mut self, reads: &mut [Read<'_>]) -> Result<Vec<Scores>> {
+        let Self { weights, work } = self;
+        let vocabulary = weights.description.config.text.vocab_size;
+        let mut scores: Vec<Scores> = Vec::with_capacity(reads.len());
+        let (mut steps, mut slots, mut tokens) = (Vec::new(), Vec::new(), Vec::new());
+        for (n, read) in reads.iter_mut().enumerate() {
+            let slot = read.slot.cpu()?;
+            scores.push(Scores::Logits(if slot.position == 0 && read.tokens.len() > 1 {
+                weights.prefill(work, slot, read.tokens)?.to_vec()
+            } else {
+                steps.push((n, read.tokens.len()));
+                slots.push(slot);
+                tokens.extend_from_slice(read.tokens);
+                Vec::new()
+            }));
+        }
+        let mut logits = weights.step(work, &mut slots, &tokens)?;
+        for (n, rows) in steps {
+            let (own, rest) = logits.split_at(rows * vocabulary);
+            scores[n] = Scores::Logits(own.to_vec());
+            logits = rest;
+        }
+        Ok(scores)
+    }
+
+    fn recycle(&mut self, slot: Slot) {
+        if let Slot::Cpu(slot) = slot {
+            self.work.recycle(slot);
+        }
+    }
+
+    fn reset(&mut self) {
+        self.work = self.weights.new_workspace();
+    }
+}
+
+/// A checkpoint's weights, packed for the kernels. They never change; what changes is in
+/// [`Workspace`] and [`CpuSlot`].
+#[derive(Debug)]
+pub struct CpuWeights {
+    description: ModelDescription,
     isa: Isa,
     precision: Precision,
-    vision: vision::Vision,
-    text: text::Text,
-    parameters: u64,
+    vision: vision::VisionTower,
+    text: text::TextDecoder,
 }
 
 /// Memory for one pass at a time; it grows to what the largest one needs.
@@ -40,50 +122,36 @@ pub struct Workspace {
     activations: Activations,
     /// The residual stream, `[rows, width]`.
     stream: Buffer<f32>,
-    /// What a product leaves for the next step.
-    wide: Buffer<f32>,
-    /// Outputs of attention.
+    /// The output of a product, for the next operation.
+    product: Buffer<f32>,
+    /// Outputs of attention; and one row of it for a norm.
     context: Buffer<f32>,
     attention: SelfAttention,
     scores: Buffer<f32>,
     logits: Buffer<f32>,
-    /// Items that are done, whose memory the next ones take over.
+    /// Finished slots, whose memory the next ones use.
     spare: Vec<CpuSlot>,
 }
 
-/// Items that a workspace keeps for their memory.
-const SPARE_ITEMS: usize = 32;
+/// The most finished slots that a workspace keeps.
+const MAX_SPARE: usize = 32;
 
 impl Workspace {
-    /// Takes an item that is done, for the memory in it.
-    pub fn recycle(&mut self, item: CpuSlot) {
-        if self.spare.len() < SPARE_ITEMS {
-            self.spare.push(item);
+    /// Takes back a finished slot, so that the next one can use its memory.
+    pub fn recycle(&mut self, slot: CpuSlot) {
+        if self.spare.len() < MAX_SPARE {
+            self.spare.push(slot);
         }
     }
 }
 
-/// The vision tower's states of an image, `[tokens, width]`, the class token first.
-#[derive(Debug, Clone)]
-pub struct CpuImage {
-    states: Vec<f32>,
-}
-
-impl CpuImage {
-    /// The states, token after token.
-    #[must_use]
-    pub fn states(&self) -> &[f32] {
-        &self.states
-    }
-}
-
-/// One image in the batch: its cross-attention, its rows and their self-attention cache.
+/// The decoding state of one image: its cross-attention, its rows and their self-attention cache.
 #[derive(Debug)]
 pub struct CpuSlot {
     /// By layer.
     cross_kv: Vec<CrossKv>,
     self_kv: SelfKv,
-    /// Tokens that the cache holds of every row.
+    /// Tokens that each row has read; also the position of the next one.
     position: usize,
 }
 
@@ -94,24 +162,6 @@ impl CpuSlot {
         self.self_kv.rows()
     }
 
-    /// Tokens that are read of every row; also the position of the next one.
-    #[must_use]
-    pub fn position(&self) -> usize {
-        self.position
-    }
-
-    /// Whether the cache has no room for another token.
-    #[must_use]
-    pub fn is_full(&self) -> bool {
-        self.position == self.self_kv.capacity()
-    }
-
-    /// Bytes of the image's keys and values.
-    #[must_use]
-    pub fn memory_bytes(&self) -> usize {
-        self.cross_kv.iter().map(CrossKv::bytes).sum()
-    }
-
     /// Makes row `n` continue the former row `sources[n]`.
     ///
     /// # Errors
@@ -119,7 +169,7 @@ impl CpuSlot {
     pub fn reorder(&mut self, sources: &[usize]) -> Result<()> {
         let rows = self.rows();
         if sources.is_empty() || sources.iter().any(|&source| source >= rows) {
-            return Err(Error::internal(format!("rows {sources:?} of {rows} cannot go on")));
+            return Err(Error::internal(format!("rows {sources:?} cannot continue {rows} rows")));
         }
         if !sources.iter().copied().eq(0..rows) {
             self.self_kv.reorder(sources, self.position);
@@ -128,113 +178,99 @@ impl CpuSlot {
     }
 }
 
-impl CpuModel {
-    /// Shapes and constants.
+impl CpuWeights {
+    /// What is known about the model.
     #[must_use]
-    pub fn config(&self) -> &BlipConfig {
-        &self.config
+    pub fn description(&self) -> &ModelDescription {
+        &self.description
     }
 
-    /// Parameters, embeddings included, tied ones once.
+    /// Memory for one pass at a time.
     #[must_use]
-    pub fn parameters(&self) -> u64 {
-        self.parameters
-    }
-
-    /// `f32`, `bf16` or `int8`.
-    #[must_use]
-    pub fn precision(&self) -> &'static str {
-        match self.precision {
-            Precision::F32 => "f32",
-            Precision::Bf16 => "bf16",
-            Precision::Int8 => "int8",
-        }
-    }
-
-    /// The instructions that its kernels use.
-    #[must_use]
-    pub fn tier(&self) -> Tier {
-        self.isa.tier()
-    }
-
-    /// Memory to run it with; one for each thread that does.
-    #[must_use]
-    pub fn workspace(&self) -> Workspace {
+    pub fn new_workspace(&self) -> Workspace {
         Workspace {
             activations: Activations::default(),
             stream: Buffer::new(),
-            wide: Buffer::new(),
+            product: Buffer::new(),
             context: Buffer::new(),
-            attention: SelfAttention::new(self.isa, self.precision, self.vision.heads()),
+            attention: SelfAttention::new(self.isa, self.precision, self.vision.heads),
             scores: Buffer::new(),
             logits: Buffer::new(),
             spare: Vec::new(),
         }
     }
 
-    /// The vision tower: normalised planes `3 × height × width` → states, the class token first.
+    /// The vision tower: normalised planes `3 × height × width` → states
+    /// `[1 + patches, vision width]`, the class token first.
     ///
     /// # Errors
-    /// The number of values is not `3 · height · width`, or a side is no multiple of the patch size.
+    /// The number of values is not `3 · height · width`, or a side is no multiple of the patch
+    /// size.
     pub fn encode(
         &self,
         work: &mut Workspace,
         pixels: &[f32],
         width: usize,
         height: usize,
-    ) -> Result<CpuImage> {
-        self.config.vision.check_image(pixels, width, height)?;
-        let states =
-            with_thread_pool(|pool| self.vision.forward(pool, work, pixels, width, height));
-        Ok(CpuImage { states })
+    ) -> Result<Vec<f32>> {
+        self.description.config.vision.check_image(pixels, width, height)?;
+        Ok(with_thread_pool(|pool| self.vision.forward(pool, work, pixels, width, height)))
     }
 
-    /// The state for one image, of one row and with room for `capacity` tokens: the
-    /// cross-attention's keys and values are computed here and never again.
+    /// A slot for an image, of one row and with space for `capacity` tokens. The cross-attention's
+    /// keys and values are computed here. `image` comes from [`encode`](Self::encode).
     #[must_use]
-    pub fn begin(&self, work: &mut Workspace, image: &CpuImage, capacity: usize) -> CpuSlot {
+    pub fn begin(&self, work: &mut Workspace, image: &[f32], capacity: usize) -> CpuSlot {
         with_thread_pool(|pool| self.text.begin(pool, work, self.precision, image, capacity))
     }
 
-    /// Reads the first tokens (decoder start and prompt) of a new item; the logits of the last.
+    /// Reads the first tokens (decoder start and prompt) of a new slot; the logits of the last.
     ///
     /// # Errors
-    /// There is no token, there are more than places, or one is outside the vocabulary.
+    /// There is no token, there are more than the capacity, or one is outside the vocabulary; the
+    /// slot is unchanged.
     pub fn prefill<'w>(
         &self,
         work: &'w mut Workspace,
-        item: &mut CpuSlot,
+        slot: &mut CpuSlot,
         tokens: &[u32],
     ) -> Result<&'w [f32]> {
-        let places = item.self_kv.capacity().min(self.config.text.max_position_embeddings);
-        if tokens.is_empty() || item.position != 0 || item.position + tokens.len() > places {
-            let count = tokens.len();
-            return Err(Error::internal(format!("{count} first tokens for {places} places")));
-        }
-        self.config.text.check_tokens(tokens)?;
-        with_thread_pool(|pool| self.text.read(pool, work, &mut [item], tokens, tokens.len()));
+        self.check(slot, tokens)?;
+        with_thread_pool(|pool| self.text.read(pool, work, &mut [slot], tokens, tokens.len()));
         Ok(work.logits.as_slice())
     }
 
-    /// One more token for every row of the items; `tokens` and the logits (`vocabulary` of every
-    /// row) lie in the order of the items and of their rows.
+    /// Reads one token for every row of the slots. `tokens` and the logits (`vocabulary` of every
+    /// row) are in the order of the slots and of their rows.
     ///
     /// # Errors
-    /// The tokens do not match the rows, or an item has no place left; the items are as they were.
+    /// The tokens do not match the rows, a slot is full, or a token is outside the vocabulary; the
+    /// slots are unchanged.
     pub fn step<'w>(
         &self,
         work: &'w mut Workspace,
-        items: &mut [&mut CpuSlot],
+        slots: &mut [&mut CpuSlot],
         tokens: &[u32],
     ) -> Result<&'w [f32]> {
-        let rows: usize = items.iter().map(|item| item.rows()).sum();
-        let last = self.config.text.max_position_embeddings;
-        if rows != tokens.len() || items.iter().any(|i| i.is_full() || i.position() >= last) {
-            return Err(Error::internal("a decoding step does not fit the state of its items"));
+        let mut rest = tokens;
+        for slot in &*slots {
+            let (own, behind) = rest.split_at_checked(slot.rows()).unwrap_or((rest, &[]));
+            self.check(slot, own)?;
+            rest = behind;
         }
-        self.config.text.check_tokens(tokens)?;
-        with_thread_pool(|pool| self.text.read(pool, work, items, tokens, 1));
+        if !rest.is_empty() {
+            return Err(Error::internal("a step has more tokens than rows"));
+        }
+        if slots.is_empty() {
+            return Ok(&[]);
+        }
+        with_thread_pool(|pool| self.text.read(pool, work, slots, tokens, 1));
         Ok(work.logits.as_slice())
+    }
+
+    fn check(&self, slot: &CpuSlot, tokens: &[u32]) -> Result<()> {
+        let state = (slot.rows(), slot.position, slot.self_kv.capacity());
+        check_read(&self.description.config.text, state, tokens)
     }
 }
 
@@ -252,7 +288,7 @@ impl Norm {
     }
 }
 
-/// `out = x Wᵀ + b` of the rows of `x`, through the operand.
+/// `out = x Wᵀ + b` for the rows of `x`.
 fn product(
     pool: &ThreadPool,
     activations: &mut Activations,

@@ -2,18 +2,17 @@
 //!
 //! Source: `BlipTextLMHeadModel` in transformers' `modeling_blip_text.py`.
 
-use super::{CpuImage, CpuSlot, Norm, Workspace, product};
+use super::{CpuSlot, Norm, Workspace, product};
 use cutline_kernels::attention::Heads;
 use cutline_kernels::cross_kv::{self, CrossKv};
-use cutline_kernels::gemm::ActivationFn;
-use cutline_kernels::gemm::{Epilogue, linear};
+use cutline_kernels::gemm::{ActivationFn, Epilogue, linear};
 use cutline_kernels::packed_weights::PackedWeights;
 use cutline_kernels::self_kv::{self, SelfKv};
 use cutline_kernels::thread_pool::ThreadPool;
 use cutline_kernels::{Isa, Precision};
 
 #[derive(Debug)]
-pub(super) struct Text {
+pub(super) struct TextDecoder {
     pub(super) isa: Isa,
     pub(super) heads: Heads,
     /// The word embedding, `[vocabulary, hidden]`, if the head is not the same matrix.
@@ -21,134 +20,134 @@ pub(super) struct Text {
     /// `[positions, hidden]`.
     pub(super) positions: Vec<f32>,
     pub(super) norm: Norm,
-    pub(super) layers: Vec<Layer>,
-    pub(super) head: Head,
+    pub(super) layers: Vec<DecoderLayer>,
+    pub(super) head: LmHead,
 }
 
 /// Self-attention, cross-attention and feed-forward, each normalised after its residual.
 #[derive(Debug)]
-pub(super) struct Layer {
+pub(super) struct DecoderLayer {
     /// Queries, keys and values in one weight.
     pub(super) qkv: PackedWeights,
     pub(super) self_output: (PackedWeights, Norm),
     pub(super) query: PackedWeights,
-    /// Of the image: keys and values in one weight.
-    pub(super) key_value: PackedWeights,
+    /// Keys and values of the cross-attention in one weight.
+    pub(super) cross_kv: PackedWeights,
     pub(super) cross_output: (PackedWeights, Norm),
     pub(super) intermediate: PackedWeights,
     pub(super) activation: ActivationFn,
     pub(super) output: (PackedWeights, Norm),
 }
 
-/// Transform and projection to the vocabulary.
+/// The language-model head: transform and projection to the vocabulary.
 #[derive(Debug)]
-pub(super) struct Head {
+pub(super) struct LmHead {
     pub(super) transform: PackedWeights,
     pub(super) activation: ActivationFn,
     pub(super) norm: Norm,
     pub(super) decoder: PackedWeights,
 }
 
-/// What a pass reads: so many tokens of every row.
+/// The sizes of a pass, which reads the same number of tokens in every row.
 #[derive(Clone, Copy)]
 struct Pass {
     isa: Isa,
+    /// Tokens of all rows together.
     tokens: usize,
     per_row: usize,
     hidden: usize,
 }
 
-impl Text {
+impl TextDecoder {
     pub(super) fn begin(
         &self,
         pool: &ThreadPool,
         work: &mut Workspace,
         precision: Precision,
-        image: &CpuImage,
+        image: &[f32],
         capacity: usize,
     ) -> CpuSlot {
-        let mut item = work.spare.pop().unwrap_or_else(|| CpuSlot {
+        let mut slot = work.spare.pop().unwrap_or_else(|| CpuSlot {
             cross_kv: self.layers.iter().map(|_| CrossKv::new(precision, self.heads)).collect(),
             self_kv: SelfKv::new(self.heads, self.layers.len()),
             position: 0,
         });
-        item.position = 0;
-        item.self_kv.reset(capacity);
-        for (number, (layer, memory)) in self.layers.iter().zip(&mut item.cross_kv).enumerate() {
-            let weights = &layer.key_value;
-            let (states, depth) = (&image.states, weights.depth());
-            // All layers read the same states in the same form: converting them once is enough.
-            if number == 0 {
-                work.activations.copy_from(pool, weights, states);
+        slot.position = 0;
+        slot.self_kv.reset(capacity);
+        for (index, (layer, cross_kv)) in self.layers.iter().zip(&mut slot.cross_kv).enumerate() {
+            let weights = &layer.cross_kv;
+            // All layers read the same states in the same form, so they are converted once.
+            if index == 0 {
+                work.activations.copy_from(pool, weights, image);
             }
-            work.wide.resize(states.len() / depth * weights.width());
-            let wide = work.wide.as_mut_slice();
-            linear(pool, &work.activations, weights, wide, Epilogue::STORE);
-            memory.fill(pool, self.isa, wide);
+            work.product.resize(image.len() / weights.depth() * weights.width());
+            let kv = work.product.as_mut_slice();
+            linear(pool, &work.activations, weights, kv, Epilogue::STORE);
+            cross_kv.fill(pool, self.isa, kv);
         }
-        item
+        slot
     }
 
-    /// Reads the next `per_row` tokens of every row of every item, at the items' own positions; the
-    /// logits of each row's last token, `[rows, vocabulary]`, are left in the workspace.
+    /// Reads the next `per_row` tokens in every row of every slot, at the slots' own positions. The
+    /// logits after each row's last token, `[rows, vocabulary]`, are left in the workspace.
     pub(super) fn read(
         &self,
         pool: &ThreadPool,
         work: &mut Workspace,
-        items: &mut [&mut CpuSlot],
+        slots: &mut [&mut CpuSlot],
         tokens: &[u32],
         per_row: usize,
     ) {
         let hidden = self.heads.width();
         let pass = Pass { isa: self.isa, tokens: tokens.len(), per_row, hidden };
-        self.embed(work, items, tokens, pass);
+        self.embed(work, slots, tokens, pass);
         for (index, layer) in self.layers.iter().enumerate() {
-            layer.forward(pool, work, items, index, pass);
+            layer.forward(pool, work, slots, index, pass);
         }
         self.head.forward(pool, work, pass);
-        for item in items {
-            item.position += per_row;
+        for slot in slots {
+            slot.position += per_row;
         }
     }
 
-    /// Word plus position, normalised, into the stream.
-    fn embed(&self, work: &mut Workspace, items: &[&mut CpuSlot], tokens: &[u32], pass: Pass) {
+    /// Word plus position, normalised, into the residual stream.
+    fn embed(&self, work: &mut Workspace, slots: &[&mut CpuSlot], tokens: &[u32], pass: Pass) {
         let hidden = pass.hidden;
         work.stream.resize(tokens.len() * hidden);
         work.context.resize(hidden);
         let words = self.words.as_ref().unwrap_or(&self.head.decoder);
         let sum = work.context.as_mut_slice();
-        let places = items.iter().flat_map(|item| {
-            let first = item.position;
-            (0..item.rows()).flat_map(move |_| first..first + pass.per_row)
+        let positions = slots.iter().flat_map(|slot| {
+            let first = slot.position;
+            (0..slot.rows()).flat_map(move |_| first..first + pass.per_row)
         });
         let rows = work.stream.as_mut_slice().chunks_exact_mut(hidden);
-        for ((out, &token), place) in rows.zip(tokens).zip(places) {
+        for ((out, &token), index) in rows.zip(tokens).zip(positions) {
             words.row(token as usize, sum);
-            let position = &self.positions[place * hidden..][..hidden];
+            let position = &self.positions[index * hidden..][..hidden];
             sum.iter_mut().zip(position).for_each(|(x, position)| *x += position);
             self.norm.row(pass.isa, sum, out);
         }
     }
 }
 
-impl Layer {
+impl DecoderLayer {
     fn forward(
         &self,
         pool: &ThreadPool,
         work: &mut Workspace,
-        items: &mut [&mut CpuSlot],
+        slots: &mut [&mut CpuSlot],
         index: usize,
         pass: Pass,
     ) {
-        let Workspace { activations, stream, wide, context, scores, .. } = work;
+        let Workspace { activations, stream, product: wide, context, scores, .. } = work;
         let Pass { isa, tokens, per_row, hidden } = pass;
         let stream = stream.as_mut_slice();
         wide.resize(tokens * 3 * hidden);
         context.resize(tokens * hidden);
         product(pool, activations, stream, &self.qkv, wide.as_mut_slice(), Epilogue::STORE);
-        remember(items, index, wide.as_slice(), pass);
-        let batch = items.iter().map(|item| (&item.self_kv, item.position));
+        write_kv(slots, index, wide.as_slice(), pass);
+        let batch = slots.iter().map(|slot| (&slot.self_kv, slot.position));
         let out = context.as_mut_slice();
         self_kv::attend(pool, (isa, index, per_row), batch, wide.as_slice(), scores, out);
         let (weights, norm) = &self.self_output;
@@ -157,7 +156,7 @@ impl Layer {
 
         wide.resize(tokens * hidden);
         product(pool, activations, stream, &self.query, wide.as_mut_slice(), Epilogue::STORE);
-        let batch = items.iter().map(|item| (&item.cross_kv[index], item.rows() * per_row));
+        let batch = slots.iter().map(|slot| (&slot.cross_kv[index], slot.rows() * per_row));
         cross_kv::attend(pool, isa, batch, wide.as_slice(), scores, context.as_mut_slice());
         let (weights, norm) = &self.cross_output;
         product(pool, activations, context.as_slice(), weights, stream, Epilogue::ADD);
@@ -179,19 +178,19 @@ impl Layer {
     }
 }
 
-/// Puts the keys and values of the tokens into their items' caches.
-fn remember(items: &mut [&mut CpuSlot], layer: usize, qkv: &[f32], pass: Pass) {
+/// Writes the keys and values of the tokens into the caches of their slots.
+fn write_kv(slots: &mut [&mut CpuSlot], layer: usize, qkv: &[f32], pass: Pass) {
     let mut tokens = qkv.chunks_exact(3 * pass.hidden);
-    for item in items {
-        for row in 0..item.rows() {
+    for slot in slots {
+        for row in 0..slot.rows() {
             for (token, qkv) in (0..pass.per_row).zip(&mut tokens) {
-                item.self_kv.write(layer, row, item.position + token, qkv);
+                slot.self_kv.write(layer, row, slot.position + token, qkv);
             }
         }
     }
 }
 
-/// Normalises every row of the stream in place; `spare` has room for a row.
+/// Normalises every row of the stream in place. `spare` is overwritten and holds at least a row.
 fn normalise(norm: &Norm, stream: &mut [f32], spare: &mut [f32], pass: Pass) {
     let spare = &mut spare[..pass.hidden];
     for row in stream.chunks_exact_mut(pass.hidden) {
@@ -200,10 +199,10 @@ fn normalise(norm: &Norm, stream: &mut [f32], spare: &mut [f32], pass: Pass) {
     }
 }
 
-impl Head {
-    /// Of each row's last token.
+impl LmHead {
+    /// Computes the logits after each row's last token.
     fn forward(&self, pool: &ThreadPool, work: &mut Workspace, pass: Pass) {
-        let Workspace { activations, stream, wide, context, logits, .. } = work;
+        let Workspace { activations, stream, product: wide, context, logits, .. } = work;
         let Pass { isa, tokens, per_row, hidden } = pass;
         let rows = tokens / per_row;
         let stream = stream.as_slice();

@@ -6,31 +6,31 @@ use super::{Norm, Workspace, product};
 use crate::positions;
 use cutline_kernels::Isa;
 use cutline_kernels::attention::Heads;
-use cutline_kernels::gemm::ActivationFn;
-use cutline_kernels::gemm::{Epilogue, linear};
+use cutline_kernels::gemm::{ActivationFn, Epilogue, linear};
 use cutline_kernels::packed_weights::PackedWeights;
 use cutline_kernels::thread_pool::ThreadPool;
 
 #[derive(Debug)]
-pub(super) struct Vision {
+pub(super) struct VisionTower {
     pub(super) isa: Isa,
     pub(super) patch_size: usize,
     pub(super) heads: Heads,
-    /// The patch embedding: a convolution whose stride is its kernel is a linear layer of patches.
+    /// The patch embedding: a convolution whose stride equals its kernel is a linear layer on
+    /// patches.
     pub(super) patches: PackedWeights,
     /// `[hidden]`.
     pub(super) class: Vec<f32>,
-    /// `[1 + grid², hidden]`, the class token's first.
+    /// `[1 + grid², hidden]`, the class token first.
     pub(super) positions: Vec<f32>,
     /// Patches along a side of the image that the model was trained on.
     pub(super) grid: usize,
-    pub(super) layers: Vec<Layer>,
+    pub(super) layers: Vec<VisionLayer>,
     pub(super) post_layernorm: Norm,
 }
 
 /// `x + attention(norm(x))`, then `x + mlp(norm(x))`.
 #[derive(Debug)]
-pub(super) struct Layer {
+pub(super) struct VisionLayer {
     pub(super) layer_norm1: Norm,
     /// Queries, keys and values in one weight.
     pub(super) qkv: PackedWeights,
@@ -41,11 +41,7 @@ pub(super) struct Layer {
     pub(super) fc2: PackedWeights,
 }
 
-impl Vision {
-    pub(super) fn heads(&self) -> Heads {
-        self.heads
-    }
-
+impl VisionTower {
     /// Planes `[3, height, width]` → states `[1 + patches, hidden]`.
     pub(super) fn forward(
         &self,
@@ -69,7 +65,7 @@ impl Vision {
         states
     }
 
-    /// Patches, class token and positions into the stream.
+    /// Patches, class token and positions, into the residual stream.
     fn embed(
         &self,
         pool: &ThreadPool,
@@ -93,7 +89,8 @@ impl Vision {
         let add = |positions: &[f32], stream: &mut [f32]| {
             stream.iter_mut().zip(positions).for_each(|(x, position)| *x += position);
         };
-        // transformers interpolates whenever the image is not the square it was trained on.
+        // transformers interpolates whenever the image is not the square that the model was trained
+        // on.
         if (rows, columns) == (self.grid, self.grid) {
             add(&self.positions, work.stream.as_mut_slice());
         } else {
@@ -106,7 +103,7 @@ impl Vision {
     }
 }
 
-impl Layer {
+impl VisionLayer {
     fn forward(
         &self,
         pool: &ThreadPool,
@@ -115,7 +112,7 @@ impl Layer {
         tokens: usize,
         hidden: usize,
     ) {
-        let Workspace { activations, stream, wide, context, attention, .. } = work;
+        let Workspace { activations, stream, product: wide, context, attention, .. } = work;
         let stream = &mut stream.as_mut_slice()[..tokens * hidden];
         let normed = |norm: &Norm, stream: &[f32], row: usize, values: &mut [f32]| {
             norm.row(isa, &stream[row * hidden..][..hidden], values);

@@ -1,140 +1,204 @@
-//! BLIP for a device that is waited for as little as possible: a GPU.
+//! BLIP on candle, for devices that should be waited for as little as possible: GPUs.
 //!
-//! The vision tower takes whole batches of images. All captions that are being written lie in
-//! buffers with a slot for each image (`pool`), and a step is one pass over all of them, with a
-//! number of operations that does not depend on how many there are. Of a step's logits only each
-//! row's best few come back (`best`), unless somebody needs them all.
+//! The vision tower takes whole batches of images. All captions that are being written are in
+//! buffers with a slot for each image (`pool`). A decode step is one pass over all of them, with a
+//! number of operations that does not depend on how many there are. Only the greatest logits of
+//! each row come back from the device (`top_logits`), unless the caller needs all of them.
 //!
-//! Everything here is made of candle's operations and runs on its CPU device too, where the tests
-//! compare it with the other two models. What is used, and how, is chosen after what candle's CUDA
-//! backend can do: matrices without gaps for products, contiguous operands for softmax, norms and
-//! scatters, sorts of no more elements than a block's shared memory holds.
+//! Everything is made of candle's operations, so it also runs on candle's CPU device. There it
+//! serves GGUF's block formats of fewer than 8 bits and `CPU_KERNELS=candle`, and the tests compare
+//! it with [`cpu`](crate::cpu) and with transformers. Which operations are used, and how, follows
+//! what candle's CUDA backend supports: products of contiguous matrices, contiguous operands for
+//! softmax, norms and scatters, and sorts of no more elements than fit into a block's shared
+//! memory.
 //!
-//! Numbers are f16, bf16 or f32. Layer norms, sums of products and of softmax are in f32 in any case,
-//! as candle's kernels have it; the word embedding, the end of the head and the logits are f32.
+//! Activations are f16, bf16 or f32. candle's kernels compute layer norms, sums of products and
+//! softmax in f32 in any case; the word embedding, the end of the head and the logits are f32.
+//!
+//! All rows are multiplied at once, so the other jobs in the batch may change how a row is rounded.
 
-mod attend;
-mod best;
-mod item;
-mod launch;
+mod buffers;
+mod layers;
 mod pool;
-mod shape;
-mod slots;
+mod slot;
+mod state;
 #[cfg(test)]
 mod tests;
 mod text;
+mod top_logits;
+mod vision;
 
 use candle_core::{DType, Device, Tensor};
 
-pub use best::BestTokens;
-pub use item::{GpuRead, GpuScores, GpuSlot};
-pub use pool::GpuState;
+pub use slot::GpuSlot;
+pub use state::GpuState;
 
-use crate::layers::Loader;
-use crate::vision::VisionTower;
-use crate::{BlipConfig, Weights, arithmetic};
+use crate::loader::Loader;
+use crate::{
+    BlipConfig, ImageStates, Model, ModelDescription, Read, Scores, Slot, Weights, arithmetic,
+};
 use cutline_error::Result;
 use text::TextDecoder;
+use vision::VisionTower;
 
-/// Normalised planes `3 × height × width` of one image, with its width and height.
-pub type Planes<'a> = (&'a [f32], usize, usize);
+/// The most images that are encoded at once: at 577 tokens each their products have 18,464 rows,
+/// more than any GPU needs to be busy.
+const MAX_IMAGES: usize = 32;
 
-/// A loaded BLIP captioner. Everything here is read-only; what changes is in [`GpuState`].
+/// The most elements of one layer's attention scores in the vision tower: 512 MB in f16.
+const MAX_SCORES: usize = 1 << 28;
+
+/// A BLIP captioner on candle: weights, and the captions that are being written.
 #[derive(Debug)]
 pub struct GpuModel {
-    config: BlipConfig,
-    vision: VisionTower,
-    text: TextDecoder,
-    parameters: u64,
-    precision: &'static str,
-    dtype: DType,
-    device: Device,
+    weights: GpuWeights,
+    state: GpuState,
+    one_image_at_a_time: bool,
 }
 
 impl GpuModel {
-    /// Reads all weights in `dtype` (f16, bf16 or f32) onto the device; quantised linear layers
-    /// stay as they are in the file.
+    /// Loads a model; see [`GpuWeights::load`].
     ///
     /// # Errors
-    /// [`Model`](cutline_error::ErrorKind::Model): a tensor is missing or has another shape than the
-    /// configuration asks for. [`OutOfMemory`](cutline_error::ErrorKind::OutOfMemory).
+    /// As [`GpuWeights::load`].
     pub fn load(
         config: &BlipConfig,
         weights: &Weights,
         dtype: DType,
         device: &Device,
     ) -> Result<Self> {
-        let own = Loader::new(weights, dtype, device);
+        let weights = GpuWeights::load(config, weights, dtype, device)?;
+        let state = weights.new_state()?;
+        Ok(Self { weights, state, one_image_at_a_time: false })
+    }
+
+    /// Encodes images one after another: on a CPU a batch takes more memory and gains nothing.
+    #[must_use]
+    pub fn one_image_at_a_time(self) -> Self {
+        Self { one_image_at_a_time: true, ..self }
+    }
+}
+
+impl Model for GpuModel {
+    fn describe(&self) -> &ModelDescription {
+        &self.weights.description
+    }
+
+    fn vision_batch(&self, width: usize, height: usize) -> usize {
+        if self.one_image_at_a_time { 1 } else { self.weights.vision_batch(width, height) }
+    }
+
+    fn encode(
+        &mut self,
+        images: &[&[f32]],
+        width: usize,
+        height: usize,
+    ) -> Result<Vec<ImageStates>> {
+        let states = self.weights.encode(images, width, height)?;
+        Ok(states.into_iter().map(ImageStates::Device).collect())
+    }
+
+    fn begin(&mut self, image: &ImageStates, capacity: usize, rows: usize) -> Result<Slot> {
+        let slot = self.weights.begin(&mut self.state, image.device()?, capacity, rows);
+        slot.map(Slot::Gpu)
+    }
+
+    fn prefill_cross_kv(&mut self) -> Result<()> {
+        self.weights.prefill_cross_kv(&mut self.state)
+    }
+
+    fn read(&mut self, reads: &mut [Read<'_>]) -> Result<Vec<Scores>> {
+        let mut reads = reads
+            .iter_mut()
+            .map(|Read { slot, tokens, top }| Ok(Read { slot: slot.gpu()?, tokens, top: *top }))
+            .collect::<Result<Vec<_>>>()?;
+        self.weights.read(&mut self.state, &mut reads)
+    }
+
+    fn reset(&mut self) {
+        self.state.clear();
+    }
+
+    fn synchronize(&self) -> Result<()> {
+        self.weights.description.device.synchronize().map_err(arithmetic)
+    }
+}
+
+/// The weights of a model on candle's device. They never change; what changes is in [`GpuState`].
+#[derive(Debug)]
+pub struct GpuWeights {
+    description: ModelDescription,
+    dtype: DType,
+    vision: VisionTower,
+    text: TextDecoder,
+}
+
+impl GpuWeights {
+    /// Reads all weights in `dtype` (f16, bf16 or f32) onto the device; quantised linear layers
+    /// stay as they are in the file.
+    ///
+    /// # Errors
+    /// [`Model`](cutline_error::ErrorKind::Model): a tensor is missing or has another shape than
+    /// the configuration asks for. [`OutOfMemory`](cutline_error::ErrorKind::OutOfMemory).
+    pub fn load(
+        config: &BlipConfig,
+        weights: &Weights,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Self> {
+        let loader = Loader::new(weights, dtype, device);
         let full = Loader::new(weights, DType::F32, device);
-        let vision = VisionTower::load(&config.vision, &own)?;
-        let text = TextDecoder::load(config, dtype, &own, &full)?;
-        let quantized = own.quantization().or(full.quantization());
-        Ok(Self {
+        let vision = VisionTower::load(&config.vision, &loader)?;
+        let text = TextDecoder::load(config, dtype, &loader, &full)?;
+        let block_format = loader.quantization().or(full.quantization());
+        let description = ModelDescription {
             config: config.clone(),
-            vision,
-            text,
-            parameters: own.parameters() + full.parameters(),
-            precision: quantized.unwrap_or(dtype.as_str()),
-            dtype,
+            parameters: loader.parameters() + full.parameters(),
+            precision: block_format.unwrap_or(dtype.as_str()),
+            kernels: "candle",
             device: device.clone(),
-        })
+        };
+        Ok(Self { description, dtype, vision, text })
     }
 
-    /// Shapes and constants.
+    /// What is known about the model.
     #[must_use]
-    pub fn config(&self) -> &BlipConfig {
-        &self.config
+    pub fn description(&self) -> &ModelDescription {
+        &self.description
     }
 
-    /// Parameters, embeddings included, tied ones once.
-    #[must_use]
-    pub fn parameters(&self) -> u64 {
-        self.parameters
-    }
-
-    /// `f16`, `bf16`, `f32`, or the block format of quantised layers.
-    #[must_use]
-    pub fn precision(&self) -> &'static str {
-        self.precision
-    }
-
-    /// Where the arithmetic happens.
-    #[must_use]
-    pub fn device(&self) -> &Device {
-        &self.device
-    }
-
-    /// How many images of this size the vision tower should be given at once: enough to keep a GPU
-    /// busy, and no more than leave the largest of its tensors, the attention's scores, well below
-    /// what candle's kernels can index.
+    /// How many images of this size the vision tower should take at once: enough to keep a GPU
+    /// busy, but with its largest tensor, the attention scores, well below what candle's kernels
+    /// can index.
     #[must_use]
     pub fn vision_batch(&self, width: usize, height: usize) -> usize {
-        let vision = &self.config.vision;
+        let vision = &self.description.config.vision;
         let tokens = 1 + (width / vision.patch_size) * (height / vision.patch_size);
         let scores = vision.num_attention_heads * tokens * tokens;
         (MAX_SCORES / scores).clamp(1, MAX_IMAGES)
     }
 
-    /// The vision tower over images of one size: the states of each, `[1 + patches, vision width]`,
-    /// the class token first.
+    /// The vision tower over images of one size: the states of each, `[1 + patches, vision width]`.
+    /// See [`Model::encode`].
     ///
     /// # Errors
-    /// The images are not of one size, one is no such image in whole patches, or the arithmetic
-    /// failed.
-    pub fn encode(&self, images: &[Planes<'_>]) -> Result<Vec<Tensor>> {
-        let Some(&(_, width, height)) = images.first() else { return Ok(Vec::new()) };
+    /// As [`Model::encode`].
+    pub fn encode(&self, images: &[&[f32]], width: usize, height: usize) -> Result<Vec<Tensor>> {
+        if images.is_empty() {
+            return Ok(Vec::new());
+        }
         let mut all = Vec::with_capacity(images.len() * 3 * width * height);
-        for (pixels, ..) in images {
-            self.config.vision.check_image(pixels, width, height)?;
+        for pixels in images {
+            self.description.config.vision.check_image(pixels, width, height)?;
             all.extend_from_slice(pixels);
         }
         let run = || {
             let shape = (images.len(), 3, height, width);
-            let pixels = Tensor::from_vec(all, shape, &self.device)?;
+            let pixels = Tensor::from_vec(all, shape, &self.description.device)?;
             let states = self.vision.forward(&pixels.to_dtype(self.dtype)?)?;
-            // Each gets memory of its own, or keeping one would keep all of them.
-            let own = |n| states.get(n)?.force_contiguous();
-            (0..images.len()).map(own).collect::<candle_core::Result<Vec<_>>>()
+            // Each gets its own memory; otherwise keeping one would keep all of them.
+            let one = |n| states.get(n)?.force_contiguous();
+            (0..images.len()).map(one).collect::<candle_core::Result<Vec<_>>>()
         };
         run().map_err(arithmetic)
     }
@@ -143,21 +207,20 @@ impl GpuModel {
     ///
     /// # Errors
     /// The device has no memory left.
-    pub fn state(&self) -> Result<GpuState> {
-        self.state_in_steps_of(pool::PLACES)
+    pub fn new_state(&self) -> Result<GpuState> {
+        self.new_state_growing_by(pool::GROWTH)
     }
 
-    /// [`state`](Self::state) whose caches grow by multiples of `places` tokens.
-    fn state_in_steps_of(&self, places: usize) -> Result<GpuState> {
-        GpuState::new(&self.config.text, self.dtype, &self.device, places).map_err(arithmetic)
+    /// [`new_state`](Self::new_state) whose caches grow by multiples of `positions` tokens.
+    fn new_state_growing_by(&self, positions: usize) -> Result<GpuState> {
+        let ModelDescription { config, device, .. } = &self.description;
+        GpuState::new(&config.text, self.dtype, device, positions).map_err(arithmetic)
     }
 
-    /// The state for one image's caption of `rows` beams or samples: one row for now, and room for
-    /// `capacity` tokens of each, the first ones included. `image` comes from
-    /// [`encode`](Self::encode).
+    /// A new slot in `state`; see [`Model::begin`]. `image` comes from [`encode`](Self::encode).
     ///
     /// # Errors
-    /// [`OutOfMemory`](cutline_error::ErrorKind::OutOfMemory): there is no room for another one.
+    /// [`OutOfMemory`](cutline_error::ErrorKind::OutOfMemory).
     pub fn begin(
         &self,
         state: &mut GpuState,
@@ -168,30 +231,26 @@ impl GpuModel {
         state.begin(image, capacity, rows.max(1))
     }
 
-    /// Computes what the decoder needs of the images that came since the last call; reading does it
-    /// if nobody did before.
+    /// Computes the cross-attention's keys and values of the images that were added since the last
+    /// call; [`read`](Self::read) does it otherwise.
     ///
     /// # Errors
-    /// The arithmetic failed, and the state is worth nothing any more.
+    /// The arithmetic failed; the state cannot be used any more.
     pub fn prefill_cross_kv(&self, state: &mut GpuState) -> Result<()> {
         state.prefill_cross_kv(&self.text).map_err(arithmetic)
     }
 
-    /// The next tokens of every item: a new one reads its first tokens (decoder start and prompt),
-    /// the others one for each of their rows. What comes of each is in the order of the reads.
+    /// Reads the next tokens of every slot; see [`Model::read`].
     ///
     /// # Errors
-    /// Tokens do not fit an item or the vocabulary, and nothing has changed; or the arithmetic
-    /// failed, and the state is worth nothing any more.
-    pub fn read(&self, state: &mut GpuState, reads: &mut [GpuRead<'_>]) -> Result<Vec<GpuScores>> {
-        let places = state.find(reads, &self.config.text)?;
-        state.read(&self.text, reads, &places).map_err(arithmetic)
+    /// Tokens do not fit a slot or the vocabulary, and nothing has changed; or the arithmetic
+    /// failed, and the state cannot be used any more.
+    pub fn read(
+        &self,
+        state: &mut GpuState,
+        reads: &mut [Read<'_, GpuSlot>],
+    ) -> Result<Vec<Scores>> {
+        let addresses = state.find(reads, &self.description.config.text)?;
+        state.read(&self.text, reads, &addresses).map_err(arithmetic)
     }
 }
-
-/// Images that are encoded at once: at 577 tokens each their products have 18,464 rows, more than
-/// any GPU needs to be busy.
-const MAX_IMAGES: usize = 32;
-
-/// Elements of one layer's attention scores in the vision tower: 512 MB in f16.
-const MAX_SCORES: usize = 1 << 28;

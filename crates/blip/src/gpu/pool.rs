@@ -1,432 +1,362 @@
-//! Where captions lie while they are written: buffers with a slot for each image, one pool of them
-//! for each number of rows (beams or samples) and of image tokens.
+//! A pool: the buffers in which captions of one kind are decoded, with a slot for each image.
 
 use std::sync::Arc;
 
-use candle_core::{self as candle, DType, Device, Tensor};
+use candle_core::{self as candle, Device, Tensor};
 
-use super::attend::{PromptAttend, StepAttend, causal_mask};
-use super::best::best_tokens;
-use super::item::{GpuRead, GpuScores, GpuSlot, LastLogits};
-use super::launch::keeping_shapes;
-use super::shape::{Constants, Shape};
-use super::slots::{Slots, runs};
-use super::text::TextDecoder;
-use crate::arithmetic;
-use crate::config::TextConfig;
-use cutline_error::{Error, Result};
+use super::buffers::{Buffers, Constants, PoolShape, causal_mask};
+use super::layers::scaled_attention;
+use super::slot::{GpuSlot, SlotTable, runs};
+use super::text::{Attention, TextDecoder};
+use crate::{Read, arithmetic};
+use cutline_error::Result;
 
-/// Tokens by which caches grow, and by which steps look back.
-pub(super) const PLACES: usize = 32;
+/// Positions by which caches grow, and in multiples of which steps look back.
+pub(super) const GROWTH: usize = 32;
 
 /// Slots of a new pool.
 const FIRST_SLOTS: usize = 4;
 
-/// Elements of the keys and values that are made at once of new images.
-const MAX_NEW: usize = 1 << 27;
+/// Elements of the cross-attention's keys and values that are computed at once for new images.
+const MAX_NEW_ELEMENTS: usize = 1 << 27;
 
 /// Stands for "write nothing" among the indices of a scatter.
 const NOWHERE: u32 = u32::MAX;
 
-/// Everything that changes while captions are written.
-#[derive(Debug)]
-pub struct GpuState {
-    pools: Vec<Pool>,
-    next: u64,
-    shape: Shape,
-    constants: Constants,
-}
-
-/// Where in the pools an item lies.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Place {
-    pool: usize,
-    key: u64,
-}
-
 #[derive(Debug)]
 pub(super) struct Pool {
-    id: u64,
-    /// Rows of every slot.
-    pub(super) lanes: usize,
-    /// Tokens of every image.
-    tokens: usize,
-    slots: Slots,
-    /// By layer, the images' keys and values: `[layers, slots, heads, image tokens, d]` each.
-    pub(super) keys: Tensor,
-    pub(super) values: Tensor,
-    /// By layer, keys and values of the captions' tokens: `[layers, slots · lanes, heads, 2, places,
-    /// d]`.
-    pub(super) own: Tensor,
-    /// Images that have a slot with nothing in it yet.
-    fresh: Vec<(u64, Tensor)>,
-}
-
-impl GpuState {
-    pub(super) fn new(
-        config: &TextConfig,
-        dtype: DType,
-        device: &Device,
-        step: usize,
-    ) -> candle::Result<Self> {
-        let shape = Shape::new(config, dtype, device, step);
-        let constants = Constants::new(&shape)?;
-        Ok(Self { pools: Vec::new(), next: 0, shape, constants })
-    }
-
-    /// Forgets everybody, and gives all memory back.
-    pub fn clear(&mut self) {
-        self.pools.clear();
-    }
-
-    /// A slot for an image, in the pool of those like it.
-    pub(super) fn begin(
-        &mut self,
-        image: &Tensor,
-        capacity: usize,
-        lanes: usize,
-    ) -> Result<GpuSlot> {
-        let tokens = image.dim(0).map_err(arithmetic)?;
-        self.next += 1;
-        let key = self.next;
-        let like = |pool: &Pool| pool.lanes == lanes && pool.tokens == tokens;
-        for pool in &mut self.pools {
-            pool.release();
-        }
-        let index = match self.pools.iter().position(like) {
-            Some(index) => index,
-            None => {
-                // Memory that nobody uses is worth more to the new pool.
-                self.pools.retain(|pool| pool.slots.taken() > 0);
-                self.pools.push(Pool::new(key, &self.shape, lanes, tokens)?);
-                self.pools.len() - 1
-            }
-        };
-        let pool = &mut self.pools[index];
-        let lease: Arc<()> = match pool.slots.take(key) {
-            Some(lease) => lease,
-            None => {
-                pool.grow(&self.shape)?;
-                pool.slots.take(key).ok_or_else(|| Error::internal("a pool has not grown"))?
-            }
-        };
-        pool.fresh.push((key, image.clone()));
-        Ok(GpuSlot::new(pool.id, key, lease, capacity, lanes))
-    }
-
-    /// Checks the reads, and says where the items are.
-    pub(super) fn find(&self, reads: &[GpuRead<'_>], config: &TextConfig) -> Result<Vec<Place>> {
-        let place = |read: &GpuRead<'_>| {
-            let item = &*read.item;
-            let places = item.capacity.min(self.shape.max_positions);
-            let count = read.tokens.len();
-            let fits = if item.position == 0 {
-                item.rows() == 1 && count > 0 && count <= places
-            } else {
-                count == item.rows() && item.position < places
-            };
-            if !fits {
-                let (rows, position) = (item.rows(), item.position);
-                return Err(Error::internal(format!(
-                    "{count} tokens for {rows} rows of {position} tokens with {places} places"
-                )));
-            }
-            config.check_tokens(read.tokens)?;
-            let pool = self.pools.iter().position(|pool| pool.id == item.pool);
-            pool.filter(|&pool| self.pools[pool].slots.find(item.key).is_some())
-                .map(|pool| Place { pool, key: item.key })
-                .ok_or_else(|| Error::internal("the item's state is gone"))
-        };
-        reads.iter().map(place).collect()
-    }
-
-    /// Computes keys and values of the new images.
-    pub(super) fn prefill_cross_kv(&mut self, text: &TextDecoder) -> candle::Result<()> {
-        self.pools.iter_mut().try_for_each(|pool| pool.prefill_cross_kv(text, &self.shape))
-    }
-
-    /// Reads the next tokens of items that [`find`](Self::find) has found.
-    pub(super) fn read(
-        &mut self,
-        text: &TextDecoder,
-        reads: &mut [GpuRead<'_>],
-        places: &[Place],
-    ) -> candle::Result<Vec<GpuScores>> {
-        self.prefill_cross_kv(text)?;
-        let mut passes: Vec<Pass> = Vec::new();
-        for (index, pool) in self.pools.iter_mut().enumerate() {
-            let here = |first: bool| -> Vec<usize> {
-                let prompt = |n: &usize| reads[*n].item.position == 0 && reads[*n].tokens.len() > 1;
-                (0..reads.len())
-                    .filter(|&n| places[n].pool == index && prompt(&n) == first)
-                    .collect()
-            };
-            let (prompts, steps) = (here(true), here(false));
-            let keys = |all: &[usize]| all.iter().map(|&n| places[n].key).collect::<Vec<_>>();
-            if !steps.is_empty() {
-                pool.tidy(&self.shape, reads, &steps)?;
-                let slots = pool.find(&keys(&steps));
-                let logits =
-                    pool.step(text, &self.shape, &self.constants, reads, &steps, &slots)?;
-                let first = slots.iter().map(|slot| slot * pool.lanes).collect();
-                passes.push(Pass { reads: steps, first, logits });
-            }
-            if !prompts.is_empty() {
-                let slots = pool.find(&keys(&prompts));
-                let logits = pool.prompts(text, &self.shape, reads, &prompts, &slots)?;
-                let first = (0..prompts.len()).collect();
-                passes.push(Pass { reads: prompts, first, logits });
-            }
-        }
-        let mut scores: Vec<Option<GpuScores>> = reads.iter().map(|_| None).collect();
-        for pass in passes {
-            pass.give(reads, &mut scores, self.shape.vocabulary)?;
-        }
-        let all: Option<Vec<_>> = scores.into_iter().collect();
-        all.ok_or_else(|| candle::Error::Msg("an item was not read".to_owned()))
-    }
-}
-
-/// What came of one pass.
-struct Pass {
-    reads: Vec<usize>,
-    /// The first row of each.
-    first: Vec<usize>,
-    logits: Tensor,
-}
-
-impl Pass {
-    /// Gives every item its scores and moves it on.
-    fn give(
-        &self,
-        reads: &mut [GpuRead<'_>],
-        scores: &mut [Option<GpuScores>],
-        vocabulary: usize,
-    ) -> candle::Result<()> {
-        let wanted = self.reads.iter().filter_map(|&n| reads[n].best).max();
-        let best = match wanted {
-            Some(wanted) => best_tokens(&self.logits, vocabulary, wanted)?,
-            None => None,
-        };
-        for (&n, &first) in self.reads.iter().zip(&self.first) {
-            let GpuRead { item, tokens, best: wanted } = &mut reads[n];
-            let count = item.rows();
-            let last = LastLogits { logits: self.logits.clone(), first, count, vocabulary };
-            scores[n] = Some(match &best {
-                Some(best) if wanted.is_some() => {
-                    let rows = &best[first..first + count];
-                    if rows.iter().all(|row| row.finite) {
-                        GpuScores::Best(rows.to_vec())
-                    } else {
-                        GpuScores::NotFinite
-                    }
-                }
-                _ => GpuScores::Logits(last.copy()?),
-            });
-            item.position += if item.position == 0 { tokens.len() } else { 1 };
-            item.sources = None;
-            item.last = Some(last);
-        }
-        Ok(())
-    }
+    pub(super) id: u64,
+    pub(super) rows_per_slot: usize,
+    image_tokens: usize,
+    slots: SlotTable,
+    buffers: Buffers,
+    /// Slot ids and states of the images whose cross-attention is not computed yet.
+    new_images: Vec<(u64, Tensor)>,
 }
 
 impl Pool {
-    fn new(id: u64, shape: &Shape, lanes: usize, tokens: usize) -> Result<Self> {
-        let (keys, values, own) = shape.buffers(FIRST_SLOTS, lanes, tokens, shape.step)?;
-        let slots = Slots::new(FIRST_SLOTS);
-        Ok(Self { id, lanes, tokens, slots, keys, values, own, fresh: Vec::new() })
+    pub(super) fn new(
+        id: u64,
+        shape: &PoolShape,
+        rows_per_slot: usize,
+        image_tokens: usize,
+    ) -> Result<Self> {
+        Ok(Self {
+            id,
+            rows_per_slot,
+            image_tokens,
+            slots: SlotTable::new(FIRST_SLOTS),
+            buffers: shape.buffers(FIRST_SLOTS, rows_per_slot, image_tokens, shape.growth)?,
+            new_images: Vec::new(),
+        })
     }
 
-    /// Frees the slots that nobody holds any more.
-    fn release(&mut self) {
+    pub(super) fn is_for(&self, rows_per_slot: usize, image_tokens: usize) -> bool {
+        self.rows_per_slot == rows_per_slot && self.image_tokens == image_tokens
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.slots.taken() == 0
+    }
+
+    /// Takes a slot for a new image; `None` if all are taken.
+    pub(super) fn take(&mut self, id: u64, image: &Tensor) -> Option<Arc<()>> {
+        let lease = self.slots.take(id)?;
+        self.new_images.push((id, image.clone()));
+        Some(lease)
+    }
+
+    /// Frees the slots whose owners dropped them.
+    pub(super) fn release(&mut self) {
         self.slots.release();
-        self.fresh.retain(|(key, _)| self.slots.find(*key).is_some());
+        self.new_images.retain(|(id, _)| self.slots.find(*id).is_some());
     }
 
-    fn find(&self, keys: &[u64]) -> Vec<usize> {
-        keys.iter().filter_map(|key| self.slots.find(*key)).collect()
+    pub(super) fn find(&self, id: u64) -> Option<usize> {
+        self.slots.find(id)
     }
 
-    /// Twice as many slots.
-    fn grow(&mut self, shape: &Shape) -> Result<()> {
+    pub(super) fn find_all(&self, ids: &[u64]) -> Vec<usize> {
+        ids.iter().filter_map(|id| self.slots.find(*id)).collect()
+    }
+
+    /// Doubles the number of slots.
+    pub(super) fn grow_slots(&mut self, shape: &PoolShape) -> Result<()> {
         let capacity = 2 * self.slots.capacity();
-        let places = self.own.dim(4).map_err(arithmetic)?;
-        let (keys, values, own) = shape.buffers(capacity, self.lanes, self.tokens, places)?;
-        for (new, old) in [(&keys, &self.keys), (&values, &self.values), (&own, &self.own)] {
+        let positions = self.buffers.self_kv.dim(4).map_err(arithmetic)?;
+        let new = shape.buffers(capacity, self.rows_per_slot, self.image_tokens, positions)?;
+        let old = &self.buffers;
+        for (new, old) in [
+            (&new.cross_keys, &old.cross_keys),
+            (&new.cross_values, &old.cross_values),
+            (&new.self_kv, &old.self_kv),
+        ] {
             new.slice_set(old, 1, 0).map_err(arithmetic)?;
         }
-        (self.keys, self.values, self.own) = (keys, values, own);
+        self.buffers = new;
         self.slots.grow(capacity);
         Ok(())
     }
 
-    /// Room for so many tokens of every row.
-    fn make_room(&mut self, shape: &Shape, tokens: usize) -> candle::Result<()> {
-        let places = self.own.dim(4)?;
-        if tokens <= places {
+    /// Grows the caches to at least so many positions.
+    fn grow_positions(&mut self, shape: &PoolShape, needed: usize) -> candle::Result<()> {
+        let positions = self.buffers.self_kv.dim(4)?;
+        if needed <= positions {
             return Ok(());
         }
-        let most = shape.max_positions.next_multiple_of(shape.step);
-        let places = (2 * places).min(most).max(tokens.next_multiple_of(shape.step));
-        let rows = self.slots.capacity() * self.lanes;
-        let own = shape.zeros(&shape.own(rows, places))?;
-        own.slice_set(&self.own, 4, 0)?;
-        self.own = own;
+        let most = shape.max_positions.next_multiple_of(shape.growth);
+        let positions = (2 * positions).min(most).max(needed.next_multiple_of(shape.growth));
+        let rows = self.slots.capacity() * self.rows_per_slot;
+        let self_kv = shape.zeros(&shape.self_kv(rows, positions))?;
+        self_kv.slice_set(&self.buffers.self_kv, 4, 0)?;
+        self.buffers.self_kv = self_kv;
         Ok(())
     }
 
-    /// Computes keys and values of the new images, and clears the places of their tokens: what was
-    /// there may be no number, and nothing times that is no number either.
-    fn prefill_cross_kv(&mut self, text: &TextDecoder, shape: &Shape) -> candle::Result<()> {
+    /// Computes the cross-attention's keys and values of new images, and clears the caches of their
+    /// rows: a masked NaN that the last owner left there would still spoil the result.
+    pub(super) fn prefill_cross_kv(
+        &mut self,
+        text: &TextDecoder,
+        shape: &PoolShape,
+    ) -> candle::Result<()> {
         self.release();
-        let mut fresh: Vec<(usize, Tensor)> = std::mem::take(&mut self.fresh)
+        let mut new: Vec<(usize, Tensor)> = std::mem::take(&mut self.new_images)
             .into_iter()
-            .filter_map(|(key, states)| Some((self.slots.find(key)?, states)))
+            .filter_map(|(id, states)| Some((self.slots.find(id)?, states)))
             .collect();
-        fresh.sort_by_key(|(slot, _)| *slot);
-        let each = 2 * shape.layers * shape.heads * self.tokens * shape.d;
-        for some in fresh.chunks((MAX_NEW / each).max(1)) {
+        new.sort_by_key(|(slot, _)| *slot);
+        let elements = 2 * shape.layers * shape.heads * self.image_tokens * shape.head_dim;
+        let Buffers { cross_keys, cross_values, self_kv } = &self.buffers;
+        for some in new.chunks((MAX_NEW_ELEMENTS / elements).max(1)) {
             let states: Vec<&Tensor> = some.iter().map(|(_, states)| states).collect();
             let (keys, values) = text.keys_and_values(&Tensor::stack(&states, 0)?)?;
             let slots: Vec<usize> = some.iter().map(|(slot, _)| *slot).collect();
             let mut done = 0;
             for (first, count) in runs(&slots) {
                 let part = |all: &Tensor| all.narrow(1, done, count)?.contiguous();
-                self.keys.slice_set(&part(&keys)?, 1, first)?;
-                self.values.slice_set(&part(&values)?, 1, first)?;
-                let empty = shape.own(count * self.lanes, self.own.dim(4)?);
-                self.own.slice_set(&shape.zeros(&empty)?, 1, first * self.lanes)?;
+                cross_keys.slice_set(&part(&keys)?, 1, first)?;
+                cross_values.slice_set(&part(&values)?, 1, first)?;
+                let empty = shape.self_kv(count * self.rows_per_slot, self_kv.dim(4)?);
+                self_kv.slice_set(&shape.zeros(&empty)?, 1, first * self.rows_per_slot)?;
                 done += count;
             }
         }
         Ok(())
     }
 
-    /// Closes gaps between slots, and lets rows continue the rows that they are to continue.
-    fn tidy(
+    /// Closes gaps between slots, and moves the caches of rows that continue other rows.
+    pub(super) fn compact_and_reorder(
         &mut self,
-        shape: &Shape,
-        reads: &[GpuRead<'_>],
+        shape: &PoolShape,
+        reads: &[Read<'_, GpuSlot>],
         steps: &[usize],
     ) -> candle::Result<()> {
         self.release();
-        let lanes = self.lanes;
-        if let Some(places) = self.slots.compact() {
-            let ids = |all: Vec<usize>| indices(all, &shape.device);
-            let slots = ids(places.clone())?;
-            for buffer in [&self.keys, &self.values] {
+        let (per_slot, buffers) = (self.rows_per_slot, &mut self.buffers);
+        if let Some(old) = self.slots.compact() {
+            let rows = old.iter().flat_map(|slot| slot * per_slot..(slot + 1) * per_slot).collect();
+            let slots = indices(old, &shape.device)?;
+            for buffer in [&buffers.cross_keys, &buffers.cross_values] {
                 buffer.slice_set(&buffer.index_select(&slots, 1)?, 1, 0)?;
             }
-            let rows =
-                ids(places.iter().flat_map(|slot| slot * lanes..(slot + 1) * lanes).collect())?;
-            self.own.slice_set(&self.own.index_select(&rows, 1)?, 1, 0)?;
+            let rows = indices(rows, &shape.device)?;
+            buffers.self_kv.slice_set(&buffers.self_kv.index_select(&rows, 1)?, 1, 0)?;
         }
-        let mut rows: Vec<usize> = (0..self.slots.capacity() * lanes).collect();
+        let mut rows: Vec<usize> = (0..self.slots.capacity() * per_slot).collect();
         let mut moved = false;
         for &n in steps {
-            let item = &*reads[n].item;
-            let (Some(sources), Some(slot)) = (&item.sources, self.slots.find(item.key)) else {
+            let read = &*reads[n].slot;
+            let (Some(sources), Some(slot)) = (&read.sources, self.slots.find(read.id)) else {
                 continue;
             };
             moved = true;
-            for (lane, source) in sources.iter().enumerate() {
-                rows[slot * lanes + lane] = slot * lanes + source;
+            for (row, source) in sources.iter().enumerate() {
+                rows[slot * per_slot + row] = slot * per_slot + source;
             }
         }
         if moved {
-            self.own = self.own.index_select(&indices(rows, &shape.device)?, 1)?;
+            buffers.self_kv = buffers.self_kv.index_select(&indices(rows, &shape.device)?, 1)?;
         }
         Ok(())
     }
 
-    /// One token for every row of the items in these slots; the logits of every row before the last
-    /// of them, whoever it belongs to.
-    fn step(
+    /// Reads one token in every row of these slots. Returns the logits of every row up to the last
+    /// of them, whatever slot it belongs to.
+    pub(super) fn step(
         &mut self,
         text: &TextDecoder,
-        shape: &Shape,
+        shape: &PoolShape,
         constants: &Constants,
-        reads: &[GpuRead<'_>],
+        reads: &[Read<'_, GpuSlot>],
         steps: &[usize],
         slots: &[usize],
     ) -> candle::Result<Tensor> {
-        let lanes = self.lanes;
+        let per_slot = self.rows_per_slot;
         let span = slots.iter().max().map_or(0, |last| last + 1);
-        let rows = span * lanes;
-        // Tokens, positions, and the places that are written.
+        let rows = span * per_slot;
+        // Tokens, positions, and the positions that are written.
         let mut inputs = vec![0; 3 * rows];
         inputs[2 * rows..].fill(NOWHERE);
-        let mut most = 0;
+        let mut longest = 0;
         for (&n, slot) in steps.iter().zip(slots) {
-            let GpuRead { item, tokens, .. } = &reads[n];
-            most = most.max(item.position + 1);
-            for lane in 0..lanes {
-                let row = slot * lanes + lane;
-                // All rows of a new item read the same, whichever of them will be continued.
-                let token = if item.position == 0 { 0 } else { lane };
+            let Read { slot: state, tokens, .. } = &reads[n];
+            longest = longest.max(state.position + 1);
+            for n in 0..per_slot {
+                let row = slot * per_slot + n;
+                // All rows of a new slot read the same token, because any of them may be continued.
+                let token = if state.position == 0 { 0 } else { n };
                 inputs[row] = tokens.get(token).copied().unwrap_or(0);
-                inputs[rows + row] = item.position as u32;
-                inputs[2 * rows + row] = item.position as u32;
+                inputs[rows + row] = state.position as u32;
+                inputs[2 * rows + row] = state.position as u32;
             }
         }
-        self.make_room(shape, most)?;
-        let places = most.next_multiple_of(shape.step).min(self.own.dim(4)?);
+        self.grow_positions(shape, longest)?;
+        let length = longest.next_multiple_of(shape.growth).min(self.buffers.self_kv.dim(4)?);
         let inputs = Tensor::from_vec(inputs, (3, rows), &shape.device)?;
-        keeping_shapes(&shape.device, || {
+        cache_shapes(&shape.device, || {
             let (tokens, positions) = (inputs.get(0)?, inputs.get(1)?);
             let written = inputs.get(2)?.reshape((rows, 1, 1, 1, 1))?;
-            let new = (rows, shape.heads, 2, 1, shape.d);
-            let attend = StepAttend {
-                pool: self,
+            let new = (rows, shape.heads, 2, 1, shape.head_dim);
+            let attention = StepAttention {
+                buffers: &self.buffers,
                 span,
-                places,
+                length,
                 written: written.broadcast_as(new)?.contiguous()?,
-                mask: constants.mask(&positions, places)?,
+                mask: constants.step_mask(&positions, length)?,
             };
-            text.logits(&text.read(&tokens, &positions, &attend)?)
+            text.logits(&text.read(&tokens, &positions, &attention)?)
         })
     }
 
-    /// The first tokens of new items, in one pass as long as the longest; the logits of the last of
-    /// each, in the order of `prompts`.
-    fn prompts(
+    /// Reads the first tokens of new slots in one pass that is as long as the longest prompt.
+    /// Returns the logits after the last token of each, in the order of `prompts`.
+    pub(super) fn prompts(
         &mut self,
         text: &TextDecoder,
-        shape: &Shape,
-        reads: &[GpuRead<'_>],
+        shape: &PoolShape,
+        reads: &[Read<'_, GpuSlot>],
         prompts: &[usize],
         slots: &[usize],
     ) -> candle::Result<Tensor> {
         let longest = prompts.iter().map(|&n| reads[n].tokens.len()).max().unwrap_or(0);
-        self.make_room(shape, longest)?;
+        self.grow_positions(shape, longest)?;
         let mut tokens = Vec::with_capacity(prompts.len() * longest);
         let mut last = Vec::with_capacity(prompts.len());
         for &n in prompts {
-            // What stands behind a shorter prompt is seen by nobody, and written over later.
+            // The padding behind a shorter prompt is never attended to, and overwritten later.
             tokens.extend(reads[n].tokens.iter().copied());
             last.push(tokens.len() - 1);
             tokens.resize(tokens.len().next_multiple_of(longest), 0);
         }
-        let positions = (0..tokens.len()).map(|place| place % longest).collect();
+        let positions = (0..tokens.len()).map(|index| index % longest).collect();
         let device = &shape.device;
         let tokens = Tensor::new(tokens, device)?;
         let (positions, last) = (indices(positions, device)?, indices(last, device)?);
-        let attend = PromptAttend {
-            pool: self,
+        let attention = PromptAttention {
+            buffers: &self.buffers,
+            rows_per_slot: self.rows_per_slot,
             tokens: longest,
             slots: slots.to_vec(),
-            chosen: indices(slots.to_vec(), device)?,
+            slot_indices: indices(slots.to_vec(), device)?,
             mask: causal_mask(longest, shape.dtype, device)?,
         };
-        keeping_shapes(device, || {
-            let x = text.read(&tokens, &positions, &attend)?;
+        cache_shapes(device, || {
+            let x = text.read(&tokens, &positions, &attention)?;
             text.logits(&x.index_select(&last, 0)?)
         })
+    }
+}
+
+/// Attention of a step: all slots up to the last that takes part, one token per row.
+struct StepAttention<'a> {
+    buffers: &'a Buffers,
+    /// Slots in the pass.
+    span: usize,
+    /// Positions that a row may look at.
+    length: usize,
+    /// For each new key and value the position that it is written to.
+    written: Tensor,
+    /// `[rows, 1, 1, length]`.
+    mask: Tensor,
+}
+
+impl Attention for StepAttention<'_> {
+    fn over_tokens(&self, layer: usize, qkv: &Tensor) -> candle::Result<Tensor> {
+        let (rows, heads, _, d) = qkv.dims4()?;
+        let self_kv = self.buffers.self_kv.get(layer)?.narrow(0, 0, rows)?;
+        let new = qkv.narrow(2, 1, 2)?.contiguous()?.unsqueeze(3)?;
+        self_kv.scatter_set(&self.written, &new, 3)?;
+        let part = |n| self_kv.narrow(2, n, 1)?.squeeze(2)?.narrow(2, 0, self.length);
+        let q = qkv.narrow(2, 0, 1)?;
+        let context = scaled_attention(&q, &part(0)?, &part(1)?, Some(&self.mask))?;
+        context.reshape((rows, heads * d))
+    }
+
+    fn cross_kv(&self, layer: usize) -> candle::Result<(Tensor, Tensor)> {
+        let part = |all: &Tensor| all.get(layer)?.narrow(0, 0, self.span);
+        Ok((part(&self.buffers.cross_keys)?, part(&self.buffers.cross_values)?))
+    }
+}
+
+/// Attention of prompts: several tokens in each of these new slots.
+struct PromptAttention<'a> {
+    buffers: &'a Buffers,
+    rows_per_slot: usize,
+    tokens: usize,
+    slots: Vec<usize>,
+    /// `slots` on the device.
+    slot_indices: Tensor,
+    /// `[tokens, tokens]`.
+    mask: Tensor,
+}
+
+impl Attention for PromptAttention<'_> {
+    fn over_tokens(&self, layer: usize, qkv: &Tensor) -> candle::Result<Tensor> {
+        let (rows, heads, _, d) = qkv.dims4()?;
+        let (images, per_slot) = (self.slots.len(), self.rows_per_slot);
+        let parts = qkv.reshape(&[images, self.tokens, heads, 3, d][..])?;
+        let parts = parts.permute([3, 0, 2, 1, 4])?.contiguous()?;
+        let (q, k, v) = (parts.get(0)?, parts.get(1)?, parts.get(2)?);
+        // Into every row of the slot, because any of them may be continued.
+        let both = Tensor::stack(&[&k, &v], 2)?.unsqueeze(1)?;
+        let both = both.broadcast_as(&[images, per_slot, heads, 2, self.tokens, d][..])?;
+        let both = both.reshape(&[images * per_slot, heads, 2, self.tokens, d][..])?;
+        let self_kv = self.buffers.self_kv.get(layer)?;
+        let mut done = 0;
+        for (first, count) in runs(&self.slots) {
+            let target = self_kv.narrow(0, first * per_slot, count * per_slot)?;
+            target.slice_set(&both.narrow(0, done * per_slot, count * per_slot)?, 3, 0)?;
+            done += count;
+        }
+        let context = scaled_attention(&q, &k, &v, Some(&self.mask))?;
+        context.transpose(1, 2)?.reshape((rows, heads * d))
+    }
+
+    fn cross_kv(&self, layer: usize) -> candle::Result<(Tensor, Tensor)> {
+        let part = |all: &Tensor| match runs(&self.slots)[..] {
+            [(first, count)] => all.get(layer)?.narrow(0, first, count),
+            _ => all.get(layer)?.index_select(&self.slot_indices, 0),
+        };
+        Ok((part(&self.buffers.cross_keys)?, part(&self.buffers.cross_values)?))
     }
 }
 
 fn indices(all: Vec<usize>, device: &Device) -> candle::Result<Tensor> {
     let all: Vec<u32> = all.into_iter().map(|index| index as u32).collect();
     Tensor::new(all, device)
+}
+
+/// Runs `work` while candle caches on the device the shapes and strides that it passes to its CUDA
+/// kernels.
+///
+/// Otherwise candle allocates, copies and frees them at every launch over a tensor that is
+/// broadcast or not contiguous. It has this cache for CUDA graphs, but nothing in it requires a
+/// graph. Meanwhile it also caches small tensors that are made from host memory, forever and by
+/// their content, so `work` must not make any.
+#[cfg_attr(not(feature = "cuda"), allow(unused_variables))]
+fn cache_shapes<T>(device: &Device, work: impl FnOnce() -> T) -> T {
+    #[cfg(feature = "cuda")]
+    let _guard = device.as_cuda_device().ok().map(|device| device.enable_cuda_graph_htod_cache());
+    work()
 }

@@ -1,18 +1,19 @@
 //! The text decoder over many rows at once: BERT with post-norm, causal self-attention and
 //! cross-attention to the image.
 //!
-//! What reads the same input is one matrix where the checkpoint lets it be one, and queries come
-//! divided by `√d` out of theirs: a GPU waits for launches more than for arithmetic here.
+//! Layers with the same input are joined into one matrix where the checkpoint's format allows it,
+//! and the factor `1 / √d` is part of the query's weights: on a GPU, kernel launches cost more here
+//! than arithmetic.
 //!
 //! Source: `BlipTextLMHeadModel` in transformers' `modeling_blip_text.py`.
 
 use candle_core::{self as candle, DType, Tensor};
 
-use super::best::{NOTHING, row_length};
+use super::layers::{LayerNorm, Linear, scaled_attention};
+use super::top_logits::{PADDING, row_length};
+use crate::arithmetic;
 use crate::config::{Activation, BlipConfig, TextConfig};
-use crate::layers::{LayerNorm, Linear, Loader, scaled_attention};
-use crate::text::{WordsAndHead, decoder_bias, words_and_head};
-use crate::{arithmetic, layers};
+use crate::loader::{Loader, WordsAndHead};
 use cutline_error::Result;
 
 /// The weights of the decoder.
@@ -25,40 +26,40 @@ pub(super) struct TextDecoder {
     /// `[positions, hidden]` in f32.
     positions: Tensor,
     norm: LayerNorm,
-    image: ImageKeysValues,
-    layers: Vec<Layer>,
-    head: Head,
+    cross_kv: CrossKv,
+    layers: Vec<DecoderLayer>,
+    head: LmHead,
 }
 
-/// What a pass is over: where its tokens look, beside their own rows.
-pub(super) trait Attend {
+/// The keys and values that the tokens of a pass attend to.
+pub(super) trait Attention {
     /// Self-attention in a layer: `[rows, heads, 3, d]` with queries, keys and values of the new
     /// tokens → `[rows, hidden]`.
-    fn tokens(&self, layer: usize, qkv: &Tensor) -> candle::Result<Tensor>;
+    fn over_tokens(&self, layer: usize, qkv: &Tensor) -> candle::Result<Tensor>;
 
     /// The images' keys and values in a layer, `[images, heads, image tokens, d]` each; every image
     /// has the same number of consecutive rows.
-    fn image(&self, layer: usize) -> candle::Result<(Tensor, Tensor)>;
+    fn cross_kv(&self, layer: usize) -> candle::Result<(Tensor, Tensor)>;
 }
 
 impl TextDecoder {
-    /// Reads `text_decoder.*`: with `own` in the precision of the model, with `full` in f32.
+    /// Reads `text_decoder.*`. `loader` reads in the precision of the model, `full` in f32.
     pub(super) fn load(
         config: &BlipConfig,
         dtype: DType,
-        own: &Loader<'_>,
+        loader: &Loader<'_>,
         full: &Loader<'_>,
     ) -> Result<Self> {
         let text = &config.text;
         let (hidden, eps) = (text.hidden_size, text.layer_norm_eps);
         let prefix = "text_decoder.bert.embeddings";
-        let (head, words) = Head::load(config, own, full)?;
+        let (head, words) = LmHead::load(config, loader, full)?;
         let positions = full.tensor(
             &format!("{prefix}.position_embeddings.weight"),
             &[text.max_position_embeddings, hidden],
         )?;
         let layers = (0..text.num_hidden_layers)
-            .map(|n| Layer::load(text, dtype, own, full, n))
+            .map(|n| DecoderLayer::load(text, dtype, loader, full, n))
             .collect::<Result<Vec<_>>>()?;
         Ok(Self {
             heads: text.num_attention_heads,
@@ -66,31 +67,31 @@ impl TextDecoder {
             words,
             positions,
             norm: full.layer_norm(&format!("{prefix}.LayerNorm"), hidden, eps)?,
-            image: ImageKeysValues::load(config, dtype, full)?,
+            cross_kv: CrossKv::load(config, dtype, full)?,
             layers,
             head,
         })
     }
 
-    /// Of images' states, `[images, tokens, width]`: all layers' keys and values,
-    /// `[layers, images, heads, tokens, d]` each.
+    /// The cross-attention's keys and values of all layers, `[layers, images, heads, tokens, d]`
+    /// each, from the images' states `[images, tokens, width]`.
     pub(super) fn keys_and_values(&self, states: &Tensor) -> candle::Result<(Tensor, Tensor)> {
-        self.image.of(states, self.heads)
+        self.cross_kv.forward(states, self.heads)
     }
 
-    /// Reads a token in every row; `tokens` and `positions` are u32. The result is
-    /// `[rows, hidden]`, from which [`logits`](Self::logits) are made.
+    /// Reads a token in every row; `tokens` and `positions` are u32. Returns `[rows, hidden]` for
+    /// [`logits`](Self::logits).
     pub(super) fn read(
         &self,
         tokens: &Tensor,
         positions: &Tensor,
-        attend: &impl Attend,
+        attention: &impl Attention,
     ) -> candle::Result<Tensor> {
         let words = self.words.index_select(tokens, 0)?;
         let x = (words + self.positions.index_select(positions, 0)?)?;
         let mut x = self.norm.forward(&x)?.to_dtype(self.dtype)?;
         for (index, layer) in self.layers.iter().enumerate() {
-            x = layer.forward(&x, self.heads, index, attend)?;
+            x = layer.forward(&x, self.heads, index, attention)?;
         }
         Ok(x)
     }
@@ -101,21 +102,21 @@ impl TextDecoder {
     }
 }
 
-/// Layers that read the same input.
+/// Linear layers with the same input.
 #[derive(Debug)]
 enum Fused {
-    /// As one, whose outputs lie as the user arranged its rows.
+    /// Joined into one.
     One(Linear),
-    /// Quantised ones cannot be joined: one after another.
+    /// Quantised layers, which cannot be joined.
     Several(Vec<Linear>),
 }
 
 impl Fused {
-    /// Joins layers in f32, stacked and then arranged by `rows`; in `dtype`.
+    /// Stacks the outputs of f32 layers, rearranges them with `arrange`, and casts to `dtype`.
     fn new(
         layers: Vec<Linear>,
         dtype: DType,
-        rows: impl Fn(&Tensor) -> candle::Result<Tensor>,
+        arrange: impl Fn(&Tensor) -> candle::Result<Tensor>,
     ) -> candle::Result<Self> {
         let (mut weights, mut biases) = (Vec::new(), Vec::new());
         for layer in &layers {
@@ -125,17 +126,17 @@ impl Fused {
             weights.push(weight.clone());
             biases.push(bias.clone());
         }
-        let weight = rows(&Tensor::cat(&weights, 0)?)?.contiguous()?;
-        let bias = rows(&Tensor::cat(&biases, 0)?)?.contiguous()?;
+        let weight = arrange(&Tensor::cat(&weights, 0)?)?.contiguous()?;
+        let bias = arrange(&Tensor::cat(&biases, 0)?)?.contiguous()?;
         Ok(Self::One(Linear::new(weight, bias).cast(dtype)?))
     }
 }
 
-/// Queries that come out divided by `√d`.
+/// A layer whose outputs are queries divided by `√d`.
 #[derive(Debug)]
 struct Query {
     linear: Linear,
-    /// What is left to do for a quantised layer.
+    /// The factor, if it is not part of the weights because the layer is quantised.
     factor: Option<f64>,
 }
 
@@ -158,15 +159,15 @@ impl Query {
     }
 }
 
-/// The images' keys and values of all layers.
+/// The keys and values of all layers' cross-attention.
 #[derive(Debug)]
-struct ImageKeysValues {
+struct CrossKv {
     layers: usize,
     /// The keys of all layers, then their values.
     linear: Fused,
 }
 
-impl ImageKeysValues {
+impl CrossKv {
     fn load(config: &BlipConfig, dtype: DType, full: &Loader<'_>) -> Result<Self> {
         let (text, from) = (&config.text, config.vision.hidden_size);
         let layers = text.num_hidden_layers;
@@ -182,7 +183,7 @@ impl ImageKeysValues {
         Ok(Self { layers, linear })
     }
 
-    fn of(&self, states: &Tensor, heads: usize) -> candle::Result<(Tensor, Tensor)> {
+    fn forward(&self, states: &Tensor, heads: usize) -> candle::Result<(Tensor, Tensor)> {
         let (images, tokens, width) = states.dims3()?;
         let states = states.reshape((images * tokens, width))?;
         let both = match &self.linear {
@@ -210,7 +211,7 @@ impl ImageKeysValues {
 
 /// Self-attention, cross-attention and feed-forward, each normalised after its residual.
 #[derive(Debug)]
-struct Layer {
+struct DecoderLayer {
     qkv: Qkv,
     self_output: (Linear, LayerNorm),
     query: Query,
@@ -220,11 +221,11 @@ struct Layer {
     output: (Linear, LayerNorm),
 }
 
-impl Layer {
+impl DecoderLayer {
     fn load(
         config: &TextConfig,
         dtype: DType,
-        own: &Loader<'_>,
+        loader: &Loader<'_>,
         full: &Loader<'_>,
         index: usize,
     ) -> Result<Self> {
@@ -232,8 +233,8 @@ impl Layer {
             (config.hidden_size, config.intermediate_size, config.layer_norm_eps);
         let prefix = format!("text_decoder.bert.encoder.layer.{index}");
         let output = |name: &str, from| -> Result<(Linear, LayerNorm)> {
-            let linear = own.linear(&format!("{prefix}.{name}.dense"), from, hidden)?;
-            Ok((linear, own.layer_norm(&format!("{prefix}.{name}.LayerNorm"), hidden, eps)?))
+            let linear = loader.linear(&format!("{prefix}.{name}.dense"), from, hidden)?;
+            Ok((linear, loader.layer_norm(&format!("{prefix}.{name}.LayerNorm"), hidden, eps)?))
         };
         let query = full.linear(&format!("{prefix}.crossattention.self.query"), hidden, hidden)?;
         let mut query = Query::new(query, scale(config)).map_err(arithmetic)?;
@@ -243,7 +244,7 @@ impl Layer {
             self_output: output("attention.output", hidden)?,
             query,
             cross_output: output("crossattention.output", hidden)?,
-            intermediate: own.linear(&format!("{prefix}.intermediate.dense"), hidden, inner)?,
+            intermediate: loader.linear(&format!("{prefix}.intermediate.dense"), hidden, inner)?,
             activation: config.hidden_act,
             output: output("output", inner)?,
         })
@@ -254,11 +255,11 @@ impl Layer {
         x: &Tensor,
         heads: usize,
         index: usize,
-        attend: &impl Attend,
+        attention: &impl Attention,
     ) -> candle::Result<Tensor> {
-        let context = attend.tokens(index, &self.qkv.forward(x, heads)?)?;
+        let context = attention.over_tokens(index, &self.qkv.forward(x, heads)?)?;
         let x = residual(&self.self_output, &context, x)?;
-        let context = self.over_image(&x, heads, &attend.image(index)?)?;
+        let context = self.over_image(&x, heads, &attention.cross_kv(index)?)?;
         let x = residual(&self.cross_output, &context, &x)?;
         let inner = self.activation.forward(&self.intermediate.forward(&x)?)?;
         residual(&self.output, &inner, &x)
@@ -287,16 +288,16 @@ fn residual(
     norm.forward(&(linear.forward(context)? + x)?)
 }
 
-/// What queries are multiplied by.
+/// The factor of the queries.
 fn scale(config: &TextConfig) -> f64 {
     (config.head_dim() as f64).powf(-0.5)
 }
 
-/// Queries, keys and values of the tokens.
+/// Queries, keys and values of the self-attention.
 #[derive(Debug)]
 struct Qkv {
     linear: Fused,
-    /// What is left to do for quantised queries.
+    /// As in [`Query`].
     factor: Option<f64>,
 }
 
@@ -307,7 +308,7 @@ impl Qkv {
         let Query { linear: query, factor } =
             Query::new(linear("query")?, scale(config)).map_err(arithmetic)?;
         let (heads, d) = (config.num_attention_heads, config.head_dim());
-        // Head by head, so that the queries alone are evenly spaced matrices.
+        // Head by head, so that the queries can be taken out as evenly spaced matrices.
         let by_head = |rows: &Tensor| {
             let rest: usize = rows.dims()[1..].iter().product();
             let shape = rows.dims().to_vec();
@@ -325,10 +326,10 @@ impl Qkv {
             Fused::One(linear) => linear.forward(x)?.reshape((rows, heads, 3, d)),
             Fused::Several(linears) => {
                 let mut parts = Vec::with_capacity(3);
-                for (place, linear) in linears.iter().enumerate() {
+                for (index, linear) in linears.iter().enumerate() {
                     let y = linear.forward(x)?;
                     let y = match self.factor {
-                        Some(factor) if place == 0 => (y * factor)?,
+                        Some(factor) if index == 0 => (y * factor)?,
                         _ => y,
                     };
                     parts.push(y.reshape((rows, heads, 1, d))?);
@@ -339,36 +340,37 @@ impl Qkv {
     }
 }
 
-/// Transform and projection to the vocabulary; from the norm on in f32.
+/// The language-model head: transform and projection to the vocabulary. From the norm on in f32.
 #[derive(Debug)]
-struct Head {
+struct LmHead {
     transform: Linear,
     activation: Activation,
     norm: LayerNorm,
     decoder: Linear,
+    /// The padded length of a row of logits.
     length: usize,
 }
 
-impl Head {
-    /// The head, and the word embedding, which may be one matrix.
-    fn load(config: &BlipConfig, own: &Loader<'_>, full: &Loader<'_>) -> Result<(Self, Tensor)> {
+impl LmHead {
+    /// The head and the word embedding, which may be the same matrix.
+    fn load(config: &BlipConfig, loader: &Loader<'_>, full: &Loader<'_>) -> Result<(Self, Tensor)> {
         let (text, prefix) = (&config.text, "text_decoder.cls.predictions.transform");
         let (hidden, vocabulary) = (text.hidden_size, text.vocab_size);
-        let WordsAndHead { words, source, head } =
-            words_and_head(text, config.tie_word_embeddings, full)?;
-        let bias = full.tensor(&decoder_bias(full, head), &[vocabulary])?;
-        let decoder = match head {
+        let WordsAndHead { words, words_name, head_name } =
+            full.words_and_head(text, config.tie_word_embeddings)?;
+        let bias = full.tensor(&full.head_bias(head_name), &[vocabulary])?;
+        let decoder = match head_name {
             Some(weight) => full.linear_with_bias(weight, bias, hidden, vocabulary)?,
-            None => full.tied_linear(source, &words, bias)?,
+            None => full.tied_linear(words_name, &words, bias)?,
         };
         let length = row_length(vocabulary);
-        let decoder = lengthened(decoder, length).map_err(arithmetic)?;
-        let words = match (&decoder, head) {
+        let decoder = padded(decoder, length).map_err(arithmetic)?;
+        let words = match (&decoder, head_name) {
             (Linear::Full { weight, .. }, None) => weight.clone(),
             _ => words,
         };
         let loaded = Self {
-            transform: own.linear(&format!("{prefix}.dense"), hidden, hidden)?,
+            transform: loader.linear(&format!("{prefix}.dense"), hidden, hidden)?,
             activation: text.hidden_act,
             norm: full.layer_norm(&format!("{prefix}.LayerNorm"), hidden, text.layer_norm_eps)?,
             decoder,
@@ -384,13 +386,14 @@ impl Head {
         if width == self.length {
             return Ok(logits);
         }
-        let rest = Tensor::full(NOTHING, (rows, self.length - width), logits.device())?;
+        let rest = Tensor::full(PADDING, (rows, self.length - width), logits.device())?;
         Tensor::cat(&[&logits, &rest], 1)
     }
 }
 
-/// The layer with as many outputs, the new ones [`NOTHING`]; a quantised one stays as it is.
-fn lengthened(linear: Linear, length: usize) -> candle::Result<layers::Linear> {
+/// The layer with `length` outputs, the additional ones [`PADDING`]; a quantised layer stays as it
+/// is.
+fn padded(linear: Linear, length: usize) -> candle::Result<Linear> {
     let Linear::Full { weight, bias } = linear else { return Ok(linear) };
     let (vocabulary, hidden) = weight.dims2()?;
     if vocabulary == length {
@@ -398,9 +401,9 @@ fn lengthened(linear: Linear, length: usize) -> candle::Result<layers::Linear> {
     }
     let device = weight.device();
     let zeros = Tensor::zeros((length - vocabulary, hidden), DType::F32, device)?;
-    let nothing = Tensor::full(NOTHING, length - vocabulary, device)?;
+    let padding = Tensor::full(PADDING, length - vocabulary, device)?;
     Ok(Linear::Full {
         weight: Tensor::cat(&[&weight, &zeros], 0)?,
-        bias: Tensor::cat(&[&bias, &nothing], 0)?,
+        bias: Tensor::cat(&[&bias, &padding], 0)?,
     })
 }

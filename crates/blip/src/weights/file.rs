@@ -1,14 +1,80 @@
-//! Files that are read piece by piece and must not change while they are.
+//! Files that are read piece by piece and must not change meanwhile.
 
+use std::borrow::Cow;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use cutline_error::{Error, Result};
 
-use std::fs::File;
+/// The bytes of a checkpoint's file.
+#[derive(Debug)]
+pub(super) enum Source {
+    File(CheckedFile),
+    Memory { name: String, bytes: Cow<'static, [u8]> },
+}
 
-/// A file that was there, was not empty and was no placeholder when it was opened, and whose length
-/// and time of change are compared after every read.
+impl Source {
+    /// Opens a file that must start with `magic`; otherwise the error is its name and `mismatch`.
+    pub(super) fn open(path: &Path, magic: &[u8], mismatch: &str) -> Result<Self> {
+        let file = CheckedFile::open(path)?;
+        if file.length() < magic.len() as u64 || file.read_at(0, magic.len())? != magic {
+            return Err(Error::model(format!("{} {mismatch}", file.name())));
+        }
+        Ok(Self::File(file))
+    }
+
+    /// The path or name, for messages.
+    pub(super) fn name(&self) -> &str {
+        match self {
+            Self::File(file) => file.name(),
+            Self::Memory { name, .. } => name,
+        }
+    }
+
+    /// Length in bytes.
+    pub(super) fn length(&self) -> u64 {
+        match self {
+            Self::File(file) => file.length(),
+            Self::Memory { bytes, .. } => bytes.len() as u64,
+        }
+    }
+
+    /// `length` bytes from `offset` on; the caller has checked the range against
+    /// [`length`](Self::length).
+    pub(super) fn read_at(&self, offset: u64, length: usize) -> Result<Cow<'_, [u8]>> {
+        match self {
+            Self::File(file) => file.read_at(offset, length).map(Cow::Owned),
+            Self::Memory { name, bytes } => usize::try_from(offset)
+                .ok()
+                .and_then(|offset| bytes.get(offset..offset.checked_add(length)?))
+                .map(Cow::Borrowed)
+                .ok_or_else(|| Error::internal(format!("{name}: read past the end"))),
+        }
+    }
+
+    /// Checks that a file has not changed since it was opened.
+    pub(super) fn check_unchanged(&self) -> Result<()> {
+        match self {
+            Self::File(file) => file.check_unchanged(),
+            Self::Memory { .. } => Ok(()),
+        }
+    }
+
+    /// Feeds all bytes to `hasher`.
+    pub(super) fn hash(&self, hasher: &mut blake3::Hasher) -> Result<()> {
+        match self {
+            Self::File(file) => file.hash(hasher),
+            Self::Memory { bytes, .. } => {
+                hasher.update(bytes);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// A file that existed and was neither empty nor a placeholder when it was opened. Its length and
+/// modification time are compared after every read.
 #[derive(Debug)]
 pub struct CheckedFile {
     path: PathBuf,
@@ -17,23 +83,23 @@ pub struct CheckedFile {
     file: File,
     #[cfg(not(unix))]
     file: std::sync::Mutex<File>,
-    state: State,
+    version: FileVersion,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-struct State {
+struct FileVersion {
     length: u64,
     modified: Option<SystemTime>,
 }
 
-impl State {
+impl FileVersion {
     fn of(metadata: &std::fs::Metadata) -> Self {
         Self { length: metadata.len(), modified: metadata.modified().ok() }
     }
 }
 
 impl CheckedFile {
-    /// Opens a file and looks at its first bytes.
+    /// Opens a file and checks its first bytes.
     ///
     /// # Errors
     /// It is missing, unreadable, empty, a Git LFS pointer or a web page.
@@ -51,22 +117,24 @@ impl CheckedFile {
         }
         #[cfg(not(unix))]
         let file = std::sync::Mutex::new(file);
-        let file = Self { path: path.into(), name, file, state: State::of(&metadata) };
+        let file = Self { path: path.into(), name, file, version: FileVersion::of(&metadata) };
         file.refuse_placeholders()?;
         Ok(file)
     }
 
     /// The path, for messages.
+    #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Bytes in the file when it was opened.
+    /// Length in bytes when the file was opened.
+    #[must_use]
     pub fn length(&self) -> u64 {
-        self.state.length
+        self.version.length
     }
 
-    /// `length` bytes from `offset` on, which the caller has checked to lie within the file.
+    /// `length` bytes from `offset` on; the caller has checked that they are within the file.
     ///
     /// # Errors
     /// The file cannot be read, or has changed since it was opened.
@@ -86,8 +154,8 @@ impl CheckedFile {
         match usize::try_from(self.length()) {
             Ok(length) if length <= limit => self.read_at(0, length),
             _ => Err(Error::model(format!(
-                "{} has {} bytes, more than the {limit} that such a file may have; it is not what \
-                 its name says",
+                "{} has {} bytes, more than the {limit} allowed for such a file; replace it with the \
+                 real one",
                 self.name,
                 self.length(),
             ))),
@@ -115,14 +183,14 @@ impl CheckedFile {
         self.check_unchanged()
     }
 
-    /// Compares the file with what it was when it was opened.
+    /// Checks that the file has not changed since it was opened.
     ///
     /// # Errors
-    /// It has another length or time of change, or another file has taken its place.
+    /// It has another length or modification time, or another file has taken its place.
     pub fn check_unchanged(&self) -> Result<()> {
         let metadata =
             std::fs::metadata(&self.path).map_err(|error| unreadable(&self.name, error))?;
-        if State::of(&metadata) == self.state {
+        if FileVersion::of(&metadata) == self.version {
             return Ok(());
         }
         Err(Error::model(format!(

@@ -1,7 +1,6 @@
-//! Writing GGUF, version 3, as its specification
-//! (<https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>) describes it: a header that names
-//! everything, then the tensors' bytes. candle has a writer too, which wants all tensors in memory;
-//! this one holds a single tensor at a time.
+//! Writes GGUF, version 3, as in its specification
+//! (<https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>): a header, then the tensors'
+//! bytes. candle's writer needs all tensors in memory; this one holds a single tensor at a time.
 
 use std::thread;
 
@@ -12,34 +11,34 @@ use half::f16;
 use super::{TensorType, Weights};
 use cutline_error::{Error, Result};
 
-/// Tensors start at multiples of this; the value that holds where the file names none.
+/// Tensors start at multiples of this, the default of the format.
 const ALIGNMENT: usize = 32;
 
-/// Most dimensions that the format's readers take.
+/// The most dimensions that readers of the format accept.
 const MAX_DIMENSIONS: usize = 4;
 
-/// The version of the block formats that `general.quantization_version` is to name.
+/// The version of the block formats, for `general.quantization_version`.
 const QUANTIZATION_VERSION: u32 = 2;
 
-/// One tensor of a file to be written.
+/// One tensor of a file that is to be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GgufTensor {
     /// Its name in the file.
     pub name: String,
-    /// The tensor of the checkpoint that it is made from.
+    /// The tensor of the checkpoint to take it from.
     pub source: String,
     /// The type to write.
     pub kind: TensorType,
 }
 
-/// What a file says of itself.
+/// Metadata of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GgufAbout<'a> {
     /// `general.architecture`, in lower-case letters and digits.
     pub architecture: &'a str,
     /// `general.name`.
     pub name: &'a str,
-    /// `general.license.name`, where it is known.
+    /// `general.license.name`, if it is known.
     pub license: Option<&'a str>,
 }
 
@@ -52,7 +51,8 @@ impl Weights {
     /// Writes a GGUF file of `tensors`, in their order, piece by piece into `sink`.
     ///
     /// # Errors
-    /// A tensor is missing, unreadable, or holds what its type cannot; or an error of `sink`.
+    /// A tensor is missing, unreadable, or has values that its type cannot represent; or an error
+    /// of `sink`.
     pub fn write_gguf(
         &self,
         about: &GgufAbout<'_>,
@@ -72,12 +72,12 @@ impl Weights {
 
     fn written_shape(&self, tensor: &GgufTensor) -> Result<Vec<usize>> {
         let shape = self.shape(&tensor.source).ok_or_else(|| {
-            Error::internal(format!("a tensor `{}` was planned that is not there", tensor.source))
+            Error::internal(format!("the planned tensor `{}` does not exist", tensor.source))
         })?;
         if shape.len() > MAX_DIMENSIONS {
             return Err(Error::model(format!(
-                "{}: tensor `{}` has {} dimensions and GGUF knows {MAX_DIMENSIONS}; a captioner \
-                 of BLIP has no such tensor, so choose another model",
+                "{}: tensor `{}` has {} dimensions, but GGUF allows {MAX_DIMENSIONS}; no BLIP \
+                 captioner has such a tensor, so choose another model",
                 self.files_in_words(),
                 tensor.source,
                 shape.len(),
@@ -105,8 +105,8 @@ impl Weights {
         }
     }
 
-    /// Refuses numbers that would be written as something else: infinities and what is no number
-    /// spoil the scale of their whole block.
+    /// Refuses values that cannot be represented: infinities and NaN would spoil the scale of their
+    /// whole block.
     fn check_range(&self, tensor: &GgufTensor, values: &[f32]) -> Result<()> {
         let most = match tensor.kind {
             TensorType::F32 => f32::MAX,
@@ -115,14 +115,14 @@ impl Weights {
         match values.iter().find(|value| value.is_nan() || value.abs() > most) {
             None => Ok(()),
             Some(value) if value.is_finite() => Err(Error::model(format!(
-                "{}: tensor `{}` holds {value}, and {} is safe up to {most} only; choose \
+                "{}: tensor `{}` holds {value}, but {} is safe only up to {most}; choose \
                  --type f32",
                 self.files_in_words(),
                 tensor.source,
                 tensor.kind,
             ))),
             Some(value) => Err(Error::model(format!(
-                "{}: tensor `{}` holds {value}, which is no weight; fetch the checkpoint again",
+                "{}: tensor `{}` holds {value}, which is not a weight; fetch the checkpoint again",
                 self.files_in_words(),
                 tensor.source,
             ))),
@@ -130,8 +130,8 @@ impl Weights {
     }
 }
 
-/// Blocks of consecutive rows of `width`. No block reaches into another row, so the processors
-/// share the rows and the result does not depend on how many they are.
+/// Quantises rows of `width` numbers. No block spans two rows, so the rows are divided among
+/// threads and the result does not depend on their number.
 fn quantize(values: &[f32], width: usize, kind: TensorType) -> candle::Result<Vec<u8>> {
     let rows = values.len() / width.max(1);
     let processors = thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -180,7 +180,7 @@ fn header(about: &GgufAbout<'_>, tensors: &[GgufTensor], shapes: &[Vec<usize>]) 
     for (tensor, shape) in tensors.iter().zip(shapes) {
         text(&mut out, &tensor.name);
         number(&mut out, shape.len() as u32);
-        // The dimension that lies densest comes first here and last in PyTorch.
+        // The innermost dimension comes first here and last in PyTorch.
         shape.iter().rev().for_each(|&dimension| length(&mut out, dimension));
         number(&mut out, tensor.kind.id());
         length(&mut out, offset);
@@ -234,7 +234,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_rows_do_not_feel_how_they_are_shared_out() {
+    fn the_result_does_not_depend_on_the_number_of_threads() {
         let values: Vec<f32> = (0..7 * 256).map(|i| (i as f32 * 0.7).sin()).collect();
         for kind in TensorType::ALL.into_iter().filter(|kind| kind.is_quantized()) {
             let whole = Tensor::from_slice(&values, (7, 256), &Device::Cpu).unwrap();

@@ -1,4 +1,5 @@
-//! The safetensors format: eight bytes of length, a JSON header, then the tensors' bytes.
+//! The safetensors format: the length of the header in eight bytes, a JSON header, then the
+//! tensors' bytes.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -8,56 +9,23 @@ use candle_core::{DType, Device, Tensor};
 use safetensors::Dtype;
 use safetensors::tensor::Metadata;
 
-use super::file::CheckedFile;
-use super::{Entry, Format, Store, broken};
+use super::file::{CheckedFile, Source};
+use super::{TensorEntry, TensorFile, TensorFormat, broken};
 use cutline_error::{Error, Result};
 
-/// Bytes of the length that the file starts with.
+/// Bytes of the number that the file starts with.
 const LENGTH: u64 = 8;
 
-/// The largest header that the reference implementation takes; a larger number is no length at all.
+/// The largest header that the reference implementation accepts; a larger number is not a length.
 const MAX_HEADER: u64 = 100_000_000;
 
 /// One safetensors file, on disk or in memory.
 pub(super) struct SafeTensors {
     source: Source,
     metadata: Metadata,
-    entries: BTreeMap<String, Entry>,
-    /// Where the tensors' bytes begin.
+    entries: BTreeMap<String, TensorEntry>,
+    /// Offset of the tensors' bytes.
     data: u64,
-}
-
-enum Source {
-    File(CheckedFile),
-    Memory { name: String, bytes: Cow<'static, [u8]> },
-}
-
-impl Source {
-    fn name(&self) -> &str {
-        match self {
-            Self::File(file) => file.name(),
-            Self::Memory { name, .. } => name,
-        }
-    }
-
-    fn length(&self) -> u64 {
-        match self {
-            Self::File(file) => file.length(),
-            Self::Memory { bytes, .. } => bytes.len() as u64,
-        }
-    }
-
-    /// `length` bytes from `offset` on; the range was checked against [`length`](Self::length).
-    fn read_at(&self, offset: u64, length: usize) -> Result<Cow<'_, [u8]>> {
-        match self {
-            Self::File(file) => file.read_at(offset, length).map(Cow::Owned),
-            Self::Memory { name, bytes } => usize::try_from(offset)
-                .ok()
-                .and_then(|offset| bytes.get(offset..offset.checked_add(length)?))
-                .map(Cow::Borrowed)
-                .ok_or_else(|| Error::internal(format!("{name}: read past the end"))),
-        }
-    }
 }
 
 impl SafeTensors {
@@ -74,8 +42,8 @@ impl SafeTensors {
     fn new(source: Source) -> Result<Self> {
         let header = read_header(&source)?;
         let data = LENGTH + header.len() as u64;
-        // Reading the header into `Metadata` also checks that the tensors lie one after the other
-        // and that each has as many bytes as its type and shape ask for.
+        // Parsing the header as `Metadata` also checks that the tensors follow each other without
+        // gaps and that each has as many bytes as its type and shape need.
         let metadata: Metadata = serde_json::from_slice(&header).map_err(|error| {
             Error::model(format!(
                 "{} has a broken safetensors header ({error}); replace it with a complete copy",
@@ -90,10 +58,10 @@ impl SafeTensors {
             .into_iter()
             .map(|(name, info)| {
                 let format = match float(info.dtype) {
-                    Some(dtype) => Format::Float(dtype),
-                    None => Format::Other(format!("{:?}", info.dtype)),
+                    Some(dtype) => TensorFormat::Float(dtype),
+                    None => TensorFormat::Other(format!("{:?}", info.dtype)),
                 };
-                (name, Entry { shape: info.shape.clone(), format, storage: None })
+                (name, TensorEntry { shape: info.shape.clone(), format, storage: None })
             })
             .collect();
         drop(header);
@@ -139,7 +107,7 @@ fn check_length(source: &Source, end: u64) -> Result<()> {
     }
     if length > end {
         return Err(Error::model(format!(
-            "{name} has {} bytes after the end that its header announces; replace it with a clean \
+            "{name} has {} bytes after the end that its header announces; replace it with a complete \
              copy",
             length - end,
         )));
@@ -147,7 +115,7 @@ fn check_length(source: &Source, end: u64) -> Result<()> {
     Ok(())
 }
 
-/// The types that are read as weights.
+/// The types that can be read as weights.
 fn float(dtype: Dtype) -> Option<DType> {
     match dtype {
         Dtype::F16 => Some(DType::F16),
@@ -158,37 +126,26 @@ fn float(dtype: Dtype) -> Option<DType> {
     }
 }
 
-impl Store for SafeTensors {
-    fn name(&self) -> &str {
-        self.source.name()
+impl TensorFile for SafeTensors {
+    fn source(&self) -> &Source {
+        &self.source
     }
 
-    fn length(&self) -> u64 {
-        self.source.length()
-    }
-
-    fn entries(&self) -> &BTreeMap<String, Entry> {
+    fn entries(&self) -> &BTreeMap<String, TensorEntry> {
         &self.entries
     }
 
     fn read(&self, name: &str, device: &Device) -> Result<Tensor> {
         let found = self.metadata.info(name).and_then(|info| Some((info, float(info.dtype)?)));
         let Some((info, dtype)) = found else {
-            return Err(Error::internal(format!("{}: `{name}` cannot be read", self.name())));
+            return Err(Error::internal(format!(
+                "{}: `{name}` cannot be read",
+                self.source.name()
+            )));
         };
         let (start, end) = info.data_offsets;
         let bytes = self.source.read_at(self.data + start as u64, end - start)?;
         Tensor::from_raw_buffer(&bytes, dtype, &info.shape, device)
-            .map_err(|error| broken(self.name(), name, error))
-    }
-
-    fn hash(&self, hasher: &mut blake3::Hasher) -> Result<()> {
-        match &self.source {
-            Source::File(file) => file.hash(hasher),
-            Source::Memory { bytes, .. } => {
-                hasher.update(bytes);
-                Ok(())
-            }
-        }
+            .map_err(|error| broken(self.source.name(), name, error))
     }
 }

@@ -1,4 +1,4 @@
-//! The types that tensors of a GGUF file are written in.
+//! The types of tensors in a GGUF file.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,7 +7,8 @@ use candle_core::quantized::GgmlDType;
 
 use cutline_error::{Error, ErrorKind};
 
-/// How the numbers of a tensor are stored in a GGUF file: whole, or in blocks that share scales.
+/// How the numbers of a tensor are stored in a GGUF file: as they are, or in blocks with common
+/// scales.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum TensorType {
     /// 32-bit floating point.
@@ -53,7 +54,7 @@ impl TensorType {
         Self::F32,
     ];
 
-    /// Names of [`ALL`](Self::ALL).
+    /// The names of [`ALL`](Self::ALL).
     pub const NAMES: [&str; 12] = [
         "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "f16",
         "f32",
@@ -78,33 +79,33 @@ impl TensorType {
         }
     }
 
-    /// Whether numbers share scales; the others are plain floating point.
+    /// Whether it is a block format; the others are plain floating point.
     #[must_use]
     pub const fn is_quantized(self) -> bool {
         !matches!(self, Self::F32 | Self::F16)
     }
 
-    /// Numbers in a block; the length of a row has to be a multiple of it.
+    /// Numbers in a block; the length of a row must be a multiple of it.
     #[must_use]
     pub fn block(self) -> usize {
         self.ggml().block_size()
     }
 
-    /// Bytes of `elements` numbers, which fill whole blocks.
+    /// Size in bytes of `elements` numbers, which must fill whole blocks.
     #[must_use]
     pub fn bytes(self, elements: usize) -> usize {
         elements / self.block() * self.ggml().type_size()
     }
 
-    /// This type, if rows of `length` fill its blocks; else `q8_0`, and for what does not fill its
-    /// blocks either, `f16`.
+    /// This type if rows of `length` fill its blocks, otherwise `q8_0` if they fill those,
+    /// otherwise `f16`.
     #[must_use]
     pub fn for_rows(self, length: usize) -> Self {
         let fits = |kind: &Self| length.is_multiple_of(kind.block());
         [self, Self::Q8_0].into_iter().find(fits).unwrap_or(Self::F16)
     }
 
-    /// candle's name.
+    /// candle's type.
     pub(super) const fn ggml(self) -> GgmlDType {
         match self {
             Self::F32 => GgmlDType::F32,
@@ -140,8 +141,8 @@ impl TensorType {
         }
     }
 
-    /// `general.file_type` of a file that is mostly of this type. Of the k types the specification
-    /// knows mixtures only; the small one, `_S`, is the one without larger types mixed in.
+    /// `general.file_type` of a file that is mostly of this type. For the k types the specification
+    /// has mixtures only; the small one, `_S`, has no larger types mixed in.
     pub(super) const fn file_type(self) -> u32 {
         match self {
             Self::F32 => 0,
@@ -172,7 +173,7 @@ impl FromStr for TensorType {
     fn from_str(text: &str) -> Result<Self, Error> {
         Self::ALL.into_iter().find(|kind| kind.as_str() == text).ok_or_else(|| {
             let names = Self::NAMES.join(", ");
-            Error::new(ErrorKind::Config, format!("`{text}` is no type; it is one of {names}"))
+            Error::new(ErrorKind::Config, format!("`{text}` is not a type; choose one of {names}"))
         })
     }
 }
@@ -192,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_that_fill_no_blocks_get_another_type() {
+    fn rows_that_do_not_fill_blocks_get_another_type() {
         use TensorType as T;
         let table = [
             (T::Q4K, 768, T::Q4K),

@@ -1,33 +1,35 @@
 //! The vision tower: a ViT with pre-norm, a class token and learned absolute positions.
 //!
-//! It takes any number of images of one size. Where its operations ask for matrices without gaps,
-//! as candle's do on a GPU, they get them: nothing here depends on the device.
+//! It takes any number of images of one size. Operands are made contiguous wherever candle's CUDA
+//! backend requires it, so nothing here depends on the device.
 //!
 //! Source: `BlipVisionModel` in transformers' `modeling_blip.py`.
 
 use candle_core::{self as candle, Device, Tensor};
 
 use crate::config::{Activation, VisionConfig};
-use crate::layers::{LayerNorm, Linear, Loader, attention};
-use crate::positions;
+use crate::gpu::layers::{LayerNorm, Linear, attention};
+use crate::loader::Loader;
+use crate::{arithmetic, positions};
 use cutline_error::Result;
 
 /// Turns an image into the states that the decoder's cross-attention reads.
 #[derive(Debug)]
-pub(crate) struct VisionTower {
+pub(super) struct VisionTower {
     patch_size: usize,
-    /// The patch embedding: a convolution whose stride is its kernel is a linear layer of patches.
+    /// The patch embedding: a convolution whose stride equals its kernel is a linear layer on
+    /// patches.
     patches: Linear,
     /// `[1, hidden]`.
     class: Tensor,
     positions: PositionEmbedding,
-    layers: Vec<Layer>,
+    layers: Vec<VisionLayer>,
     post_layernorm: LayerNorm,
 }
 
 impl VisionTower {
     /// Reads `vision_model.*`.
-    pub(crate) fn load(config: &VisionConfig, loader: &Loader<'_>) -> Result<Self> {
+    pub(super) fn load(config: &VisionConfig, loader: &Loader<'_>) -> Result<Self> {
         let hidden = config.hidden_size;
         let prefix = "vision_model.embeddings";
         let patches = load_patches(config, loader, &format!("{prefix}.patch_embedding"))?;
@@ -35,15 +37,15 @@ impl VisionTower {
         let rows = 1 + config.grid() * config.grid();
         let table = loader.tensor(&format!("{prefix}.position_embedding"), &[1, rows, hidden])?;
         let layers = (0..config.num_hidden_layers)
-            .map(|n| Layer::load(config, loader, &format!("vision_model.encoder.layers.{n}")))
+            .map(|n| VisionLayer::load(config, loader, &format!("vision_model.encoder.layers.{n}")))
             .collect::<Result<Vec<_>>>()?;
         let eps = config.layer_norm_eps;
         Ok(Self {
             patch_size: config.patch_size,
             patches,
-            class: class.squeeze(0).map_err(super::arithmetic)?,
+            class: class.squeeze(0).map_err(arithmetic)?,
             positions: PositionEmbedding {
-                table: table.squeeze(0).map_err(super::arithmetic)?,
+                table: table.squeeze(0).map_err(arithmetic)?,
                 grid: config.grid(),
             },
             layers,
@@ -51,9 +53,9 @@ impl VisionTower {
         })
     }
 
-    /// Pixels `[images, 3, height, width]` → states `[images, 1 + patches, hidden]`, the class token
-    /// first.
-    pub(crate) fn forward(&self, pixels: &Tensor) -> candle::Result<Tensor> {
+    /// Pixels `[images, 3, height, width]` → states `[images, 1 + patches, hidden]`, the class
+    /// token first.
+    pub(super) fn forward(&self, pixels: &Tensor) -> candle::Result<Tensor> {
         let (images, _, height, width) = pixels.dims4()?;
         let (rows, columns) = (height / self.patch_size, width / self.patch_size);
         let patches = self.patches.forward(&self.unfold(pixels, rows, columns)?)?;
@@ -69,8 +71,8 @@ impl VisionTower {
         self.post_layernorm.forward(&x)?.reshape((images, 1 + rows * columns, hidden))
     }
 
-    /// `[images, 3, height, width]` → `[images · rows · columns, 3 · patch²]`, one patch a row in
-    /// the order of the convolution's kernel.
+    /// `[images, 3, height, width]` → `[images · rows · columns, 3 · patch²]`: one patch per row,
+    /// in the order of the convolution's kernel.
     fn unfold(&self, pixels: &Tensor, rows: usize, columns: usize) -> candle::Result<Tensor> {
         let (side, images) = (self.patch_size, pixels.dim(0)?);
         pixels
@@ -83,24 +85,24 @@ impl VisionTower {
 fn load_patches(config: &VisionConfig, loader: &Loader<'_>, prefix: &str) -> Result<Linear> {
     let (hidden, side) = (config.hidden_size, config.patch_size);
     let kernel = loader.tensor(&format!("{prefix}.weight"), &[hidden, 3, side, side])?;
-    let kernel = kernel.reshape((hidden, 3 * side * side)).map_err(super::arithmetic)?;
+    let kernel = kernel.reshape((hidden, 3 * side * side)).map_err(arithmetic)?;
     Ok(Linear::new(kernel, loader.tensor(&format!("{prefix}.bias"), &[hidden])?))
 }
 
-/// One learned vector a patch, resampled for images of another size.
+/// One learned vector per patch, resampled for images of another size.
 #[derive(Debug)]
 struct PositionEmbedding {
-    /// `[1 + grid², hidden]`, the class token's first.
+    /// `[1 + grid², hidden]`, the class token first.
     table: Tensor,
     /// Patches along a side of the image that the model was trained on.
     grid: usize,
 }
 
 impl PositionEmbedding {
-    /// `[1 + rows · columns, hidden]` for an image of so many patches.
+    /// `[1 + rows · columns, hidden]` for an image of `rows` × `columns` patches.
     ///
-    /// transformers interpolates whenever the image is not the square it was trained on, also a
-    /// non-square one of as many patches.
+    /// transformers interpolates whenever the image is not the square that the model was trained
+    /// on, even if it has the same number of patches.
     fn at(&self, rows: usize, columns: usize) -> candle::Result<Tensor> {
         if (rows, columns) == (self.grid, self.grid) {
             return Ok(self.table.clone());
@@ -120,7 +122,7 @@ impl PositionEmbedding {
 
 /// `x + attention(norm(x))`, then `x + mlp(norm(x))`.
 #[derive(Debug)]
-struct Layer {
+struct VisionLayer {
     heads: usize,
     layer_norm1: LayerNorm,
     /// Queries, keys and values in one weight.
@@ -132,7 +134,7 @@ struct Layer {
     fc2: Linear,
 }
 
-impl Layer {
+impl VisionLayer {
     fn load(config: &VisionConfig, loader: &Loader<'_>, prefix: &str) -> Result<Self> {
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
         let norm = |name: &str| {
@@ -151,7 +153,7 @@ impl Layer {
         })
     }
 
-    /// `[images · tokens, hidden]` → the same.
+    /// `[images · tokens, hidden]` → the same shape.
     fn forward(&self, x: &Tensor, images: usize) -> candle::Result<Tensor> {
         let x = (self.attend(&self.layer_norm1.forward(x)?, images)? + x)?;
         let inner = self.activation.forward(&self.fc1.forward(&self.layer_norm2.forward(&x)?)?)?;
@@ -161,7 +163,7 @@ impl Layer {
     fn attend(&self, x: &Tensor, images: usize) -> candle::Result<Tensor> {
         let (rows, hidden) = x.dims2()?;
         let shape = [images, rows / images, 3, self.heads, hidden / self.heads];
-        // One copy makes matrices without gaps of all three, which is what cuBLAS is given.
+        // One copy makes all three contiguous, as cuBLAS needs them.
         let parts = self.qkv.forward(x)?.reshape(&shape[..])?.permute([2, 0, 3, 1, 4])?;
         let parts = parts.contiguous()?;
         let context = attention(&parts.get(0)?, &parts.get(1)?, &parts.get(2)?, None)?;

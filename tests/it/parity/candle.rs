@@ -1,15 +1,16 @@
-//! The model for GPUs on candle's CPU device: what differs there from the others.
+//! The model for GPUs on candle's CPU device: what is different from the kernels.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use cutline::blip::ImageStates;
 use cutline::engine::local::LocalEngine;
-use cutline::engine::{Encoded, Engine, Job, JobId, PixelValues, Precision};
+use cutline::engine::{Engine, Job, JobId, PixelValues, Precision};
 use cutline::generate::GenerationParams;
 
 use super::TINY;
 use super::checks::{Outcome, all_same, check_batches, run};
-use super::set::{CANDLE, GPU, LONG, Set, Way, job};
+use super::set::{Backend, CANDLE, LONG, PORTABLE, STEP, Set, job};
 
 /// Bounds for the vision tower's output and for the logits, over their ranges. The tiny models have
 /// random weights, so their logits lie closer together than a trained one's.
@@ -17,10 +18,10 @@ const HALF: [(Precision, f32, f32); 2] =
     [(Precision::F16, 2e-2, 2e-2), (Precision::Bf16, 2e-2, 1e-1)];
 
 #[test]
-fn a_caption_has_the_same_tokens_in_any_company() {
-    TINY.into_iter().for_each(|name| check_batches(Set::tiny(name, GPU), 1, false));
+fn a_caption_has_the_same_tokens_in_any_batch() {
+    TINY.into_iter().for_each(|name| check_batches(Set::tiny(name, CANDLE), STEP, false));
     if LONG {
-        check_batches(Set::embedded(GPU), 5, false);
+        check_batches(Set::embedded(CANDLE), 5, false);
     }
 }
 
@@ -48,12 +49,12 @@ fn mixed(engine: &LocalEngine, pixels: &[Arc<PixelValues>]) -> Vec<Job> {
 }
 
 #[test]
-fn it_writes_what_the_reference_writes_whoever_joins_and_leaves() {
+fn captions_equal_those_of_the_kernels_whatever_the_batch() {
     for name in TINY {
-        let (mut reference, _, pixels) = Set::tiny(name, CANDLE).engine();
-        let (mut engine, ..) = Set::tiny(name, GPU).engine();
+        let (mut kernels, _, pixels) = Set::tiny(name, PORTABLE).engine();
+        let (mut engine, ..) = Set::tiny(name, CANDLE).engine();
         let jobs = mixed(&engine, &pixels);
-        let expected = run(&mut reference, jobs.clone(), 3);
+        let expected = run(&mut kernels, jobs.clone(), 3);
         for each in [1, 2, 5, jobs.len()] {
             let outcomes = run(&mut engine, jobs.clone(), each);
             assert!(all_same(&expected, &outcomes, false), "{name}, {each} before each step");
@@ -62,11 +63,11 @@ fn it_writes_what_the_reference_writes_whoever_joins_and_leaves() {
 }
 
 #[test]
-fn those_who_are_cancelled_and_a_reset_leave_nothing_behind() {
-    let (mut engine, _, pixels) = Set::tiny("tied", GPU).engine();
+fn cancelled_jobs_and_a_reset_leave_nothing_behind() {
+    let (mut engine, _, pixels) = Set::tiny("tied", CANDLE).engine();
     let jobs = mixed(&engine, &pixels);
     let expected = run(&mut engine, jobs.clone(), jobs.len());
-    for gone in [0, 1, 2] {
+    for round in [0, 1, 2] {
         for job in &jobs {
             engine.start(job.clone()).unwrap();
         }
@@ -74,25 +75,25 @@ fn those_who_are_cancelled_and_a_reset_leave_nothing_behind() {
             engine.step(&mut Vec::new()).unwrap();
             jobs.iter().skip(step).step_by(3).for_each(|job| engine.cancel(job.id));
         }
-        if gone == 1 {
+        if round == 1 {
             jobs.iter().for_each(|job| engine.cancel(job.id));
         } else {
             engine.reset();
         }
         assert_eq!(engine.active(), 0);
         let outcomes = run(&mut engine, jobs.clone(), 4);
-        assert!(all_same(&expected, &outcomes, false), "{gone}");
+        assert!(all_same(&expected, &outcomes, false), "round {round}");
     }
 }
 
 #[test]
-fn whatever_a_slot_held_the_next_image_does_not_notice() {
-    let (mut engine, cases, pixels) = Set::tiny("tied", GPU).engine();
+fn what_a_slot_held_before_does_not_matter() {
+    let (mut engine, cases, pixels) = Set::tiny("tied", CANDLE).engine();
     let expected = run(&mut engine, vec![job(1, &cases[0], &pixels)], 1);
     let mut broken = (*pixels[0]).clone();
     broken.data[0] = f32::NAN;
     let broken = Arc::new(broken);
-    // A failure in the first step and one in a prompt, so that both ways of writing are covered.
+    // Failures in a first step and in a prompt, because they are written in different ways.
     for prompt in [vec![], vec![5, 6, 7]] {
         for id in 2..8 {
             let image = Arc::clone(&broken);
@@ -109,15 +110,15 @@ fn whatever_a_slot_held_the_next_image_does_not_notice() {
 }
 
 #[test]
-fn images_of_several_sizes_are_encoded_together_as_alone() {
-    let (mut engine, _, pixels) = Set::tiny("half", GPU).engine();
+fn images_of_several_sizes_are_encoded_together_like_alone() {
+    let (mut engine, _, pixels) = Set::tiny("half", CANDLE).engine();
     assert!(engine.info().vision_batch > 1);
     let mut images: Vec<Arc<PixelValues>> = pixels.iter().chain(&pixels).cloned().collect();
     images.rotate_left(1);
     let together = engine.encode(&images).unwrap();
     assert_eq!(together.len(), images.len());
     let states = |image: &cutline::engine::EncodedImage| {
-        image.content::<Encoded>().unwrap().states().unwrap()
+        image.content::<ImageStates>().unwrap().to_vec().unwrap()
     };
     for (pixels, image) in images.iter().zip(&together) {
         let alone = engine.encode_one(Arc::clone(pixels)).unwrap();
@@ -139,13 +140,10 @@ fn relative_differences(mut full: Set, mut half: Set) -> (f32, f32) {
         let pixels = full.pixels(image);
         let ids = full.ids(image);
         let of = |set: &mut Set| {
-            let states = set.model.encode(&pixels.data, pixels.width, pixels.height).unwrap();
-            let mut item = set.model.begin(&states, ids.len(), 1).unwrap();
-            let mut all = set.model.prefill(&mut item, &ids[..1]).unwrap();
-            for place in 1..ids.len() {
-                all.extend(set.model.step(&mut [&mut item], &ids[place..=place]).unwrap());
-            }
-            (states.states().unwrap(), all)
+            let states = set.encode(&pixels);
+            let mut slot = set.model.begin(&states, ids.len(), 1).unwrap();
+            let all: Vec<f32> = ids.iter().flat_map(|id| set.read(&mut slot, &[*id])).collect();
+            (states.to_vec().unwrap(), all)
         };
         let (expected, ours) = (of(&mut full), of(&mut half));
         vision = vision.max(over_range(&ours.0, &expected.0));
@@ -168,7 +166,7 @@ fn over_range(ours: &[f32], expected: &[f32]) -> f32 {
 fn half_precision_is_close_to_full_precision() {
     for (precision, of_vision, of_logits) in HALF {
         for name in TINY {
-            let half = Set::tiny(name, Way::Gpu(precision));
+            let half = Set::tiny(name, Backend::Candle(precision));
             let (vision, logits) = relative_differences(Set::tiny(name, CANDLE), half);
             let close = vision < of_vision && logits < of_logits;
             assert!(close, "{name} {precision}: {vision} {logits}");
@@ -177,7 +175,7 @@ fn half_precision_is_close_to_full_precision() {
     if !LONG {
         return;
     }
-    let half = Set::embedded(Way::Gpu(Precision::F16));
+    let half = Set::embedded(Backend::Candle(Precision::F16));
     let (vision, logits) = relative_differences(Set::embedded(CANDLE), half);
     assert!(vision < 2e-2 && logits < 2e-2, "{vision} {logits}");
 }
@@ -185,7 +183,7 @@ fn half_precision_is_close_to_full_precision() {
 #[cfg(feature = "long-tests")]
 #[test]
 fn half_precision_writes_nearly_the_same_captions() {
-    let (mut engine, cases, pixels) = Set::embedded(Way::Gpu(Precision::F16)).engine();
+    let (mut engine, cases, pixels) = Set::embedded(Backend::Candle(Precision::F16)).engine();
     let greedy = cases.iter().filter(|case| super::set::params(case).num_beams == 1);
     let (mut equal, mut all) = (0, 0);
     for case in greedy {
@@ -198,28 +196,29 @@ fn half_precision_writes_nearly_the_same_captions() {
 }
 
 #[test]
-fn a_caption_that_is_started_anew_begins_as_it_was_heard() {
-    let (mut engine, cases, pixels) = Set::tiny("tied", GPU).engine();
+fn a_caption_that_is_started_again_begins_with_what_was_sent() {
+    let (mut engine, cases, pixels) = Set::tiny("tied", CANDLE).engine();
     let begun = job(0, &cases[0], &pixels);
     let (whole, _) = run(&mut engine, vec![begun.clone()], 1).remove(&0).unwrap();
     let own = &whole[0].ids[1 + cases[0].prompt.len()..];
-    // What it would write by itself, and what it would not.
-    for heard in [own[..2].to_vec(), vec![own[0] + 1, 9, 11]] {
-        engine.start(Job { written: heard.clone(), ..begun.clone() }).unwrap();
+    // Once what it would write by itself, and once something else.
+    for sent in [own[..2].to_vec(), vec![own[0] + 1, 9, 11]] {
+        engine.start(Job { written: sent.clone(), ..begun.clone() }).unwrap();
         let (sequences, tokens) = run(&mut engine, Vec::new(), 1).remove(&0).unwrap();
-        assert_eq!(tokens[..heard.len()], heard);
+        assert_eq!(tokens[..sent.len()], sent);
         assert_eq!(sequences[0].ids[1 + cases[0].prompt.len()..], tokens);
-        assert_eq!(sequences[0].ids == whole[0].ids, heard == own[..2]);
+        assert_eq!(sequences[0].ids == whole[0].ids, sent == own[..2]);
     }
 }
 
 #[test]
-fn blocks_of_gguf_say_the_same_as_in_the_reference() {
+fn blocks_of_gguf_are_computed_as_accurately_as_their_bits_allow() {
     use candle_core::{DType, Device};
-    use cutline::blip::{BlipConfig, BlipModel, GpuModel};
+    use cutline::blip::{BlipConfig, CpuModel, GpuModel, Model};
     use cutline::engine::hub::HubOptions;
     use cutline::engine::quantize::{Destination, TensorType, quantize};
     use cutline::engine::source::{self, ModelSource};
+    use cutline::kernels::{self, Tier};
 
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/untied");
     let open = |path: &std::path::Path| {
@@ -227,29 +226,29 @@ fn blocks_of_gguf_say_the_same_as_in_the_reference() {
         source::open(&source, &HubOptions::default()).unwrap()
     };
     let dir = tempfile::TempDir::new().unwrap();
+    let (_, cases, pixels) = Set::tiny("untied", PORTABLE).engine();
     for kind in [TensorType::Q8_0, TensorType::Q4_0] {
         let out = dir.path().join(kind.to_string());
         quantize(&open(&folder), kind, &Destination::new(&out, false), &mut |_| {}).unwrap();
         let files = open(&out);
         let config = BlipConfig::from_json(&files.config).unwrap();
-        let load = |dtype| GpuModel::load(&config, &files.weights, dtype, &Device::Cpu).unwrap();
-        let (ours, half) = (load(DType::F32), load(DType::F16));
-        let reference = BlipModel::load(&config, &files.weights, DType::F32, &Device::Cpu).unwrap();
-        assert_eq!(ours.precision(), reference.precision());
-        assert_eq!(ours.parameters(), reference.parameters());
-        let precisions = [(ours, 1e-4), (half, 5e-2)];
-        let mut reference: LocalEngine = LocalEngine::new(reference);
-        let (_, cases, pixels) = Set::tiny("untied", CANDLE).engine();
-        let expected = run(&mut reference, vec![job(0, &cases[0], &pixels)], 1);
-        for (model, close) in precisions {
-            let backend: cutline::engine::Backend = model.try_into().unwrap();
-            let mut engine = LocalEngine::new(backend);
+        // The same blocks, dequantised once and multiplied in f32.
+        let full = kernels::Precision::F32;
+        let dequantised = CpuModel::load(&config, &files.weights, Tier::Portable, full).unwrap();
+        let parameters = dequantised.describe().parameters;
+        let mut dequantised = LocalEngine::new(Box::new(dequantised));
+        let expected = run(&mut dequantised, vec![job(0, &cases[0], &pixels)], 1);
+        for dtype in [DType::F32, DType::F16] {
+            let model = GpuModel::load(&config, &files.weights, dtype, &Device::Cpu).unwrap();
+            assert_eq!(model.describe().precision, kind.as_str());
+            assert_eq!(model.describe().parameters, parameters);
+            let mut engine = LocalEngine::new(Box::new(model));
             let outcomes = run(&mut engine, vec![job(0, &cases[0], &pixels)], 1);
             let (a, b) = (&expected[&0].0[0], &outcomes[&0].0[0]);
             let difference = (a.confidence - b.confidence).abs();
-            println!("{kind}: {difference:.1e}, {:?} {:?}", a.ids, b.ids);
-            assert!(difference < close, "{kind}: {difference}");
-            assert!(close > 1e-3 || a.ids == b.ids, "{kind}");
+            println!("{kind} {dtype:?}: {difference:.1e}, {:?} {:?}", a.ids, b.ids);
+            assert!(difference < 5e-2, "{kind} {dtype:?}: {difference}");
+            assert!(dtype == DType::F16 || a.ids == b.ids, "{kind}");
         }
     }
 }

@@ -1,0 +1,250 @@
+//! The interface between the engine and the implementations of BLIP.
+
+use std::fmt;
+
+use candle_core::{DType, Device, Tensor};
+
+use crate::BlipConfig;
+use crate::config::TextConfig;
+use crate::cpu::CpuSlot;
+use crate::gpu::GpuSlot;
+use cutline_error::{Error, Result};
+use cutline_generate::TopLogits;
+
+/// A loaded BLIP captioner with the memory that its passes need.
+///
+/// An image goes through [`encode`](Self::encode) once. [`begin`](Self::begin) makes a slot for one
+/// caption of it, or for several beams or samples, and [`read`](Self::read) takes a decode step of
+/// any number of slots.
+pub trait Model: fmt::Debug + Send {
+    /// What is known about the model and where it runs.
+    fn describe(&self) -> &ModelDescription;
+
+    /// How many images of this size (in pixels) the vision tower encodes faster together than one
+    /// after another; 1 where batches gain nothing.
+    fn vision_batch(&self, _width: usize, _height: usize) -> usize {
+        1
+    }
+
+    /// Runs the vision tower over images of one size, each given as normalised planes
+    /// `3 × height × width`.
+    ///
+    /// # Errors
+    /// The number of values is not `3 · height · width`, a side is no multiple of the patch size,
+    /// or the arithmetic failed. None of the images is encoded then.
+    fn encode(
+        &mut self,
+        images: &[&[f32]],
+        width: usize,
+        height: usize,
+    ) -> Result<Vec<ImageStates>>;
+
+    /// A new slot for an image. It has one row now and later at most `rows` (beams or samples),
+    /// with space for `capacity` tokens in each, the first ones included.
+    ///
+    /// # Errors
+    /// The image comes from the other implementation, or the device has no memory left.
+    fn begin(&mut self, image: &ImageStates, capacity: usize, rows: usize) -> Result<Slot>;
+
+    /// Computes the cross-attention's keys and values of new slots if [`begin`](Self::begin)
+    /// deferred that; otherwise [`read`](Self::read) does it.
+    ///
+    /// # Errors
+    /// The arithmetic failed; the slots cannot be used any more.
+    fn prefill_cross_kv(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Reads the next tokens of every slot and returns the scores of the tokens after them, in the
+    /// order of the reads.
+    ///
+    /// # Errors
+    /// The tokens do not fit a slot or the vocabulary, or the arithmetic failed. The slots cannot
+    /// be used any more.
+    fn read(&mut self, reads: &mut [Read<'_>]) -> Result<Vec<Scores>>;
+
+    /// Takes back a finished slot, so that the next one can use its memory.
+    fn recycle(&mut self, _slot: Slot) {}
+
+    /// Replaces all memory that an interrupted pass may have left half written. Existing slots
+    /// cannot be used any more; encoded images can.
+    fn reset(&mut self);
+
+    /// Waits until the device has finished all work that it was given.
+    ///
+    /// # Errors
+    /// Some of the work failed.
+    fn synchronize(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// What is known about a loaded model.
+#[derive(Debug, Clone)]
+pub struct ModelDescription {
+    /// Shapes and constants.
+    pub config: BlipConfig,
+    /// Parameters, embeddings included, tied ones once.
+    pub parameters: u64,
+    /// `f32`, `f16`, `bf16`, `int8`, or the block format of quantised layers.
+    pub precision: &'static str,
+    /// What multiplies: `candle`, or the name of an instruction set.
+    pub kernels: &'static str,
+    /// Where the arithmetic runs.
+    pub device: Device,
+}
+
+/// The vision tower's output for one image: `[1 + patches, vision width]`, the class token first.
+#[derive(Debug)]
+pub enum ImageStates {
+    /// In plain memory, for [`cpu`](crate::cpu).
+    Host(Vec<f32>),
+    /// On candle's device, for [`gpu`](crate::gpu).
+    Device(Tensor),
+}
+
+impl ImageStates {
+    /// Their size in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Host(states) => size_of_val(states.as_slice()),
+            Self::Device(states) => states.elem_count() * states.dtype().size_in_bytes(),
+        }
+    }
+
+    /// A copy as f32 in plain memory, token after token.
+    ///
+    /// # Errors
+    /// They cannot be copied from the device.
+    pub fn to_vec(&self) -> Result<Vec<f32>> {
+        match self {
+            Self::Host(states) => Ok(states.clone()),
+            Self::Device(states) => states
+                .to_dtype(DType::F32)
+                .and_then(|states| states.flatten_all()?.to_vec1())
+                .map_err(crate::arithmetic),
+        }
+    }
+
+    pub(crate) fn host(&self) -> Result<&[f32]> {
+        match self {
+            Self::Host(states) => Ok(states),
+            Self::Device(_) => Err(other_implementation()),
+        }
+    }
+
+    pub(crate) fn device(&self) -> Result<&Tensor> {
+        match self {
+            Self::Host(_) => Err(other_implementation()),
+            Self::Device(states) => Ok(states),
+        }
+    }
+}
+
+/// The decoding state of one image: its cross-attention, its rows (beams or samples) and their
+/// self-attention cache.
+#[derive(Debug)]
+pub enum Slot {
+    /// Of [`cpu`](crate::cpu).
+    Cpu(CpuSlot),
+    /// Of [`gpu`](crate::gpu).
+    Gpu(GpuSlot),
+}
+
+impl Slot {
+    /// Sequences that are decoded for the image.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        match self {
+            Self::Cpu(slot) => slot.rows(),
+            Self::Gpu(slot) => slot.rows(),
+        }
+    }
+
+    /// Makes row `n` continue the former row `sources[n]`; rows that are not named are dropped.
+    ///
+    /// # Errors
+    /// A source is not a row, or there are more rows than the slot was made for.
+    pub fn reorder(&mut self, sources: &[usize]) -> Result<()> {
+        match self {
+            Self::Cpu(slot) => slot.reorder(sources),
+            Self::Gpu(slot) => slot.reorder(sources),
+        }
+    }
+
+    /// All logits of the last read, `vocabulary` of every row, where it returned only the top ones.
+    ///
+    /// # Errors
+    /// The last read returned all logits, or they cannot be copied from the device.
+    pub fn logits(&self) -> Result<Vec<f32>> {
+        match self {
+            Self::Cpu(_) => Err(Error::internal("the last read returned all logits")),
+            Self::Gpu(slot) => slot.logits(),
+        }
+    }
+
+    pub(crate) fn cpu(&mut self) -> Result<&mut CpuSlot> {
+        match self {
+            Self::Cpu(slot) => Ok(slot),
+            Self::Gpu(_) => Err(other_implementation()),
+        }
+    }
+
+    pub(crate) fn gpu(&mut self) -> Result<&mut GpuSlot> {
+        match self {
+            Self::Cpu(_) => Err(other_implementation()),
+            Self::Gpu(slot) => Ok(slot),
+        }
+    }
+}
+
+/// What one slot reads in a decode step.
+#[derive(Debug)]
+pub struct Read<'a, S = Slot> {
+    /// The slot.
+    pub slot: &'a mut S,
+    /// The first tokens (decoder start and prompt) of a new slot; after that one for each row.
+    pub tokens: &'a [u32],
+    /// How many of each row's greatest logits are enough; `None` if all logits are needed.
+    pub top: Option<usize>,
+}
+
+/// What a step says about the next tokens of a slot.
+#[derive(Debug)]
+pub enum Scores {
+    /// All logits, `vocabulary` of every row.
+    Logits(Vec<f32>),
+    /// The greatest logits of every row, at least as many as were asked for. All logits of these
+    /// rows are finite.
+    Top(Vec<TopLogits>),
+    /// A logit is NaN or infinite.
+    NotFinite,
+}
+
+/// Checks that a slot of `rows` rows, which has read `position` of at most `capacity` tokens, can
+/// read `tokens`.
+pub(crate) fn check_read(
+    config: &TextConfig,
+    (rows, position, capacity): (usize, usize, usize),
+    tokens: &[u32],
+) -> Result<()> {
+    let capacity = capacity.min(config.max_position_embeddings);
+    let count = tokens.len();
+    let fits = if position == 0 {
+        rows == 1 && count > 0 && count <= capacity
+    } else {
+        count == rows && position < capacity
+    };
+    if !fits {
+        return Err(Error::internal(format!(
+            "{count} tokens do not fit {rows} rows at position {position} of {capacity}"
+        )));
+    }
+    config.check_tokens(tokens)
+}
+
+/// An image or a slot was given to another implementation than the one that made it.
+fn other_implementation() -> Error {
+    Error::internal("an image or a slot came from another implementation of the model")
+}
