@@ -3,7 +3,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::{ArgMatches, Args, Command, FromArgMatches, value_parser};
 use serde::Serialize;
@@ -12,6 +11,7 @@ use super::{print, unparsed};
 use crate::config::{self, Group, LogSettings, Values, captioner_settings};
 use crate::engine::bench::{Measured, Workload, measure, states};
 use crate::engine::{self, EngineInfo, source};
+use crate::metrics::milliseconds;
 use crate::telemetry::{self, Output};
 use cutline_error::{Error, ErrorKind, Result};
 
@@ -113,10 +113,6 @@ fn write_states(states: &[f32], path: &Path) -> Result<()> {
         let path = path.display();
         Error::new(ErrorKind::Io, format!("{path} cannot be written ({error}); name another file"))
     })
-}
-
-fn milliseconds(time: Duration) -> f64 {
-    rounded(time.as_secs_f64() * 1e3)
 }
 
 /// To three decimal places: further ones are noise.

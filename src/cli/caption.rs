@@ -133,6 +133,8 @@ pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode> {
     report_inputs(&inputs, args.verbosity(), &progress);
     let runtime = runtime()?;
     let end = runtime.block_on(async {
+        // Dropped inside the runtime, which then does not wait for the model's thread.
+        let run = run;
         let signals = Signals::new()?;
         Box::pin(run.run(photos, output, &mut progress, signals)).await
     });

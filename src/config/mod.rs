@@ -22,7 +22,7 @@ pub use self::document::{env_example, markdown, with_settings};
 pub use self::options::Group;
 use self::options::{
     CacheOptions, ImageOptions, LogOptions, ModelOptions, ProtectionOptions, QueueOptions,
-    ServerOptions,
+    ServerOptions, TraceOptions,
 };
 pub use self::protection::{ApiKeys, CorsOrigins, ProtectionSettings, PublicEndpoints, RateLimit};
 pub use self::values::Values;
@@ -57,7 +57,7 @@ impl Settings {
     /// [`Config`](cutline_error::ErrorKind::Config): one sentence that names the setting and says
     /// what to give instead.
     pub fn new(values: &Values) -> Result<Self> {
-        let ServerOptions { host, port, .. } = values.read()?;
+        let (host, port) = listen_address(values)?;
         Ok(Self {
             host,
             port,
@@ -208,24 +208,19 @@ pub struct TraceSettings {
 
 impl TraceSettings {
     fn new(values: &Values) -> Result<Self> {
-        const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
-        let options: LogOptions = values.read()?;
-        let endpoint = match options.otel_exporter_otlp_endpoint {
-            Some(_) if !cfg!(feature = "otlp") => {
-                return Err(values.unusable(
-                    ENDPOINT,
-                    "this binary is built without the feature otlp and cannot send traces; build \
-                     it with --features otlp, or leave the setting out",
-                ));
-            }
-            Some(text) => {
-                let address =
-                    parse::address(&text).map_err(|remedy| values.unusable(ENDPOINT, &remedy))?;
-                Some(address.trim_end_matches('/').to_owned())
-            }
-            None => None,
-        };
-        Ok(Self { endpoint, service_name: options.otel_service_name })
+        let options: TraceOptions = values.read()?;
+        if options.otel_exporter_otlp_endpoint.is_some() && !cfg!(feature = "otlp") {
+            return Err(values.unusable(
+                "OTEL_EXPORTER_OTLP_ENDPOINT",
+                "this binary is built without the feature otlp and cannot send traces; build it \
+                 with --features otlp, or leave the setting out",
+            ));
+        }
+        let endpoint = options.otel_exporter_otlp_endpoint;
+        Ok(Self {
+            endpoint: endpoint.map(|address| address.trim_end_matches('/').to_owned()),
+            service_name: options.otel_service_name,
+        })
     }
 }
 

@@ -48,7 +48,7 @@ impl Group {
             Self::Model => ModelOptions::augment_args(command),
             Self::Images => ImageOptions::augment_args(command),
             Self::Cache => CacheOptions::augment_args(command),
-            Self::Logs => LogOptions::augment_args(command),
+            Self::Logs => TraceOptions::augment_args(LogOptions::augment_args(command)),
         }
     }
 }
@@ -211,9 +211,15 @@ pub(super) struct LogOptions {
           action = ArgAction::Set, num_args = 0..=1, require_equals = true,
           default_missing_value = "true")]
     pub(super) debug: bool,
+}
+
+// Apart from the other settings of logs, because only servers send traces.
+#[derive(Args)]
+#[command(next_help_heading = "Logs and traces")]
+pub(super) struct TraceOptions {
     /// Collector of traces (OTLP over HTTP), such as http://localhost:4318; needs the feature otlp; if
     /// unset, no traces are sent
-    #[arg(long, env)]
+    #[arg(long, env, value_parser = address)]
     pub(super) otel_exporter_otlp_endpoint: Option<String>,
     /// Name of this server in traces
     #[arg(long, env, default_value = "cutline")]

@@ -2,7 +2,10 @@
 
 use std::fmt;
 use std::fs;
+use std::net::Ipv6Addr;
 use std::num::NonZeroU32;
+
+use ureq::http::Uri;
 
 /// More requests per minute than this server could answer on any machine.
 pub(super) const MAX_RATE: u32 = 1_000_000;
@@ -172,37 +175,24 @@ pub(super) fn cors_origins(text: &str) -> Result<CorsOrigins, String> {
 /// Whether a browser could send `text` as `Origin`. Anything else would never match, except `null`,
 /// which every sandboxed page sends.
 fn is_origin(text: &str) -> bool {
-    let Some((scheme, authority)) = text.split_once("://") else { return false };
-    let scheme_fits = scheme.starts_with(|c: char| c.is_ascii_lowercase())
-        && scheme
-            .chars()
-            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "+-.".contains(c));
-    // An IPv6 address in brackets has colons of its own.
-    let (host, port) = match authority.rsplit_once(':') {
-        Some((host, port)) if !port.contains(']') => (host, Some(port)),
-        _ => (authority, None),
+    let Ok(uri) = text.parse::<Uri>() else { return false };
+    let (Some(scheme), Some(host)) = (uri.scheme_str(), uri.host()) else { return false };
+    let plain = |text: &str, marks: &str| {
+        let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || marks.contains(c);
+        !text.is_empty() && text.chars().all(fits)
     };
-    let host_fits = match host.strip_prefix('[') {
-        Some(rest) => rest.strip_suffix(']').is_some_and(|ip| {
-            ip.parse::<std::net::Ipv6Addr>().is_ok_and(|address| address.to_string() == ip)
-        }),
-        None => {
-            !host.is_empty()
-                && host
-                    .chars()
-                    .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "-._".contains(c))
-        }
+    let host_fits = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        // Browsers send the shortest form.
+        Some(ip) => ip.parse::<Ipv6Addr>().is_ok_and(|address| address.to_string() == ip),
+        None => plain(host, "-._"),
     };
-    let port_fits = port.is_none_or(|port| {
-        let number = port.parse::<u16>().unwrap_or(0);
-        let own = match scheme {
-            "http" => 80,
-            "https" => 443,
-            _ => 0,
-        };
-        number != 0 && number != own && number.to_string() == port
-    });
-    scheme_fits && host_fits && port_fits
+    let port = match (scheme, uri.port_u16()) {
+        ("http", Some(80)) | ("https", Some(443)) | (_, Some(0)) => return false,
+        (_, Some(port)) => format!(":{port}"),
+        (_, None) => String::new(),
+    };
+    // Rules out capitals, paths, user names and other spellings of the port.
+    plain(scheme, "+-.") && host_fits && text == format!("{scheme}://{host}{port}")
 }
 
 #[cfg(test)]

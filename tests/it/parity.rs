@@ -14,7 +14,7 @@ use cutline::engine::{Engine, Event, Job, JobId, PixelValues, Precision};
 use cutline::generate::{FinishReason, GenerationParams};
 
 use checks::{Outcome, all_same, check_batches, check_captions, check_numbers, run, same};
-use set::{Backend, CANDLE, Set, best, every_exact_backend, full_precision, job, selected};
+use set::{Backend, CANDLE, STEP, Set, best, every_exact_backend, full_precision, job, selected};
 
 const TINY: [&str; 3] = ["tied", "untied", "half"];
 
@@ -35,7 +35,7 @@ fn tiny_models_write_what_transformers_writes() {
 #[test]
 fn a_job_in_a_batch_equals_the_job_alone_bit_for_bit() {
     for backend in every_exact_backend() {
-        TINY.into_iter().for_each(|name| check_batches(Set::tiny(name, backend), 1, true));
+        TINY.into_iter().for_each(|name| check_batches(Set::tiny(name, backend), STEP, true));
     }
 }
 

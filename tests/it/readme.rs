@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use cutline::captioner::{Budget, Decoders};
-use cutline::image::DecodeLimits;
+use cutline::image::{DecodeLimits, ImageFormat};
 use serde_json::Value;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -203,6 +203,21 @@ async fn the_description_of_the_coffee_is_the_programs_own() {
     }
 }
 
+/// The problem that is shown is the one for a file that is not an image, in the contract's words.
+#[test]
+fn the_error_shown_is_the_programs_own() {
+    let api = Document::open("docs/api.md");
+    let shown: Value = serde_json::from_str(api.block("-F image=@README.md", "json")).unwrap();
+    let error = ImageFormat::of(Document::open("README.md").text.as_bytes()).unwrap_err();
+    assert_eq!(shown["detail"], error.detail());
+    let mut problems = Vec::new();
+    find_problems(&contract(), &mut problems);
+    let same = problems.iter().find(|problem| problem["code"] == shown["code"]).unwrap();
+    for field in ["type", "title", "status"] {
+        assert_eq!(shown[field], same[field], "{field} of the problem");
+    }
+}
+
 /// Colours and mood agree, except for differences in rounding between processors.
 fn same_appearance(shown: &Value, printed: &Value) {
     let colors = |answer: &Value| answer["colors"].as_array().unwrap().clone();
@@ -371,22 +386,25 @@ fn every_parameter_endpoint_and_error_code_is_documented() {
         let named = api.code_spans().iter().any(|span| span.ends_with(path.as_str()));
         assert!(named, "docs/api.md lacks {path}");
     }
-    let mut codes = BTreeSet::new();
-    problem_codes(&contract, &mut codes);
+    let mut problems = Vec::new();
+    find_problems(&contract, &mut problems);
+    let codes: BTreeSet<&str> =
+        problems.iter().map(|problem| problem["code"].as_str().unwrap()).collect();
     assert!(codes.len() > 10, "{codes:?}");
+    let documented = api.code_spans();
     for code in codes {
-        assert!(api.code_spans().contains(&code), "docs/api.md lacks the error {code}");
+        assert!(documented.iter().any(|span| span == code), "docs/api.md lacks the error {code}");
     }
 }
 
-/// The codes of all problems that are examples in the contract.
-fn problem_codes(value: &Value, codes: &mut BTreeSet<String>) {
-    if let (Some(code), Some(_)) = (value["code"].as_str(), value["status"].as_u64()) {
-        codes.insert(code.to_owned());
+/// Collects the problems that are examples in the contract.
+fn find_problems(value: &Value, problems: &mut Vec<Value>) {
+    if value["code"].is_string() && value["status"].is_u64() {
+        problems.push(value.clone());
     }
     match value {
-        Value::Object(fields) => fields.values().for_each(|value| problem_codes(value, codes)),
-        Value::Array(values) => values.iter().for_each(|value| problem_codes(value, codes)),
+        Value::Object(fields) => fields.values().for_each(|value| find_problems(value, problems)),
+        Value::Array(values) => values.iter().for_each(|value| find_problems(value, problems)),
         _ => {}
     }
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use cutline::captioner::MemoryLimits;
+use cutline::captioner::{CaptionerSettings, MemoryLimits};
 use cutline::config::{
     CorsOrigins, HttpSettings, Level, LogSettings, ProtectionSettings, PublicEndpoints, Settings,
     Values, env_example, markdown,
@@ -25,7 +25,11 @@ fn assert_generated(path: &str, written: impl Fn(&str) -> String) {
     if std::env::var_os("UPDATE_SETTINGS").is_some() {
         fs::write(&path, &expected).unwrap();
     } else {
-        assert!(file == expected, "{} is stale; set UPDATE_SETTINGS=1", path.display());
+        assert!(
+            file == expected,
+            "{} is out of date; run UPDATE_SETTINGS=1 cargo test --test it settings",
+            path.display()
+        );
     }
 }
 
@@ -85,6 +89,11 @@ fn defaults_are_those_of_the_contract() {
     assert_eq!(settings.captioner.engine.precision, Precision::Auto);
     assert!(!settings.captioner.hub.offline);
     assert_eq!(settings.captioner.memory, MemoryLimits::default());
+    let library = CaptionerSettings::default();
+    assert_eq!(settings.captioner.queue_capacity, library.queue_capacity);
+    assert_eq!(settings.captioner.fallback_text, library.fallback_text);
+    assert_eq!(settings.captioner.max_image_bytes, library.max_image_bytes);
+    assert_eq!(settings.captioner.max_image_pixels, library.max_image_pixels);
     assert_eq!(settings.http, HttpSettings::default());
     assert_eq!(settings.log, LogSettings { level: Level::INFO, human: false });
     assert_eq!(settings.traces.endpoint, None);

@@ -96,7 +96,7 @@ pub fn linear(
                     stride: width,
                     width: plan.columns.min(width - column),
                 };
-                finish(weights, panel, sums, params, &output, epilogue);
+                finish(plan.isa, sums, params, weights, panel, &output, epilogue);
             };
             // One panel behind: the CPU computes the sums of a panel while it finishes the previous.
             let mut previous = None;
@@ -150,51 +150,36 @@ struct OutputTile<'a> {
     width: usize,
 }
 
-/// Turns sums into results: scales, bias, activation function, residual.
-fn finish(
-    weights: &PackedWeights,
-    panel: usize,
-    sums: &Accumulators,
-    params: &[QuantParams],
-    output: &OutputTile<'_>,
-    epilogue: Epilogue,
-) {
-    let plan = weights.plan();
-    if plan.format.is_integer() {
-        finish_integers(plan.isa, &sums.0, params, weights, panel, output, epilogue);
-    } else {
-        finish_floats(plan.isa, &sums.0, params.len(), weights, panel, output, epilogue);
-    }
-}
-
 for_each_isa! {
-    fn finish_integers(
-        sums: &[u32], params: &[QuantParams], weights: &PackedWeights, panel: usize,
+    /// Turns sums into results: scales, bias, activation function, residual.
+    fn finish(
+        sums: &Accumulators, params: &[QuantParams], weights: &PackedWeights, panel: usize,
         output: &OutputTile<'_>, epilogue: Epilogue,
-    ) = finish_integers_body;
+    ) = finish_body;
 }
 
 /// The widths of panels are constants, so that the compiler can vectorise.
 #[inline(always)]
-fn finish_integers_body<const FMA: bool>(
-    sums: &[u32],
+fn finish_body<const FMA: bool>(
+    sums: &Accumulators,
     params: &[QuantParams],
     weights: &PackedWeights,
     panel: usize,
     output: &OutputTile<'_>,
     epilogue: Epilogue,
 ) {
-    let columns = weights.columns();
-    if weights.plan().columns == 32 {
-        finish_integer_panel::<FMA, 32>(sums, params, columns, panel, output, epilogue);
-    } else {
-        finish_integer_panel::<FMA, 16>(sums, params, columns, panel, output, epilogue);
+    let (plan, columns, rows) = (weights.plan(), weights.columns(), params.len());
+    match (plan.format.is_integer(), plan.columns) {
+        (true, 32) => finish_integers::<FMA, 32>(sums, params, columns, panel, output, epilogue),
+        (true, _) => finish_integers::<FMA, 16>(sums, params, columns, panel, output, epilogue),
+        (false, 32) => finish_floats::<FMA, 32>(sums, rows, columns, panel, output, epilogue),
+        (false, _) => finish_floats::<FMA, 16>(sums, rows, columns, panel, output, epilogue),
     }
 }
 
 #[inline(always)]
-fn finish_integer_panel<const FMA: bool, const N: usize>(
-    sums: &[u32],
+fn finish_integers<const FMA: bool, const N: usize>(
+    sums: &Accumulators,
     params: &[QuantParams],
     columns: &ColumnParams,
     panel: usize,
@@ -210,36 +195,12 @@ fn finish_integer_panel<const FMA: bool, const N: usize>(
         let exact = sum.cast_signed().wrapping_sub(params.zero_point.wrapping_mul(column_sum[i]));
         math::fma::<FMA>(exact as f32, params.scale * scale[i], bias[i])
     };
-    write_tile::<FMA, N>(sums, params.len(), output, epilogue, result);
-}
-
-for_each_isa! {
-    fn finish_floats(
-        sums: &[u32], rows: usize, weights: &PackedWeights, panel: usize,
-        output: &OutputTile<'_>, epilogue: Epilogue,
-    ) = finish_floats_body;
+    write_tile::<FMA, N>(&sums.0, params.len(), output, epilogue, result);
 }
 
 #[inline(always)]
-fn finish_floats_body<const FMA: bool>(
-    sums: &[u32],
-    rows: usize,
-    weights: &PackedWeights,
-    panel: usize,
-    output: &OutputTile<'_>,
-    epilogue: Epilogue,
-) {
-    let columns = weights.columns();
-    if weights.plan().columns == 32 {
-        finish_float_panel::<FMA, 32>(sums, rows, columns, panel, output, epilogue);
-    } else {
-        finish_float_panel::<FMA, 16>(sums, rows, columns, panel, output, epilogue);
-    }
-}
-
-#[inline(always)]
-fn finish_float_panel<const FMA: bool, const N: usize>(
-    sums: &[u32],
+fn finish_floats<const FMA: bool, const N: usize>(
+    sums: &Accumulators,
     rows: usize,
     columns: &ColumnParams,
     panel: usize,
@@ -248,7 +209,7 @@ fn finish_float_panel<const FMA: bool, const N: usize>(
 ) {
     let bias = &columns.bias.as_chunks::<N>().0[panel];
     let result = |_: usize, i: usize, sum: u32| f32::from_bits(sum) + bias[i];
-    write_tile::<FMA, N>(sums, rows, output, epilogue, result);
+    write_tile::<FMA, N>(&sums.0, rows, output, epilogue, result);
 }
 
 /// Writes all rows; `result` is a function of row, column and sum.

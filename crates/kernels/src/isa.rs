@@ -1,13 +1,14 @@
-//! Which instructions the kernels use, chosen once from what the CPU reports.
+//! Instruction sets, and the detection of those that the CPU has.
 
 use std::fmt;
 use std::str::FromStr;
 use std::sync::OnceLock;
 
-/// A set of kernels, named by the instructions that they need; ordered from the plainest to the best.
+/// A set of kernels, named after the instructions that it needs; ordered from the slowest to the
+/// fastest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Tier {
-    /// Plain Rust for any CPU; on aarch64 the compiler turns it into NEON.
+    /// Plain Rust for any CPU; on aarch64 the compiler vectorises it with NEON.
     Portable,
     /// x86-64 with AVX2 and FMA.
     Avx2,
@@ -17,7 +18,7 @@ pub enum Tier {
     Avx512,
     /// AVX-512 with 8-bit and bf16 dot products.
     Avx512Vnni,
-    /// AVX-512 as above, and matrix tiles for 8 bits and bf16.
+    /// AVX-512 as above, and matrix tiles of 8-bit integers and bf16.
     Amx,
 }
 
@@ -31,7 +32,7 @@ pub struct Isa(Tier);
 /// How wide the row kernels (norms, quantisation, softmax) are compiled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum VectorWidth {
-    /// Whatever the compiler makes of plain loops.
+    /// Plain loops, which the compiler may vectorise.
     Portable,
     /// 256 bits, with AVX2 and FMA.
     Avx2,
@@ -43,13 +44,13 @@ impl Isa {
     /// Plain Rust, which runs on every CPU.
     pub const PORTABLE: Self = Self(Tier::Portable);
 
-    /// The best tier that this CPU and its operating system allow.
+    /// The fastest tier that this CPU and its operating system support.
     #[must_use]
     pub fn best() -> Self {
         Self(Tier::best())
     }
 
-    /// The tiers that run here, the plainest first.
+    /// The tiers that this CPU and its operating system support, the slowest first.
     pub fn available() -> impl Iterator<Item = Self> {
         Tier::available().iter().map(|&tier| Self(tier))
     }
@@ -70,24 +71,24 @@ impl Isa {
 }
 
 impl Tier {
-    /// Every tier, the plainest first.
+    /// Every tier, the slowest first.
     pub const ALL: [Self; 6] =
         [Self::Portable, Self::Avx2, Self::Avx2Vnni, Self::Avx512, Self::Avx512Vnni, Self::Amx];
 
-    /// The best one that this CPU and its operating system allow.
+    /// The fastest tier that this CPU and its operating system support.
     #[must_use]
     pub fn best() -> Self {
         *Self::available().last().unwrap_or(&Self::Portable)
     }
 
-    /// The tiers that run here, the plainest first.
+    /// The tiers that this CPU and its operating system support, the slowest first.
     #[must_use]
     pub fn available() -> &'static [Self] {
         static FOUND: OnceLock<Vec<Tier>> = OnceLock::new();
         FOUND.get_or_init(|| Self::ALL.into_iter().filter(|tier| tier.runs_here()).collect())
     }
 
-    /// Whether it runs here.
+    /// Whether this CPU and its operating system support it.
     #[must_use]
     pub fn is_available(self) -> bool {
         Self::available().contains(&self)
@@ -119,13 +120,13 @@ impl Tier {
         self == Self::Portable
     }
 
-    /// The right to use its instructions; `None` where the CPU or the operating system lacks them.
+    /// The proof that its instructions exist; `None` if the CPU or the operating system lacks them.
     #[must_use]
     pub fn isa(self) -> Option<Isa> {
         self.is_available().then_some(Isa(self))
     }
 
-    /// Whether products of bf16 numbers are an instruction; elsewhere they are computed in f32.
+    /// Whether it has instructions for products of bf16; other tiers compute these in f32.
     #[must_use]
     pub fn has_bf16(self) -> bool {
         self >= Self::Avx512Vnni

@@ -191,8 +191,8 @@ mod tests {
                 let dot = |a: &[f32], b: &[f32]| -> f64 {
                     a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
                 };
-                let turned = dot(&x, &w) / f64::from(gain(depth));
-                assert!((turned - dot(&a, &b)).abs() < 1e-4, "{isa} {depth}");
+                let product = dot(&x, &w) / f64::from(gain(depth));
+                assert!((product - dot(&a, &b)).abs() < 1e-4, "{isa} {depth}");
                 rotate_back(isa, &mut x);
                 let back = x.iter().map(|x| x / gain(depth));
                 assert!(a.iter().zip(back).all(|(a, b)| (a - b).abs() < 1e-5), "{isa} {depth}");

@@ -183,8 +183,8 @@ pub fn attend<'a>(
             let (row, visible) = (token / per_row, filled + token % per_row + 1);
             for head in 0..heads.count {
                 let part = head * heads.size..(head + 1) * heads.size;
-                let (query, place) = (&qkv[part.clone()], (layer, row, head));
-                kv.attend(isa, place, visible, query, scores, &mut out[part]);
+                let (query, table) = (&qkv[part.clone()], (layer, row, head));
+                kv.attend(isa, table, visible, query, scores, &mut out[part]);
             }
         }
     });

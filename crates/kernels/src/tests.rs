@@ -134,7 +134,7 @@ fn int8_products_are_identical_in_every_tier() {
 }
 
 #[test]
-fn a_row_has_the_same_bits_in_any_company() {
+fn a_row_has_the_same_bits_in_every_batch() {
     let (rows, depth, width) = (75, 160, 90);
     let (x, w, b) = (noise(rows * depth, 8), noise(width * depth, 9), noise(width, 10));
     for isa in Isa::available() {

@@ -21,7 +21,13 @@ type Call = unsafe fn(*const (), usize);
 
 /// The threads that a forward pass may use; see [`with_thread_pool`].
 ///
-/// It cannot be shared between threads, so operations neither overlap nor nest.
+/// It cannot be shared between threads, so operations neither overlap nor nest:
+///
+/// ```compile_fail,E0277
+/// use cutline_kernels::thread_pool::with_thread_pool;
+///
+/// with_thread_pool(|pool| pool.run(2, |_| pool.run(2, |_| ())));
+/// ```
 #[derive(Debug)]
 pub struct ThreadPool {
     threads: usize,
@@ -78,7 +84,8 @@ static RAYON_IS_LOCKED: AtomicBool = AtomicBool::new(false);
 
 impl RayonLock {
     fn try_lock() -> Option<Self> {
-        (!RAYON_IS_LOCKED.swap(true, Ordering::Acquire)).then_some(Self)
+        // Not `then_some`: it would make a lock in any case, and drop it, which unlocks.
+        (!RAYON_IS_LOCKED.swap(true, Ordering::Acquire)).then(|| Self)
     }
 }
 

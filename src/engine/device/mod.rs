@@ -12,7 +12,7 @@ use candle_core::Device;
 
 use self::capability::{BuildTarget, Capability};
 use super::DeviceChoice;
-use cutline_error::{Error, ErrorKind, Result};
+use cutline_error::{Error, ErrorKind, Result, panic_message};
 
 /// A GPU, as its driver describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,12 +116,8 @@ enum Obstacle {
 
 impl Obstacle {
     fn of_panic(payload: &(dyn Any + Send)) -> Self {
-        let message = payload
-            .downcast_ref::<&str>()
-            .map(|message| (*message).to_owned())
-            .or_else(|| payload.downcast_ref::<String>().cloned());
-        let reason = message.unwrap_or_else(|| "no reason was given".to_owned());
-        Self::Failed { step: "opening it crashed", reason: one_line(&reason) }
+        let reason = panic_message(payload).unwrap_or("no reason was given");
+        Self::Failed { step: "opening it crashed", reason: one_line(reason) }
     }
 }
 

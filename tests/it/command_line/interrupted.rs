@@ -115,3 +115,25 @@ fn a_killed_run_leaves_valid_files_and_loses_only_photos_in_progress() {
     let rows: Vec<Value> = serde_json::from_slice(&fs::read(&out).unwrap()).unwrap();
     assert_eq!((rows.len(), sidecars().len()), (PHOTOS, PHOTOS));
 }
+
+#[test]
+fn a_second_signal_ends_a_run_without_waiting_for_photos_in_progress() {
+    const PHOTOS: usize = 60;
+    let folder = album(PHOTOS);
+    let out = folder.path().join("out.json");
+    // Long captions, so that photos in progress take a while.
+    let slow = ["--output", "out.json", "--num-beams", "10", "--min-new-tokens", "20"];
+    let mut child = begin(&folder, &slow);
+    wait_for(&mut child, || lines(&out) > 2);
+    let pid = child.id().to_string();
+    let interrupt = || Command::new("kill").args(["-INT", &pid]).status().unwrap();
+    assert!(interrupt().success());
+    // Signals of the same kind that arrive together count once.
+    std::thread::sleep(Duration::from_millis(50));
+    assert!(interrupt().success());
+    let output = child.wait_with_output().unwrap();
+    assert_status(&output, 130);
+    assert!(text(&output.stderr).contains("photos are left"), "{output:?}");
+    let rows: Vec<Value> = serde_json::from_slice(&fs::read(&out).unwrap()).unwrap();
+    assert!((1..PHOTOS).contains(&rows.len()), "{}", rows.len());
+}

@@ -10,7 +10,7 @@ use cutline::generate::GenerationParams;
 
 use super::TINY;
 use super::checks::{Outcome, all_same, check_batches, run};
-use super::set::{Backend, CANDLE, LONG, PORTABLE, Set, job};
+use super::set::{Backend, CANDLE, LONG, PORTABLE, STEP, Set, job};
 
 /// Bounds for the vision tower's output and for the logits, as shares of their ranges. The tiny
 /// models have random weights, so their logits are closer together than those of a trained one.
@@ -19,7 +19,7 @@ const HALF: [(Precision, f32, f32); 2] =
 
 #[test]
 fn a_caption_has_the_same_tokens_in_any_batch() {
-    TINY.into_iter().for_each(|name| check_batches(Set::tiny(name, CANDLE), 1, false));
+    TINY.into_iter().for_each(|name| check_batches(Set::tiny(name, CANDLE), STEP, false));
     if LONG {
         check_batches(Set::embedded(CANDLE), 5, false);
     }

@@ -31,6 +31,10 @@ pub(super) const PORTABLE: Backend =
 /// Whether the comparisons that take minutes are made.
 pub(super) const LONG: bool = cfg!(feature = "long-tests");
 
+/// The distance between the cases of a tiny model that run in batches: all cases in long tests,
+/// otherwise a third.
+pub(super) const STEP: usize = if LONG { 1 } else { 3 };
+
 /// All of `backends` in long tests, otherwise the last one: the embedded model takes candle
 /// minutes.
 pub(super) fn selected(backends: &[Backend]) -> &[Backend] {
