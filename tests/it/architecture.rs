@@ -150,7 +150,7 @@ fn imports_go_downwards() {
         ("engine", &[]),
         ("tokenizer", &[]),
         ("metrics", &[]),
-        ("cache", &["engine"]),
+        ("cache", &[]),
         ("scheduler", &["engine", "metrics"]),
         ("captioner", &["cache", "scheduler", "tokenizer", "engine", "metrics"]),
         ("telemetry", &["config"]),
