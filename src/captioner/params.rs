@@ -5,15 +5,11 @@
 //! options are checked against, and what `cutline caption --help` prints. A new parameter is a new
 //! field here, and the code that it controls.
 
-use std::fmt;
-use std::sync::LazyLock;
-
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use utoipa::openapi::RefOr;
-use utoipa::openapi::schema::{Object, Schema, SchemaType, Type};
-use utoipa::{Number, PartialSchema, ToSchema};
+use utoipa::ToSchema;
 
+use super::param_schema::Parameter;
 use super::style::{Style, TextStyle};
 use crate::engine::{EarlyStopping, GenerationParams};
 use cutline_error::{Error, Result};
@@ -242,190 +238,11 @@ pub(crate) fn shortened(name: &str) -> String {
     name.chars().take(64).collect()
 }
 
-/// One parameter, as the schema of [`CaptionParams`] declares it.
-pub struct Parameter {
-    name: String,
-    schema: Object,
-}
-
-impl fmt::Debug for Parameter {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.name, self.expected())
-    }
-}
-
-static PARAMETERS: LazyLock<Vec<Parameter>> = LazyLock::new(|| {
-    let defaults = serde_json::to_value(CaptionParams::default()).unwrap_or_default();
-    let Some(object) = plain(CaptionParams::schema()) else { return Vec::new() };
-    let properties = object.properties.into_iter().filter_map(|(name, schema)| {
-        let mut schema = plain(schema)?;
-        schema.default = defaults.get(&name).cloned();
-        Some(Parameter { name, schema })
-    });
-    properties.collect()
-});
-
-/// The schema as one object. utoipa wraps the schema of an enum to add a default to it.
-fn plain(schema: RefOr<Schema>) -> Option<Object> {
-    match schema {
-        RefOr::T(Schema::Object(object)) => Some(object),
-        RefOr::T(Schema::AllOf(all)) => all.items.into_iter().find_map(plain),
-        RefOr::T(Schema::OneOf(one)) => one.items.into_iter().find_map(plain),
-        _ => None,
-    }
-}
-
-impl Parameter {
-    /// All parameters, in the order of their declaration.
-    #[must_use]
-    pub fn all() -> &'static [Self] {
-        &PARAMETERS
-    }
-
-    fn named(name: &str) -> Result<&'static Self> {
-        Self::all().iter().find(|parameter| parameter.name == name).ok_or_else(|| {
-            let shown = shortened(name);
-            let names: Vec<&str> = Self::all().iter().map(Self::name).collect();
-            let list = names.join(", ");
-            let detail = format!("there is no parameter \"{shown}\"; the parameters are {list}");
-            Error::parameter(shown, detail)
-        })
-    }
-
-    /// Its name in JSON, forms and query strings.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Its JSON schema: type, range, default and description.
-    #[must_use]
-    pub fn schema(&self) -> &Object {
-        &self.schema
-    }
-
-    /// Whether it is true or false.
-    #[must_use]
-    pub fn is_flag(&self) -> bool {
-        self.is(&Type::Boolean)
-    }
-
-    fn is(&self, kind: &Type) -> bool {
-        matches!(&self.schema.schema_type, SchemaType::Type(own) if own == kind)
-    }
-
-    /// One line for `--help`: the first sentence of the description, the range and the default.
-    #[must_use]
-    pub fn help(&self) -> String {
-        let description = self.schema.description.as_deref().unwrap_or("").replace('\n', " ");
-        let first = description.split(". ").next().unwrap_or("").trim_end_matches('.');
-        let mut help = first.replace('`', "");
-        if let (Some(least), Some(most)) = (self.least(), self.most()) {
-            // Larger bounds only keep out nonsense.
-            if most <= 1000.0 && least > 0.0 {
-                help += &format!(" [{least} to {most}]");
-            }
-        }
-        match &self.schema.default {
-            Some(Value::String(default)) => help += &format!(" [default: {default}]"),
-            Some(default) if !self.is_flag() => help += &format!(" [default: {default}]"),
-            _ => {}
-        }
-        help
-    }
-
-    /// The value that `text` stands for; text that stands for none is refused by `check`.
-    fn parse(&self, text: &str) -> Value {
-        if self.is(&Type::String) {
-            return Value::from(text);
-        }
-        match text.trim() {
-            // The spellings that HTML forms and shells produce.
-            "on" | "yes" | "True" | "TRUE" | "1" if self.is_flag() => Value::Bool(true),
-            "off" | "no" | "False" | "FALSE" | "0" if self.is_flag() => Value::Bool(false),
-            trimmed => serde_json::from_str(trimmed).unwrap_or_else(|_| Value::from(trimmed)),
-        }
-    }
-
-    fn check(&self, value: &Value) -> Result<()> {
-        let accepted = if self.is(&Type::String) {
-            value.is_string() && self.choices().is_none_or(|choices| choices.contains(value))
-        } else if self.is_flag() {
-            value.is_boolean()
-        } else if self.is(&Type::Integer) {
-            #[allow(clippy::cast_precision_loss)] // Bounds are small; what is rounded is beyond.
-            value.as_u64().is_some_and(|number| self.in_range(number as f64))
-        } else {
-            #[allow(clippy::cast_possible_truncation)] // Parameters are f32 in the arithmetic.
-            let narrow = value.as_f64().map(|number| number as f32);
-            narrow.is_some_and(|number| number.is_finite() && self.in_range(f64::from(number)))
-        };
-        if accepted {
-            return Ok(());
-        }
-        let Self { name, .. } = self;
-        Err(Error::parameter(name.clone(), format!("{name} must be {}", self.expected())))
-    }
-
-    fn in_range(&self, number: f64) -> bool {
-        let above = self.schema.exclusive_minimum.as_ref().map(number_of);
-        self.least().is_none_or(|least| number >= least)
-            && self.most().is_none_or(|most| number <= most)
-            && above.is_none_or(|bound| number > bound)
-    }
-
-    fn least(&self) -> Option<f64> {
-        self.schema.minimum.as_ref().map(number_of)
-    }
-
-    fn most(&self) -> Option<f64> {
-        self.schema.maximum.as_ref().map(number_of)
-    }
-
-    fn choices(&self) -> Option<&[Value]> {
-        self.schema.enum_values.as_deref()
-    }
-
-    /// What a value must be, in words.
-    fn expected(&self) -> String {
-        if let Some(choices) = self.choices() {
-            let choices: Vec<&str> = choices.iter().filter_map(Value::as_str).collect();
-            return choices.join(" or ");
-        }
-        if self.is(&Type::String) {
-            return "a string".to_owned();
-        }
-        if self.is_flag() {
-            return "true or false".to_owned();
-        }
-        let kind = if self.is(&Type::Integer) { "a whole number" } else { "a number" };
-        let above = self.schema.exclusive_minimum.as_ref().map(number_of);
-        match (self.least(), above, self.most()) {
-            (Some(least), _, Some(most)) => format!("{kind} between {least} and {most}"),
-            (Some(least), _, None) => format!("{kind} of at least {least}"),
-            (None, Some(bound), Some(most)) => {
-                format!("{kind} greater than {bound} and at most {most}")
-            }
-            (None, Some(bound), None) => format!("{kind} greater than {bound}"),
-            (None, None, Some(most)) => format!("{kind} of at most {most}"),
-            (None, None, None) => kind.to_owned(),
-        }
-    }
-}
-
-fn number_of(bound: &Number) -> f64 {
-    #[allow(clippy::cast_precision_loss)] // Bounds are small.
-    match *bound {
-        Number::Int(number) => number as f64,
-        Number::UInt(number) => number as f64,
-        Number::Float(number) => number,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::json;
+    use utoipa::openapi::schema::Type;
 
     fn fields(pairs: &[(&str, &str)]) -> Result<CaptionParams> {
         let mut fields = ParameterFields::default();
@@ -450,7 +267,7 @@ mod tests {
         for parameter in Parameter::all() {
             let kinds = [Type::String, Type::Boolean, Type::Integer, Type::Number];
             assert!(kinds.iter().any(|kind| parameter.is(kind)), "{parameter:?}");
-            assert!(parameter.schema.description.is_some(), "{}", parameter.name);
+            assert!(parameter.schema().description.is_some(), "{}", parameter.name());
             assert!(!parameter.help().contains(". "), "{}", parameter.help());
             parameter.check(&value[parameter.name()]).unwrap();
             let error = ParameterFields::default().add(parameter.name(), Value::Null).unwrap_err();
@@ -466,7 +283,7 @@ mod tests {
         let mut fields = ParameterFields::default();
         let mut without = Vec::new();
         for parameter in Parameter::all() {
-            match parameter.schema.default.clone() {
+            match parameter.schema().default.clone() {
                 Some(default) => fields.add(parameter.name(), default).unwrap(),
                 None => without.push(parameter.name()),
             }
