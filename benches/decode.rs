@@ -1,4 +1,4 @@
-//! One decoding step: every image in the batch gets its next token.
+//! One decode step: every image in the batch gets its next token.
 
 mod common;
 
@@ -11,7 +11,7 @@ use cutline::engine::local::LocalEngine;
 use cutline::engine::{Engine, JobId, PixelValues};
 use cutline::error::Result as CutlineResult;
 
-/// Steps on the same images; the tenth token is as long as captions are.
+/// Steps on the same images, as many as a caption has tokens.
 const STEPS: u64 = 10;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -24,7 +24,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         group.bench_function(BenchmarkId::from_parameter(batch), |bencher| {
             bencher.iter_custom(|steps| {
                 steps_of(&mut engine, &pixels, batch, steps).unwrap_or_else(|error| {
-                    // A time of nothing would look like a success.
+                    // Without this, a failure would look like a fast run.
                     eprintln!("{error}");
                     std::process::exit(1)
                 })
@@ -36,7 +36,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The time of so many steps of a batch; encoding images, before and between, is not in it.
+/// The time of so many steps of a batch, without the time for encoding images.
 fn steps_of(
     engine: &mut LocalEngine,
     pixels: &Arc<PixelValues>,

@@ -1,4 +1,4 @@
-//! The stages that run once an image: the vision tower, and the cross-attention's keys and values.
+//! The stages that run once per image: the vision tower, and the cross-attention's keys and values.
 
 mod common;
 
@@ -8,7 +8,7 @@ use std::time::Duration;
 use cutline::engine::local::LocalEngine;
 use cutline::engine::{Engine, JobId, Timings};
 
-/// A stage's name, and where its time is kept.
+/// The name of a stage, and its time.
 type Stage = (&'static str, fn(&Timings) -> Duration);
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -35,7 +35,7 @@ fn encode(engine: &mut LocalEngine, times: u64) -> Timings {
     engine.take_timings();
     for id in 0..times {
         if let Err(error) = engine.start(common::job(id, &pixels, 1)) {
-            // A time of nothing would look like a success.
+            // Without this, a failure would look like a fast run.
             eprintln!("{error}");
             std::process::exit(1);
         }

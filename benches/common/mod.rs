@@ -1,7 +1,7 @@
 //! What the benches share: the settings of this process (`MODEL=… PRECISION=… cargo bench`), and
-//! measurements short enough to be repeated after every change.
+//! measurements that are short enough to be repeated after every change.
 
-// Every bench is a crate of its own and uses a part of this.
+// Every bench is a separate crate and uses a part of this.
 #![allow(dead_code)]
 
 use std::path::Path;
@@ -19,7 +19,7 @@ use cutline::image::{DecodeLimits, PreprocessConfig, decode};
 /// The example photos, by name.
 pub(crate) const PHOTOS: [&str; 4] = ["astronaut", "cat", "coffee", "rocket"];
 
-/// Few samples: on a machine that does other things more of them show its noise, not ours.
+/// Few samples: on a machine with other work, more of them would only measure its noise.
 pub(crate) fn criterion() -> Criterion {
     Criterion::default()
         .sample_size(10)
@@ -32,14 +32,14 @@ pub(crate) fn settings() -> Result<CaptionerSettings> {
     captioner_settings(&Values::of_process()?)
 }
 
-/// The engine that the settings ask for, the embedded model unless there is a `MODEL`.
+/// The engine for the settings; without `MODEL`, with the embedded model.
 pub(crate) fn engine() -> Result<LocalEngine> {
     let settings = settings()?;
     let files = source::open(&settings.model, &settings.hub)?;
     engine::load(&files, settings.engine)
 }
 
-/// Greedy work of exactly `new_tokens` tokens.
+/// A greedy job of exactly `new_tokens` tokens.
 pub(crate) fn job(id: u64, pixels: &Arc<PixelValues>, new_tokens: usize) -> Job {
     let params = GenerationParams {
         min_new_tokens: new_tokens,
@@ -58,8 +58,8 @@ pub(crate) fn photo(name: &str) -> std::io::Result<Vec<u8>> {
     std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("assets/{name}.jpg")))
 }
 
-/// A JPEG of so many pixels as a camera makes them, of about 4 MB for 4000 × 3000: an example photo
-/// scaled, with grain in two sizes in place of the detail that it lacks; 4:2:0, quality 90.
+/// A JPEG like that of a camera, about 4 MB for 4000 × 3000 pixels: a scaled example photo, with
+/// grain in two sizes instead of the missing detail; 4:2:0, quality 90.
 pub(crate) fn camera_photo(
     width: usize,
     height: usize,
@@ -81,7 +81,7 @@ pub(crate) fn camera_photo(
     Ok(encoder.finish()?)
 }
 
-/// The sum of four hashes of a place: -64 to 63, and bell-shaped.
+/// The sum of four hashes of the coordinates: -64 to 63, with a bell-shaped distribution.
 fn noise(x: usize, y: usize) -> i32 {
     let mut hash = (x as u32).wrapping_mul(0x9E37_79B1) ^ (y as u32).wrapping_mul(0x85EB_CA77);
     hash = (hash ^ (hash >> 15)).wrapping_mul(0x2C1B_3C6D);

@@ -22,7 +22,7 @@ use cutline_error::{Error, Result};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct CaptionParams {
-    /// Text that the caption continues, as in BLIP's conditional captioning. Prompt and caption
+    /// Text that the caption continues. This is BLIP's conditional captioning: prompt and caption
     /// together must fit into the model's positions.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
@@ -41,7 +41,7 @@ pub struct CaptionParams {
     /// than 1 needs `do_sample`.
     #[schema(value_type = u32, minimum = 1, maximum = 10)]
     pub num_captions: usize,
-    /// Sample each token by its probability instead of taking the most likely one.
+    /// Sample each token instead of taking the most likely one.
     pub do_sample: bool,
     /// Softmax temperature of sampling. Below 1 likely tokens become more likely, above 1 less.
     #[schema(exclusive_minimum = 0.0)]

@@ -233,9 +233,12 @@ async fn a_full_queue_and_bad_images_of_a_batch_are_counted_as_rejections() {
         let own = Arc::clone(&fixture);
         tasks.push(tokio::spawn(async move { own.send(post("", "image/png", distinct(n))).await }));
         let captioner = &fixture.captioner;
-        let arrived =
-            || captioner.status().in_flight + captioner.status().queue_depth == 1 + n as usize;
-        eventually("an image that waits", arrived).await;
+        // The first one leaves the queue before the second one needs its only slot.
+        let arrived = || {
+            let status = captioner.status();
+            (status.in_flight, status.queue_depth) == (1, n as usize)
+        };
+        eventually("one image in progress, then one in the queue", arrived).await;
     }
     fixture.send(post("", "image/png", distinct(9))).await.problem(429, "queue_full");
     assert_eq!(page(&fixture).await.sum("cutline_rejected_total", &["queue_full"]), 1.0);

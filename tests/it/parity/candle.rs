@@ -12,8 +12,8 @@ use super::TINY;
 use super::checks::{Outcome, all_same, check_batches, run};
 use super::set::{Backend, CANDLE, LONG, PORTABLE, STEP, Set, job};
 
-/// Bounds for the vision tower's output and for the logits, over their ranges. The tiny models have
-/// random weights, so their logits lie closer together than a trained one's.
+/// Bounds for the vision tower's output and for the logits, as shares of their ranges. The tiny
+/// models have random weights, so their logits are closer together than those of a trained one.
 const HALF: [(Precision, f32, f32); 2] =
     [(Precision::F16, 2e-2, 2e-2), (Precision::Bf16, 2e-2, 1e-1)];
 

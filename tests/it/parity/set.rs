@@ -31,10 +31,12 @@ pub(super) const PORTABLE: Backend =
 /// Whether the comparisons that take minutes are made.
 pub(super) const LONG: bool = cfg!(feature = "long-tests");
 
-/// Every how many cases of a tiny model are run in batches: all in long tests, otherwise a third.
+/// The distance between the cases of a tiny model that run in batches: all cases in long tests,
+/// otherwise a third.
 pub(super) const STEP: usize = if LONG { 1 } else { 3 };
 
-/// All of `backends` in long tests, otherwise the last one: the embedded model takes candle minutes.
+/// All of `backends` in long tests, otherwise the last one: the embedded model takes candle
+/// minutes.
 pub(super) fn selected(backends: &[Backend]) -> &[Backend] {
     if LONG { backends } else { &backends[backends.len() - 1..] }
 }

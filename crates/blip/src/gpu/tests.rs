@@ -22,7 +22,7 @@ fn weights() -> GpuWeights {
     tiny(|config, weights| GpuWeights::load(config, weights, DType::F32, &Device::Cpu).unwrap())
 }
 
-/// States of an image of 16 × 16 or, if it is wide, 24 × 16 pixels.
+/// The states of an image of 16 × 16 or, if it is wide, 24 × 16 pixels.
 fn image(model: &GpuWeights, seed: usize, wide: bool) -> Tensor {
     let (width, height) = if wide { (24, 16) } else { (16, 16) };
     let value = |n: usize| ((n * 37 + seed * 911) % 101) as f32 / 50.0 - 1.0;
@@ -38,7 +38,7 @@ fn logits(scores: &[Scores]) -> Vec<f32> {
     scores.iter().flat_map(all).collect()
 }
 
-/// Reads so many tokens one by one in a state of its own; the last logits.
+/// Reads the tokens one by one in a separate state, and returns the last logits.
 fn alone(model: &GpuWeights, image: &Tensor, tokens: &[u32]) -> Vec<f32> {
     let mut state = model.new_state().unwrap();
     let mut slot = model.begin(&mut state, image, tokens.len(), 1).unwrap();
@@ -56,7 +56,7 @@ fn assert_close(ours: &[f32], expected: &[f32], what: &str) {
     assert!(worst < 1e-4, "{what}: {worst}");
 }
 
-/// The tokens that image `n` reads.
+/// The tokens of the caption of image `n`.
 fn tokens(n: usize) -> Vec<u32> {
     std::iter::once(FIRST).chain((0..20).map(|place| (n * 13 + place * 7) as u32 % 77)).collect()
 }

@@ -26,7 +26,7 @@ pub(super) struct TextDecoder {
     /// `[positions, hidden]` in f32.
     positions: Tensor,
     norm: LayerNorm,
-    cross_kv: CrossKv,
+    cross_kv: CrossKvProjection,
     layers: Vec<DecoderLayer>,
     head: LmHead,
 }
@@ -67,7 +67,7 @@ impl TextDecoder {
             words,
             positions,
             norm: full.layer_norm(&format!("{prefix}.LayerNorm"), hidden, eps)?,
-            cross_kv: CrossKv::load(config, dtype, full)?,
+            cross_kv: CrossKvProjection::load(config, dtype, full)?,
             layers,
             head,
         })
@@ -161,13 +161,13 @@ impl Query {
 
 /// The keys and values of all layers' cross-attention.
 #[derive(Debug)]
-struct CrossKv {
+struct CrossKvProjection {
     layers: usize,
     /// The keys of all layers, then their values.
     linear: Fused,
 }
 
-impl CrossKv {
+impl CrossKvProjection {
     fn load(config: &BlipConfig, dtype: DType, full: &Loader<'_>) -> Result<Self> {
         let (text, from) = (&config.text, config.vision.hidden_size);
         let layers = text.num_hidden_layers;
