@@ -21,7 +21,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// The caption of the photo at `path`.
-pub async fn caption(settings: CaptionerSettings, path: &Path) -> Result<String, Box<dyn Error>> {
+pub(crate) async fn caption(
+    settings: CaptionerSettings,
+    path: &Path,
+) -> Result<String, Box<dyn Error>> {
     // Loading takes a moment and blocks. Load once, then share clones: they are cheap.
     let captioner = tokio::task::spawn_blocking(move || Captioner::load(&settings)).await??;
     let caption = captioner.caption(std::fs::read(path)?, CaptionParams::default()).await?;

@@ -27,7 +27,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// Serves on `listener` until `shutdown` completes and the accepted requests are answered.
-pub async fn serve(
+pub(crate) async fn serve(
     listener: TcpListener,
     settings: Settings,
     shutdown: impl Future<Output = ()> + Send + 'static,

@@ -6,6 +6,7 @@ mod architecture;
 mod batch_size;
 mod colors;
 mod command_line;
+#[cfg(feature = "embedded-model")]
 mod examples;
 mod image;
 mod parity;

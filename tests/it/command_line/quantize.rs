@@ -1,8 +1,11 @@
 //! Runs `cutline model quantize` as a user does.
 
+#[cfg(feature = "embedded-model")]
 use tempfile::TempDir;
 
-use super::{assert_sentence, assert_status, cutline, run, text};
+#[cfg(feature = "embedded-model")]
+use super::cutline;
+use super::{assert_sentence, assert_status, run, text};
 
 #[test]
 fn misuse_exits_with_status_2_and_help_is_printed() {
