@@ -79,7 +79,7 @@ impl PreprocessConfig {
     /// The same configuration for an input of `width × height` pixels.
     ///
     /// # Errors
-    /// [`ErrorKind::Config`](cutline_error::ErrorKind::Config) when a side is 0 or over
+    /// [`ErrorKind::Config`] when a side is 0 or over
     /// [`Self::MAX_SIDE`]. The engine checks that the model's patches fit.
     pub fn with_size(self, width: usize, height: usize) -> Result<Self> {
         let allowed = 1..=Self::MAX_SIDE;

@@ -24,7 +24,7 @@ impl CpuWeights {
     /// Reads and packs all weights; quantised ones are dequantised, layer by layer.
     ///
     /// # Errors
-    /// [`ErrorKind::Model`](cutline_error::ErrorKind::Model): a tensor is missing or has another
+    /// [`ErrorKind::Model`]: a tensor is missing or has another
     /// shape than the configuration asks for, or the vision tower's heads are too wide for the
     /// kernels.
     pub fn load(
