@@ -36,7 +36,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The time of so many steps of a batch, without the time for encoding images.
+/// The time of `steps` steps of a batch, without the time for encoding images.
 fn steps_of(
     engine: &mut LocalEngine,
     pixels: &Arc<PixelValues>,

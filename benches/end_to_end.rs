@@ -1,4 +1,4 @@
-//! A photo's bytes to its caption, the way that every request takes.
+//! From a photo's bytes to its caption, on the same path as a request.
 
 mod common;
 

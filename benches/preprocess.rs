@@ -1,4 +1,4 @@
-//! Bytes of a JPEG to the pixels that the model reads, and to its colours.
+//! From the bytes of a JPEG to the model's input, and to the photo's colours.
 
 mod common;
 
@@ -30,8 +30,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// All that is done to a photo on its way to the model, colours and mood included, on one core: what
-/// tells how many cores keep up with a model.
+/// All work on a photo before the model, colours and mood included, on one core. The result tells
+/// how many cores keep up with a model.
 fn sizes(criterion: &mut Criterion) -> Result<(), Box<dyn Error>> {
     let (limits, config) = (DecodeLimits::default(), PreprocessConfig::default());
     let mut group = criterion.benchmark_group("photo to input");
@@ -50,8 +50,8 @@ fn sizes(criterion: &mut Criterion) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// A photo of 12 megapixels: Pillow's very samples (`decode`), what is done for the model
-/// (`decode for 384`), and the whole way to its input.
+/// A photo of 12 megapixels: the exact decoder with Pillow's samples (`decode`), the decoder for
+/// the model's input (`decode for 384`), and the later stages.
 fn large(criterion: &mut Criterion) -> Result<(), Box<dyn Error>> {
     let bytes = common::camera_photo(4000, 3000)?;
     println!("the large photo has {} bytes", bytes.len());

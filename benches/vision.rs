@@ -29,7 +29,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Encodes an image so many times.
+/// Encodes an image `times` times.
 fn encode(engine: &mut LocalEngine, times: u64) -> Timings {
     let pixels = common::image(engine);
     engine.take_timings();

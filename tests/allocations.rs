@@ -1,4 +1,4 @@
-//! What a decode step takes from the allocator. It is a process of its own because it counts all
+//! The allocations of a decode step. The test has its own process because it counts all
 //! allocations.
 #![allow(unsafe_code, reason = "an allocator that counts is unsafe to write")]
 #![allow(missing_docs, reason = "a test")]

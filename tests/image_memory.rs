@@ -61,8 +61,8 @@ fn peak<T>(work: impl FnOnce() -> T) -> (usize, T) {
 const MAX_PIXELS: u64 = 40_000;
 
 /// A pixel has up to 8 bytes, of which a decoder may hold three copies, and there are 64 MiB for
-/// tables, metadata and rows. What libjpeg takes in C is not counted; it depends on the size alone,
-/// which is checked before.
+/// tables, metadata and rows. Allocations of libjpeg in C are not counted; they depend only on the
+/// image size, which is checked before.
 const MAX_MEMORY: usize = MAX_PIXELS as usize * 24 + (64 << 20);
 
 fn files(folder: &Path, found: &mut Vec<PathBuf>) {
@@ -72,7 +72,7 @@ fn files(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// Every file of the zoo, those included that are refused.
+/// Every file of the zoo, including the refused ones.
 fn zoo() -> Vec<(String, Vec<u8>)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/image");
     let mut found = Vec::new();
@@ -83,14 +83,14 @@ fn zoo() -> Vec<(String, Vec<u8>)> {
     found.iter().map(|path| (name(path), fs::read(path).unwrap())).collect()
 }
 
-/// What is done to a file's bytes.
+/// A change to a file's bytes.
 #[derive(Debug, Clone)]
 enum Change {
-    /// One bit is turned.
+    /// Flips one bit.
     Flip(prop::sample::Index, u8),
-    /// One byte of the first two hundred, where the structure is, becomes another.
+    /// Changes one of the first two hundred bytes, where the structure is.
     Head(prop::sample::Index, u8),
-    /// Four bytes become a large number: a length, a size or an offset.
+    /// Replaces four bytes by a large number: a length, a size or an offset.
     Length(prop::sample::Index, u32),
     /// Cuts the file off.
     Cut(prop::sample::Index),
@@ -168,7 +168,7 @@ fn check(name: &str, bytes: &[u8]) {
             "{name}: {error:?}"
         ),
     }
-    // The faster decoder, for images that are scaled down much.
+    // The faster decoder, for images that are scaled down a lot.
     let (most, _) = peak(|| decode_for(bytes, &limits, 4, 4));
     assert!(most <= allowed, "{name}, faster: {most} bytes, at most {allowed} are allowed");
 }

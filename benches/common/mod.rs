@@ -1,4 +1,4 @@
-//! What the benches share: the settings of this process (`MODEL=… PRECISION=… cargo bench`), and
+//! The code that the benches share: settings from the environment of this process (`MODEL=…`), and
 //! measurements that are short enough to be repeated after every change.
 
 // Every bench is a separate crate and uses a part of this.

@@ -74,7 +74,7 @@ impl Parameter {
         &self.schema
     }
 
-    /// Whether it is true or false.
+    /// Whether it is a boolean.
     #[must_use]
     pub fn is_flag(&self) -> bool {
         self.is(&Type::Boolean)
@@ -91,7 +91,7 @@ impl Parameter {
         let first = description.split(". ").next().unwrap_or("").trim_end_matches('.');
         let mut help = first.replace('`', "");
         if let (Some(least), Some(most)) = (self.least(), self.most()) {
-            // Larger bounds only keep out nonsense.
+            // Larger bounds only reject nonsense and would not help a reader.
             if most <= 1000.0 && least > 0.0 {
                 help += &format!(" [{least} to {most}]");
             }
@@ -104,7 +104,8 @@ impl Parameter {
         help
     }
 
-    /// The value that `text` stands for; text that stands for none is refused by `check`.
+    /// Parses `text` as a value. Text that cannot be parsed becomes a string, which `check`
+    /// refuses.
     pub(super) fn parse(&self, text: &str) -> Value {
         if self.is(&Type::String) {
             return Value::from(text);
@@ -123,7 +124,8 @@ impl Parameter {
         } else if self.is_flag() {
             value.is_boolean()
         } else if self.is(&Type::Integer) {
-            #[allow(clippy::cast_precision_loss)] // Bounds are small; what is rounded is beyond.
+            // Numbers that lose precision are beyond every bound.
+            #[allow(clippy::cast_precision_loss)]
             value.as_u64().is_some_and(|number| self.in_range(number as f64))
         } else {
             #[allow(clippy::cast_possible_truncation)] // Parameters are f32 in the arithmetic.
@@ -156,7 +158,7 @@ impl Parameter {
         self.schema.enum_values.as_deref()
     }
 
-    /// What a value must be, in words.
+    /// Describes the accepted values in words.
     fn expected(&self) -> String {
         if let Some(choices) = self.choices() {
             let choices: Vec<&str> = choices.iter().filter_map(Value::as_str).collect();

@@ -175,12 +175,13 @@ impl CaptionParams {
     }
 }
 
-/// Parameters as they arrive: each known, of the right type, in its range, and given once.
+/// Collects parameters as they arrive. Each one is known, has the right type, lies in its range,
+/// and occurs once.
 #[derive(Debug, Default)]
 pub struct ParameterFields(Map<String, Value>);
 
 impl ParameterFields {
-    /// Bytes of the longest value; the longest prompt that a model reads is far shorter.
+    /// Maximum length of a value in bytes, far more than the longest prompt that a model can read.
     pub const MAX_BYTES: usize = 16 * 1024;
 
     /// Adds a parameter as JSON carries it. Types are strict: a number must be a JSON number.
@@ -233,7 +234,7 @@ pub(crate) fn too_long(name: &str) -> Error {
     Error::parameter(name, detail)
 }
 
-/// A name from outside may be anything; a few words of it are enough for a message.
+/// Shortens a name from a request for a message: it may have any length.
 pub(crate) fn shortened(name: &str) -> String {
     name.chars().take(64).collect()
 }

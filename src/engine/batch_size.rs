@@ -11,7 +11,7 @@ use cutline_error::{Error, ErrorKind, Result};
 /// Rows on a CPU; with more, an image does not become noticeably cheaper.
 pub const ON_CPU: usize = 8;
 
-/// The most rows that are tried. More would not be cheaper, but wait longer.
+/// The most rows that are tried. More rows would not be cheaper, and images would wait longer.
 const LARGEST: usize = 256;
 
 /// The gain in throughput that makes a doubling worth its latency.
@@ -22,12 +22,12 @@ const NEW_TOKENS: usize = 10;
 
 /// The result of a search.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Found {
+pub struct BatchSize {
     /// Rows that should be decoded together.
     pub rows: usize,
-    /// Images per second with so many rows.
+    /// Images per second with this many rows.
     pub images_per_second: f64,
-    /// Why there are not more.
+    /// Why the search stopped at this number.
     pub limit: Limit,
 }
 
@@ -58,8 +58,8 @@ impl Limit {
 /// pixels.
 ///
 /// # Errors
-/// Not even one image can be captioned, or captioning fails for another reason than lack of memory.
-pub fn find(engine: &mut LocalEngine, width: usize, height: usize) -> Result<Found> {
+/// Not even one image can be captioned, or captioning fails for a reason other than lack of memory.
+pub fn find(engine: &mut LocalEngine, width: usize, height: usize) -> Result<BatchSize> {
     let new_tokens = NEW_TOKENS.min(engine.info().max_positions.saturating_sub(1)).max(1);
     search(LARGEST, |batch| {
         let workload = Workload { batch, new_tokens, iterations: 2 };
@@ -71,17 +71,17 @@ pub fn find(engine: &mut LocalEngine, width: usize, height: usize) -> Result<Fou
     })
 }
 
-/// Doubles the rows, starting with one, as long as `throughput` (images per second with so many
+/// Doubles the rows, starting with one, as long as `throughput` (images per second with this many
 /// rows) grows and there is memory. One doubling without gain may be noise; after two the search
 /// ends.
 ///
 /// # Errors
 /// Those of `throughput`, except lack of memory for more than one row.
-fn search(most: usize, mut throughput: impl FnMut(usize) -> Result<f64>) -> Result<Found> {
-    let mut best: Option<Found> = None;
+fn search(most: usize, mut throughput: impl FnMut(usize) -> Result<f64>) -> Result<BatchSize> {
+    let mut best: Option<BatchSize> = None;
     let (mut rows, mut without_gain) = (1, 0);
-    let end = |best: Option<Found>, limit| match best {
-        Some(best) => Ok(Found { limit, ..best }),
+    let end = |best: Option<BatchSize>, limit| match best {
+        Some(best) => Ok(BatchSize { limit, ..best }),
         None => Err(Error::internal("no batch size was tried")),
     };
     while rows <= most {
@@ -91,7 +91,11 @@ fn search(most: usize, mut throughput: impl FnMut(usize) -> Result<f64>) -> Resu
                     best.is_none_or(|best| speed > best.images_per_second * (1.0 + LEAST_GAIN));
                 if gained {
                     without_gain = 0;
-                    best = Some(Found { rows, images_per_second: speed, limit: Limit::Throughput });
+                    best = Some(BatchSize {
+                        rows,
+                        images_per_second: speed,
+                        limit: Limit::Throughput,
+                    });
                 } else {
                     without_gain += 1;
                 }
@@ -114,9 +118,9 @@ fn search(most: usize, mut throughput: impl FnMut(usize) -> Result<f64>) -> Resu
 mod tests {
     use super::*;
 
-    /// Searches with these images per second for 1, 2, 4, … rows; `None` means out of memory.
-    /// Returns also the rows that were tried.
-    fn searched(most: usize, speeds: &[Option<f64>]) -> (Result<Found>, Vec<usize>) {
+    /// Searches with these images per second for 1, 2, 4, … rows; `None` means out of memory. Also
+    /// returns the rows that were tried.
+    fn searched(most: usize, speeds: &[Option<f64>]) -> (Result<BatchSize>, Vec<usize>) {
         let mut tried = Vec::new();
         let found = search(most, |rows| {
             let speed = speeds[tried.len()];
@@ -126,8 +130,8 @@ mod tests {
         (found, tried)
     }
 
-    fn found(rows: usize, images_per_second: f64, limit: Limit) -> Found {
-        Found { rows, images_per_second, limit }
+    fn found(rows: usize, images_per_second: f64, limit: Limit) -> BatchSize {
+        BatchSize { rows, images_per_second, limit }
     }
 
     #[test]
@@ -146,7 +150,7 @@ mod tests {
 
     #[test]
     fn small_gains_add_up() {
-        // 4 % each: two of them are more than the least gain, so the second counts.
+        // 4 % each: together they exceed the minimum gain, so the second one counts.
         let speeds = [100.0, 104.0, 108.2, 109.0, 110.0].map(Some);
         assert_eq!(searched(256, &speeds).0.unwrap(), found(4, 108.2, Limit::Throughput));
     }
@@ -157,7 +161,7 @@ mod tests {
         let (result, tried) = searched(256, &speeds);
         assert_eq!(result.unwrap(), found(4, 400.0, Limit::Memory));
         assert_eq!(tried, [1, 2, 4, 8]);
-        // The doubling before gained nothing, so it is not used either.
+        // The previous doubling gained nothing, so it is not used either.
         let speeds = [Some(100.0), Some(101.0), None];
         assert_eq!(searched(256, &speeds).0.unwrap(), found(1, 100.0, Limit::Memory));
     }

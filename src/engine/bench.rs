@@ -136,7 +136,7 @@ pub fn states(engine: &mut LocalEngine) -> Result<Vec<f32>> {
 
 /// Captions all images together, greedily, with exactly `new_tokens` tokens each. Returns the times
 /// of the vision tower, of the cross-attention's keys and values, and of decoding. A GPU works
-/// asynchronously, so it is waited for at the end of each.
+/// asynchronously, so each stage ends by waiting for it.
 fn pass(
     engine: &mut LocalEngine,
     images: &[Arc<PixelValues>],
@@ -148,7 +148,7 @@ fn pass(
         ..GenerationParams::default()
     };
     let (mut vision, mut cross_kv) = (Duration::ZERO, Duration::ZERO);
-    // As many at once as the server encodes, so that as many states are in memory.
+    // Encode as many images at once as the server does, so that memory use is the same.
     for images in images.chunks(engine.info().vision_batch.max(1)) {
         let begin = Instant::now();
         let encoded = engine.encode(images)?;

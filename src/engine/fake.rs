@@ -41,7 +41,7 @@ pub(crate) enum Defect {
     Poison(JobId),
     /// Every step with this job in it panics.
     Bomb(JobId),
-    /// There is memory for at most so many jobs.
+    /// There is memory for at most this many jobs.
     Memory(usize),
     /// Every step fails.
     Broken,
@@ -49,11 +49,11 @@ pub(crate) enum Defect {
     BadImage(usize),
     /// Every encoding with an image of this width in it panics.
     BombImage(usize),
-    /// There is memory for at most so many images at once in the vision tower.
+    /// There is memory for at most this many images at once in the vision tower.
     VisionMemory(usize),
 }
 
-/// What the test controls and sees.
+/// The part of the engine that a test controls and observes.
 #[derive(Debug, Default)]
 pub(crate) struct Script {
     state: Mutex<ScriptState>,
@@ -94,12 +94,12 @@ impl Script {
         self.changed.notify_all();
     }
 
-    /// Plans a mishap for the next step that has none.
+    /// Plans a mishap for the next step without one.
     pub(crate) fn plan(&self, mishap: Mishap) {
         self.state.lock().unwrap().steps.push_back(mishap);
     }
 
-    /// Plans a mishap for the next encoding that has none.
+    /// Plans a mishap for the next encoding without one.
     pub(crate) fn plan_encoding(&self, mishap: Mishap) {
         self.state.lock().unwrap().encodings.push_back(mishap);
     }
@@ -112,12 +112,12 @@ impl Script {
         self.state.lock().unwrap().calls.clone()
     }
 
-    /// How often there was this call.
+    /// How often the engine received this call.
     pub(crate) fn count(&self, wanted: &Call) -> usize {
         self.state.lock().unwrap().calls.iter().filter(|call| *call == wanted).count()
     }
 
-    /// Blocks until there was this call.
+    /// Blocks until the engine has received this call.
     pub(crate) fn wait_for(&self, wanted: &Call) {
         self.wait_until(|calls| calls.contains(wanted));
     }

@@ -1,4 +1,4 @@
-//! What folders and the hub have in common: the names of files in a Hugging Face repository, and
+//! The layout that folders and the hub share: the names of files in a Hugging Face repository, and
 //! the index that lists shards.
 
 use std::collections::BTreeSet;
@@ -19,7 +19,7 @@ pub(super) const INDEXES: [&str; 2] =
     ["model.safetensors.index.json", "pytorch_model.bin.index.json"];
 
 #[derive(Deserialize)]
-struct Index {
+struct ShardIndex {
     weight_map: std::collections::BTreeMap<String, String>,
 }
 
@@ -29,7 +29,7 @@ struct Index {
 /// The index is broken, empty, or names anything but files in its own folder.
 pub(super) fn shards(name: &str, index: &[u8]) -> Result<Vec<String>> {
     let remedy = "fetch it again";
-    let index: Index = serde_json::from_slice(index).map_err(|error| {
+    let index: ShardIndex = serde_json::from_slice(index).map_err(|error| {
         Error::model(format!("{name} is not an index of shards ({error}); {remedy}"))
             .with_source(error)
     })?;

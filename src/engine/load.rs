@@ -1,4 +1,4 @@
-//! From a model's files and the options to an engine.
+//! Turns a model's files and the options into an engine.
 
 use candle_core::{DType, Device};
 
@@ -17,7 +17,7 @@ pub struct EngineOptions {
     pub device: DeviceChoice,
     /// The number format.
     pub precision: Precision,
-    /// What multiplies on a CPU.
+    /// The kernels for matrix products on a CPU.
     pub kernels: KernelChoice,
 }
 
@@ -67,7 +67,7 @@ pub fn load_gpu_model_on_cpu(
     Ok(Box::new(GpuModel::load(config, weights, dtype, &Device::Cpu)?))
 }
 
-/// What runs the model on a CPU, and in which numbers.
+/// The implementation that runs the model on a CPU, and its number format.
 #[derive(Debug, PartialEq, Eq)]
 enum PrecisionPlan {
     /// candle, in f32; quantised layers stay in the format of the file.
@@ -76,7 +76,8 @@ enum PrecisionPlan {
     Kernels(Tier, cutline_kernels::Precision),
 }
 
-/// `only_q8_0` says of a GGUF checkpoint whether all of its blocks have 8 bits.
+/// `only_q8_0` is `None` unless the checkpoint is quantised; then it says whether all blocks are
+/// Q8_0.
 fn plan(options: EngineOptions, only_q8_0: Option<bool>) -> Result<PrecisionPlan> {
     let tier = match options.kernels {
         KernelChoice::Candle => return candle_plan(options.precision),
@@ -94,7 +95,7 @@ fn plan(options: EngineOptions, only_q8_0: Option<bool>) -> Result<PrecisionPlan
         }
     };
     let precision = match options.precision {
-        // Whoever chose fewer bits wanted a small model, so the blocks stay as they are.
+        // A user who chose fewer bits wants a small model, so the blocks stay as they are.
         Precision::Auto if only_q8_0 == Some(false) => return Ok(PrecisionPlan::Candle),
         Precision::Auto if only_q8_0 == Some(true) => cutline_kernels::Precision::Int8,
         // The fastest precision that keeps nine captions in ten word for word: see
@@ -122,7 +123,7 @@ fn candle_plan(precision: Precision) -> Result<PrecisionPlan> {
     }
 }
 
-/// The type of activations and of weights that are not quantised on a GPU.
+/// On a GPU, the type of activations and of weights that are not quantised.
 fn gpu_dtype(precision: Precision, quantized: bool) -> Result<DType> {
     match precision {
         // candle multiplies quantised blocks with f32; converting back and forth costs more than it

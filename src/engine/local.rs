@@ -34,8 +34,8 @@ struct ActiveJob {
 /// Where the engine's time went since the last call of
 /// [`take_timings`](LocalEngine::take_timings).
 ///
-/// These are wall-clock times of the calls. A device that still works when a call returns is waited
-/// for, and counted, where its results are read.
+/// These are wall-clock times of the calls. If a device is still working when a call returns, the
+/// rest of its time counts where its results are read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Timings {
     /// Pixels to the image's states.
@@ -188,7 +188,7 @@ impl Engine for LocalEngine {
     fn encode(&mut self, images: &[Arc<PixelValues>]) -> Result<Vec<EncodedImage>> {
         let mut encoded: Vec<Option<EncodedImage>> = images.iter().map(|_| None).collect();
         let mut rest: Vec<usize> = (0..images.len()).collect();
-        // Images of one size are encoded together, as many as the vision tower wants.
+        // Images of one size are encoded together, as many as the vision tower takes at once.
         while let Some(&first) = rest.first() {
             let (width, height) = (images[first].width, images[first].height);
             let mut free = self.model.vision_batch(width, height).max(1);

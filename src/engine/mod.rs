@@ -1,5 +1,5 @@
-//! What the rest of the crate knows about the model: a small synchronous trait over plain data.
-//! No tensor and no async type crosses this border.
+//! The interface between the model and the rest of the crate: a small synchronous trait over plain
+//! data. No tensor and no async type crosses this boundary.
 
 pub mod batch_size;
 pub mod bench;
@@ -46,14 +46,14 @@ pub struct Job {
     /// How to decode.
     pub params: GenerationParams,
     /// Tokens of the first sequence that were already sent to the caller, if the job is started
-    /// again after a failure; otherwise empty. The first sequence begins with them. Where the other
-    /// jobs in the batch may change how numbers are rounded, and with it a token, the caller would
-    /// otherwise get a mixture of two captions.
+    /// again after a failure; otherwise empty. The first sequence begins with them. Otherwise the
+    /// caller could get a mixture of two captions, because the other jobs in the batch may change
+    /// how numbers are rounded, and thereby a token.
     pub written: Vec<u32>,
 }
 
 impl Job {
-    /// A job that was never started before.
+    /// A job that has not been started before.
     #[must_use]
     pub fn new(
         id: JobId,
@@ -98,7 +98,7 @@ pub struct EngineInfo {
     pub parameters: u64,
     /// `f32`, `bf16`, `int8`, …
     pub precision: String,
-    /// What multiplies: `candle`, or the name of an instruction set.
+    /// The kernels for matrix products: `candle`, or the name of an instruction set.
     pub kernels: String,
     /// `cpu`, `cuda:0`.
     pub device: String,

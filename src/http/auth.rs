@@ -12,7 +12,7 @@ use axum::response::Response;
 
 use super::connection::Connection;
 use super::error::Failure;
-use super::rate::{Client, Limiter};
+use super::rate::{ClientId, Limiter};
 use super::state::AppState;
 use crate::config::{ApiKeys, ProtectionSettings, PublicEndpoints};
 use cutline_error::{Error, ErrorKind, Result};
@@ -51,7 +51,7 @@ impl Guard {
     }
 
     /// [`Unauthorized`](ErrorKind::Unauthorized), [`Forbidden`](ErrorKind::Forbidden) or
-    /// [`RateLimited`](ErrorKind::RateLimited), unless the request may be made.
+    /// [`RateLimited`](ErrorKind::RateLimited) if the request is refused.
     fn admit(&self, request: &Request) -> Result<()> {
         // Browsers send preflights without a key, and no other request uses this method.
         if request.method() == Method::OPTIONS {
@@ -64,12 +64,12 @@ impl Guard {
             // Wrong keys count as well, so that guessing is slow.
             Err(refusal) => self.count(&self.address(request)).and(Err(refusal)),
             Ok(_) if access != Access::Key => Ok(()),
-            Ok(Some(number)) => self.count(&Client::Key(number)),
+            Ok(Some(number)) => self.count(&ClientId::Key(number)),
             Ok(None) => self.count(&self.address(request)),
         }
     }
 
-    fn count(&self, client: &Client) -> Result<()> {
+    fn count(&self, client: &ClientId) -> Result<()> {
         self.limiter.as_ref().map_or(Ok(()), |limiter| limiter.take(client))
     }
 
@@ -96,11 +96,11 @@ impl Guard {
     }
 
     /// The client by its address, for requests without a key.
-    fn address(&self, request: &Request) -> Client {
+    fn address(&self, request: &Request) -> ClientId {
         let forwarded =
             self.proxies.checked_sub(1).and_then(|hop| forwarded(request.headers(), hop));
         let peer = || request.extensions().get::<ConnectInfo<Connection>>().map(|c| c.0.peer());
-        Client::Address(forwarded.or_else(peer).map(client_network))
+        ClientId::Address(forwarded.or_else(peer).map(client_network))
     }
 }
 
@@ -142,8 +142,8 @@ fn keys(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
     bearer.chain(own).map(<[u8]>::trim_ascii).filter(|key| !key.is_empty())
 }
 
-/// The address that a trusted proxy has recorded; `hop` 0 is the proxy that is connected to us. Each
-/// proxy appends an address, so whatever the client has sent comes first and is ignored.
+/// The address that a trusted proxy has recorded; `hop` 0 is the proxy that is connected to us.
+/// Each proxy appends an address, so entries that the client sent come first and are ignored.
 fn forwarded(headers: &HeaderMap, hop: usize) -> Option<IpAddr> {
     let lines = headers.get_all(FORWARDED_FOR).iter().rev();
     let mut addresses = lines.flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b','));

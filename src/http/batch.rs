@@ -162,7 +162,7 @@ impl Stream for Results {
         loop {
             return match ready!(self.tasks.poll_join_next(cx)) {
                 Some(Ok((index, result))) => Poll::Ready(Some(self.finished(index, result))),
-                // A task crashed; which one is known at the end.
+                // A task crashed. Its image is found at the end: it is still in `missing`.
                 Some(Err(_)) => continue,
                 None => {
                     let lost = self.missing.keys().next().copied();

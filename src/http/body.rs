@@ -56,9 +56,9 @@ impl TooLarge {
     }
 }
 
-/// A body with its limits. The bytes that were read count in the budget until the [`BodyPermit`] is
-/// dropped. The announced length counts from the beginning, so that a body for which there is no
-/// memory is refused before it is sent.
+/// A body with its limits. Bytes count against the memory budget until the [`BodyPermit`] is
+/// dropped. The announced length counts from the beginning, so a body that does not fit into memory
+/// is refused before it is sent.
 pub(super) struct LimitedBody {
     stream: BodyDataStream,
     limits: BodyLimits,
@@ -86,10 +86,10 @@ impl BodyPermit {
 }
 
 impl LimitedBody {
-    /// Starts to read.
+    /// Prepares to read the body and reserves memory for its announced length.
     ///
     /// # Errors
-    /// The kind of [`TooLarge`] if the announced length is, or
+    /// The error of [`TooLarge`] if the announced length exceeds the limit, or
     /// [`QueueFull`](ErrorKind::QueueFull) if there is no memory for it now.
     pub(super) fn new(
         headers: &HeaderMap,
@@ -120,9 +120,9 @@ impl LimitedBody {
     /// The whole body.
     ///
     /// # Errors
-    /// Those of the stream.
+    /// As for the items of the stream.
     pub(super) async fn collect(mut self) -> Result<Vec<u8>> {
-        // No more than 1 MB in advance: the client may never send what it announced.
+        // Allocate no more than 1 MB in advance: the client may never send the announced bytes.
         let mut bytes = Vec::with_capacity(self.announced.unwrap_or(0).min(1 << 20));
         while let Some(chunk) = self.next().await {
             bytes.extend_from_slice(&chunk?);
@@ -151,7 +151,7 @@ impl Stream for LimitedBody {
     /// [`ImageTooLarge`](ErrorKind::ImageTooLarge) or [`BatchTooLarge`](ErrorKind::BatchTooLarge)
     /// as soon as that is known, [`RequestTimeout`](ErrorKind::RequestTimeout),
     /// [`QueueFull`](ErrorKind::QueueFull) when memory for the next chunk is short, or
-    /// [`MalformedRequest`](ErrorKind::MalformedRequest) when the connection broke off.
+    /// [`MalformedRequest`](ErrorKind::MalformedRequest) when the connection breaks.
     type Item = Result<Bytes>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes>>> {

@@ -29,7 +29,7 @@ use tokio::time::{Instant, Sleep};
 /// How long the rest of a refused upload is read and discarded.
 const LINGER: Duration = Duration::from_secs(10);
 
-/// How many bytes of it are.
+/// How many bytes of it are read and discarded at most.
 const LINGER_BYTES: usize = 256 << 20;
 
 /// Accepts connections and closes those that are silent for too long.
@@ -81,7 +81,7 @@ impl Connection {
         BusyGuard(self.slot.clone())
     }
 
-    /// The address of the other end: the client or a proxy.
+    /// The address of the peer: the client or a proxy.
     pub(super) fn peer(&self) -> IpAddr {
         self.peer.ip()
     }
@@ -116,7 +116,7 @@ pub(super) struct TimeoutStream {
     slot: ConnectionSlot,
     idle: Duration,
     deadline: Pin<Box<Sleep>>,
-    /// Runs while the client does not read what is written.
+    /// Runs while the client does not read the bytes that were written.
     stalled: Option<Pin<Box<Sleep>>>,
     was_busy: bool,
     /// Bytes discarded after the end; `None` before it.
@@ -162,7 +162,7 @@ impl TimeoutStream {
         stalled.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 
-    /// Reads and discards what arrives; ready when that has ended or a limit is reached.
+    /// Reads and discards incoming data; ready when the data has ended or a limit is reached.
     fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut scratch = [0; 16 * 1024];
         while self.poll_deadline(cx).is_pending() && !self.slot.is_evicted(cx) {
@@ -220,7 +220,7 @@ impl AsyncWrite for TimeoutStream {
         self.poll_stalled(cx, flushed)
     }
 
-    /// Closes the sending side, and after a refusal reads what is still arriving.
+    /// Closes the sending side and, after a refusal, reads the data that is still arriving.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.discarded.is_none() {
             ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
@@ -358,7 +358,7 @@ impl ConnectionSlot {
         self.requests.load(Ordering::Relaxed) > 0
     }
 
-    /// Whether this idle connection is evicted; if not, the task is woken when it is.
+    /// Whether this idle connection was evicted. If not, an eviction will wake the task.
     pub(super) fn is_evicted(&self, cx: &mut Context<'_>) -> bool {
         // In this order, so that an eviction in between finds the waker.
         *lock(&self.waker) = Some(cx.waker().clone());

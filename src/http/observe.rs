@@ -33,7 +33,7 @@ pub(super) const SERVER_TIMING: HeaderName = HeaderName::from_static("server-tim
 /// Maximum length of an id that a client may choose.
 const MAX_ID: usize = 128;
 
-/// What the log and `server-timing` report of a processed image; an extension of the response.
+/// Data about a processed image for the log and `server-timing`; an extension of the response.
 #[derive(Debug, Clone)]
 pub(super) struct ImageReport {
     image_hash: String,
@@ -212,7 +212,7 @@ impl RequestLog {
         let elapsed = self.begin.elapsed();
         if let Some(Failure(error)) = &failure {
             *response.body_mut() = problem_body(error, Some(&self.request_id));
-            // It is that of the body without the id.
+            // It is the length of the body without the id.
             response.headers_mut().remove(CONTENT_LENGTH);
         }
         self.head(response, report.as_ref(), elapsed);
@@ -249,7 +249,7 @@ impl RequestLog {
 
     fn count(&self, status: u16, elapsed: Duration, failure: Option<&Failure>) {
         self.metrics.request(&self.route, status, elapsed);
-        // An unready probe is not refused work.
+        // A probe that reports an unready server is not refused work.
         let probe = self.route.starts_with("/health");
         if let Some(Failure(error)) = failure.filter(|_| !probe) {
             self.metrics.rejected(error.kind().code());

@@ -18,12 +18,12 @@ use crate::config::RateLimit;
 use cutline_error::{Error, ErrorKind, Result};
 
 /// Maximum number of tracked clients; beyond it the least recently active one is forgotten. This
-/// bounds the memory to some megabytes, even if somebody forges addresses.
+/// limits memory use to a few megabytes, even if somebody forges addresses.
 const MAX_CLIENTS: u64 = 16_384;
 
-/// Who sends a request.
+/// The sender of a request, for counting.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) enum Client {
+pub(super) enum ClientId {
     /// The holder of the key with this index.
     Key(usize),
     /// Everybody at this address; `None` without a socket.
@@ -32,7 +32,7 @@ pub(super) enum Client {
 
 /// Allows each client a number of requests per minute, evenly spread except for a burst.
 pub(super) struct Limiter {
-    limiter: RateLimiter<Client, Clients, RuntimeClock, NoOpMiddleware<Nanos>>,
+    limiter: RateLimiter<ClientId, Clients, RuntimeClock, NoOpMiddleware<Nanos>>,
     per_minute: NonZeroU32,
 }
 
@@ -60,12 +60,12 @@ impl Limiter {
     /// # Errors
     /// [`RateLimited`](ErrorKind::RateLimited), with the time until the next request is allowed.
     /// Refused requests do not count.
-    pub(super) fn take(&self, client: &Client) -> Result<()> {
+    pub(super) fn take(&self, client: &ClientId) -> Result<()> {
         self.limiter.check_key(client).map_err(|refusal| {
             let wait = refusal.wait_time_from(self.limiter.clock().now());
             let who = match client {
-                Client::Key(_) => "this API key",
-                Client::Address(_) => "your address",
+                ClientId::Key(_) => "this API key",
+                ClientId::Address(_) => "your address",
             };
             let detail = format!(
                 "{who} may send {} requests per minute; wait as long as Retry-After says",
@@ -77,12 +77,12 @@ impl Limiter {
 }
 
 /// The clients' states, a bounded number of them.
-struct Clients(Cache<Client, Arc<InMemoryState>>);
+struct Clients(Cache<ClientId, Arc<InMemoryState>>);
 
 impl StateStore for Clients {
-    type Key = Client;
+    type Key = ClientId;
 
-    fn measure_and_replace<T, F, E>(&self, client: &Client, decide: F) -> Result<T, E>
+    fn measure_and_replace<T, F, E>(&self, client: &ClientId, decide: F) -> Result<T, E>
     where
         F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
     {
@@ -114,7 +114,7 @@ mod tests {
         Limiter::remembering(limit, clients)
     }
 
-    fn refused(limiter: &Limiter, client: &Client) -> Duration {
+    fn refused(limiter: &Limiter, client: &ClientId) -> Duration {
         let error = limiter.take(client).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::RateLimited);
         error.retry_after().unwrap()
@@ -123,7 +123,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_burst_is_allowed_and_then_the_rate() {
         let limiter = limiter(6, 3, 100);
-        let client = Client::Key(0);
+        let client = ClientId::Key(0);
         for _ in 0..3 {
             limiter.take(&client).unwrap();
         }
@@ -146,11 +146,11 @@ mod tests {
     async fn clients_have_separate_limits() {
         let limiter = limiter(1, 1, 100);
         let clients = [
-            Client::Key(0),
-            Client::Key(1),
-            Client::Address(None),
-            Client::Address(Some([127, 0, 0, 1].into())),
-            Client::Address(Some([127, 0, 0, 2].into())),
+            ClientId::Key(0),
+            ClientId::Key(1),
+            ClientId::Address(None),
+            ClientId::Address(Some([127, 0, 0, 1].into())),
+            ClientId::Address(Some([127, 0, 0, 2].into())),
         ];
         for client in &clients {
             limiter.take(client).unwrap();
@@ -164,12 +164,12 @@ mod tests {
     async fn forged_addresses_take_bounded_memory() {
         let limiter = limiter(1, 1, 10);
         for number in 0..1000_u32 {
-            limiter.take(&Client::Address(Some(number.to_be_bytes().into()))).unwrap();
+            limiter.take(&ClientId::Address(Some(number.to_be_bytes().into()))).unwrap();
         }
         let clients = &limiter.limiter.into_state_store().0;
         clients.run_pending_tasks();
         assert!(clients.entry_count() <= 10, "{} are tracked", clients.entry_count());
         // The most recent ones are tracked.
-        assert!(clients.contains_key(&Client::Address(Some(999_u32.to_be_bytes().into()))));
+        assert!(clients.contains_key(&ClientId::Address(Some(999_u32.to_be_bytes().into()))));
     }
 }

@@ -18,11 +18,11 @@ use cutline_image::DecodeLimits;
 /// active requests. Cheap to clone.
 #[derive(Clone)]
 pub struct AppState {
-    inner: Arc<SharedState>,
+    inner: Arc<ServerState>,
     metrics: Metrics,
 }
 
-struct SharedState {
+struct ServerState {
     settings: HttpSettings,
     guard: Guard,
     started: Instant,
@@ -43,7 +43,7 @@ impl AppState {
             max_pixels: settings.max_image_pixels,
         };
         Self {
-            inner: Arc::new(SharedState {
+            inner: Arc::new(ServerState {
                 guard: Guard::new(&settings.protection),
                 decoders: Decoders::new(
                     limits,
@@ -60,8 +60,8 @@ impl AppState {
         }
     }
 
-    /// Counts in `metrics`, which `/metrics` shows. A captioner that counts in the same ones is shown
-    /// as well.
+    /// Counts in `metrics`, which `/metrics` exports. A captioner with the same metrics is
+    /// included.
     #[must_use]
     pub fn with_metrics(self, metrics: Metrics) -> Self {
         Self { metrics, ..self }

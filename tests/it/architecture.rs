@@ -1,4 +1,4 @@
-//! The invariants of ARCHITECTURE.md: what is absent, and where.
+//! Checks the invariants of ARCHITECTURE.md against the source files.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -39,7 +39,7 @@ fn code(text: &str) -> String {
         .collect()
 }
 
-/// Whether `word` stands in `code` as a word of its own.
+/// Whether `code` contains `word` as a whole word.
 fn names(code: &str, word: &str) -> bool {
     let part_of_word = |c: char| c.is_alphanumeric() || c == '_';
     code.match_indices(word).any(|(at, _)| {
@@ -75,7 +75,7 @@ fn the_searcher_finds_words_and_only_words() {
     assert!(names("use candle_core::Tensor;", "candle_core"));
     assert!(!names("let my_candle_core2 = 1;", "candle_core"));
     assert!(!names(&code("// tokio\nfn f() {}\n#[cfg(test)]\nmod tests { use tokio; }"), "tokio"));
-    // And it does find what is there.
+    // It does find a word that is present.
     assert!(!offenders("candle_core", &[]).is_empty());
     assert!(!offenders("axum", &[]).is_empty());
 }

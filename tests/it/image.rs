@@ -419,8 +419,8 @@ fn limits_hold_at_their_edge() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..Default::default() })]
 
-    /// However an image's bytes are changed, the result is a consistent image or an error that blames the
-    /// image.
+    /// For any change to an image's bytes, the result is a consistent image or an error that blames
+    /// the image.
     #[test]
     fn no_bytes_crash_the_decoder(
         pick in any::<prop::sample::Index>(),

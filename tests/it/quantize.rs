@@ -1,4 +1,5 @@
-//! Models written as GGUF: what is in the file, what the model still writes, what is refused.
+//! Models written as GGUF: the contents of the file, the output of the model, and the refused
+//! cases.
 
 mod refused;
 mod values;

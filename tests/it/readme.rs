@@ -1,5 +1,5 @@
-//! The documents are true: commands and their output are the program's own, links lead somewhere,
-//! and every setting, parameter, endpoint and error code is documented.
+//! Checks the documents: commands and their output match the program, links resolve, and every
+//! setting, parameter, endpoint and error code is documented.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -1,5 +1,5 @@
-//! On the kernels a caption is the same bit for bit: alone, in a batch, started again after a
-//! failure, and from an encoded image that was kept. For candle see `parity/candle`.
+//! On the CPU kernels a caption is the same bit for bit: alone, in a batch, started again after a
+//! failure, and from a stored encoded image. For candle see `parity/candle`.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};

@@ -16,7 +16,8 @@ fn settings(pairs: &[(&str, &str)]) -> cutline::error::Result<Settings> {
     Settings::new(&Values::of_environment(pairs.iter().copied()))
 }
 
-/// The file at `path` is what `written` makes of it; `UPDATE_SETTINGS=1` writes it.
+/// Asserts that the generated parts of the file at `path` are up to date; `UPDATE_SETTINGS=1`
+/// updates them.
 #[track_caller]
 fn assert_generated(path: &str, written: impl Fn(&str) -> String) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);

@@ -67,7 +67,7 @@ pub struct TextConfig {
 /// The non-linearities that `hidden_act` can name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {
-    /// Exact GELU, by the error function.
+    /// Exact GELU, with the error function.
     Gelu,
     /// GELU approximated with tanh (`gelu_new`, `gelu_pytorch_tanh`).
     GeluTanh,

@@ -1,10 +1,9 @@
 //! BLIP for image captioning: configuration, checkpoints, the vision tower and the text decoder.
 //!
-//! Two implementations stand behind the trait [`Model`]. [`cpu`] runs on the kernels of
-//! `cutline-kernels` and is what a CPU normally uses. [`gpu`] runs on candle: on a GPU, and on a
-//! CPU for GGUF block formats of fewer than 8 bits. Weights never change after loading; whatever
-//! changes while captions are written is in [`cpu::Workspace`], [`gpu::GpuState`] and the
-//! [`Slot`]s.
+//! The trait [`Model`] has two implementations. [`cpu`] runs on the kernels of `cutline-kernels`
+//! and is what a CPU normally uses. [`gpu`] runs on candle: on a GPU, and on a CPU for GGUF block
+//! formats of fewer than 8 bits. Weights never change after loading; the state that changes while
+//! captions are written is in [`cpu::Workspace`], [`gpu::GpuState`] and the [`Slot`]s.
 
 pub mod config;
 pub mod cpu;
@@ -23,8 +22,8 @@ pub use weights::Weights;
 
 use cutline_error::{Error, ErrorKind};
 
-/// Turns candle's error into ours. Apart from lack of memory it means a defect in this crate,
-/// nothing that a user can repair. Lack of memory is recognised by the driver's message, because
+/// Turns candle's error into ours. Apart from lack of memory, such an error is a defect in this
+/// crate that a user cannot repair. Lack of memory is recognised by the driver's message, because
 /// candle passes on no more than that.
 fn arithmetic(error: candle_core::Error) -> Error {
     let message = error.to_string().to_lowercase().replace('_', " ");

@@ -46,7 +46,7 @@ impl<'a> Loader<'a> {
         self.parameters.get()
     }
 
-    /// The name of the block format that [`quantized`](Self::quantized) met last.
+    /// The name of the block format that [`quantized`](Self::quantized) encountered last.
     pub(crate) fn quantization(&self) -> Option<&'static str> {
         self.quantization.get()
     }

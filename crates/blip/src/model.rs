@@ -70,7 +70,7 @@ pub trait Model: fmt::Debug + Send {
     /// cannot be used any more; encoded images can.
     fn reset(&mut self);
 
-    /// Waits until the device has finished all work that it was given.
+    /// Waits until the device has finished all submitted work.
     ///
     /// # Errors
     /// Some of the work failed.
@@ -88,7 +88,7 @@ pub struct ModelDescription {
     pub parameters: u64,
     /// `f32`, `f16`, `bf16`, `int8`, or the block format of quantised layers.
     pub precision: &'static str,
-    /// What multiplies: `candle`, or the name of an instruction set.
+    /// The kernels for matrix products: `candle`, or the name of an instruction set.
     pub kernels: &'static str,
     /// Where the arithmetic runs.
     pub device: Device,
@@ -210,12 +210,12 @@ pub struct Read<'a, S = Slot> {
     pub top: Option<usize>,
 }
 
-/// What a step says about the next tokens of a slot.
+/// The scores of a slot's next tokens after a step.
 #[derive(Debug)]
 pub enum Scores {
     /// All logits, `vocabulary` of every row.
     Logits(Vec<f32>),
-    /// The greatest logits of every row, at least as many as were asked for. All logits of these
+    /// The greatest logits of every row, at least as many as were requested. All logits of these
     /// rows are finite.
     Top(Vec<TopLogits>),
     /// A logit is NaN or infinite.

@@ -4,7 +4,7 @@
 ///
 /// `grid` holds `side² · width` values, one vector of `width` after another. Computes the same as
 /// `torch.nn.functional.interpolate(mode="bicubic", align_corners=False)`: cubic convolution with
-/// a = −0.75, pixel centres at half integers, coordinates outside clamped to the edge.
+/// a = −0.75, pixel centres at half integers, coordinates outside the grid clamped to its edge.
 pub(crate) fn bicubic(
     grid: &[f32],
     side: usize,

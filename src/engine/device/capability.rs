@@ -23,7 +23,7 @@ impl fmt::Display for Capability {
     }
 }
 
-/// On which other GPUs the machine code for one GPU runs.
+/// Which other GPUs can run the machine code for one GPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Compatibility {
     /// Those with the same major number and the same or a greater minor number: `sm_80`.

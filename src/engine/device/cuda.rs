@@ -21,7 +21,7 @@ pub(super) fn open(number: usize) -> Result<Device, Obstacle> {
     if number >= count {
         return Err(Obstacle::NoSuchGpu { number, count });
     }
-    // Kept until the device has it too, because releasing and acquiring a GPU takes time.
+    // Kept until the device holds the context too: releasing and reacquiring a GPU takes time.
     let _context = check_capability(number)?;
     let failed = |step| {
         move |error: candle_core::Error| Obstacle::Failed {
@@ -29,9 +29,9 @@ pub(super) fn open(number: usize) -> Result<Device, Obstacle> {
             reason: one_line(&error.to_string()),
         }
     };
-    // Tensors are freed on the thread that drops them last. On one stream for the device this stays
-    // in the order of the work; candle's default, a stream for each thread, does not guarantee
-    // that.
+    // Tensors are freed on the thread that drops them last. With a single stream for the device,
+    // frees stay in order with the work; candle's default, a stream for each thread, does not
+    // guarantee that.
     let device = Device::new_cuda_with_stream(number).map_err(failed("it cannot be opened"))?;
     disable_event_tracking(&device);
     try_out(&device).map_err(failed("a small calculation on it failed"))?;

@@ -61,7 +61,7 @@ impl RepoCache {
         &self.name
     }
 
-    /// The branch, tag or commit that was asked for.
+    /// The requested branch, tag or commit.
     pub(super) fn revision(&self) -> &str {
         self.repo.revision()
     }

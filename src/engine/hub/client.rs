@@ -30,15 +30,15 @@ const TOO_MANY_REQUESTS: u16 = 429;
 
 /// Why a request failed.
 #[derive(Debug)]
-pub(super) enum Failure {
+pub(super) enum RequestFailure {
     /// Another attempt may succeed.
     Temporary(String),
     /// Another attempt would fail too.
     Permanent(Error),
 }
 
-/// A hub, and how it is asked.
-pub(super) struct Client {
+/// Sends requests to a hub.
+pub(super) struct HubClient {
     agent: Agent,
     endpoint: String,
     token: Option<String>,
@@ -46,7 +46,7 @@ pub(super) struct Client {
     attempts: u32,
 }
 
-/// What the hub says about a file before it is downloaded.
+/// The hub's metadata of a file, requested before the download.
 #[derive(Debug)]
 pub(super) struct Meta {
     /// The commit of the revision.
@@ -57,13 +57,13 @@ pub(super) struct Meta {
     pub(super) size: Option<u64>,
 }
 
-/// A response, and the headers of the redirects that led to it, with its own last.
-struct Answer {
+/// A response with the headers of the redirects that led to it, followed by its own headers.
+struct HubResponse {
     response: Response<Body>,
     hops: Vec<HeaderMap>,
 }
 
-impl Client {
+impl HubClient {
     /// Makes only one attempt at each request unless `retry` is set.
     pub(super) fn new(options: &HubOptions, retry: bool) -> Result<Self> {
         let endpoint = options.endpoint().to_owned();
@@ -131,19 +131,19 @@ impl Client {
     }
 
     /// Asks once for the content of a file from `offset` on.
-    pub(super) fn get(&self, url: &str, offset: u64) -> Result<Response<Body>, Failure> {
+    pub(super) fn get(&self, url: &str, offset: u64) -> Result<Response<Body>, RequestFailure> {
         let range = (offset > 0).then(|| format!("bytes={offset}-"));
         self.ask(Method::GET, url, range.as_deref(), true).map(|answer| answer.response)
     }
 
     /// Repeats `attempt` after temporary failures, with growing pauses.
-    fn with_retries<T>(&self, mut attempt: impl FnMut() -> Result<T, Failure>) -> Result<T> {
+    fn with_retries<T>(&self, mut attempt: impl FnMut() -> Result<T, RequestFailure>) -> Result<T> {
         let mut failed = 0;
         loop {
             match attempt() {
                 Ok(answer) => return Ok(answer),
-                Err(Failure::Permanent(error)) => return Err(error),
-                Err(Failure::Temporary(cause)) => {
+                Err(RequestFailure::Permanent(error)) => return Err(error),
+                Err(RequestFailure::Temporary(cause)) => {
                     failed += 1;
                     self.pause_after(failed, &cause)?;
                 }
@@ -174,7 +174,7 @@ impl Client {
         url: &str,
         range: Option<&str>,
         any_origin: bool,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<HubResponse, RequestFailure> {
         let mut url = url.to_owned();
         let mut hops = Vec::new();
         for _ in 0..=REDIRECTS {
@@ -188,10 +188,10 @@ impl Client {
                 {
                     url = next;
                 }
-                _ => return Ok(Answer { response, hops }),
+                _ => return Ok(HubResponse { response, hops }),
             }
         }
-        Err(Failure::Temporary(format!("more than {REDIRECTS} redirects")))
+        Err(RequestFailure::Temporary(format!("more than {REDIRECTS} redirects")))
     }
 
     fn send(
@@ -199,7 +199,7 @@ impl Client {
         method: &Method,
         url: &str,
         range: Option<&str>,
-    ) -> Result<Response<Body>, Failure> {
+    ) -> Result<Response<Body>, RequestFailure> {
         let mut request = Request::builder().method(method).uri(url);
         if let Some(range) = range {
             request = request.header("range", range);
@@ -208,20 +208,21 @@ impl Client {
             request = request.header("authorization", format!("Bearer {token}"));
         }
         let request = request.body(()).map_err(|error| {
-            Failure::Permanent(
+            RequestFailure::Permanent(
                 Error::model("HF_ENDPOINT or HF_TOKEN cannot be used in a request; check both")
                     .with_source(error),
             )
         })?;
-        let response = self.agent.run(request).map_err(|e| Failure::Temporary(e.to_string()))?;
+        let response =
+            self.agent.run(request).map_err(|e| RequestFailure::Temporary(e.to_string()))?;
         let status = response.status();
         if status == REQUEST_TIMEOUT || status == TOO_MANY_REQUESTS || status.is_server_error() {
-            return Err(Failure::Temporary(format!("it answered {status}")));
+            return Err(RequestFailure::Temporary(format!("it answered {status}")));
         }
         Ok(response)
     }
 
-    fn read_meta(&self, answer: &Answer) -> Option<Meta> {
+    fn read_meta(&self, answer: &HubResponse) -> Option<Meta> {
         let first = |name| answer.hops.iter().find_map(|hop| header(hop, name));
         let last = answer.hops.last()?;
         let etag = first("x-linked-etag").or_else(|| header(last, "etag"))?;

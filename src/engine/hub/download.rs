@@ -9,7 +9,7 @@ use ureq::Body;
 use ureq::http::Response;
 
 use super::cache::{RepoCache, create_parent, unwritable};
-use super::client::{Client, Failure, Meta, header};
+use super::client::{HubClient, Meta, RequestFailure, header};
 use super::{HubOptions, Snapshot};
 use crate::engine::layout::{self, INDEXES, SINGLES};
 use cutline_error::{Error, Result};
@@ -24,28 +24,28 @@ const RANGE_NOT_SATISFIABLE: u16 = 416;
 /// The download of one snapshot.
 pub(super) struct Download<'a> {
     cache: &'a RepoCache,
-    client: Client,
+    client: HubClient,
     progress: bool,
 }
 
 impl<'a> Download<'a> {
     /// `retry` says whether failed requests are repeated.
     pub(super) fn new(cache: &'a RepoCache, options: &HubOptions, retry: bool) -> Result<Self> {
-        let client = Client::new(options, retry)?;
+        let client = HubClient::new(options, retry)?;
         let progress = options.progress && std::io::stderr().is_terminal();
         Ok(Self { cache, client, progress })
     }
 
-    /// Downloads what is missing: the small files first, the weights last. All files are of one
-    /// commit, even if the revision moves meanwhile: of `known`, whose config and weights are in
-    /// the cache, or otherwise of the revision's current commit.
+    /// Downloads the missing files: the small ones first, the weights last. All files belong to one
+    /// commit, even if the revision moves meanwhile: `known`, whose config and weights are in the
+    /// cache, or else the revision's current commit.
     pub(super) fn run(self, known: Option<&str>) -> Result<Snapshot> {
         let commit = match known {
             Some(commit) => commit.to_owned(),
             None => self.config()?,
         };
         for file in super::cache::OPTIONAL {
-            // Asked again for each file: tokenizer.json makes vocab.txt superfluous.
+            // Checked again for each file: tokenizer.json makes vocab.txt superfluous.
             if self.cache.wanted(&commit).any(|wanted| wanted == file) {
                 self.file(&commit, file)?;
             }
@@ -142,7 +142,7 @@ impl<'a> Download<'a> {
             .map_err(|error| unwritable(blob, error))
     }
 
-    /// Asks for the rest until the file is complete. Progress resets the count of failed attempts.
+    /// Requests the rest until the file is complete. Progress resets the count of failed attempts.
     fn fill(
         &self,
         url: &str,
@@ -162,8 +162,8 @@ impl<'a> Download<'a> {
             match self.client.get(url, before).and_then(|answer| part.take(answer, url, size, bar))
             {
                 Ok(()) => return Ok(()),
-                Err(Failure::Permanent(error)) => return Err(error),
-                Err(Failure::Temporary(cause)) => {
+                Err(RequestFailure::Permanent(error)) => return Err(error),
+                Err(RequestFailure::Temporary(cause)) => {
                     failed = if part.written > before { 1 } else { failed + 1 };
                     self.client.pause_after(failed, &cause)?;
                 }
@@ -205,17 +205,19 @@ impl Part<'_> {
         url: &str,
         size: Option<u64>,
         bar: &ProgressBar,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), RequestFailure> {
         match answer.status().as_u16() {
             PARTIAL_CONTENT if starts_at(&answer, self.written) => {}
             // The server ignored the range, or the part on disk does not fit: start again.
-            OK => self.restart().map_err(Failure::Permanent)?,
+            OK => self.restart().map_err(RequestFailure::Permanent)?,
             PARTIAL_CONTENT | RANGE_NOT_SATISFIABLE => {
-                self.restart().map_err(Failure::Permanent)?;
-                return Err(Failure::Temporary("it sent another range than requested".into()));
+                self.restart().map_err(RequestFailure::Permanent)?;
+                return Err(RequestFailure::Temporary(
+                    "it sent another range than requested".into(),
+                ));
             }
             status => {
-                return Err(Failure::Permanent(Error::model(format!(
+                return Err(RequestFailure::Permanent(Error::model(format!(
                     "{url} answered {status}; check HF_TOKEN and HF_ENDPOINT, or download the \
                      model elsewhere and set MODEL to its folder"
                 ))));
@@ -228,17 +230,18 @@ impl Part<'_> {
         let mut chunk = vec![0; CHUNK];
         loop {
             bar.set_position(self.written);
-            let read = body.read(&mut chunk).map_err(|e| Failure::Temporary(e.to_string()))?;
+            let read =
+                body.read(&mut chunk).map_err(|e| RequestFailure::Temporary(e.to_string()))?;
             if read == 0 {
                 break;
             }
             self.file
                 .write_all(&chunk[..read])
-                .map_err(|error| Failure::Permanent(unwritable(self.path, error)))?;
+                .map_err(|error| RequestFailure::Permanent(unwritable(self.path, error)))?;
             self.written += read as u64;
         }
         match size {
-            Some(size) if size != self.written => Err(Failure::Temporary(format!(
+            Some(size) if size != self.written => Err(RequestFailure::Temporary(format!(
                 "{url} ended after {} of {size} bytes",
                 self.written
             ))),

@@ -2,8 +2,8 @@
 //! and Python can share a cache.
 //!
 //! A model in the cache is used without a request: a server that restarts does not change its model
-//! because a branch has moved, and it works without a network. Naming a revision downloads that
-//! one.
+//! because a branch has moved, and it works without a network. Naming another revision downloads
+//! it.
 
 mod cache;
 mod client;

@@ -23,7 +23,7 @@ use crate::captioner::given_twice;
 use crate::http::body::TooLarge;
 use cutline_error::Result;
 
-/// No request has more fields than this; there are far fewer names.
+/// Maximum number of fields in a request, far more than there are parameters.
 const MAX_FIELDS: usize = 64;
 
 /// Padding is optional.
@@ -148,8 +148,8 @@ impl<'de> Visitor<'de> for AtMost {
     }
 }
 
-/// The value of a parameter. Arrays and objects become empty ones: no parameter is either, and a few
-/// bytes of nested brackets would grow tenfold in memory.
+/// The value of a parameter. Arrays and objects become empty ones: no parameter has such a value,
+/// and a few bytes of nested brackets would grow tenfold in memory.
 fn scalar(value: &RawValue) -> serde_json::Result<Value> {
     match value.get().as_bytes().first() {
         Some(b'[') => Ok(Value::Array(Vec::new())),
@@ -198,7 +198,7 @@ fn decode(mut text: &str, max_bytes: usize) -> Result<Vec<u8>> {
         Cow::Borrowed(text)
     };
     let too_large = TooLarge::Image(max_bytes);
-    // Before the memory is spent; padding may round this up by two.
+    // Check before allocating memory; padding may add up to two bytes.
     if text.len() / 4 * 3 > max_bytes.saturating_add(2) {
         return Err(too_large.error());
     }

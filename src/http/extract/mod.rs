@@ -85,7 +85,7 @@ pub(super) async fn uploads(
     settings: &HttpSettings,
     captioner: &Captioner,
 ) -> Result<Uploads> {
-    // A batch takes all its places in the queue at once, so it can never be larger than the queue.
+    // A batch takes all its queue slots at once, so it can never be larger than the queue.
     let limit = settings.max_images_per_request.min(captioner.status().queue_capacity);
     let reader = Reader { settings, budget: captioner.budget(), count: ImageCount::Many(limit) };
     reader.read(request, Form(Some(ParameterFields::default()))).await

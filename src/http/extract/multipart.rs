@@ -24,7 +24,7 @@ pub(super) async fn read(
     let body = reader.limited(&parts, body, Transport::Multipart)?;
     let permit = body.permit();
     let mut request = Request::from_parts(parts, Body::from_stream(body));
-    // axum's own limit of 2 MB ignores the settings; the stream has theirs.
+    // axum's own limit of 2 MB ignores the settings; the stream enforces the configured limits.
     DefaultBodyLimit::disable().apply(&mut request);
     let mut parts = Multipart::from_request(request, &()).await.map_err(|error| {
         malformed("the Content-Type lacks the boundary; let the HTTP library write that header")
@@ -67,7 +67,7 @@ async fn content(mut part: Field<'_>, limit: usize) -> Result<Option<Vec<u8>>> {
     Ok(content)
 }
 
-/// The error of the body itself if it has one, otherwise an error of its form.
+/// The error of the body itself if there is one, otherwise an error in the multipart format.
 fn broken(error: MultipartError) -> Error {
     let mut cause = error.source();
     while let Some(error) = cause {

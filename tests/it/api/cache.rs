@@ -1,4 +1,4 @@
-//! Cached results, coalesced requests, and requests that are neither.
+//! Cached results, coalesced requests, and requests that bypass both.
 
 use std::time::Duration;
 

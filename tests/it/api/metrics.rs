@@ -205,7 +205,7 @@ async fn coalesced_requests_are_counted_and_the_queue_is_shown() {
     let captioner = &fixture.captioner;
     eventually("an image in the model", || captioner.status().in_flight == 1).await;
     let second = send(post("", "image/png", png()));
-    // One more runs, and one waits.
+    // One more is in progress, and one waits.
     let third = send(post("", "image/png", distinct(1)));
     eventually("another one", || captioner.status().in_flight == 2).await;
     let fourth = send(post("", "image/png", distinct(2)));

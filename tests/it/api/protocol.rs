@@ -1,4 +1,4 @@
-//! What applies to every request: addresses, methods, ids, log lines.
+//! Behaviour that all requests share: addresses, methods, ids, log lines.
 
 use std::collections::BTreeSet;
 use std::io::Write;

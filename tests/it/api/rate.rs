@@ -17,7 +17,7 @@ fn limited(burst: u32, protection: ProtectionSettings) -> Fixture {
     let rate = Some(RateLimit { per_minute: number(1), burst: number(burst) });
     let protection = ProtectionSettings { rate, ..protection };
     let settings = HttpSettings { protection, ..HttpSettings::default() };
-    // Room for a batch.
+    // Large enough for a batch.
     let fixture = Fixture::build(settings, 8, MemoryLimits::default());
     fixture.state.ready(fixture.captioner.clone());
     fixture

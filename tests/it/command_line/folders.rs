@@ -155,7 +155,7 @@ fn sidecars_are_written_next_to_their_photos() {
         .collect();
     assert!(left.is_empty(), "{left:?}");
 
-    // A text that a person wrote stays, except with --overwrite.
+    // Text that a person wrote is kept, except with --overwrite.
     let mine = file("a.jpg.xmp").replacen(caption, "my own words", 1);
     fs::write(folder.path().join("a.jpg.xmp"), &mine).unwrap();
     run(&folder, &["a.jpg", "--sidecar", "xmp"]);

@@ -28,7 +28,7 @@ pub(super) const CANDLE: Backend = Backend::Candle(Precision::F32);
 pub(super) const PORTABLE: Backend =
     Backend::Kernels(KernelChoice::Tier(Tier::Portable), Precision::F32);
 
-/// Whether the comparisons that take minutes are made.
+/// Whether to run the comparisons that take minutes.
 pub(super) const LONG: bool = cfg!(feature = "long-tests");
 
 /// The distance between the cases of a tiny model that run in batches: all cases in long tests,

@@ -183,7 +183,7 @@ fn logits(model: &mut GpuModel, pixels: &[f32], caption: &[u32]) -> Vec<Vec<f32>
     caption.iter().map(|token| read(model, &mut slot, *token)).collect()
 }
 
-/// A slot for this image, with space for so many tokens.
+/// A slot for this image, with space for `tokens` tokens.
 fn begin(model: &mut GpuModel, pixels: &[f32], tokens: usize) -> Slot {
     let side = model.describe().config.vision.image_size;
     let image = model.encode(&[pixels], side, side).unwrap().remove(0);

@@ -42,7 +42,7 @@ struct Reply {
     status: u16,
     headers: Vec<(&'static str, String)>,
     body: Vec<u8>,
-    /// Send only so many bytes of the body, then close the connection.
+    /// Send only this many bytes of the body, then close the connection.
     cut: Option<usize>,
     /// Send nothing, and keep the connection open.
     silent: bool,
@@ -77,7 +77,7 @@ impl Reply {
 /// A fault of the next answer.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Fault {
-    /// Only so many bytes of the answer, then the connection breaks.
+    /// Only this many bytes of the answer, then the connection breaks.
     Break(usize),
     /// This status instead of an answer.
     Status(u16),

@@ -38,8 +38,8 @@ fn values(weights: &Weights, name: &str, shape: &[usize]) -> Vec<f32> {
     tensor.flatten_all().unwrap().to_vec1().unwrap()
 }
 
-/// Opens hundreds of prefixes of a file, and the file with every byte of its first `header` turned
-/// over, and reads everything that it then claims to hold. Nothing may panic.
+/// Opens hundreds of prefixes of a file, and the file with each of its first `header` bytes
+/// inverted in turn, and reads everything that it then claims to hold. Nothing may panic.
 fn batter(name: &str, bytes: &[u8], header: usize) {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join(name);

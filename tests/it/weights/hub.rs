@@ -154,7 +154,7 @@ fn offline_uses_the_cache_and_makes_no_request() {
     client.open(REPO).unwrap();
 }
 
-/// What Python's `from_pretrained` leaves behind when only the model was loaded.
+/// The cache that Python's `from_pretrained` leaves behind when only the model was loaded.
 fn fill_as_python(client: &Client) {
     let snapshot = client.repo().join("snapshots").join(SECOND);
     fs::create_dir_all(&snapshot).unwrap();

@@ -1,5 +1,5 @@
-//! Times candle-transformers' BLIP in f32 on the CPU, one image at a time: its decoder cannot do
-//! more.
+//! Times candle-transformers' BLIP in f32 on the CPU, one image at a time, because its decoder does
+//! not support batches.
 //!
 //! `cutline-peer-candle FOLDER NEW_TOKENS ITERATIONS` prints one line of JSON.
 
@@ -47,7 +47,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 fn load(folder: &Path) -> Result<BlipForConditionalGeneration, Box<dyn Error>> {
-    // The shapes of base, which candle has only of large.
+    // candle has a configuration for large only; these are the shapes of base.
     let mut config = Config::image_captioning_large();
     config.text_config.encoder_hidden_size = 768;
     config.vision_config.hidden_size = 768;
@@ -70,13 +70,13 @@ fn load(folder: &Path) -> Result<BlipForConditionalGeneration, Box<dyn Error>> {
     Ok(BlipForConditionalGeneration::new(&config, weights)?)
 }
 
-/// A wave in two directions: the time does not depend on what there is to see.
+/// A wave in two directions: the time does not depend on the content of the image.
 fn pixels() -> candle_core::Result<Tensor> {
     let value = |n: usize| ((n % SIDE) as f32 / 40.0).sin() + ((n / SIDE) as f32 / 60.0).cos();
     Tensor::from_iter((0..3 * SIDE * SIDE).map(value), &Device::Cpu)?.reshape((1, 3, SIDE, SIDE))
 }
 
-/// Greedy, and never the end: exactly `count` tokens.
+/// Decodes exactly `count` tokens, greedily and without the end token.
 fn decode(
     model: &mut BlipForConditionalGeneration,
     image: &Tensor,

@@ -1,5 +1,5 @@
 //! BLIP on the CPU's own kernels. Weights are packed once for the CPU's instructions, and buffers
-//! are used again from call to call.
+//! are reused from call to call.
 //!
 //! The vision tower runs one image at a time, which keeps all cores busy and its activations in
 //! their caches; the decoder takes whole batches. A job's result does not depend on the other jobs
@@ -105,7 +105,7 @@ impl Model for CpuModel {
     }
 }
 
-/// A checkpoint's weights, packed for the kernels. They never change; what changes is in
+/// A checkpoint's weights, packed for the kernels. They never change; all mutable state is in
 /// [`Workspace`] and [`CpuSlot`].
 #[derive(Debug)]
 pub struct CpuWeights {
@@ -116,7 +116,7 @@ pub struct CpuWeights {
     text: text::TextDecoder,
 }
 
-/// Memory for one pass at a time; it grows to what the largest one needs.
+/// Memory for one pass at a time; it grows to the needs of the largest pass.
 #[derive(Debug)]
 pub struct Workspace {
     activations: Activations,
@@ -217,7 +217,7 @@ impl CpuWeights {
         Ok(with_thread_pool(|pool| self.vision.forward(pool, work, pixels, width, height)))
     }
 
-    /// A slot for an image, of one row and with space for `capacity` tokens. The cross-attention's
+    /// A slot for an image, with one row and space for `capacity` tokens. The cross-attention's
     /// keys and values are computed here. `image` comes from [`encode`](Self::encode).
     #[must_use]
     pub fn begin(&self, work: &mut Workspace, image: &[f32], capacity: usize) -> CpuSlot {

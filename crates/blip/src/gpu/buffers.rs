@@ -9,7 +9,7 @@ use cutline_error::Result;
 /// The most elements of a buffer: candle's kernels count them in 32 bits, some of them with a sign.
 const MAX_ELEMENTS: usize = (1 << 31) - 1;
 
-/// What the pools of a model have in common.
+/// The dimensions and types that all pools of a model share.
 #[derive(Debug, Clone)]
 pub(super) struct PoolShape {
     pub(super) layers: usize,

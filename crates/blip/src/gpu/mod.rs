@@ -1,4 +1,4 @@
-//! BLIP on candle, for devices that should be waited for as little as possible: GPUs.
+//! BLIP on candle, for GPUs. The code waits for the device as rarely as possible.
 //!
 //! The vision tower takes whole batches of images. All captions that are being written are in
 //! buffers with a slot for each image (`pool`). A decode step is one pass over all of them, with a
@@ -7,10 +7,9 @@
 //!
 //! Everything is made of candle's operations, so it also runs on candle's CPU device. There it
 //! serves GGUF's block formats of fewer than 8 bits and `CPU_KERNELS=candle`, and the tests compare
-//! it with [`cpu`](crate::cpu) and with transformers. Which operations are used, and how, follows
-//! what candle's CUDA backend supports: products of contiguous matrices, contiguous operands for
-//! softmax, norms and scatters, and sorts of no more elements than fit into a block's shared
-//! memory.
+//! it with [`cpu`](crate::cpu) and with transformers. The choice of operations follows the limits
+//! of candle's CUDA backend: products of contiguous matrices, contiguous operands for softmax,
+//! norms and scatters, and sorts of no more elements than fit into a block's shared memory.
 //!
 //! Activations are f16, bf16 or f32. candle's kernels compute layer norms, sums of products and
 //! softmax in f32 in any case; the word embedding, the end of the head and the logits are f32.
@@ -124,7 +123,8 @@ impl Model for GpuModel {
     }
 }
 
-/// The weights of a model on candle's device. They never change; what changes is in [`GpuState`].
+/// The weights of a model on candle's device. They never change; all mutable state is in
+/// [`GpuState`].
 #[derive(Debug)]
 pub struct GpuWeights {
     description: ModelDescription,

@@ -1,4 +1,4 @@
-//! The slots of a pool: which are taken, and what the owner of one holds.
+//! The slots of a pool: which ones are taken, and the handle that the owner of one holds.
 
 use std::sync::{Arc, Weak};
 

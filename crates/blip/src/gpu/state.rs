@@ -19,7 +19,7 @@ use cutline_error::{Error, Result};
 #[derive(Debug)]
 pub struct GpuState {
     pools: Vec<Pool>,
-    /// The id of the last slot; ids are never used again.
+    /// The id of the last slot; ids are never reused.
     last_id: u64,
     shape: PoolShape,
     constants: Constants,

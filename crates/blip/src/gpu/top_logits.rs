@@ -24,7 +24,7 @@ pub(super) fn row_length(vocabulary: usize) -> usize {
     vocabulary.next_power_of_two().max(PIECES)
 }
 
-/// How many logits are found when `wanted` are asked for; `None` if the device cannot sort that
+/// How many logits are found when `wanted` are requested; `None` if the device cannot sort that
 /// many.
 fn count_for(wanted: usize, length: usize) -> Option<usize> {
     let count = wanted.max(1).next_power_of_two();

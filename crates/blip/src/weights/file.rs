@@ -9,13 +9,14 @@ use cutline_error::{Error, Result};
 
 /// The bytes of a checkpoint's file.
 #[derive(Debug)]
-pub(super) enum Source {
+pub(super) enum ByteSource {
     File(CheckedFile),
     Memory { name: String, bytes: Cow<'static, [u8]> },
 }
 
-impl Source {
-    /// Opens a file that must start with `magic`; otherwise the error is its name and `mismatch`.
+impl ByteSource {
+    /// Opens a file that must start with `magic`; otherwise the error consists of its name and
+    /// `mismatch`.
     pub(super) fn open(path: &Path, magic: &[u8], mismatch: &str) -> Result<Self> {
         let file = CheckedFile::open(path)?;
         if file.length() < magic.len() as u64 || file.read_at(0, magic.len())? != magic {

@@ -10,13 +10,13 @@ use std::path::Path;
 use candle_core::quantized::{GgmlDType, QTensor, ggml_file, gguf_file};
 use candle_core::{DType, Device, Tensor};
 
-use super::file::Source;
+use super::file::ByteSource;
 use super::{TensorEntry, TensorFile, TensorFormat, broken, catch_panics};
 use cutline_error::{Error, Result};
 
 /// One GGUF file.
 pub(super) struct Gguf {
-    source: Source,
+    source: ByteSource,
     entries: BTreeMap<String, TensorEntry>,
     locations: BTreeMap<String, TensorLocation>,
 }
@@ -32,7 +32,7 @@ impl Gguf {
     /// Opens a file and checks that all its tensors are within it.
     pub(super) fn open(path: &Path) -> Result<Self> {
         let mismatch = "is not a GGUF file; replace it with a complete copy";
-        let source = Source::open(path, b"GGUF", mismatch)?;
+        let source = ByteSource::open(path, b"GGUF", mismatch)?;
         let content = catch_panics(source.name(), "GGUF file", || {
             gguf_file::Content::read(&mut BufReader::new(File::open(path)?))
         })?;
@@ -65,7 +65,7 @@ impl Gguf {
 }
 
 fn locate(
-    source: &Source,
+    source: &ByteSource,
     tensor: &str,
     info: &gguf_file::TensorInfo,
     data: u64,
@@ -91,7 +91,7 @@ fn locate(
 }
 
 impl TensorFile for Gguf {
-    fn source(&self) -> &Source {
+    fn source(&self) -> &ByteSource {
         &self.source
     }
 

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Device, Tensor};
 
-use self::file::Source;
+use self::file::ByteSource;
 use self::gguf::Gguf;
 use self::pickle::Pickle;
 use self::safetensors::SafeTensors;
@@ -41,7 +41,7 @@ pub struct Weights {
 /// One file of tensors.
 trait TensorFile: Send + Sync {
     /// The bytes of the file.
-    fn source(&self) -> &Source;
+    fn source(&self) -> &ByteSource;
 
     /// The tensors of the file.
     fn entries(&self) -> &BTreeMap<String, TensorEntry>;

@@ -7,7 +7,7 @@ use std::path::Path;
 use candle_core::pickle::PthTensors;
 use candle_core::{DType, Device, Tensor};
 
-use super::file::Source;
+use super::file::ByteSource;
 use super::{TensorEntry, TensorFile, TensorFormat, broken, catch_panics};
 use cutline_error::{Error, Result};
 
@@ -16,7 +16,7 @@ const ZIP: &[u8] = b"PK\x03\x04";
 
 /// One PyTorch file.
 pub(super) struct Pickle {
-    source: Source,
+    source: ByteSource,
     tensors: PthTensors,
     entries: BTreeMap<String, TensorEntry>,
 }
@@ -26,7 +26,7 @@ impl Pickle {
     pub(super) fn open(path: &Path) -> Result<Self> {
         let mismatch = "is not a PyTorch file in the zip format of version 1.6 and later; load it in \
                         Python and save it again with save_pretrained";
-        let source = Source::open(path, ZIP, mismatch)?;
+        let source = ByteSource::open(path, ZIP, mismatch)?;
         let name = source.name();
         let tensors = catch_panics(name, "PyTorch file", || PthTensors::new(path, None))?;
         source.check_unchanged()?;
@@ -56,7 +56,7 @@ impl Pickle {
 }
 
 impl TensorFile for Pickle {
-    fn source(&self) -> &Source {
+    fn source(&self) -> &ByteSource {
         &self.source
     }
 

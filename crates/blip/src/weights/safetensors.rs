@@ -9,7 +9,7 @@ use candle_core::{DType, Device, Tensor};
 use safetensors::Dtype;
 use safetensors::tensor::Metadata;
 
-use super::file::{CheckedFile, Source};
+use super::file::{ByteSource, CheckedFile};
 use super::{TensorEntry, TensorFile, TensorFormat, broken};
 use cutline_error::{Error, Result};
 
@@ -21,7 +21,7 @@ const MAX_HEADER: u64 = 100_000_000;
 
 /// One safetensors file, on disk or in memory.
 pub(super) struct SafeTensors {
-    source: Source,
+    source: ByteSource,
     metadata: Metadata,
     entries: BTreeMap<String, TensorEntry>,
     /// Offset of the tensors' bytes.
@@ -31,15 +31,15 @@ pub(super) struct SafeTensors {
 impl SafeTensors {
     /// Opens a file and checks its header.
     pub(super) fn open(path: &Path) -> Result<Self> {
-        Self::new(Source::File(CheckedFile::open(path)?))
+        Self::new(ByteSource::File(CheckedFile::open(path)?))
     }
 
     /// Checks the header of a file in memory.
     pub(super) fn from_bytes(name: &str, bytes: Cow<'static, [u8]>) -> Result<Self> {
-        Self::new(Source::Memory { name: name.into(), bytes })
+        Self::new(ByteSource::Memory { name: name.into(), bytes })
     }
 
-    fn new(source: Source) -> Result<Self> {
+    fn new(source: ByteSource) -> Result<Self> {
         let header = read_header(&source)?;
         let data = LENGTH + header.len() as u64;
         // Parsing the header as `Metadata` also checks that the tensors follow each other without
@@ -70,7 +70,7 @@ impl SafeTensors {
 }
 
 /// The JSON between the length and the tensors.
-fn read_header(source: &Source) -> Result<Cow<'_, [u8]>> {
+fn read_header(source: &ByteSource) -> Result<Cow<'_, [u8]>> {
     let cut = || {
         Error::model(format!(
             "{} is truncated: it has {} bytes, fewer than its safetensors header; replace it with \
@@ -97,7 +97,7 @@ fn read_header(source: &Source) -> Result<Cow<'_, [u8]>> {
     source.read_at(LENGTH, length as usize)
 }
 
-fn check_length(source: &Source, end: u64) -> Result<()> {
+fn check_length(source: &ByteSource, end: u64) -> Result<()> {
     let (name, length) = (source.name(), source.length());
     if length < end {
         return Err(Error::model(format!(
@@ -127,7 +127,7 @@ fn float(dtype: Dtype) -> Option<DType> {
 }
 
 impl TensorFile for SafeTensors {
-    fn source(&self) -> &Source {
+    fn source(&self) -> &ByteSource {
         &self.source
     }
 
