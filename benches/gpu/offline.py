@@ -28,7 +28,7 @@ def rounds(options, measure):
 def own(options, precision, batch, folder):
     line = common.bench(options, options.device, precision, batch, folder)
     if line["device"] != options.device:
-        raise common.Failure(f"it ran on {line['device']}")
+        raise common.Failure(f"cutline ran on {line['device']}")
     # Counts the cross-attention keys and values as decoding, because transformers computes them there.
     return {"vision_ms": line["vision_ms"], "decode_ms": line["cross_kv_ms"] + line["decode_ms"],
             "end_to_end_ms": line["end_to_end_ms"]}

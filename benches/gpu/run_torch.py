@@ -65,7 +65,7 @@ def measure(options, device, dtype):
         ids = write(states)
         end = time.perf_counter()
         if ids.shape != (options.batch, options.new_tokens):
-            raise SystemExit(f"error: {tuple(ids.shape)} tokens were written")
+            raise SystemExit(f"error: the ids have an unexpected shape: {tuple(ids.shape)}")
         if number >= 0:
             times.append((between - begin, end - between, end - begin))
     vision, decode, whole = (1e3 * statistics.median(part) / options.batch for part in zip(*times))

@@ -86,7 +86,7 @@ def run(program, batch, options):
     times = json.loads(done.stdout.splitlines()[-1])
     if "vision_ms" in times:
         if times["threads"] != options.threads:
-            raise Failure(f"it ran on {times['threads']} threads")
+            raise Failure(f"the program ran on {times['threads']} threads")
         times["image_ms"] = times["vision_ms"] + times["cross_kv_ms"]
     return times
 

@@ -29,7 +29,7 @@ def measure(options, images, captions):
     pixels = weights.images(options.batch)
     ids = captions(images(pixels))
     if ids.shape != (options.batch, options.new_tokens):
-        raise SystemExit(f"{ids.shape} tokens were written")
+        raise SystemExit(f"the ids have an unexpected shape: {ids.shape}")
     times = []
     for _ in range(options.iterations):
         begin = time.perf_counter()

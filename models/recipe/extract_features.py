@@ -93,7 +93,7 @@ def worker(index: int, count: int, start: Path, data: Path, out: Path, photos: l
             done[rows] = 1
             if at // BATCH % 100 == 0:
                 rate = (at + BATCH) / (time.time() - began)
-                print(f"worker {index}: {at + len(rows)}/{len(todo)}, {rate:.2f} photos a second", flush=True)
+                print(f"worker {index}: {at + len(rows)}/{len(todo)}, {rate:.2f} photos per second", flush=True)
 
 
 def main() -> None:
