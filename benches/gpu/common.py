@@ -1,4 +1,4 @@
-"""What the steps share: running programs, remembering results, photos, the model."""
+"""Shared parts of the steps: running programs, storing results, photos, the model."""
 
 import datetime
 import hashlib
@@ -16,7 +16,7 @@ sys.path += [str(HERE.parent / "peers"), str(HERE.parent / "load")]
 
 
 class Failure(Exception):
-    """Why a step or a row has no numbers."""
+    """The reason why a step or a row has no numbers."""
 
 
 def say(text):
@@ -24,7 +24,7 @@ def say(text):
 
 
 class Results:
-    """Numbers by name, in a file after each of them."""
+    """Results by name, saved to a file after each measurement."""
 
     def __init__(self, path, identity, again):
         self.path = path
@@ -33,7 +33,7 @@ class Results:
             self.all = json.loads(path.read_text())
         if self.all.get("identity") != identity:
             if self.all:
-                say(f"{path} is of another program, device or model: begun anew")
+                say(f"{path} belongs to another program, device or model: starting over")
             self.all = {"identity": identity}
 
     def put(self, name, value):
@@ -43,7 +43,7 @@ class Results:
         new.replace(self.path)
 
     def once(self, name, measure):
-        """What was measured under this name, or is now. A failure is kept, and tried again next time."""
+        """Returns the stored result, or measures it. Stores failures, and retries them in the next run."""
         known = self.all.get(name)
         if known is None or "failed" in known:
             try:
@@ -55,7 +55,7 @@ class Results:
 
 
 def identity(options):
-    """What makes numbers incomparable when it changes."""
+    """The properties that results must share to be comparable."""
     with open(options.cutline, "rb") as program:
         digest = hashlib.file_digest(program, "sha256").hexdigest()
     return {"program": digest, "device": options.device, "layers": options.layers,
@@ -63,7 +63,7 @@ def identity(options):
 
 
 def output(command, timeout, **more):
-    """What a program writes to stdout; its complaints, if it fails."""
+    """The standard output of a program. Raises Failure with its error message if it fails."""
     command = [str(part) for part in command]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, **more)
@@ -81,7 +81,7 @@ def complaint(stderr, status):
 
 
 def bench(options, device, precision, batch, model=None, iterations=None, states=None):
-    """The line of `cutline bench`."""
+    """The JSON line that `cutline bench` prints."""
     command = [options.cutline, "bench", "--device", device, "--precision", precision, "--batch", batch,
                "--new-tokens", options.new_tokens, "--iterations", iterations or options.iterations]
     command += ["--model", model] if model else []
@@ -104,7 +104,7 @@ def model(options):
 
 
 def photos(options):
-    """Paths of JPEGs: those that are given, or some of half a megapixel made of the photos in assets."""
+    """Paths of JPEGs: the given ones, or half-megapixel ones made from the photos in assets."""
     if options.photos:
         found = sorted(path for path in options.photos.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
         if not found:
@@ -115,12 +115,12 @@ def photos(options):
 
         return made.make(options.folder / "photos", options.photo_count, size=(816, 612))
     except ImportError:
-        say("this Python has no Pillow: using the photos in assets")
+        say("Pillow is not installed: using the photos in assets")
         return sorted(PHOTOS.glob("*.jpg"))
 
 
 def machine(options):
-    """What the numbers were measured on and with."""
+    """The hardware and software of the measurement."""
     import torch
     import transformers
 

@@ -1,4 +1,4 @@
-"""Throughput without a server: cutline and transformers on the same weights, batch after batch."""
+"""Throughput without a server: cutline and transformers on the same weights, batch by batch."""
 
 import json
 import statistics
@@ -6,7 +6,7 @@ import sys
 
 import common
 
-# How transformers is run: its precision on a GPU, and whether torch.compile is used.
+# How transformers runs: eagerly, or with torch.compile.
 PEERS = {"transformers": "eager", "torch.compile": "compile"}
 
 
@@ -20,7 +20,7 @@ def run(options, results):
 
 
 def rounds(options, measure):
-    """Medians over the rounds, a process each: images per second, and milliseconds of an image's stages."""
+    """Medians over the rounds, with one process per round: milliseconds per image, by stage."""
     lines = [measure() for _ in range(options.rounds)]
     return {key: statistics.median(line[key] for line in lines) for key in ("vision_ms", "decode_ms", "end_to_end_ms")}
 
@@ -28,8 +28,8 @@ def rounds(options, measure):
 def own(options, precision, batch, folder):
     line = common.bench(options, options.device, precision, batch, folder)
     if line["device"] != options.device:
-        raise common.Failure(f"it ran on {line['device']}")
-    # The keys and values of the cross-attention belong to decoding, where transformers computes them.
+        raise common.Failure(f"cutline ran on {line['device']}")
+    # Counts the cross-attention keys and values as decoding, because transformers computes them there.
     return {"vision_ms": line["vision_ms"], "decode_ms": line["cross_kv_ms"] + line["decode_ms"],
             "end_to_end_ms": line["end_to_end_ms"]}
 

@@ -1,10 +1,10 @@
-"""Whether the GPU writes what the CPU writes in f32."""
+"""Checks that the GPU produces the same captions as the CPU in f32."""
 
 import json
 
 import common
 
-# What the project promises: the tower's output, captions that are the same, CIDEr-D.
+# What the project promises: limits for the vision tower's output, equal captions and CIDEr-D.
 MOST_DIFFERENCE, LEAST_EQUAL, MOST_CIDER = 0.02, 0.97, 0.01
 
 
@@ -25,7 +25,7 @@ def run(options, results):
 
 
 def candidates(options):
-    """On a CPU another precision than the reference's, so that there is something to compare."""
+    """The precisions to compare; never f32, because that is the reference."""
     return [precision for precision in options.precisions if precision != "f32"] or ["bf16"]
 
 
@@ -50,7 +50,7 @@ def compare(options, precision, paths, kept, expected, truth):
     result = captions(options, options.device, precision, paths, own)
     written = read(own)
     if set(written) != set(expected):
-        raise common.Failure(f"{len(written)} photos have captions, and {len(expected)} on the CPU")
+        raise common.Failure(f"{len(written)} photos have captions, but {len(expected)} on the CPU")
     result["equal"] = sum(written[path] == text for path, text in expected.items()) / len(expected)
     if "scores" in result:
         result["cider"] = cider(result["scores"])
@@ -63,7 +63,7 @@ def cider(scores):
 
 
 def vision(options, precision):
-    """The largest difference of the tower's output of one image, as a share of the output's range."""
+    """The largest difference in the vision tower's output for one image, relative to the output's range."""
     import numpy
 
     model = common.model(options)
@@ -74,20 +74,20 @@ def vision(options, precision):
         states[name] = numpy.fromfile(path, dtype="<f4")
     reference, own = states["reference"], states["own"]
     if reference.shape != own.shape:
-        raise common.Failure(f"{own.size} numbers, and {reference.size} on the CPU")
+        raise common.Failure(f"the output has {own.size} numbers, but {reference.size} on the CPU")
     spread = float(reference.max() - reference.min())
     difference = numpy.abs(own - reference)
     return {"largest": float(difference.max()) / spread, "mean": float(difference.mean()) / spread}
 
 
 def judge(results, precision):
-    """What was promised and does not hold."""
+    """The promises that do not hold."""
     broken = []
     captions, tower = results.get(f"parity {precision}", {}), results.get(f"vision {precision}", {})
     if "equal" in captions and captions["equal"] < LEAST_EQUAL:
-        broken.append(f"{precision}: {captions['equal']:.1%} of the captions are equal, not {LEAST_EQUAL:.0%}")
+        broken.append(f"{precision}: {captions['equal']:.1%} of the captions are equal, less than {LEAST_EQUAL:.0%}")
     if abs(captions.get("cider_change", 0)) > MOST_CIDER:
         broken.append(f"{precision}: CIDEr-D changes by {captions['cider_change']:+.1%}, more than {MOST_CIDER:.0%}")
     if tower.get("largest", 0) > MOST_DIFFERENCE:
-        broken.append(f"{precision}: the tower's output differs by {tower['largest']:.1e} of its range")
+        broken.append(f"{precision}: the tower's output differs by {tower['largest']:.1e} of its range, more than {MOST_DIFFERENCE:.0%}")
     return broken

@@ -1,4 +1,4 @@
-"""Times transformers for one batch, as it comes or compiled; prints a line of JSON, in milliseconds an image."""
+"""Times transformers for one batch, eager or compiled. Prints a line of JSON, in milliseconds per image."""
 
 import argparse
 import json
@@ -6,7 +6,7 @@ import pathlib
 import statistics
 import time
 
-import common  # noqa: F401, it finds the modules of the peers
+import common  # noqa: F401, adds the modules of the peers to the path
 import torch
 import weights
 
@@ -21,7 +21,7 @@ def main():
     parser.add_argument("--iterations", type=int, required=True)
     options = parser.parse_args()
     device = torch.device(options.device)
-    # f16 on a CPU is emulated; there the numbers only show that this runs.
+    # A CPU would emulate f16, so it uses f32; a run there only tests this script.
     dtype = torch.float32 if device.type == "cpu" else torch.float16
     with torch.inference_mode():
         print(json.dumps(measure(options, device, dtype)))
@@ -29,11 +29,11 @@ def main():
 
 def measure(options, device, dtype):
     model = weights.load(options.folder, dtype).to(device)
-    # Each program copies its images from ordinary memory, as they come from decoding.
+    # Every program copies its images from pageable memory, where a decoder would put them.
     pixels = torch.from_numpy(weights.images(options.batch))
     tower, decoder = model.vision_model, model.text_decoder
     if options.how == "compile":
-        # Shapes are those of the run; only the cache grows, which is compiled once for all lengths.
+        # Only the KV cache changes its shape; it is compiled once for all lengths.
         tower = torch.compile(tower, dynamic=False)
         decoder.forward = torch.compile(decoder.forward, dynamic=True)
     length = dict(min_new_tokens=options.new_tokens, max_new_tokens=options.new_tokens)
@@ -42,7 +42,7 @@ def measure(options, device, dtype):
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 
-    # Together these are what BlipForConditionalGeneration.generate does.
+    # Together, these two do what BlipForConditionalGeneration.generate does.
     def encode():
         states = tower(pixels.to(device, dtype))[0]
         finish()
@@ -57,7 +57,7 @@ def measure(options, device, dtype):
         return written[:, 1:].cpu()
 
     times = []
-    # What compiles, and what is set up lazily, is not counted.
+    # The first two passes compile and initialise lazily, so they are not measured.
     for number in range(-2, options.iterations):
         begin = time.perf_counter()
         states = encode()
@@ -65,7 +65,7 @@ def measure(options, device, dtype):
         ids = write(states)
         end = time.perf_counter()
         if ids.shape != (options.batch, options.new_tokens):
-            raise SystemExit(f"error: {tuple(ids.shape)} tokens were written")
+            raise SystemExit(f"error: the ids have an unexpected shape: {tuple(ids.shape)}")
         if number >= 0:
             times.append((between - begin, end - between, end - begin))
     vision, decode, whole = (1e3 * statistics.median(part) / options.batch for part in zip(*times))

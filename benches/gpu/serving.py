@@ -1,4 +1,4 @@
-"""Throughput and latency over HTTP, from JPEG bytes; with what every Python has."""
+"""Throughput and latency over HTTP, from JPEG bytes. Uses only the standard library."""
 
 import collections
 import http.client
@@ -13,7 +13,7 @@ import time
 
 import common
 
-ALONE = 40  # requests of the client that is alone
+ALONE = 40  # requests of a single client
 
 
 def run(options, results):
@@ -44,7 +44,7 @@ def measure(options, precision):
 
 
 class Server:
-    """Runs until it is left."""
+    """A running server, stopped when the context exits."""
 
     def __init__(self, options, precision, folder):
         with socket.socket() as probe:
@@ -86,7 +86,7 @@ class Server:
 
 
 def ask(server, path, body):
-    """Seconds of one request on a connection of its own, connecting included."""
+    """Seconds for one request on a new connection, including the time to connect."""
     begin = time.perf_counter()
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=120)
     connection.request("POST", path, body, {"content-type": "image/jpeg"})
@@ -94,13 +94,13 @@ def ask(server, path, body):
     said = answer.read()
     connection.close()
     if answer.status != 200:
-        raise common.Failure(f"the server answers {answer.status}: {said[:200]!r}")
+        raise common.Failure(f"the server responded with {answer.status}: {said[:200]!r}")
     return time.perf_counter() - begin
 
 
 def crowd(server, path, bodies, clients, seconds):
-    """Answers by status in `seconds`, after a start that is not counted, of clients without pauses."""
-    # Several processes: one alone could not send as fast as a GPU captions.
+    """Counts responses by status for `seconds`, after a warm-up, from clients that send without pauses."""
+    # Uses several processes, because one cannot send as fast as a GPU captions.
     count = max(1, min(clients, 4, (os.cpu_count() or 1) // 2))
     context = multiprocessing.get_context("fork")
     queue = context.Queue()

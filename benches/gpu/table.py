@@ -1,8 +1,8 @@
-"""One Markdown text of all results."""
+"""Formats all results as Markdown."""
 
 import parity
 
-# What the project aims at, at a batch of 64: against transformers as it comes, and compiled.
+# Targets of the project at batch 64: speed relative to transformers, eager and compiled.
 BATCH, EAGER, COMPILED = 64, 1.5, 1.0
 SERVER_SHARE, LATENCY_MS = 0.85, 30
 
@@ -11,7 +11,7 @@ def markdown(results, options):
     parts = [head(results, options), throughput(results, options), stages(results, options),
              served(results), compared(results, options)]
     if missed := failures(results, options):
-        parts.append("Not as it should be:\n\n" + "\n".join(f"- {line}" for line in missed))
+        parts.append("Missed targets and failures:\n\n" + "\n".join(f"- {line}" for line in missed))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -25,7 +25,7 @@ def head(results, options):
             f"{'' if options.layers == 12 else f', but {options.layers} layers'}, 384 × 384, greedy, exactly "
             f"{options.new_tokens} tokens.")
     if options.on_cpu or options.quick:
-        text = "**This only tries the script: no number here is a measurement.** " + text
+        text = "**This run only tests the script: no number here is a measurement.** " + text
     return text
 
 
@@ -70,7 +70,7 @@ def throughput(results, options):
         lines.append(f"| batch {batch} | " + " | ".join(cells) + " |")
     failed = [f"- {name}: {results[name]['failed']}" for name in sorted(results)
               if isinstance(results[name], dict) and "failed" in results[name]]
-    return "\n".join(lines) + ("\n\nNo numbers:\n\n" + "\n".join(failed) if failed else "")
+    return "\n".join(lines) + ("\n\nFailed:\n\n" + "\n".join(failed) if failed else "")
 
 
 def stages(results, options):
@@ -81,7 +81,7 @@ def stages(results, options):
     first = options.precisions[0]
     programs = {f"cutline {first}": f"cutline {first}", f"transformers {peers}": "transformers", "compiled": "torch.compile"}
     heads = [f"{stage}: {name}" for stage in ("vision", "decoding") for name in programs]
-    lines = ["| images per second, alone | " + " | ".join(heads) + " |", "| --- |" + " ---: |" * len(heads)]
+    lines = ["| images per second, by stage | " + " | ".join(heads) + " |", "| --- |" + " ---: |" * len(heads)]
     for batch in there:
         cells = [number(rate(results, f"{program} {batch}", stage))
                  for stage in ("vision_ms", "decode_ms") for program in programs.values()]
@@ -93,12 +93,12 @@ def served(results):
     server = results.get("server", {})
     if "share" not in server:
         return ""
-    return ("| by HTTP, from JPEG | |\n| --- | ---: |\n"
+    return ("| over HTTP, from JPEG | |\n| --- | ---: |\n"
             f"| device, precision, batch, clients | {server['device']}, {server['precision']}, {server['batch']}, {server['clients']} |\n"
             f"| images per second, photos of {server['mean_kilobytes']:.0f} KB | {number(server['images_per_second'])} |\n"
-            f"| `cutline bench` at that batch | {number(server['bench_images_per_second'])} |\n"
+            f"| `cutline bench` at the same batch size | {number(server['bench_images_per_second'])} |\n"
             f"| share | {server['share']:.0%} |\n"
-            f"| a client that is alone, ms: median, longest | {server['latency_ms']:.1f}, {server['latency_most_ms']:.1f} |")
+            f"| single client, ms: median, longest | {server['latency_ms']:.1f}, {server['latency_most_ms']:.1f} |")
 
 
 def compared(results, options):
@@ -118,7 +118,7 @@ def compared(results, options):
 
 
 def failures(results, options):
-    """What failed, or misses what the project aims at."""
+    """Failures and missed targets."""
     missed = [f"{name}: {value['failed']}" for name, value in results.items()
               if isinstance(value, dict) and "failed" in value]
     for precision in parity.candidates(options):
@@ -130,10 +130,10 @@ def failures(results, options):
     for peer, aim in (("transformers", EAGER), ("torch.compile", COMPILED)):
         other = rate(results, f"{peer} {BATCH}")
         if own and other and own / other < aim:
-            missed.append(f"batch {BATCH}: {own / other:.2f} of {peer}, not {aim}")
+            missed.append(f"batch {BATCH}: {own / other:.2f} times the speed of {peer}, less than {aim}")
     server = results.get("server", {})
     if server.get("share", 1) < SERVER_SHARE:
-        missed.append(f"server: {server['share']:.0%} of the offline figure, not {SERVER_SHARE:.0%}")
+        missed.append(f"server: {server['share']:.0%} of the offline throughput, less than {SERVER_SHARE:.0%}")
     if server.get("latency_ms", 0) > LATENCY_MS:
-        missed.append(f"server: {server['latency_ms']:.1f} ms for one image, not {LATENCY_MS}")
+        missed.append(f"server: {server['latency_ms']:.1f} ms for one image, more than {LATENCY_MS}")
     return missed

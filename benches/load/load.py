@@ -1,4 +1,4 @@
-"""Checks of a server under load; see run.sh. Each prints a line with its number and its bound."""
+"""Checks a server under load; see run.sh. Each check prints a line with its result and its bound."""
 
 import argparse
 import asyncio
@@ -14,7 +14,7 @@ import aiohttp
 import photos
 from server import TYPE, Server
 
-# Exactly so many tokens for every photo, as `cutline bench` writes them.
+# Every caption has exactly this many tokens, as in `cutline bench`.
 TOKENS = 10
 PARAMETERS = {"max_new_tokens": TOKENS, "min_new_tokens": TOKENS}
 BYPASS = {**PARAMETERS, "cache": "bypass"}
@@ -53,19 +53,19 @@ class Load:
         return json.loads(line)["images_per_second"]
 
     async def single(self, server):
-        """Median seconds of a request that has the server to itself."""
+        """Median seconds of a request to an idle server."""
         photos = self.chance.sample(self.photos, 25)
         times = [(await server.caption(photo, BYPASS))[2] for photo in photos]
         return statistics.median(times[5:])
 
     async def rate(self, server):
-        """Answers a second for 64 clients."""
+        """Responses per second with 64 clients."""
         statuses, _, took = await self.closed_loop(server, 64, self.options.seconds / 6)
         return statuses[200] / took
 
     async def closed_loop(self, server, clients, seconds, count=None):
-        """So many clients, each with its next photo when it has its answer. Statuses by number,
-        wrong captions, seconds that it took."""
+        """Runs clients that each send the next photo after the response to the last one. Returns
+        counts by status, wrong captions, and the seconds taken."""
         expected = self.expected()
         statuses, wrong = collections.Counter(), []
         numbers = iter(range(count)) if count else iter(int, 1)
@@ -93,7 +93,7 @@ class Load:
         return statuses, wrong, time.monotonic() - begin
 
     async def throughput(self):
-        """The first round decides in which the bench was as fast before as after, within 10 %."""
+        """Uses the first round whose bench results before and after differ by at most 10 %."""
         for rounds in range(1, 9):
             before = self.bench()
             async with self.server() as server:
@@ -111,7 +111,8 @@ class Load:
         self.say("throughput", number, f">= 90% of {bench:.1f} images/s", holds, more)
 
     async def arrivals(self, server, rate):
-        """Seconds of requests that come at random, so many a second, and how many were refused."""
+        """Sends requests at random times, on average `rate` per second. Returns the seconds of
+        each and the number of refused ones."""
         times, refused = [], 0
 
         async def arrive():
@@ -129,8 +130,8 @@ class Load:
         return times, refused
 
     async def poisson(self):
-        """Rounds in which the machine became faster or slower than 10 % say nothing: what was 70 %
-        of its rate before is another share afterwards."""
+        """Skips rounds in which the machine's speed changed by more than 10 %, because the load is
+        set to 70 % of the rate before the round."""
         ratios, shares, refused, rounds = [], [], 0, 0
         async with self.server() as server:
             await self.rate(server)
@@ -145,11 +146,11 @@ class Load:
                 ratios += [seconds / single for seconds in times]
                 refused += more
         if not ratios:
-            self.say("poisson", f"{rounds} unsteady rounds", "one that is steady", False)
+            self.say("poisson", f"{rounds} unsteady rounds", "one steady round", False)
             return
         p95 = statistics.quantiles(ratios, n=20)[-1]
         number = f"p95 {p95:.2f}, median {statistics.median(ratios):.2f} x single"
-        # What an ideal server does that takes a fixed time for each and serves one at a time.
+        # The result of an ideal server that serves one request at a time, in a fixed time.
         ideal = 1 + 4.1 / statistics.mean(shares)
         more = f"{len(shares)} of {rounds} rounds, {len(ratios)} answers, {refused} refused"
         more += f"; M/D/1 with the same rate: {ideal:.1f}"
@@ -197,7 +198,7 @@ class Load:
                     async with server.session.post(
                         url, params=parameters, data=photo, headers=TYPE
                     ) as answer:
-                        # Some before the first word, some in the middle, some at the end.
+                        # Cancels before the first word, in the middle, or near the end.
                         async with asyncio.timeout(self.chance.expovariate(1 / 0.3)):
                             async for _ in answer.content.iter_any():
                                 pass
@@ -248,7 +249,7 @@ def main():
     parser.add_argument("checks", nargs="*", help=f"some of {', '.join(CHECKS)}; all by default")
     parser.add_argument("--cutline", required=True)
     parser.add_argument("--precision", default="auto")
-    parser.add_argument("--batch", type=int, default=16, help="MAX_BATCH_SIZE, and bench's batch")
+    parser.add_argument("--batch", type=int, default=16, help="MAX_BATCH_SIZE, and the batch size of `cutline bench`")
     parser.add_argument("--photos", type=int, default=400)
     parser.add_argument("--seconds", type=float, default=30)
     parser.add_argument("--crowd-seconds", type=float, default=60)

@@ -1,4 +1,4 @@
-"""Distinct photos out of those in assets, and the captions that the command line gives them."""
+"""Distinct photos made from those in assets, and the captions that `cutline caption` writes for them."""
 
 import json
 import random
@@ -11,7 +11,7 @@ PHOTOS = Path(__file__).parent.parent.parent / "assets"
 
 
 def make(folder, count, size=(320, 240)):
-    """`count` photos, of about 15 KB at this size, the same ones each time: crops, mirrored, of other
+    """Makes `count` photos of about 15 KB, the same ones in every run: cropped, mirrored, and with changed
     brightness."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{number:04}.jpg" for number in range(count)]
@@ -34,7 +34,7 @@ def make(folder, count, size=(320, 240)):
 
 
 def large(folder, size):
-    """A photo of at least `size` bytes, and not much more."""
+    """A photo of at least `size` bytes, and only slightly more."""
     path = folder / "large.jpg"
     source = Image.open(PHOTOS / "cat.jpg").convert("RGB")
     side = 600
@@ -45,7 +45,7 @@ def large(folder, size):
 
 
 def captions(cutline, paths, options, parameters):
-    """What `cutline caption` says of each."""
+    """The caption that `cutline caption` writes for each photo."""
     words = [f"--{name.replace('_', '-')}={value}" for name, value in parameters.items()]
     command = [cutline, "caption", "--format", "jsonl", *options, *words, *map(str, paths)]
     lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout

@@ -1,4 +1,4 @@
-"""A server to put under load, in a process of its own, and clients for it."""
+"""A server under load, in its own process, and its clients."""
 
 import asyncio
 import json
@@ -18,7 +18,7 @@ def free_port():
 
 
 class Server:
-    """Runs until it is left."""
+    """A running server, stopped when the context exits."""
 
     def __init__(self, cutline, options, log):
         self.base = f"http://127.0.0.1:{free_port()}"
@@ -43,7 +43,7 @@ class Server:
             if self.process.poll() is not None:
                 break
             await asyncio.sleep(0.05)
-        raise SystemExit(f"the server does not start; see {self.log.name}")
+        raise SystemExit(f"the server did not start; see {self.log.name}")
 
     async def __aexit__(self, *_):
         await self.session.close()
@@ -64,7 +64,7 @@ class Server:
             return await answer.json()
 
     def memory(self):
-        """Resident bytes."""
+        """Resident memory of the server, in bytes."""
         with open(f"/proc/{self.process.pid}/status") as status:
             line = next(line for line in status if line.startswith("VmRSS:"))
         return int(line.split()[1]) * 1024

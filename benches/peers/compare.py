@@ -1,7 +1,7 @@
 """Runs the programs in turn and prints one markdown table.
 
-Every round runs every program once, each in a process of its own, so that a machine that slows
-down slows all of them down. The ratios are of medians over the rounds.
+Every round runs every program once, each in its own process, so that a slowdown of the machine affects
+all of them. The ratios compare medians over the rounds.
 """
 
 import argparse
@@ -17,7 +17,7 @@ PROGRAMS = [
     "transformers-f32", "transformers-bf16", "onnxruntime-f32", "onnxruntime-int8", "openvino-f32", "openvino-bf16",
     "openvino-int8", "openvino-int8-bf16", "candle-f32", "cutline-f32", "cutline-bf16", "cutline-int8",
 ]
-# What each precision of cutline is measured against; of several in one entry, against the fastest.
+# The programs that each precision of cutline is compared with; an entry with several stands for the fastest.
 RIVALS = {
     "cutline-f32": [("openvino-f32", "onnxruntime-f32"), ("candle-f32",)],
     "cutline-bf16": [("openvino-bf16",), ("candle-f32",)],
@@ -45,19 +45,19 @@ def main():
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=pathlib.Path, help="what prepare.py made")
+    parser.add_argument("folder", type=pathlib.Path, help="folder written by prepare.py")
     parser.add_argument("--programs", type=lambda text: text.split(","), default=PROGRAMS,
                         help="some of " + ",".join(PROGRAMS))
     parser.add_argument("--batches", type=lambda text: [int(n) for n in text.split(",")], default=[1, 16])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--iterations", type=int, default=5, help="passes a round")
+    parser.add_argument("--iterations", type=int, default=5, help="measured passes per round")
     parser.add_argument("--new-tokens", type=int, default=10)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--no-amx", action="store_true",
-                        help="keep oneDNN, and so PyTorch and OpenVINO, from AMX, which few processors have")
-    parser.add_argument("--timeout", type=float, default=900, help="seconds that one run may take")
+                        help="disable AMX in oneDNN (PyTorch and OpenVINO), because few processors have it")
+    parser.add_argument("--timeout", type=float, default=900, help="time limit of one run, in seconds")
     parser.add_argument("--cutline", default="cutline", help="the program")
-    parser.add_argument("--candle", default="cutline-peer-candle", help="what benches/peers/candle builds")
+    parser.add_argument("--candle", default="cutline-peer-candle", help="the binary of benches/peers/candle")
     options = parser.parse_args()
     if unknown := set(options.programs) - set(PROGRAMS):
         parser.error(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(PROGRAMS)}")
@@ -65,11 +65,11 @@ def arguments():
 
 
 class Failure(Exception):
-    """Why a program has no times."""
+    """The reason why a program has no times."""
 
 
 def run(program, batch, options):
-    """The times of one process: image_ms, decode_ms, end_to_end_ms."""
+    """Runs one process and returns its times: image_ms, decode_ms, end_to_end_ms."""
     command = command_of(program, batch, options)
     variables = {name: str(options.threads) for name in ("RAYON_NUM_THREADS", "OMP_NUM_THREADS")}
     if options.no_amx:
@@ -86,7 +86,7 @@ def run(program, batch, options):
     times = json.loads(done.stdout.splitlines()[-1])
     if "vision_ms" in times:
         if times["threads"] != options.threads:
-            raise Failure(f"it ran on {times['threads']} threads")
+            raise Failure(f"the program ran on {times['threads']} threads")
         times["image_ms"] = times["vision_ms"] + times["cross_kv_ms"]
     return times
 
@@ -111,7 +111,7 @@ def table(batch, results, failures, options):
     rows = [
         f"Batch {batch}, {options.new_tokens} tokens, {options.threads} threads, {options.rounds} rounds of "
         f"{options.iterations}{', no AMX in PyTorch and OpenVINO' if options.no_amx else ''}; "
-        "milliseconds an image, medians:\n",
+        "median milliseconds per image:\n",
         "| program | image | tokens | end to end | lowest–highest | images/s | faster than |",
         "| --- | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
@@ -127,7 +127,7 @@ def table(batch, results, failures, options):
 
 
 def ratios(program, medians):
-    """How many times faster cutline is than what it is compared with."""
+    """How many times faster cutline is than its rivals."""
     if program not in RIVALS:
         return ""
     own, said = medians[program]["end_to_end_ms"], []

@@ -1,8 +1,8 @@
-"""BLIP as the two graphs that runtimes for graphs can run well.
+"""BLIP as two graphs, in a form that graph runtimes execute efficiently.
 
-Vision tower and cross-attention keys and values once an image; one token of the decoder with a
-key/value cache. Attention is `scaled_dot_product_attention`, which the exporters know, instead of
-transformers' own products. `check` compares both with transformers.
+One graph runs once per image: the vision tower and the cross-attention keys and values. The other runs
+one decode step with a KV cache. Attention uses `scaled_dot_product_attention`, which the exporters
+support, instead of transformers' own code. `check` compares both graphs with transformers.
 """
 
 import torch
@@ -20,7 +20,7 @@ def attend(query, key, value):
 
 
 class ImageGraph(nn.Module):
-    """Pixels to keys and values of every decoder layer, in turn: [batch, heads, 577, 64] each."""
+    """Maps pixels to the keys and values of every decoder layer, in turn: [batch, heads, 577, 64] each."""
 
     def __init__(self, model):
         super().__init__()
@@ -47,7 +47,7 @@ class ImageGraph(nn.Module):
 
 
 class TokenGraph(nn.Module):
-    """A token and its position, the layers' caches and crosses to logits and the grown caches."""
+    """Maps a token, its position, KV caches and cross-attention tensors to logits and extended caches."""
 
     def __init__(self, model):
         super().__init__()
@@ -76,7 +76,7 @@ class TokenGraph(nn.Module):
 
 
 def names(model):
-    """What the graphs' tensors are called: caches and crosses, two a layer."""
+    """Names of the graphs' tensors: KV caches and cross-attention keys and values, two per layer."""
     layers = range(model.config.text_config.num_hidden_layers)
     return [[f"{what}_{part}_{n}" for n in layers for part in ("key", "value")] for what in ("past", "cross")]
 
@@ -89,7 +89,7 @@ def no_past(model, batch):
 
 @torch.no_grad()
 def check(model, pixels, ids):
-    """The largest difference to transformers' logits, token after token."""
+    """The largest difference from transformers' logits, token by token."""
     states = model.vision_model(pixels)[0]
     expected = model.text_decoder(input_ids=ids, encoder_hidden_states=states).logits
     token_graph, cross, past = TokenGraph(model), ImageGraph(model)(pixels), no_past(model, len(ids))

@@ -15,9 +15,9 @@ import torch
 import weights
 
 REFERENCES, REFERENCE_TOKENS = 4, 10
-BATCH = 2  # of the examples that are traced; one would be taken for a constant
+BATCH = 2  # batch of the traced examples; the exporter would treat a size of one as a constant
 REFERENCES, REFERENCE_TOKENS = 4, 10
-POSITIONS = 577  # of an image: a class token and 24 × 24 patches
+POSITIONS = 577  # vision tokens per image: a class token and 24 × 24 patches
 ANY = torch.export.Dim.DYNAMIC
 CALIBRATION_IMAGES, CALIBRATION_TOKENS = 4, 4
 
@@ -35,7 +35,7 @@ def main(folder, peers):
 
 
 def once(path, make):
-    """Makes a file, and what is made with it. A peer without its files fails later, alone."""
+    """Makes a file if it does not exist. On failure only the peer that needs it fails, later."""
     if path.exists():
         return
     print(f"making {path}", file=sys.stderr)
@@ -46,7 +46,7 @@ def once(path, make):
 
 
 def remember_captions(folder):
-    """The ids that transformers writes in f32, so that a peer's mistakes are seen."""
+    """The ids that transformers generates in f32, to detect errors of the peers."""
     ids = weights.load(folder / "model").generate(
         torch.from_numpy(weights.images(REFERENCES)), min_new_tokens=REFERENCE_TOKENS,
         max_new_tokens=REFERENCE_TOKENS, num_beams=1, do_sample=False)
@@ -84,7 +84,7 @@ def export_onnx(folder):
 
 
 def quantize_onnx(folder):
-    """ONNX Runtime's own recipe for transformers on a CPU: dynamic, weights by channel."""
+    """ONNX Runtime's recipe for transformers on a CPU: dynamic quantisation, per-channel weights."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     for name in ("image", "token"):
@@ -100,7 +100,7 @@ def export_openvino(folder):
         model = openvino.convert_model(program)
         for port, called in zip([*model.inputs, *model.outputs], [*inputs, *outputs], strict=True):
             port.get_tensor().set_names({called})
-        # The converter forgets the sizes that never change.
+        # The converter loses the static dimensions.
         model.reshape({port: sizes(port.get_any_name()) for port in model.inputs})
         openvino.save_model(model, folder / f"{name}.xml", compress_to_fp16=False)
 
@@ -115,7 +115,7 @@ def sizes(name):
 
 
 def quantize_openvino(folder):
-    """NNCF's static quantisation for transformers, calibrated on images and captions of its own."""
+    """NNCF's static quantisation for transformers, calibrated on separate images and captions."""
     import nncf
     import openvino
 
@@ -131,7 +131,7 @@ def quantize_openvino(folder):
 
 
 def token_samples(image, token, pixels):
-    """What the decoder reads while it captions."""
+    """The decoder's inputs while it captions, for calibration."""
     samples = []
     for one in pixels:
         cross = {port.get_any_name(): value for port, value in image({"pixels": one[None]}).items()}

@@ -3,9 +3,9 @@
 #
 #     PEERS_FOLDER=/somewhere/with/6/GB benches/peers/run.sh [options of compare.py]
 #
-# Makes seeded random weights of BLIP base, and what the peers need, once, in PEERS_FOLDER; then
-# runs all programs in turn and prints a table for each batch. PEERS_PYTHON names a Python that has
-# requirements.txt; without it, one is set up in PEERS_FOLDER.
+# The first run makes seeded random weights of BLIP base and the peers' files in PEERS_FOLDER. Every run
+# runs all programs in turn and prints a table for each batch. PEERS_PYTHON is a Python with the packages
+# of requirements.txt; without it, the script sets one up in PEERS_FOLDER.
 set -eu
 mkdir -p "${PEERS_FOLDER:?set PEERS_FOLDER to a folder for weights and graphs, 6 GB}"
 PEERS_FOLDER=$(cd "$PEERS_FOLDER" && pwd)
@@ -18,7 +18,7 @@ if [ -z "${PEERS_PYTHON:-}" ]; then
 fi
 target=${CARGO_TARGET_DIR:-$PWD/target}
 cargo build --release --bin cutline
-# A peer that cannot be built is a failed row of the table, not the end.
+# If a peer cannot be built, its row of the table reports the failure; the others still run.
 cargo build --release --manifest-path benches/peers/candle/Cargo.toml --target-dir "$target" || true
 
 "$PEERS_PYTHON" benches/peers/prepare.py "$PEERS_FOLDER"

@@ -37,13 +37,13 @@ def main():
 
 
 def session(options, name):
-    """All optimisations, and the batch fixed, so that the planner knows every size it can."""
+    """A session with all optimisations and a fixed batch, so that the memory planner knows most sizes."""
     path = options.folder / f"{name}{SUFFIX[options.precision]}.onnx"
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = options.threads
     settings.inter_op_num_threads = 1
     settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    # Two sessions take turns: the idle one's threads must not spin on the other's cores.
+    # Two sessions alternate, so the threads of the idle one must not spin on the cores of the other.
     settings.add_session_config_entry("session.force_spinning_stop", "1")
     batch = onnx.load(path, load_external_data=False).graph.input[0].type.tensor_type.shape.dim[0].dim_param
     settings.add_free_dimension_override_by_name(batch, options.batch)

@@ -4,7 +4,7 @@ import openvino
 import runner
 from openvino._offline_transformations import apply_make_stateful_transformation
 
-# The files, and the precision of what is not quantised. Which is best for int8 depends on the CPU.
+# The files, and the precision of unquantised operations. The best one for int8 depends on the CPU.
 FORMS = {"f32": ("", "f32"), "bf16": ("", "bf16"), "int8": ("_int8", "f32"), "int8-bf16": ("_int8", "bf16")}
 
 
@@ -41,7 +41,7 @@ def main():
 
 
 def fixed(port, batch):
-    """The shape with the batch put in; only the caches' length is left open."""
+    """The shape with a fixed batch; only the length of the KV caches stays dynamic."""
     shape = port.partial_shape
     if port.get_any_name() != "position":
         shape[0] = batch
@@ -49,7 +49,7 @@ def fixed(port, batch):
 
 
 def keep_caches(model):
-    """Turns the caches from inputs and outputs into the model's state, which is never copied."""
+    """Makes the KV caches internal state of the model instead of inputs and outputs, which avoids copies."""
     pasts = [port.get_any_name() for port in model.inputs if port.get_any_name().startswith("past_")]
     apply_make_stateful_transformation(model, {name: f"new_{name}" for name in pasts})
 

@@ -14,7 +14,7 @@ def main():
     model = weights.load(options.folder / "model", dtype)
     length = dict(min_new_tokens=options.new_tokens, max_new_tokens=options.new_tokens)
 
-    # Together these are what BlipForConditionalGeneration.generate does.
+    # Together, these two do what BlipForConditionalGeneration.generate does.
     def images(pixels):
         return model.vision_model(torch.from_numpy(pixels).to(dtype))[0]
 

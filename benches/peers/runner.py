@@ -1,4 +1,4 @@
-"""What the runners have in common: their arguments, the measuring, and the line that they print."""
+"""Shared parts of the runners: arguments, timing, and the line that they print."""
 
 import argparse
 import json
@@ -12,7 +12,7 @@ import weights
 
 def arguments(precisions):
     parser = argparse.ArgumentParser()
-    parser.add_argument("folder", type=pathlib.Path, help="what prepare.py made")
+    parser.add_argument("folder", type=pathlib.Path, help="folder written by prepare.py")
     parser.add_argument("--precision", choices=precisions, default=precisions[0])
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--new-tokens", type=int, default=10)
@@ -22,14 +22,14 @@ def arguments(precisions):
 
 
 def measure(options, images, captions):
-    """Times passes of `captions(images(pixels))` and prints medians, in milliseconds an image.
+    """Times passes of `captions(images(pixels))` and prints medians, in milliseconds per image.
 
-    `images` does all that is done once an image; `captions` gives the ids, `new_tokens` a row.
+    `images` does the work that is needed once per image; `captions` returns the ids, `new_tokens` per row.
     """
     pixels = weights.images(options.batch)
     ids = captions(images(pixels))
     if ids.shape != (options.batch, options.new_tokens):
-        raise SystemExit(f"{ids.shape} tokens were written")
+        raise SystemExit(f"the ids have an unexpected shape: {ids.shape}")
     times = []
     for _ in range(options.iterations):
         begin = time.perf_counter()
@@ -44,7 +44,7 @@ def measure(options, images, captions):
 
 
 def agreement(options, ids):
-    """The share of the tokens that are those of transformers in f32, where they were kept."""
+    """The share of tokens that match transformers in f32, if its tokens were stored."""
     kept = options.folder / "reference.npy"
     if not kept.exists():
         return None
@@ -53,11 +53,11 @@ def agreement(options, ids):
 
 
 def greedy(options, step):
-    """Feeds tokens to `step(ids, position)` and takes the best of its logits, never the end."""
+    """Decodes greedily with `step(ids, position)`, and never picks the end token."""
     ids, written = numpy.full((options.batch, 1), weights.START), []
     for position in range(options.new_tokens):
         logits = step(ids, numpy.array([[position]]))
-        # The end is skipped by looking at what lies before and behind it, which copies nothing.
+        # Takes the best logits before and after the end token, which avoids a copy.
         before, behind = logits[:, : weights.END], logits[:, weights.END + 1 :]
         first, second = before.argmax(-1), behind.argmax(-1)
         rows = numpy.arange(len(logits))

@@ -1,11 +1,11 @@
-"""BLIP base with seeded random weights, and images to caption: the same for every program."""
+"""BLIP base with seeded random weights, and images to caption. Every program gets the same ones."""
 
 import numpy
 import torch
 from transformers import BlipConfig, BlipForConditionalGeneration
 
 SIDE = 384
-START, END = 30522, 102  # of the decoder: its first token, and the one that ends a caption
+START, END = 30522, 102  # token ids of the decoder: its first token, and the one that ends a caption
 
 
 def config(layers=12):
@@ -21,8 +21,8 @@ def config(layers=12):
 def make(folder, seed=20, layers=12):
     """Writes config.json and model.safetensors.
 
-    The scales keep the states of every layer about one: with transformers' own initial weights
-    nothing would depend on the image, and quantisers would see ranges that no trained model has.
+    The scales keep the hidden states of every layer near one. With transformers' initial weights the
+    captions would not depend on the image, and quantisers would see ranges that no trained model has.
     """
     model = BlipForConditionalGeneration(config(layers)).eval()
     generator = torch.Generator().manual_seed(seed)
@@ -38,11 +38,11 @@ def _scaled(name, noise):
         return 0.02 * noise
     if "norm" in name.lower():
         return 1 + 0.1 * noise
-    if name.endswith("word_embeddings.weight"):  # small, or the tied head would repeat its input
+    if name.endswith("word_embeddings.weight"):  # small, because otherwise the tied head would repeat its input
         return 0.04 * noise
     if name.endswith("embedding") or "_embeddings." in name:
         return 0.5 * noise
-    # Branches weaker than what they are added to: twelve equal ones would wash the tokens out.
+    # Branches are weaker than the residual stream; otherwise twelve layers would make all tokens alike.
     gain = 0.3 if "output.dense" in name else 1.0
     return gain * noise / noise[0].numel() ** 0.5
 
@@ -52,7 +52,7 @@ def load(folder, dtype=torch.float32):
 
 
 def images(count, seed=0):
-    """Soft blobs about zero, like photos after normalisation: `count` × 3 × 384 × 384, f32."""
+    """Smooth blobs around zero, like normalised photos: `count` × 3 × 384 × 384, f32."""
     generator = torch.Generator().manual_seed(seed)
     knots = 4 * torch.rand((count, 3, 13, 13), generator=generator) - 2
     smooth = torch.nn.functional.interpolate(knots, size=(SIDE, SIDE), mode="bilinear", align_corners=True)

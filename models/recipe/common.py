@@ -1,4 +1,4 @@
-"""What every step shares: seeds, captions, the vocabulary's special tokens, the configuration."""
+"""Shared parts of the steps: seeds, captions, the vocabulary's special tokens, the configuration."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from transformers import BlipConfig
 SEED = 20240611
 WIDTH, TOKENS, IMAGE_SIZE = 384, 257, 224
 MAX_POSITIONS = 128
-TRAINED = 4  # last layers of the vision tower that are trained; the others stay as they came
-VIEWS = 3  # of each photo: as it is, mirrored, cropped
+TRAINED = 4  # number of last vision tower layers that are trained; the others stay frozen
+VIEWS = 3  # views of each photo: original, mirrored, cropped
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-DEC, ENC = "[DEC]", "[ENC]"  # BLIP's own two, behind the vocabulary
+DEC, ENC = "[DEC]", "[ENC]"  # the two tokens that BLIP adds after the vocabulary
 
 
 def seed_all(offset: int = 0) -> None:
@@ -46,8 +46,8 @@ _SPACE = re.compile(r"\s+")
 
 
 def clean(caption: str) -> str:
-    """Lower case, no punctuation: a hyphen becomes a space, "t-shirt" (which WordPiece would
-    print as "t - shirt") becomes "shirt", an apostrophe's suffix goes with it."""
+    """Lower case without punctuation: a hyphen becomes a space, "t-shirt" (which WordPiece would
+    print as "t - shirt") becomes "shirt", and a possessive suffix is removed with its apostrophe."""
     text = caption.lower().replace("’", "'").replace("`", "'")
     text = _TEE.sub("shirt", text)
     text = re.sub(r"'s\b", "", text).replace("n't", " not")
@@ -56,7 +56,7 @@ def clean(caption: str) -> str:
 
 
 def _usable(captions: list[str]) -> list[str]:
-    """Prefers captions without a possessive, whose clean form reads badly; keeps all if none is left."""
+    """Drops captions with an apostrophe, which read badly after cleaning, unless none would be left."""
     plain = [c for c in captions if "'" not in c and "’" not in c]
     cleaned = [clean(c) for c in (plain or captions)]
     return [c for c in cleaned if 3 <= len(c.split()) <= 30]
@@ -79,7 +79,7 @@ def load_text(data: Path) -> list[str]:
 
 
 def is_holdout(index: int) -> bool:
-    """One training photo in 40 is kept from training, to choose checkpoints without looking at dev_eval."""
+    """Holds out one training photo in 40, to choose checkpoints without using dev_eval."""
     return index % 40 == 7
 
 

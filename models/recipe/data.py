@@ -1,4 +1,4 @@
-"""The captioned photos with their cached features, as the training steps want them."""
+"""The captioned photos with their cached features, for the training steps."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import common
 
 @dataclass
 class Example:
-    row: int  # in the feature file
+    row: int  # row in the feature file
     photo: common.Photo
     ids: list[list[int]]
 
@@ -30,7 +30,7 @@ def encode(tokenizer: Tokenizer, captions: list[str], longest: int = 24) -> list
 
 
 class Features:
-    """What the tower's frozen layers made of each photo, in several views."""
+    """The output of the tower's frozen layers for several views of each photo."""
 
     def __init__(self, folder: Path) -> None:
         self.views = [np.load(folder / f"view{v}.npy", mmap_mode="r") for v in range(common.VIEWS)]
@@ -39,7 +39,7 @@ class Features:
         self.row_of = {file: row for row, file in enumerate(json.loads((folder / "files.json").read_text()))}
 
     def take(self, rows: list[int], augment: bool = False) -> Tensor:
-        """[photos, tokens, width], each photo as it is or, with `augment`, in a view drawn at random."""
+        """[photos, tokens, width], of each photo's original view or, with `augment`, of a random view."""
         drawn = np.random.randint(len(self.views), size=len(rows)) if augment else np.zeros(len(rows), int)
         return torch.from_numpy(np.stack([self.views[v][row] for v, row in zip(drawn, rows)])).float()
 
@@ -49,7 +49,7 @@ class Features:
 
 
 def load(data: Path, start: Path, features: Features, near: float = 0.97) -> dict[str, list[Example]]:
-    """train, holdout (a part of train, to choose by) and dev_eval; near-duplicates of dev_eval are dropped."""
+    """train, holdout (a part of train, for choosing checkpoints) and dev_eval, without near-duplicates of dev_eval."""
     tokenizer = tokenizer_of(start)
     photos = sorted(common.load_photos(data), key=lambda p: (p.source, p.file))
     split: dict[str, list[Example]] = {"train": [], "dev_eval": [], "holdout": []}

@@ -1,6 +1,6 @@
-"""A fast way to run BlipTextLMHeadModel's weights on a CPU: packed training, cached sampling, beam search.
+"""Runs the weights of BlipTextLMHeadModel fast on a CPU: packed training, cached sampling, beam search.
 
-The parameters are those of the transformers module itself; only the order of the arithmetic differs.
+It uses the parameters of the transformers module; only the order of operations differs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from transformers.models.blip.modeling_blip_text import BlipTextLMHeadModel
 
 @dataclass
 class Packed:
-    """Captions without padding: token and target of each position, and where it goes in padded layouts."""
+    """Captions without padding: the token, target and index in padded layouts of each position."""
 
     tokens: Tensor  # [N]
     targets: Tensor  # [N]
@@ -29,7 +29,7 @@ class Packed:
     longest: int
     photos: int
     most: int
-    owner: Tensor  # [N] the caption each position belongs to
+    owner: Tensor  # [N] the caption that each position belongs to
 
 
 def pack(groups: list[list[list[int]]], dec: int, sep: int) -> Packed:
@@ -55,13 +55,13 @@ def pack(groups: list[list[list[int]]], dec: int, sep: int) -> Packed:
 
 
 def spread(x: Tensor, index: Tensor, rows: int, columns: int) -> Tensor:
-    """[N, width] into zeros of [rows, heads, columns, 64]."""
+    """Scatters [N, width] into a zero tensor [rows, heads, columns, 64]."""
     padded = x.new_zeros(rows * columns, x.shape[1]).index_copy(0, index, x)
     return padded.view(rows, columns, -1, 64).transpose(1, 2)
 
 
 def gather(x: Tensor, index: Tensor) -> Tensor:
-    """The reverse of `spread`."""
+    """The inverse of `spread`."""
     return x.transpose(1, 2).reshape(-1, x.shape[1] * x.shape[3])[index]
 
 
@@ -123,7 +123,7 @@ class Decoder(nn.Module):
 
 
 class Cache:
-    """Keys and values while decoding `per_photo` rows for each photo."""
+    """The KV cache for decoding `per_photo` rows per photo."""
 
     def __init__(self, decoder: Decoder, vision: Tensor, per_photo: int) -> None:
         self.decoder, self.per_photo, self.photos = decoder, per_photo, vision.shape[0]
@@ -132,7 +132,7 @@ class Cache:
         self.length = 0
 
     def step(self, tokens: Tensor) -> Tensor:
-        """The logits after one more token a row."""
+        """The logits after one more token per row."""
         d, rows = self.decoder, tokens.shape[0]
         x = d.embed(tokens, torch.full_like(tokens, self.length))
         for i, layer in enumerate(d.layers):
@@ -156,7 +156,7 @@ class Cache:
 
 @torch.no_grad()
 def sample(decoder: Decoder, vision: Tensor, each: int, temperature: float = 1.0, longest: int = 20) -> list[list[int]]:
-    """`each` random captions a photo."""
+    """Samples `each` captions per photo."""
     cache = Cache(decoder, vision, each)
     rows = vision.shape[0] * each
     tokens = torch.full((rows,), decoder.dec)
@@ -176,7 +176,7 @@ def sample(decoder: Decoder, vision: Tensor, each: int, temperature: float = 1.0
 
 @torch.no_grad()
 def beam_search(decoder: Decoder, vision: Tensor, beams: int = 3, longest: int = 20, shortest: int = 5) -> list[list[int]]:
-    """transformers' beam search with length penalty 1: a caption's score is its mean log-probability."""
+    """Beam search as in transformers, with length penalty 1: a caption's score is its mean log-probability."""
     photos = vision.shape[0]
     cache = Cache(decoder, vision, beams)
     scores = torch.full((photos, beams), -1e9)

@@ -1,7 +1,7 @@
-"""Step 7: the released folder's CIDEr-D and BLEU-4, through transformers and pycocoevalcap alone.
+"""Step 7: computes CIDEr-D and BLEU-4 of the released folder with transformers and pycocoevalcap only.
 
-Photos with five references only; document frequencies come from the references scored. Weights are
-read as released (float16) and computed with in float32. Java is needed for the PTB tokenizer.
+Uses only photos with five references; document frequencies come from these references. Reads the weights
+as released (float16) and computes in float32. The PTB tokenizer needs Java.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--sources", nargs="+", default=["flickr8k", "coco"])
     parser.add_argument("--split", default="dev_eval")
-    parser.add_argument("--captions", type=Path, help="where to keep the captions, as JSON")
+    parser.add_argument("--captions", type=Path, help="file for the captions, as JSON")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()

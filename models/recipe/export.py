@@ -1,6 +1,6 @@
-"""Step 6: the released folder: vision tower and trained decoder in float16, with the tokenizer beside them.
+"""Step 6: writes the released folder: vision tower and trained decoder in float16, and the tokenizer.
 
-Several checkpoints given are averaged. The folder is written next to its place and then renamed.
+Averages the checkpoints if several are given. Writes to a temporary folder and then renames it.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def average(checkpoints: list[Path], weights: list[float] | None, part: str) -> 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--start", type=Path, required=True, help="folder written by build_start.py")
-    parser.add_argument("--checkpoints", type=Path, nargs="*", default=[], help="none: the untrained decoder")
-    parser.add_argument("--weights", type=float, nargs="*", help="of the average; equal if not given")
+    parser.add_argument("--checkpoints", type=Path, nargs="*", default=[], help="without any, exports the untrained decoder")
+    parser.add_argument("--weights", type=float, nargs="*", help="weights of the average; equal by default")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
 
@@ -46,7 +46,7 @@ def main() -> None:
     shutil.rmtree(new, ignore_errors=True)
     model.half().save_pretrained(new)
     config = json.loads((new / "config.json").read_text())
-    config["text_config"]["layer_norm_eps"] = model.config.text_config.layer_norm_eps  # a default, but not everyone's
+    config["text_config"]["layer_norm_eps"] = model.config.text_config.layer_norm_eps  # programs differ in the default
     (new / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     for name in FILES:
         shutil.copyfile(args.start / name, new / name)

@@ -1,8 +1,8 @@
-"""Step 2: what the vision tower's frozen layers make of every photo, as float16 in memory-mapped files.
+"""Step 2: runs the vision tower's frozen layers on every photo; stores float16 in memory-mapped files.
 
-Three views of each: as it is, mirrored, and a random crop that is mirrored half of the time. The class
-token of the whole tower is kept too, to find near-duplicates. Each worker uses one thread and small
-batches, which keep the activations in the cache. A run that was interrupted takes up where it stopped.
+Stores three views of each photo: original, mirrored, and a random crop that is mirrored half of the time.
+Also stores the class token of the whole tower, to find near-duplicates. Each worker uses one thread and
+small batches, so that the activations fit into the CPU cache. An interrupted run can be resumed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ BATCH = 8
 
 
 def pixels(image: Image.Image) -> torch.Tensor:
-    """What BlipImageProcessor does: squash to 224 x 224 with bicubic filtering, scale, normalise."""
+    """Does what BlipImageProcessor does: resizes to 224 x 224 with bicubic filtering, scales, normalises."""
     resized = image.convert("RGB").resize((common.IMAGE_SIZE, common.IMAGE_SIZE), Image.Resampling.BICUBIC)
     mean, std = (torch.tensor(a).view(3, 1, 1) for a in build_start.CLIP)
     return (torch.from_numpy(np.array(resized)).permute(2, 0, 1).float() / 255 - mean) / std
@@ -53,7 +53,7 @@ def view(image: Image.Image, index: int, seed: int) -> Image.Image:
 
 
 def check(start: Path, data: Path, file: str, source: str) -> None:
-    """The short cuts here and in vision.py against transformers' own code."""
+    """Compares the optimised code here and in vision.py with transformers."""
     with tarfile.open(data / f"{source}.tar") as tar:
         image = Image.open(io.BytesIO(tar.extractfile(f"photos/{file}").read()))
     mine = pixels(image)[None]
@@ -93,7 +93,7 @@ def worker(index: int, count: int, start: Path, data: Path, out: Path, photos: l
             done[rows] = 1
             if at // BATCH % 100 == 0:
                 rate = (at + BATCH) / (time.time() - began)
-                print(f"worker {index}: {at + len(rows)}/{len(todo)}, {rate:.2f} photos a second", flush=True)
+                print(f"worker {index}: {at + len(rows)}/{len(todo)}, {rate:.2f} photos per second", flush=True)
 
 
 def main() -> None:

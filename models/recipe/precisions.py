@@ -1,6 +1,6 @@
-"""Captions of the `dev_eval` photos by cutline in several precisions: CIDEr-D, and how many are the same.
+"""Captions the `dev_eval` photos with cutline in several precisions; compares CIDEr-D and the captions.
 
-Prints a Markdown table. Photos with five references only, as in evaluate.py.
+Prints a Markdown table. Uses only photos with five references, as evaluate.py does.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from evaluate import score
 
 
 def extract(data: Path, photos: list[common.Photo], folder: Path) -> dict[str, Path]:
-    """The photos as files."""
+    """Extracts the photos as files."""
     places = {}
     for source in {p.source for p in photos}:
         with tarfile.open(data / f"{source}.tar") as tar:
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--cutline", type=Path, required=True, help="the program")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--model", default="embedded")
-    parser.add_argument("--precisions", nargs="+", default=["f32", "bf16", "int8"], help="the first is compared with")
+    parser.add_argument("--precisions", nargs="+", default=["f32", "bf16", "int8"], help="the others are compared with the first one")
     parser.add_argument("--sources", nargs="+", default=["flickr8k", "coco"])
     args = parser.parse_args()
     photos = [p for p in common.load_photos(args.data)

@@ -1,4 +1,4 @@
-"""Step 3: the decoder as a plain language model of captions, its cross-attention skipped."""
+"""Step 3: trains the decoder as a language model of captions, without cross-attention."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def main() -> None:
     common.seed_all(3)
     torch.set_num_threads(args.threads)
 
-    # Each training photo's captions by train/holdout are settled only once the features are known, so
-    # only the 40th part of the text-only captions measures this step.
+    # The split of photos into train and holdout needs the features. This step therefore validates on
+    # one in 40 of the text-only captions.
     tokenizer = data.tokenizer_of(args.start)
     text = common.load_text(args.data)
     photos = [c for p in common.load_photos(args.data) if p.split == "train" for c in p.captions]

@@ -1,6 +1,6 @@
-"""How often a caption names what the references name: a rough check that CIDEr-D does not make.
+"""Checks how often a caption names the same subjects as the references, which CIDEr-D does not show.
 
-Reads the JSON that evaluate.py keeps. A photo's subjects are the groups below that at least three of its
+Reads the JSON that evaluate.py writes. A photo's subjects are the groups below that at least three of its
 five references mention. "hit": the caption mentions one of them; "false": it mentions a group that no
 reference does.
 """
@@ -54,7 +54,7 @@ def main() -> None:
     for source, tally in totals.items():
         print(f"{source}: {tally['photos']} photos, hit {tally['hit']}/{tally['with subjects']} "
               f"({tally['hit'] / max(1, tally['with subjects']):.0%}), false {tally['false'] / tally['photos']:.0%}")
-    print("commonest confusions:", ", ".join(f"{k} ({n})" for k, n in missed.most_common(12)))
+    print("most common confusions:", ", ".join(f"{k} ({n})" for k, n in missed.most_common(12)))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Step 5: self-critical training (REINFORCE on CIDEr-D), with cross-entropy kept in the loss.
 
-Five captions are sampled for each photo, at a temperature that the loss shares (the cross-entropy's
-label smoothing leaves a long tail that would drown the rewards); each one's baseline is the mean reward of the other four. The
-end of a caption counts as a word, or captions learn to stop anywhere. Samples and references of a
-photo go through the decoder together.
+Samples five captions per photo. The loss uses the same temperature as the sampling, because label
+smoothing leaves a long tail that would hide the rewards. The baseline of each sample is the mean reward of
+the other four. The end of a caption counts as a word; otherwise captions learn to stop anywhere. The
+samples and references of a photo go through the decoder together.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def main() -> None:
     parser.add_argument("--photos", type=int, default=24)
     parser.add_argument("--samples", type=int, default=5)
     parser.add_argument("--temperature", type=float, default=0.7)
-    parser.add_argument("--patches", type=int, default=128, help="patch tokens drawn for each photo, as in step 4")
-    parser.add_argument("--references", type=int, default=2, help="captions a photo for the cross-entropy")
+    parser.add_argument("--patches", type=int, default=128, help="patch tokens sampled per photo, as in step 4")
+    parser.add_argument("--references", type=int, default=2, help="captions per photo for the cross-entropy")
     parser.add_argument("--cross-entropy", type=float, default=0.3)
     parser.add_argument("--rate", type=float, default=8e-5)
     parser.add_argument("--every", type=int, default=80, help="steps between evaluations")
@@ -53,7 +53,7 @@ def main() -> None:
     tail = Tail.of(args.start)
     tail.load_state_dict(decoder.load(args.source)["tail"])
     loop = Loop({"decoder": (decoder.model, 1.0), "tail": (tail, 0.0)}, args.out, args.steps, args.rate, warmup=10, decay=0.0, average=0.98)
-    # The references as the tokenizer gives them back, so that a sample can match them exactly.
+    # Decodes the tokenized references, so that a sample can match them exactly.
     rewards = CiderD({e.row: tokenizer.decode_batch(e.ids) for e in train}, end=True)
     sampler = Sampler(train, {"coco": 2, "coco-hf": 2}, common.SEED + 1000 + loop.step)
     mean = 0.0

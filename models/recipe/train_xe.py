@@ -1,8 +1,8 @@
-"""Step 4: cross-entropy on the captioned photos, first with the tower as it came, then with its last layers.
+"""Step 4: trains with cross-entropy on the captioned photos, first with a frozen tower, then with its last layers.
 
-Each step takes the photos in random views, the class token and a random half of the patch tokens, up to
-three captions a photo, and shows COCO photos twice as often as the others. The last part of training
-sees all the tokens.
+Each step uses random views of the photos, the class token and a random half of the patch tokens, and up
+to three captions per photo. COCO photos occur twice as often as the others. The last part of training
+uses all tokens.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Sampler:
 
 
 def thin(vision: torch.Tensor, patches: int) -> torch.Tensor:
-    """The class token and `patches` of the others, drawn for each photo."""
+    """The class token and `patches` random patch tokens per photo."""
     photos, tokens, width = vision.shape
     drawn = 1 + torch.rand(photos, tokens - 1).argsort(1)[:, :patches]
     kept = torch.cat([torch.zeros(photos, 1, dtype=torch.long), drawn], 1)
@@ -88,8 +88,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--start", type=Path, required=True)
     parser.add_argument("--features", type=Path, required=True)
-    parser.add_argument("--text", type=Path, required=True, help="checkpoint of pretrain_text.py, or of this step")
-    parser.add_argument("--tail", type=float, default=0.0, help="share of the rate for the tower's last layers")
+    parser.add_argument("--text", type=Path, required=True, help="checkpoint of pretrain_text.py or of this step")
+    parser.add_argument("--tail", type=float, default=0.0, help="learning rate of the tower's last layers, as a share of --rate")
     parser.add_argument("--out", type=Path, required=True, help="checkpoint file")
     parser.add_argument("--steps", type=int, default=1400)
     parser.add_argument("--photos", type=int, default=32)

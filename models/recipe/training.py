@@ -1,4 +1,4 @@
-"""The loop's common parts: optimiser, schedule, average of the weights, checkpoints that can be resumed."""
+"""Shared parts of the training loops: optimiser, schedule, weight average, resumable checkpoints."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def half_products() -> torch.autocast:
 
 
 class Loop:
-    """Steps through training; `rate` is the peak of a linear warm-up and a cosine down to a twentieth.
+    """Runs training steps. The learning rate warms up linearly to `rate`, then follows a cosine to a twentieth.
 
-    `modules` are the parts by name, each with its share of the rate; a share of 0 keeps the part as it is.
+    `modules` maps names to modules and their shares of the learning rate; a share of 0 freezes the module.
     """
 
     def __init__(self, modules: dict[str, tuple[nn.Module, float]], out: Path, steps: int, rate: float, warmup: int,
@@ -77,12 +77,12 @@ class Loop:
         torch._foreach_lerp_(self.shadow, [p.detach() for p in self.parameters], 1 - keep)
 
     def swap(self) -> None:
-        """Exchanges the weights with their running average."""
+        """Swaps the weights with their running average."""
         for p, s in zip(self.parameters, self.shadow):
             p.data, s.data = s.data, p.data
 
     def save(self) -> None:
-        """Each module's average under its name, the weights themselves under `<name>_raw`."""
+        """Saves each module's average under its name, and its current weights under `<name>_raw`."""
         def copies() -> dict[str, dict]:
             return {name: {k: v.clone() for k, v in m.state_dict().items()} for name, m in self.modules.items()}
         raw = {f"{name}_raw": state for name, state in copies().items()}

@@ -1,7 +1,7 @@
-"""The vision tower's arithmetic in two parts: a frozen trunk, run once, and the last layers, which are trained.
+"""The vision tower in two parts: a frozen trunk, run once, and the last layers, which are trained.
 
-`BlipVisionModel`'s own parameters are used; matrix products are in bfloat16, the residual stream and
-the layer norms in float32.
+It uses the parameters of `BlipVisionModel`. Matrix products are in bfloat16, the residual stream and the
+layer norms in float32.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def layer_forward(layer: nn.Module, hidden: Tensor) -> Tensor:
 
 
 def half(tower: nn.Module) -> nn.Module:
-    """The matrices in bfloat16, embeddings and layer norms left as they are."""
+    """Converts the matrices to bfloat16, but not the embeddings and layer norms."""
     for module in tower.encoder.modules():
         if isinstance(module, nn.Linear):
             module.to(torch.bfloat16)
@@ -37,7 +37,7 @@ def half(tower: nn.Module) -> nn.Module:
 
 
 class Tail(nn.Module):
-    """The tower's last layers and its final norm, on what the trunk left."""
+    """The tower's last layers and its final norm, applied to the output of the trunk."""
 
     def __init__(self, tower: nn.Module, trained: int) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class Tail(nn.Module):
         return cls(BlipForConditionalGeneration.from_pretrained(start).vision_model.eval(), common.TRAINED)
 
     def install(self, tower: nn.Module) -> None:
-        """Puts these weights in the place they came from."""
+        """Writes the trained weights back into the model."""
         for mine, theirs in zip(self.layers, tower.encoder.layers[-len(self.layers):]):
             theirs.load_state_dict(mine.state_dict())
         tower.post_layernorm.load_state_dict(self.norm.state_dict())

@@ -1,4 +1,4 @@
-"""Captions a photo with the generated client: python client.py URL PHOTO"""
+"""Captions a photo with the generated client. Usage: python client.py URL PHOTO"""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""What schemathesis cannot know: what an image is."""
+"""Generates images for schemathesis, which cannot derive them from the schema."""
 
 import base64
 import io

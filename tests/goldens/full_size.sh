@@ -1,9 +1,9 @@
 #!/bin/sh
-# Compares with transformers at full size: BLIP base and large with seeded random weights.
+# Compares cutline with transformers at full size: BLIP base and large with seeded random weights.
 #
 #     tests/goldens/full_size.sh [python] [folder for 2.8 GB of checkpoints]
 #
-# Not part of cargo test: it needs requirements.txt, 8 GB of memory and some minutes.
+# Not part of cargo test: it needs requirements.txt, 8 GB of memory and a few minutes.
 set -eu
 cd "$(dirname "$0")/../.."
 python=${1:-python3}

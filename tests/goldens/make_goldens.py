@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes the goldens that tests/it/parity.rs compares with, by Hugging Face transformers on a CPU.
+"""Makes the goldens for tests/it/parity.rs with Hugging Face transformers on a CPU.
 
     python tests/goldens/make_goldens.py            # everything
     python tests/goldens/make_goldens.py embedded   # after models/cutline-small has changed
@@ -9,8 +9,9 @@
 The full-size sets have seeded random weights and are not committed: tests/goldens/full_size.sh
 makes them and compares.
 
-Needs requirements.txt beside it; no network. Every set is a folder with goldens.json (what was
-asked, and the answers) and goldens.safetensors (numbers); the tiny ones also hold the checkpoint.
+Needs the packages of requirements.txt in this folder, but no network. Every set is a folder with
+goldens.json (parameters and results) and goldens.safetensors (tensors); the tiny sets also contain the
+checkpoint.
 """
 
 import json
@@ -25,7 +26,7 @@ from transformers.generation import logits_process
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-CLS, SEP = 1, 2  # in the tiny vocabularies
+CLS, SEP = 1, 2  # ids in the tiny vocabularies
 
 TINY = {
     # name: seed, bias towards the end token, storage dtype, input sizes (height, width), BlipConfig
@@ -75,7 +76,7 @@ FULL = {
     "large": dict(seed=12, end=3.0, vision_config=dict(hidden_size=1024, intermediate_size=4096, num_hidden_layers=24,
                                                        num_attention_heads=16)),
 }
-# What is asked of every image of every set; `prompt` is a number of pieces, or a text.
+# Parameters that are used with every image of every set; `prompt` is a number of tokens, or a text.
 CASES = [
     dict(name="greedy"),
     dict(name="one token", max_new_tokens=1),
@@ -100,13 +101,13 @@ CASES = [
     dict(name="beams never short", num_beams=3, early_stopping="never", length_penalty=-0.5, prompt=1),
 ]
 
-# The most telling ones, where an image costs seconds.
+# A representative subset, for models that take seconds per image.
 SOME_CASES = [case for case in CASES if case["name"] in (
     "greedy", "min and max", "no bigram twice", "prompt", "beams 3", "beams 5", "beams prompt", "beams constrained")]
 
 
 def main(sets):
-    torch.set_num_threads(1)  # reproducible sums, and no waiting for cores that others use
+    torch.set_num_threads(1)  # makes sums reproducible, and avoids waiting for busy cores
     torch.set_grad_enabled(False)
     if not sets or "tiny" in sets:
         for name, recipe in TINY.items():
@@ -128,7 +129,7 @@ def make_tiny(name, recipe):
     model = BlipForConditionalGeneration(BlipConfig(**config)).eval()
     generator = torch.Generator().manual_seed(recipe["seed"])
     randomize(model, generator, recipe["end"])
-    # Written by transformers itself, read back: what is compared is what lies in the file.
+    # Saves and reloads the model, so that the goldens are computed from the weights as stored.
     model.to(recipe["dtype"]).save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)
     model = BlipForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
@@ -145,7 +146,7 @@ def make_tiny(name, recipe):
         ids, logits = teacher_forced(model, image)
         tensors[f"ids.{n}"], tensors[f"logits.{n}"] = ids, logits
     cases = answer(model, images, CASES, pieces, lambda ids: None)
-    # Up to the last position of the table.
+    # Generates up to the last entry of the position table.
     longest = config["text_config"]["max_position_embeddings"] - 6
     cases += answer(model, images[:1], [dict(name="table's end", prompt=5, min_new_tokens=longest,
                                              max_new_tokens=longest, num_beams=b) for b in (1, 3)],
@@ -154,7 +155,7 @@ def make_tiny(name, recipe):
 
 
 def make_full(parent, name, recipe):
-    """As Salesforce/blip-image-captioning-base and -large are shaped."""
+    """Configuration with the shape of Salesforce/blip-image-captioning-base or -large."""
     folder = parent / name
     folder.mkdir(parents=True, exist_ok=True)
     text = dict(num_attention_heads=12, bos_token_id=30522, sep_token_id=102, eos_token_id=2, pad_token_id=0)
@@ -177,7 +178,7 @@ def make_full(parent, name, recipe):
 
 
 def randomize(model, generator, end, gain=2.0, end_token=SEP):
-    """Weights large enough for attention to look somewhere and captions to end at various lengths."""
+    """Random weights, large enough for uneven attention and for captions of various lengths."""
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
         if "norm" in name.lower():
@@ -232,7 +233,7 @@ def make_embedded():
 
 def add_numbers(tensors, n, model, image):
     vision = encode(model, image)
-    # All of it would be 400 KB an image: every 32nd row, and the mean of every row's squares.
+    # The full output is 400 KB per image, so this keeps every 32nd row and the mean square of every row.
     tensors[f"vision_rows.{n}"] = vision[::32].contiguous()
     tensors[f"vision_power.{n}"] = vision.square().mean(-1)
     ids, logits = teacher_forced(model, image)
@@ -242,7 +243,7 @@ def add_numbers(tensors, n, model, image):
 
 
 def remember_images(tower):
-    """Lets the vision tower look at an image once, not for every caption of it."""
+    """Makes the vision tower encode each image once, instead of once per caption."""
     forward, seen = tower.forward, {}
 
     def remembering(pixel_values, **kwargs):
@@ -255,14 +256,14 @@ def remember_images(tower):
 
 
 def synthetic(n, height, width):
-    """An image that any language computes to the same bits."""
+    """A synthetic image that any language can compute bit for bit."""
     y, x = numpy.mgrid[:height, :width]
     planes = [((3 + n) * x + (2 + n) * y * (c + 1) + x * y // (8 + 5 * n)) % 256 for c in range(3)]
     return torch.from_numpy((numpy.stack(planes) / 64 - 2).astype(numpy.float32))
 
 
 def photograph(processor, path):
-    """Resized pixels as BlipImageProcessor makes them, and normalised."""
+    """The pixels as BlipImageProcessor resizes them, and their normalised values."""
     from PIL import Image
 
     with Image.open(path) as image:
@@ -274,7 +275,7 @@ def photograph(processor, path):
     mean = torch.tensor(settings.image_mean).view(3, 1, 1)
     std = torch.tensor(settings.image_std).view(3, 1, 1)
     again = (pixels.float() / 255 - mean) / std
-    assert (again - normalised).abs().max() < 1e-5, "the processor does something else"
+    assert (again - normalised).abs().max() < 1e-5, "the processor normalises differently"
     return pixels.permute(1, 2, 0).contiguous(), again
 
 
@@ -315,7 +316,7 @@ def answer(model, images, cases, pieces, decode, first=0):
 
 
 def drop_ties(model, images, cases):
-    """Without cases whose answer hangs on the last bits of f32: in f64 transformers itself answers otherwise."""
+    """Drops cases that depend on f32 rounding: transformers itself gives another result for them in f64."""
     model.double()
     kept = []
     for case in cases:
@@ -325,7 +326,7 @@ def drop_ties(model, images, cases):
         if [a["ids"] for a in again] == [c["ids"] for c in case["sequences"]]:
             kept.append(case)
         else:
-            print("a tie, left out:", case["name"], "of image", case["image"])
+            print("a tie, dropped:", case["name"], "of image", case["image"])
     model.float()
     return kept
 
@@ -333,7 +334,7 @@ def drop_ties(model, images, cases):
 def sequence(model, output, row, prompt_length, decode):
     sep = model.config.text_config.sep_token_id
     ids = output.sequences[row].tolist()
-    # Shorter ones are filled up behind [SEP].
+    # Shorter sequences are padded after [SEP].
     ends = [n for n, id in enumerate(ids) if id == sep and n >= prompt_length]
     ids = ids[: ends[0] + 1] if ends else ids
     beams = getattr(output, "beam_indices", None)
@@ -353,7 +354,7 @@ def sequence(model, output, row, prompt_length, decode):
 
 
 def make_processors():
-    """Rows of scores before and after transformers' own logits processors; null is minus infinity."""
+    """Scores before and after each of transformers' logits processors; null means minus infinity."""
     generator = torch.Generator().manual_seed(7)
     scores = torch.randn((1, 24), generator=generator) * 2
     scores[0, 5] = scores[0, 9]  # a tie

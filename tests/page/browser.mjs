@@ -1,10 +1,10 @@
-// A headless Chromium on the page, with its requests, warnings and errors recorded.
+// Opens the page in headless Chromium and records its requests, warnings and errors.
 
 import { readFile } from 'node:fs/promises';
 import { basename } from 'node:path';
 import { createRequire } from 'node:module';
 
-// Unlike `import`, this honours NODE_PATH, which may be outside of the checkout.
+// Unlike `import`, this honours NODE_PATH, which may be outside the checkout.
 const require = createRequire(import.meta.url);
 const { chromium } = require('playwright-core');
 
@@ -56,9 +56,9 @@ export async function visit(browser, url, options = {}) {
 
 /** Serious and critical findings of axe, one per line. */
 export async function findings(page) {
-  // Wait for what is still fading in.
+  // Wait until all elements have faded in.
   await page.evaluate(() => Promise.all(document.getAnimations().map((animation) => animation.finished)));
-  // Not in a script element: the page's content security policy forbids it.
+  // Evaluate axe directly: the page's content security policy forbids script elements.
   await page.evaluate(AXE);
   const { violations } = await page.evaluate(() => globalThis.axe.run({
     runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'best-practice'],
@@ -68,7 +68,7 @@ export async function findings(page) {
     .flatMap(({ id, nodes }) => nodes.map((node) => `${id}: ${node.html} ${node.failureSummary}`));
 }
 
-/** Drops files on the page as a mouse does. Each is a path, or a name with bytes. */
+/** Drops files on the page as a mouse does. Each file is a path, or a name with bytes. */
 export async function drop(page, files) {
   await send(page, files, (transfer) => {
     const zone = document.getElementById('drop');

@@ -5,7 +5,7 @@ import { readFile } from 'node:fs/promises';
 import { execFileSync } from 'node:child_process';
 import { test } from 'node:test';
 
-/** Imports a file of the page. By its name, Node would load it as a CommonJS module. */
+/** Imports a file of the page. Its file name ends in .js, so Node would load it as a CommonJS module. */
 async function load(name) {
   const source = await readFile(new URL(`../../src/http/page/assets/${name}`, import.meta.url));
   return import(`data:text/javascript;base64,${source.toString('base64')}`);

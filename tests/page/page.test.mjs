@@ -1,5 +1,5 @@
-// node page.test.mjs URL [FOLDER]: the page of the server at URL in headless Chromium; screenshots
-// go to FOLDER. The server uses the embedded model and no API keys.
+// node page.test.mjs URL [FOLDER]: tests the page of the server at URL in headless Chromium and writes
+// screenshots to FOLDER. The server uses the embedded model and no API keys.
 
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
@@ -142,7 +142,7 @@ test('three photos are dropped, one of them broken', async (t) => {
     const cat = card(page, 'cat.jpg');
     const first = await cat.locator('.cutline').textContent();
     let caption = first;
-    // A sample may be the most likely caption, but not five times.
+    // One sample can be the most likely caption, but not five in a row.
     for (let n = 0; n < 5 && caption === first; n += 1) {
       await cat.getByRole('button', { name: 'Regenerate' }).click();
       await idle(page, 3);
@@ -178,7 +178,7 @@ test('three photos are dropped, one of them broken', async (t) => {
     assert.ok(rows.some((row) => row.startsWith(`coffee.jpg,ok,${caption},`)), csv);
   });
 
-  await t.test('neither light nor dark nor a phone has a serious finding', async () => {
+  await t.test('the page has no serious finding in light mode, in dark mode or on a phone', async () => {
     // The copy buttons confirm for a moment.
     await page.waitForFunction(() => !/copied/i.test(document.getElementById('photos').textContent));
     for (const colorScheme of ['light', 'dark']) {
@@ -194,7 +194,7 @@ test('three photos are dropped, one of them broken', async (t) => {
         await details(page, true);
       }
     }
-    // As wide as a window of 1280 pixels at 400 %.
+    // The width of a 1280 pixel window at 400 % zoom.
     await page.setViewportSize({ width: 320, height: 800 });
     assert.equal(await scrollsSideways(page), false, 'sideways at 320 px');
     await page.setViewportSize({ width: 1280, height: 900 });
@@ -219,7 +219,7 @@ test('three photos are dropped, one of them broken', async (t) => {
   await context.close();
 });
 
-test('the keyboard is enough', async () => {
+test('the page can be used with the keyboard alone', async () => {
   const { page, context, seen } = await visit(browser, url, { reducedMotion: 'reduce' });
   const focus = () => page.evaluate(() => {
     const active = document.activeElement;
@@ -231,7 +231,7 @@ test('the keyboard is enough', async () => {
   const tab = async (key = 'Tab') => {
     await page.keyboard.press(key);
     const { name, seen } = await focus();
-    assert.ok(seen, `the focus on "${name}" is not seen`);
+    assert.ok(seen, `the focus on "${name}" is not visible`);
     return name;
   };
   // Early, because intercepting the file chooser takes the browser a moment.
@@ -257,7 +257,7 @@ test('the keyboard is enough', async () => {
   const animation = await page.locator('.word').first().evaluate((word) => getComputedStyle(word).animationName);
   assert.equal(animation, 'none');
 
-  // From the file input past the colours to the buttons and the details.
+  // Tab from the file input past the colours to the buttons and the details.
   await page.locator('#files').focus();
   const stops = [];
   while (stops.at(-1) !== 'Details for rocket.jpg' && stops.length < 40) stops.push(await tab());
@@ -358,7 +358,7 @@ test('many photos are sent a few at a time, and wait as long as Retry-After says
   const whole = await page.locator('.frame img').evaluateAll(
     (pictures) => pictures.every((one) => one.offsetHeight <= one.parentElement.clientHeight),
   );
-  assert.ok(whole, 'a photo is cut');
+  assert.ok(whole, 'a photo is cropped');
   assert.ok(most >= 2 && most <= 4, `${most} at a time`);
   // Except for requests already sent, nothing was sent in the second that the server asked for.
   const gap = Math.max(...times.slice(1).map((time, n) => time - times[n]));

@@ -1,4 +1,4 @@
-// node screenshot.mjs URL FILE: writes the picture of the page in docs/web-page.md, as JPEG.
+// node screenshot.mjs URL FILE: writes the screenshot for docs/web-page.md, as JPEG.
 
 import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';

@@ -1,7 +1,7 @@
 """Scores the captions of this folder with pycocoevalcap: results.jsonl against references.json.
 
-Needs pycocoevalcap 1.2 and a Java runtime for its Penn Treebank tokenizer. The captions and references
-were written for this test; there are no photos. Writes expected.json.
+Writes expected.json. Needs pycocoevalcap 1.2 and a Java runtime for its Penn Treebank tokenizer. The
+captions and references were written for this test; no photos exist.
 """
 
 import json

@@ -1,20 +1,20 @@
-"""Makes the images of every kind that tests/it/image.rs decodes, and what Pillow and transformers
-make of them.
+"""Makes the images that tests/it/image.rs decodes, one for each kind, and the reference results of Pillow
+and transformers.
 
     pip install -r requirements.txt
-    python make_image_goldens.py        # from anywhere; writes beside itself
+    python make_image_goldens.py        # from any folder; writes next to this file
 
-`zoo/NAME.EXT` is an input; `resized/NAME.png` what the reference makes of it: Pillow's
-`open`, `ImageOps.exif_transpose`, transformers' `convert_to_rgb` (which lays transparency on white),
-and Pillow's bicubic `resize` to SIZE × SIZE. `photos/NAME.png` is the same for the photos in
-`assets/`. `pixel_values.bin` is one photo through `BlipImageProcessorPil`, little-endian float32.
-`refused/CODE/NAME.EXT` are files that must be refused with the error of that code: a damage of each
-kind, one for each limit, and formats that are not read.
+`zoo/NAME.EXT` is an input and `resized/NAME.png` its reference result: Pillow's `open`,
+`ImageOps.exif_transpose`, transformers' `convert_to_rgb` (which puts transparency on white), and
+Pillow's bicubic `resize` to SIZE × SIZE. `photos/NAME.png` is the same for the photos in
+`assets/`. `pixel_values.bin` is the output of `BlipImageProcessorPil` for one photo, little-endian float32.
+`refused/CODE/NAME.EXT` are files that must be refused with that error code: one for each kind of damage,
+one for each limit, and unsupported formats.
 
-An image with a profile of a wide gamut (`*_icc_*`) is converted to sRGB by Little CMS after it is
-resized, which BlipImageProcessor would not do. `photos/rocket.png` is the photo without its Adobe
-RGB, `photos/rocket_icc.png` with it.
-Everything is deterministic: running it again changes nothing.
+An image with a wide-gamut profile (`*_icc_*`) is converted to sRGB by Little CMS after it is resized;
+BlipImageProcessor would not do that. `photos/rocket.png` ignores the photo's Adobe RGB profile,
+`photos/rocket_icc.png` applies it.
+The output is deterministic: running the script again changes nothing.
 """
 
 import io
@@ -33,10 +33,10 @@ logging.disable(logging.WARNING)
 HERE = Path(__file__).resolve().parent
 PHOTOS = HERE.parents[2] / "assets"
 WIDTH, HEIGHT = 72, 48
-SIZE = 32  # of the zoo
-PHOTO_SIZE = 96  # of the photos
-VALUES_SIZE = 32  # of pixel_values.bin
-ROWS_384 = (288, 320)  # of the photo at 384 × 384
+SIZE = 32  # side of the resized zoo images
+PHOTO_SIZE = 96  # side of the resized photos
+VALUES_SIZE = 32  # side of the image in pixel_values.bin
+ROWS_384 = (288, 320)  # rows kept of the photo at 384 × 384
 BICUBIC = Image.Resampling.BICUBIC
 
 
@@ -46,20 +46,20 @@ def photo() -> Image.Image:
 
 
 def alpha() -> np.ndarray:
-    """Transparency that takes every value."""
+    """An alpha channel that contains every value."""
     y, x = np.mgrid[0:HEIGHT, 0:WIDTH]
     return ((x * 255) // (WIDTH - 1) * (y > 8)).astype(np.uint8)
 
 
 def grey16() -> np.ndarray:
-    """16-bit grey whose lower bytes are not those of an 8-bit image."""
+    """A 16-bit grey image whose lower bytes are not copies of the upper ones."""
     grey = np.array(photo().convert("L")).astype(np.uint32)
     y, x = np.mgrid[0:HEIGHT, 0:WIDTH]
     return (grey * 256 + (x * 7 + y * 13) % 256).astype(np.uint16)
 
 
 def png(width: int, height: int, depth: int, color: int, rows: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
-    """A PNG written by hand: Pillow writes no 16-bit colour."""
+    """A PNG encoded here, because Pillow cannot write 16-bit colour."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
@@ -113,12 +113,12 @@ def jpegs(rgb: Image.Image) -> dict[str, bytes]:
 
 
 def ycck(rgb: Image.Image) -> bytes:
-    """CMYK stored as YCbCr and black, as Photoshop writes it and Pillow does not: the samples are
-    transformed beforehand, and the Adobe marker then says so."""
+    """CMYK stored as YCbCr and black (YCCK), as Photoshop writes it. Pillow cannot, so this transforms the
+    samples first and then sets the Adobe marker."""
     inks = np.array(rgb.convert("CMYK"))
     stored = np.array(Image.fromarray(inks[..., :3]).convert("YCbCr"))
     stored = np.dstack([stored, 255 - inks[..., 3]])
-    # Pillow inverts what it writes.
+    # Pillow inverts CMYK samples when it writes them.
     data = bytearray(encode(Image.fromarray(255 - stored, "CMYK"), "JPEG", quality=92))
     transform = data.index(b"Adobe") + 11
     assert data[transform] == 0
@@ -127,24 +127,24 @@ def ycck(rgb: Image.Image) -> bytes:
 
 
 def sampled_440(rgb: Image.Image) -> bytes:
-    """Chroma halved in height alone: 4:2:2 of the turned photo, whose factors are then exchanged.
-    What it shows is not the photo, but every decoder must show the same."""
+    """Chroma halved in height only: the rotated photo as 4:2:2, with its sampling factors then swapped.
+    The decoded image is not the photo, but every decoder must produce the same one."""
     data = bytearray(encode(rgb, "JPEG", quality=90, subsampling="4:2:2"))
     frame = data.index(b"\xff\xc0")
     assert data[frame + 11] == 0x21
     data[frame + 11] = 0x12
-    # The same number of blocks, arranged for an image of exchanged sides.
+    # Has the same number of blocks, for an image with width and height swapped.
     data[frame + 5 : frame + 9] = struct.pack(">HH", WIDTH, HEIGHT)
     return bytes(data)
 
 
 def profile(primaries: list[tuple[float, float]], curve: bytes) -> bytes:
-    """An ICC profile of version 4 for a screen with these primaries (x, y) and the white D65."""
+    """A version 4 ICC profile of a display with these primaries (x, y) and white point D65."""
 
     def xyz(x: float, y: float) -> np.ndarray:
         return np.array([x / y, 1.0, (1 - x - y) / y])
 
-    # To the white D50 of the profile connection space, by Bradford's matrix.
+    # Adapts to D50, the white point of the profile connection space, with the Bradford matrix.
     bradford = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
     d65, d50 = xyz(0.3127, 0.3290), np.array([0.9642, 1.0, 0.8249])
     adapt = np.linalg.inv(bradford) @ np.diag((bradford @ d50) / (bradford @ d65)) @ bradford
@@ -193,7 +193,7 @@ def pngs(rgb: Image.Image) -> dict[str, bytes]:
     palette = rgb.quantize(24, dither=Image.Dither.NONE)
     small = rgb.resize((36, 24), BICUBIC)
     y, x = np.mgrid[0:HEIGHT, 0:WIDTH]
-    text = Image.fromarray(((x // 2 + y // 3) % 2 * 255).astype(np.uint8))  # clips a filter that overshoots
+    text = Image.fromarray(((x // 2 + y // 3) % 2 * 255).astype(np.uint8))  # makes an overshooting filter clip
     red, green, blue = (np.array(band) for band in rgb.split())
     inverted = ImageOps.invert(small)
     exifs = {}
@@ -227,7 +227,7 @@ def pngs(rgb: Image.Image) -> dict[str, bytes]:
 
 
 def interlaced(rgb: Image.Image) -> bytes:
-    """Adam7, which Pillow does not write."""
+    """An Adam7 interlaced PNG, which Pillow cannot write."""
     pixels = np.array(rgb)
     passes = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
     raw = b""
@@ -285,7 +285,7 @@ def others(rgb: Image.Image) -> dict[str, bytes]:
 
 
 def refused(zoo: dict[str, bytes]) -> dict[str, bytes]:
-    """Files that are refused, by code and name."""
+    """Files that must be refused, by error code and name."""
 
     def patched(name: str, *patches: tuple[int, bytes]) -> bytes:
         data = bytearray(zoo[name])
@@ -302,7 +302,7 @@ def refused(zoo: dict[str, bytes]) -> dict[str, bytes]:
     scan = jpeg.index(b"\xff\xda")
     tables = jpeg.index(b"\xff\xdb")
     webp = zoo["webp_lossless.webp"]
-    # 14 bits each of width and height less one, behind the signature of the lossless bitstream.
+    # Width - 1 and height - 1, 14 bits each, follow the signature of the lossless bitstream.
     sizes = struct.pack("<I", 15_999 | 15_999 << 14)
     tiff = zoo["tiff.tiff"]
     entries = struct.unpack("<I", tiff[4:8])[0]
@@ -349,7 +349,7 @@ def refused(zoo: dict[str, bytes]) -> dict[str, bytes]:
 
 
 def sized(width: int, height: int) -> bytes:
-    """A PNG of which only the size is true: its one row is far too short."""
+    """A PNG with this size in its header, but with only one row of data, which is much too short."""
     whole = png(max(width, 1), max(height, 1), 8, 2, b"\0" * max(height, 1))
     ihdr = b"IHDR" + struct.pack(">II", width, height) + whole[24:29]
     return whole[:12] + ihdr + struct.pack(">I", zlib.crc32(ihdr)) + whole[33:]
@@ -358,14 +358,14 @@ def sized(width: int, height: int) -> bytes:
 def reference(data: bytes, name: str) -> Image.Image:
     image = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
     if image.mode.startswith("I;16"):
-        # Pillow's own I;16 to RGB clips at 255 and leaves a white image. The upper byte is what
-        # Pillow keeps of 16-bit colour; so it is here.
+        # Pillow's conversion of I;16 to RGB clips at 255, which makes the image white. For 16-bit
+        # colour Pillow keeps the upper byte, so this does the same.
         image = Image.fromarray((np.array(image) >> 8).astype(np.uint8))
     return Image.fromarray(convert_to_rgb(image, return_numpy=True))
 
 
 def resize(data: bytes, name: str, size: int) -> Image.Image:
-    """The reference at `size` × `size`, and in sRGB if its name says that it has a wide gamut."""
+    """The reference at `size` × `size`, converted to sRGB if the name marks it as wide-gamut."""
     resized = reference(data, name).resize((size, size), BICUBIC)
     if "_icc_" not in name or "srgb" in name:
         return resized
@@ -395,7 +395,7 @@ def main() -> None:
     for resample in list(Image.Resampling)[:6]:
         resized = Image.open(PHOTOS / "coffee.jpg").resize((SIZE, SIZE), resample)
         resized.save(HERE / "photos" / f"coffee_resample_{resample.value}.png", optimize=True)
-    # At the model's own size, where less is averaged away; 32 rows of it, those that differ most.
+    # At the model's input size, where resizing averages less. Keeps the 32 rows that differ most.
     whole = Image.open(PHOTOS / "coffee.jpg").resize((384, 384), BICUBIC)
     whole.crop((0, ROWS_384[0], 384, ROWS_384[1])).save(HERE / "photos" / "coffee_384_rows.png", optimize=True)
     rgb.resize((90, 61), BICUBIC).save(HERE / "photos" / "upscaled.png", optimize=True)
