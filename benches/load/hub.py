@@ -10,7 +10,7 @@ WEIGHTS = "model.safetensors"
 # What it does instead of answering well.
 TROUBLES = {
     "silent": "accepts connections and never answers",
-    "stalls": "stops in the middle of the weights",
+    "stalls": "stops in the middle of the weights, and sends nothing more when asked for the rest",
     "drips": "sends the weights at a byte per second",
     "breaks": "breaks off every answer after one byte more",
     "fails": "answers 500",
@@ -122,7 +122,8 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.flush()
 
     def stall(self, part):
-        self.write(part[: len(part) // 2])
+        if not self.headers.get("range"):
+            self.write(part[: len(part) // 2])
         self.stop.wait(PATIENCE)
 
     def drip(self, part):

@@ -246,7 +246,7 @@ class Load:
 
 
     async def chaos(self):
-        await chaos.run(self)
+        await chaos.run(self, chaos.PARTS)
 
     async def soak(self):
         await soak.run(self)
@@ -257,7 +257,8 @@ class Load:
 
 CHECKS = ["throughput", "poisson", "crowd", "same", "cached", "kill", "memory"]
 # Run only if they are named.
-LONG = ["chaos", "soak", "pillow"]
+CHAOS = [f"chaos-{part}" for part in chaos.PARTS]
+LONG = ["chaos", *CHAOS, "soak", "pillow"]
 
 
 def main():
@@ -278,7 +279,10 @@ def main():
             parser.error(f"there is no check {check}")
     load = Load(options)
     for check in options.checks or CHECKS:
-        asyncio.run(getattr(load, check)())
+        if check in CHAOS:
+            asyncio.run(chaos.run(load, [check.removeprefix("chaos-")]))
+        else:
+            asyncio.run(getattr(load, check)())
     raise SystemExit(load.failed)
 
 

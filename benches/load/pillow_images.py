@@ -197,7 +197,12 @@ async def run(load):
 
 
 # Files that both read, but differently, and why.
-EXPLAINED = {}
+EXPLAINED = {
+    "exif_imagemagick_orientation.png": "the EXIF data is in a text chunk, where ImageMagick once wrote it",
+    "mmap_error.bmp": "the offset of the pixels points into the palette, which Pillow corrects",
+    "xmp_tags_orientation.png": "the orientation is in XMP only",
+    "xmp_tags_orientation_exiftool.png": "the orientation is in XMP only",
+}
 
 
 def reason(problem):

@@ -36,7 +36,7 @@ class Server:
         if self.session:
             await self.session.close()
         connector = aiohttp.TCPConnector(limit=0)
-        timeout = aiohttp.ClientTimeout(total=120)
+        timeout = aiohttp.ClientTimeout(total=300)
         self.session = aiohttp.ClientSession(connector=connector, timeout=timeout)
 
     async def __aenter__(self):

@@ -19,7 +19,7 @@ from server import TYPE
 
 CLIENTS = 300
 # The request timeout of the server. Clients and server share the machine with whatever else runs there.
-TIMEOUT = 60
+TIMEOUT = 120
 PARTS = 6
 # Tokio ends an idle blocking thread after ten seconds.
 QUIET = 15
