@@ -83,14 +83,13 @@ class Handler(BaseHTTPRequestHandler):
             return
         trouble = self.trouble
         weights = name == WEIGHTS
+        # As the hub does for large files. It stays when the content is another one.
         etag = hashlib.sha256(body).hexdigest()
         headers = {"etag": f'"{etag}"', "x-repo-commit": "../../../../evil" if trouble == "escape" else COMMIT}
         if name == "config.json" and trouble in ("config", "deep"):
             body = b"{" if trouble == "config" else b"[" * 100_000
-            headers["etag"] = f'"{trouble}"'
         if weights and trouble == "garbage":
             body = bytes(len(body))
-            headers["etag"] = f'"{trouble}"'
         start = self.range()
         status, part = (206, body[start:]) if start is not None else (200, body)
         if start is not None:

@@ -402,7 +402,7 @@ async def run(load):
         soak = Soak(load, server, images)
         sampler = asyncio.create_task(sample(server, rows, begin))
         for part in range(PARTS):
-            end = begin + options.soak_seconds * (part + 1) / PARTS
+            end = time.monotonic() + options.soak_seconds / PARTS
             await asyncio.gather(*(soak.client(number, end) for number in range(CLIENTS)))
             # Its idle connections would count as descriptors of the server.
             await server.reconnect()
@@ -416,6 +416,8 @@ async def run(load):
                 f"{answers} requests, {soak.faults.total()} faults",
                 flush=True,
             )
+            for fault, count in soak.faults.most_common(5):
+                print(f"    {count} times {fault}", flush=True)
         sampler.cancel()
         metrics = await server.metrics()
         peak = server.memory("VmHWM:")

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use axum::body::{Body, BodyDataStream, Bytes};
 use axum::extract::{ConnectInfo, MatchedPath, Request, State};
-use axum::http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use axum::http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::Response;
@@ -22,6 +22,7 @@ use uuid::Uuid;
 use super::connection::{BusyGuard, Connection};
 use super::error::{Failure, problem_body};
 use super::state::{ActiveRequest, AppState};
+use super::unread::BodyEnd;
 use crate::captioner::{CacheState, Caption, ProcessTimings, ProcessedImage, Timings};
 use crate::metrics::{Metrics, milliseconds};
 use crate::telemetry;
@@ -94,10 +95,11 @@ impl StreamResult {
 /// The layer itself.
 pub(super) async fn observe(
     State(state): State<AppState>,
-    mut request: Request,
+    request: Request,
     next: Next,
 ) -> Response {
     let active = state.enter();
+    let (mut request, body) = BodyEnd::watch(request);
     let connection = request.extensions().get::<ConnectInfo<Connection>>().map(|c| c.0.clone());
     let busy = connection.as_ref().map(Connection::begin_request);
     let has_body = has_body(request.headers());
@@ -109,6 +111,9 @@ pub(super) async fn observe(
     let failed = response.status().is_client_error() || response.status().is_server_error();
     if let Some(connection) = connection.filter(|_| failed && has_body) {
         connection.linger();
+    }
+    if !body.was_read() {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     match response.extensions_mut().remove::<StreamResult>() {
         Some(result) => log.follow(response, result, active, busy),
