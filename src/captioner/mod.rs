@@ -216,6 +216,17 @@ impl Captioner {
         }
     }
 
+    /// Whether the model has stopped for good: only a restart of the program helps.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.inner.scheduler.has_failed()
+    }
+
+    /// Waits until the model has stopped for good. Pending for as long as it works.
+    pub async fn failed(&self) {
+        self.inner.scheduler.failed().await;
+    }
+
     /// The memory that images may take.
     #[must_use]
     pub fn budget(&self) -> &Budget {

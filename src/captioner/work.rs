@@ -105,7 +105,8 @@ async fn compute(
                 });
             }
             Some(JobEvent::Failed(error)) => return Err(error),
-            None => return Err(Error::internal("the model's thread ended before the caption")),
+            // The model's thread has ended.
+            None => return Err(Error::model_stopped()),
         }
     }
 }
