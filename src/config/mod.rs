@@ -103,7 +103,9 @@ pub struct HttpSettings {
     pub max_inflight_bytes: u64,
     /// Time limit for receiving a request, and again for computing its answer.
     pub request_timeout: Duration,
-    /// How long accepted requests may still take after the signal to stop.
+    /// How long requests are still accepted after the signal to stop.
+    pub shutdown_delay: Duration,
+    /// How long accepted requests may still take after that.
     pub shutdown_grace: Duration,
     /// Images in one batch request.
     pub max_images_per_request: usize,
@@ -126,6 +128,7 @@ impl HttpSettings {
             max_workers: images.max_workers.unwrap_or(WORKERS_ON_CPU),
             max_inflight_bytes: values.read::<QueueOptions>()?.max_inflight_bytes,
             request_timeout: server.request_timeout,
+            shutdown_delay: server.shutdown_delay,
             shutdown_grace: server.shutdown_grace,
             max_images_per_request: server.max_images_per_request,
             max_connections: server.max_connections,

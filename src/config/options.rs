@@ -73,7 +73,11 @@ pub(super) struct ServerOptions {
     /// Seconds allowed for receiving a request, and again for computing its answer
     #[arg(long, env, default_value = "30", value_parser = seconds(0.001))]
     pub(super) request_timeout: Duration,
-    /// Seconds that accepted requests may still take after the signal to stop
+    /// Seconds after SIGTERM in which the server is not ready but still serves, so that a load balancer
+    /// can send new requests elsewhere
+    #[arg(long, env, default_value = "5", value_parser = seconds(0.0))]
+    pub(super) shutdown_delay: Duration,
+    /// Seconds that accepted requests may still take after that
     #[arg(long, env, default_value = "30", value_parser = seconds(0.0))]
     pub(super) shutdown_grace: Duration,
     /// Open connections; beyond this, the longest idle one is closed to admit a new one
@@ -112,7 +116,8 @@ pub(super) struct ProtectionOptions {
     /// Comma-separated origins whose pages may use the server, * for all; if unset, its own page only
     #[arg(long, env, value_parser = protection::cors_origins)]
     pub(super) cors_allow_origins: Option<CorsOrigins>,
-    /// Requests per minute for each key, or for each address if no keys are set; 0 for no limit
+    /// Requests per minute for each key, or for each address if no keys are set; each server process
+    /// counts for itself; 0 for no limit
     #[arg(long, env, default_value = "0", value_parser = number::<u32>(0, protection::MAX_RATE))]
     pub(super) rate_limit: u32,
     /// Requests that a client may send at once after a pause; if unset, as many as RATE_LIMIT

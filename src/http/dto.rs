@@ -100,19 +100,20 @@ pub(super) struct BatchHealth {
     pub(super) out_of_memory: u64,
 }
 
-/// The first two come with 200, the others with 503.
+/// The first three come with 200, the others with 503.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum HealthStatus {
     Ok,
     /// The server works, but the last run of the model failed.
     Degraded,
-    Loading,
-    /// The queue is full.
+    /// The queue is full; new images get 429.
     Overloaded,
-    /// The model's thread has ended; restart the server.
+    Loading,
+    /// The model has stopped for good; the server exits, to be started again.
     Failed,
-    /// The server finishes accepted requests and exits.
+    /// The server was told to stop. It still accepts requests for `SHUTDOWN_DELAY`, finishes them, and
+    /// exits.
     ShuttingDown,
 }
 
