@@ -152,7 +152,7 @@ pub(super) struct ModelOptions {
     #[arg(long, env, default_value = "auto", value_parser = choice(cpu_kernels()))]
     pub(super) cpu_kernels: KernelChoice,
     /// Captions or beams decoded together; auto is 8 on a CPU, and measured at the start on a GPU
-    #[arg(long, env, default_value = "auto", value_parser = number_or_auto(1, 1024))]
+    #[arg(long, env, default_value = "auto", value_parser = number_or_auto::<usize>(1, 1024))]
     pub(super) max_batch_size: Auto<usize>,
     /// Address of the hub
     #[arg(long, env, default_value = "https://huggingface.co", value_parser = address)]
@@ -177,6 +177,10 @@ pub(super) struct ImageOptions {
     /// Largest image in pixels, width × height
     #[arg(long, env, default_value = "100000000", value_parser = number::<u64>(1, u64::from(u32::MAX)))]
     pub(super) max_image_pixels: u64,
+    /// Bytes of memory for decoding images, in which others wait for their turn; auto is 14 for each of
+    /// MAX_IMAGE_PIXELS and 64 MiB, enough for any JPEG or PNG
+    #[arg(long, env, default_value = "auto", value_parser = number_or_auto::<u64>(32 << 20, MAX_MEMORY))]
+    pub(super) max_decode_bytes: Auto<u64>,
     /// Width in pixels to which images are resized for the model; if unset, the model's own
     #[arg(long, env, value_parser = number::<usize>(1, 4096))]
     pub(super) target_image_width: Option<usize>,
@@ -184,7 +188,7 @@ pub(super) struct ImageOptions {
     #[arg(long, env, value_parser = number::<usize>(1, 4096))]
     pub(super) target_image_height: Option<usize>,
     /// Images decoded at the same time; auto is 2 if the model runs on the CPU, all cores with a GPU
-    #[arg(long, env, default_value = "auto", value_parser = number_or_auto(1, 1024))]
+    #[arg(long, env, default_value = "auto", value_parser = number_or_auto::<usize>(1, 1024))]
     pub(super) max_workers: Auto<usize>,
     /// Alternative text of a photo that cannot be described
     #[arg(long, env, default_value = "Image description not available")]

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use candle_core::DeviceLocation;
 
 use super::{
-    EncodedImage, Engine, EngineInfo, Event, GpuInfo, ImageInput, Job, JobId, PixelValues,
+    EncodedImage, Engine, EngineInfo, Event, GpuInfo, ImageInput, Job, JobId, MAX_BEAMS,
+    PixelValues,
 };
 use cutline_blip::{ImageStates, Model, ModelDescription, Read, Scores, Slot};
 use cutline_error::{Error, Result};
@@ -68,6 +69,14 @@ impl LocalEngine {
     #[must_use]
     pub fn active(&self) -> usize {
         self.jobs.len()
+    }
+
+    /// An upper bound of the memory in bytes, in RAM and beyond what the process has now, that jobs
+    /// with together `rows` rows and images of this size take.
+    #[must_use]
+    pub fn batch_bytes(&self, rows: usize, width: usize, height: usize) -> u64 {
+        // A job that is wider than the batch runs alone.
+        self.model.describe().batch_bytes(rows, rows.max(MAX_BEAMS), width, height)
     }
 
     /// Where the time went since the last call, or since the engine was made.

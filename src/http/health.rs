@@ -4,7 +4,8 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 
-use super::dto::{BatchHealth, Health, HealthStatus, Probe, QueueHealth};
+use super::connection::BUFFER_BYTES;
+use super::dto::{BatchHealth, Health, HealthStatus, MemoryHealth, Probe, QueueHealth};
 use super::error::Failure;
 use super::openapi::errors::{LiveProblems, ReadyProblems};
 use super::state::AppState;
@@ -49,6 +50,7 @@ pub(super) async fn show(State(state): State<AppState>) -> (StatusCode, Json<Hea
         images_per_second: status.as_ref().map_or(0.0, |s| thousandths(s.images_per_second)),
         estimated_wait_ms: status.as_ref().map_or(0.0, |s| milliseconds(s.estimated_wait)),
         batch: status.as_ref().map(batch),
+        memory: memory(&state),
         uptime_ms: u64::try_from(state.uptime().as_millis()).unwrap_or(u64::MAX),
         last_error: status.and_then(|s| s.last_error),
     };
@@ -74,6 +76,26 @@ fn batch(status: &SchedulerStatus) -> BatchHealth {
         out_of_memory: status.out_of_memory,
     }
 }
+
+/// The most memory of the server, if it is known.
+pub(super) fn memory(state: &AppState) -> Option<MemoryHealth> {
+    let bound = state.loaded()?.memory_bound()?;
+    let settings = state.settings();
+    let connections_bytes = settings.max_connections as u64 * BUFFER_BYTES;
+    Some(MemoryHealth {
+        peak_bytes: bound.total().saturating_add(connections_bytes + OTHER_BYTES),
+        loaded_bytes: bound.loaded,
+        files_bytes: bound.files,
+        decoding_bytes: bound.decoding,
+        caches_bytes: bound.caches,
+        batch_bytes: bound.batch,
+        connections_bytes,
+        other_bytes: OTHER_BYTES,
+    })
+}
+
+/// Stacks of some hundred threads, and small memory that the allocator keeps for each of them.
+const OTHER_BYTES: u64 = 128 << 20;
 
 /// Digits after the third decimal are noise.
 fn thousandths(number: f64) -> f64 {

@@ -39,6 +39,8 @@ pub async fn run(
     let metrics = Metrics::new();
     let state = AppState::new(settings.http).with_metrics(metrics.clone());
     let captioner = settings.captioner.with_metrics(metrics);
+    // One limit for images before and after the model is loaded.
+    let captioner = captioner.with_image_memory(state.image_memory().clone());
     let loading = tokio::task::spawn_blocking(move || Captioner::load(&captioner));
     let mut serving = Box::pin(serve_until(listener, state.clone(), shutdown));
     let loaded = tokio::select! {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{SetOnce, watch};
 
 use super::auth::Guard;
-use crate::captioner::{Budget, Captioner, Decoders};
+use crate::captioner::{Captioner, Decoders, ImageMemory};
 use crate::config::HttpSettings;
 use crate::metrics::Metrics;
 use cutline_error::{Error, ErrorKind, Result};
@@ -46,10 +46,10 @@ impl AppState {
         Self {
             inner: Arc::new(ServerState {
                 guard: Guard::new(&settings.protection),
-                decoders: Decoders::new(
+                decoders: Decoders::with_memory(
                     limits,
                     settings.max_workers,
-                    Budget::new(settings.max_inflight_bytes),
+                    ImageMemory::new(settings.max_inflight_bytes, settings.max_decode_bytes),
                 ),
                 settings,
                 started: Instant::now(),
@@ -149,9 +149,9 @@ impl AppState {
         &self.metrics
     }
 
-    /// The memory budget for images.
-    pub(super) fn budget(&self) -> &Budget {
-        self.loaded().map_or(&self.inner.decoders, Captioner::decoders).budget()
+    /// The memory for images.
+    pub(super) fn image_memory(&self) -> &ImageMemory {
+        self.loaded().map_or(&self.inner.decoders, Captioner::decoders).memory()
     }
 
     /// Requests in progress.

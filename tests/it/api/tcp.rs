@@ -276,3 +276,34 @@ async fn a_server_without_its_model_ends_by_itself_with_an_error() {
     assert_eq!(error.kind(), ErrorKind::Model);
     assert!(error.to_string().contains("start the server again"), "{error}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn headers_are_bounded_for_each_request_and_not_for_a_connection() {
+    let server = Server::start(HttpSettings::default()).await;
+    let mut stream = server.connect().await;
+    let head = format!("GET /health/live HTTP/1.1\r\nhost: x\r\nx: {}\r\n\r\n", "y".repeat(20_000));
+    for _ in 0..10 {
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut text = String::new();
+        while !text.ends_with('}') {
+            let mut part = [0; 1024];
+            let length = stream.read(&mut part).await.unwrap();
+            assert!(length > 0, "the server hung up: {text}");
+            text.push_str(std::str::from_utf8(&part[..length]).unwrap());
+        }
+        assert!(text.starts_with("HTTP/1.1 200 OK"), "{text}");
+    }
+    let mut stream = server.connect().await;
+    stream.write_all(b"GET /health/live HTTP/1.1\r\nhost: x\r\nx: ").await.unwrap();
+    // An endless header. Writing fails as soon as the server has closed the connection.
+    let written = async {
+        for _ in 0..10_000 {
+            if stream.write_all(&[b'y'; 1000]).await.is_err() {
+                return true;
+            }
+        }
+        false
+    };
+    assert!(timeout(Duration::from_secs(20), written).await.unwrap(), "10 MB were accepted");
+    server.still_answers().await;
+}
