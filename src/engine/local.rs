@@ -20,6 +20,8 @@ pub struct LocalEngine {
     info: EngineInfo,
     jobs: Vec<ActiveJob>,
     timings: Timings,
+    /// Whether something failed since the device was last known to work.
+    suspicious: bool,
 }
 
 /// A job in the batch.
@@ -56,7 +58,8 @@ impl LocalEngine {
     #[must_use]
     pub fn new(model: Box<dyn Model>) -> Self {
         let info = describe(&*model);
-        Self { model, info, jobs: Vec::new(), timings: Timings::default() }
+        let timings = Timings::default();
+        Self { model, info, jobs: Vec::new(), timings, suspicious: false }
     }
 
     /// The loaded model.
@@ -166,6 +169,16 @@ impl LocalEngine {
         }
     }
 
+    /// Asks the device after a failure whether it still works. A panic says nothing about it, and libraries
+    /// panic where they should return the driver's error.
+    fn check_device(&mut self) -> Result<()> {
+        if self.suspicious {
+            self.model.synchronize()?;
+            self.suspicious = false;
+        }
+        Ok(())
+    }
+
     fn remove(&mut self, index: usize) {
         let job = self.jobs.remove(index);
         self.model.recycle(job.slot);
@@ -195,6 +208,7 @@ impl LocalEngine {
 
 impl Engine for LocalEngine {
     fn encode(&mut self, images: &[Arc<PixelValues>]) -> Result<Vec<EncodedImage>> {
+        self.check_device()?;
         let mut encoded: Vec<Option<EncodedImage>> = images.iter().map(|_| None).collect();
         let mut rest: Vec<usize> = (0..images.len()).collect();
         // Images of one size are encoded together, as many as the vision tower takes at once.
@@ -222,6 +236,7 @@ impl Engine for LocalEngine {
     }
 
     fn start(&mut self, job: Job) -> Result<()> {
+        self.check_device()?;
         let max_length = self.check(&job)?;
         let text = &self.model.describe().config.text;
         let mut prompt = vec![text.bos_token_id];
@@ -276,6 +291,7 @@ impl Engine for LocalEngine {
     }
 
     fn reset(&mut self) {
+        self.suspicious = true;
         self.jobs.clear();
         self.model.reset();
     }

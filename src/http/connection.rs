@@ -37,9 +37,13 @@ const LINGER_BYTES: usize = 256 << 20;
 /// The most bytes of a read.
 const READ_BYTES: usize = 16 << 10;
 
-/// The most bytes before a request begins: its request line and headers. hyper answers 431 to more than
-/// a hundred headers, but otherwise accepts six times as much.
+/// The most bytes before a request begins: its request line and headers. hyper would accept six times as
+/// much.
 const MAX_HEAD_BYTES: usize = 64 << 10;
+
+/// The answer to more, as hyper writes it.
+const HEAD_TOO_LONG: &[u8] = b"HTTP/1.1 431 Request Header Fields Too Large\r\n\
+    connection: close\r\ncontent-length: 0\r\n\r\n";
 
 /// The most memory of a connection: hyper's buffer, pieces of a body on their way to the handler, the
 /// answer, the state of both.
@@ -181,6 +185,19 @@ impl TimeoutStream {
         stalled.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 
+    /// Answers to a head that is too long; ready when the client has read that, or for too long has not.
+    fn poll_refuse(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.discarded.is_none() {
+            // Nothing else is being sent, so it fits into the kernel's buffer. A client that is gone
+            // needs no answer.
+            let _ = self.stream.try_write(HEAD_TOO_LONG);
+            let _ = ready!(Pin::new(&mut self.stream).poll_shutdown(cx));
+            self.discarded = Some(0);
+            self.restart(LINGER);
+        }
+        self.poll_discard(cx)
+    }
+
     /// Reads and discards incoming data; ready when the data has ended or a limit is reached.
     fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut scratch = [0; 16 * 1024];
@@ -222,6 +239,7 @@ impl AsyncRead for TimeoutStream {
                 return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
             }
             if self.head > MAX_HEAD_BYTES {
+                ready!(self.poll_refuse(cx));
                 return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
             }
         }
