@@ -34,8 +34,8 @@ const LINGER: Duration = Duration::from_secs(10);
 /// How many bytes of it are read and discarded at most.
 const LINGER_BYTES: usize = 256 << 20;
 
-/// The most bytes of a read.
-const READ_BYTES: usize = 16 << 10;
+/// The most bytes of a read, of a head and of a body.
+const READ_BYTES: [usize; 2] = [16 << 10, 32 << 10];
 
 /// The most bytes before a request begins: its request line and headers. hyper would accept six times as
 /// much.
@@ -47,7 +47,7 @@ const HEAD_TOO_LONG: &[u8] = b"HTTP/1.1 431 Request Header Fields Too Large\r\n\
 
 /// The most memory of a connection: hyper's buffer, pieces of a body on their way to the handler, the
 /// answer, the state of both.
-pub(super) const BUFFER_BYTES: u64 = 192 << 10;
+pub(super) const BUFFER_BYTES: u64 = 256 << 10;
 
 /// Accepts connections and closes those that are silent for too long.
 #[derive(Debug)]
@@ -244,7 +244,7 @@ impl AsyncRead for TimeoutStream {
             }
         }
         // hyper doubles its buffer when a read fills it.
-        let most = buffer.remaining().min(READ_BYTES);
+        let most = buffer.remaining().min(READ_BYTES[usize::from(self.was_busy)]);
         let mut piece = ReadBuf::new(buffer.initialize_unfilled_to(most));
         ready!(Pin::new(&mut self.stream).poll_read(cx, &mut piece))?;
         let length = piece.filled().len();
