@@ -112,7 +112,9 @@ pub(super) async fn observe(
     if let Some(connection) = connection.filter(|_| failed && has_body) {
         connection.linger();
     }
-    if !body.was_read() {
+    // While the server stops, the client's next request needs a new connection, and so finds another
+    // server.
+    if !body.was_read() || state.draining() {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     match response.extensions_mut().remove::<StreamResult>() {

@@ -68,7 +68,7 @@ async fn read_until(stream: &mut TcpStream, mark: &str) -> String {
 }
 
 /// One answer with the length that it announces.
-async fn whole(stream: &mut TcpStream) -> String {
+async fn one_answer(stream: &mut TcpStream) -> String {
     let mut answer = read_until(stream, "\r\n\r\n").await;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
@@ -110,7 +110,7 @@ async fn an_answer_before_the_end_of_a_body_announces_that_the_connection_ends()
     for (body, status) in [(vec![0; whole], "415"), (png(), "200"), (vec![0; 10], "415")] {
         stream.write_all(&request("?cache=bypass", body.len())).await.unwrap();
         stream.write_all(&body).await.unwrap();
-        let answer = whole(&mut stream).await.to_ascii_lowercase();
+        let answer = one_answer(&mut stream).await.to_ascii_lowercase();
         assert!(answer.starts_with(&format!("http/1.1 {status}")), "{answer}");
         assert!(!answer.contains("connection: close"), "{answer}");
     }
