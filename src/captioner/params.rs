@@ -58,7 +58,7 @@ pub struct CaptionParams {
     /// Above 0 favours long captions in beam search, below 0 short ones. The score of a caption is
     /// divided by its length to this power.
     pub length_penalty: f32,
-    /// No sequence of this many tokens occurs twice; 0 allows it.
+    /// No sequence of this many tokens occurs twice; 0 for no limit.
     #[schema(value_type = u32, maximum = 1_048_576)]
     pub no_repeat_ngram_size: usize,
     #[schema(inline)]

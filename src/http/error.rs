@@ -23,8 +23,8 @@ impl From<Error> for Failure {
 }
 
 /// The message that hides internals from users of the server.
-const INTERNAL: &str = "the server failed, which is a defect; try again, and if it happens again \
-                        report it with the request_id, which is also in the server's log";
+const INTERNAL: &str = "the server failed; try again, and if it fails again, report the request_id, \
+                        which is also in the server's log";
 
 impl IntoResponse for Failure {
     /// `observe` replaces the body later, because only it knows the request's id.
