@@ -8,10 +8,14 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cutline::error::ErrorKind;
-use cutline::image::{Colors, DecodeLimits, Measures, decode, decode_for};
+use cutline::image::{
+    Colors, DecodeLimits, ImageHeader, Measures, PreprocessConfig, decode, decode_for,
+};
+use image::{ExtendedColorType, ImageFormat};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
@@ -70,6 +74,11 @@ fn files(folder: &Path, found: &mut Vec<PathBuf>) {
         let path = entry.unwrap().path();
         if path.is_dir() { files(&path, found) } else { found.push(path) }
     }
+}
+
+fn zoo_file(name: &str) -> Vec<u8> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/image/zoo");
+    fs::read(folder.join(name)).unwrap()
 }
 
 /// Every file of the zoo, including the refused ones.
@@ -142,13 +151,28 @@ thread_local! {
     static WORST: Cell<usize> = const { Cell::new(0) };
 }
 
+/// The memory that a header may take, whatever it says.
+const HEADER_MEMORY: usize = 100_000;
+
+/// What the header promises; `None` if it is refused.
+fn promised(name: &str, bytes: &[u8], limits: &DecodeLimits) -> Option<usize> {
+    let (most, header) = peak(|| ImageHeader::read(bytes, limits));
+    assert!(most <= HEADER_MEMORY, "{name}: {most} bytes for the header");
+    header.ok().map(|header| usize::try_from(header.peak_bytes).unwrap())
+}
+
 /// Decodes with both decoders and checks results, errors and peak memory.
 fn check(name: &str, bytes: &[u8]) {
     let limits = DecodeLimits { max_pixels: MAX_PIXELS, ..DecodeLimits::default() };
+    let promised = promised(name, bytes, &limits);
     let (most, result) = peak(|| decode(bytes, &limits));
     WORST.set(WORST.get().max(most));
+    assert!(
+        result.is_err() || promised.is_some(),
+        "{name}: decoded although its header is refused"
+    );
     // One byte of a TIFF field becomes up to 32 bytes.
-    let allowed = MAX_MEMORY + 32 * bytes.len();
+    let allowed = (MAX_MEMORY + 32 * bytes.len()).min(promised.unwrap_or(HEADER_MEMORY));
     assert!(most <= allowed, "{name}: {most} bytes, at most {allowed} are allowed");
     match result {
         Ok(image) => {
@@ -173,8 +197,12 @@ fn check(name: &str, bytes: &[u8]) {
     assert!(most <= allowed, "{name}, faster: {most} bytes, at most {allowed} are allowed");
 }
 
+/// Tests count the allocations of the whole process, so only one may run at a time.
+static ALONE: Mutex<()> = Mutex::new(());
+
 #[test]
 fn no_bytes_take_more_memory_than_the_limits_allow() {
+    let _alone = ALONE.lock().unwrap();
     let zoo = zoo();
     assert!(zoo.len() > 110, "files are missing: {}", zoo.len());
     for (name, bytes) in &zoo {
@@ -194,4 +222,63 @@ fn no_bytes_take_more_memory_than_the_limits_allow() {
         })
         .unwrap();
     println!("changed files: {} bytes at most", WORST.get());
+}
+
+/// Everything that is done with an image.
+fn everything(bytes: &[u8]) {
+    let limits = DecodeLimits::default();
+    let config = PreprocessConfig::default();
+    let image = decode_for(bytes, &limits, config.width, config.height).unwrap();
+    config.preprocess(&image).unwrap();
+    assert!(!Colors::of(&image).colors.is_empty());
+    Measures::of(&image).unwrap();
+}
+
+/// An image of noise in this format. Its size is odd, so that blocks are cut off.
+fn large(format: ImageFormat, color: ExtendedColorType) -> Vec<u8> {
+    let (width, height) = (2001_u32, 1501_u32);
+    let length = u64::from(width) * u64::from(height) * u64::from(color.bits_per_pixel()) / 8;
+    let noise = |index: u64| (index.wrapping_mul(2_654_435_761) >> 13) as u8;
+    let pixels: Vec<u8> = (0..length).map(noise).collect();
+    let mut file = std::io::Cursor::new(Vec::new());
+    image::write_buffer_with_format(&mut file, &pixels, width, height, color, format).unwrap();
+    file.into_inner()
+}
+
+/// The promise is kept, and it is no more than a quarter larger than what is taken, beside the fixed
+/// part.
+#[test]
+fn the_header_tells_how_much_memory_an_image_takes() {
+    let _alone = ALONE.lock().unwrap();
+    use ExtendedColorType::{L8, L16, La8, Rgb8, Rgb16, Rgba8, Rgba16};
+    use ImageFormat::{Bmp, Gif, Png, Tiff, WebP};
+    let formats = [
+        (Png, &[L8, La8, L16, Rgb8, Rgba8, Rgb16, Rgba16][..]),
+        (Tiff, &[L8, L16, Rgb8, Rgba8, Rgb16, Rgba16]),
+        (Bmp, &[Rgb8, Rgba8]),
+        (WebP, &[Rgb8, Rgba8]),
+        (Gif, &[Rgb8]),
+    ];
+    let fixed = promised("", &zoo_file("png_tiny.png"), &DecodeLimits::default()).unwrap();
+    for (format, color) in formats
+        .into_iter()
+        .flat_map(|(format, colors)| colors.iter().map(move |color| (format, *color)))
+    {
+        let bytes = large(format, color);
+        let name = format!("{format:?} {color:?}");
+        let promised = promised(&name, &bytes, &DecodeLimits::default()).unwrap();
+        let (most, ()) = peak(|| everything(&bytes));
+        println!("{name}: {most} of {promised} bytes, {} without the fixed part", promised - fixed);
+        assert!(most <= promised, "{name}: {most} bytes, and {promised} were promised");
+        assert!(promised <= most + most / 4 + fixed, "{name}: {promised} promised, {most} taken");
+    }
+    for (name, bytes) in zoo() {
+        let limits = DecodeLimits::default();
+        if decode(&bytes, &limits).is_ok() {
+            let promised = promised(&name, &bytes, &limits).unwrap();
+            let (most, ()) = peak(|| everything(&bytes));
+            println!("{name}: {most} of {promised}");
+            assert!(most <= promised, "{name}: {most} bytes, and {promised} were promised");
+        }
+    }
 }

@@ -7,8 +7,9 @@ use image::metadata::Orientation;
 use image::{ImageDecoder, ImageReader, Limits};
 
 use super::format::ImageFormat;
+use super::header::ImageHeader;
 use super::profile::SampleSpace;
-use super::{jpeg, orient, rgb, tiff, webp};
+use super::{jpeg, orient, png, rgb, tiff, webp};
 use cutline_error::{Error, ErrorKind, Result};
 
 /// No side may be longer, whatever the number of pixels: the most that JPEG can express.
@@ -85,21 +86,21 @@ pub fn decode_for(
 }
 
 fn decode_with(bytes: &[u8], limits: &DecodeLimits, side: Option<usize>) -> Result<DecodedImage> {
-    check_bytes(bytes.len(), limits.max_bytes)?;
-    let format = ImageFormat::of(bytes)?;
-    let (image, orientation) = match format {
-        ImageFormat::Jpeg => jpeg::decode(bytes, limits.max_pixels, side)?,
-        _ => read(bytes, format, limits.max_pixels)?,
+    let header = ImageHeader::read(bytes, limits)?;
+    let (image, orientation) = match header.format {
+        ImageFormat::Jpeg => jpeg::decode(bytes, &header, side)?,
+        _ => read(bytes, &header)?,
     };
     Ok(orient::upright(image, orientation))
 }
 
 /// Decodes every format but JPEG: the pixels as stored, and their orientation.
-fn read(bytes: &[u8], format: ImageFormat, max_pixels: u64) -> Result<(DecodedImage, Orientation)> {
+fn read(bytes: &[u8], header: &ImageHeader) -> Result<(DecodedImage, Orientation)> {
+    let format = header.format;
     check_structure(bytes, format)?;
     let mut decoder = open(bytes, format)?;
     let (width, height) = decoder.dimensions();
-    check_pixels(u64::from(width), u64::from(height), max_pixels)?;
+    header.check_size(width.into(), height.into())?;
     let length = decoder.total_bytes();
     decoder.set_limits(decoder_limits(length)).map_err(|error| explain(error, format))?;
     // Damaged metadata is no reason to refuse the image: it is then shown as stored.
@@ -130,7 +131,7 @@ fn space(decoder: &mut impl ImageDecoder) -> SampleSpace {
 }
 
 /// Reads the header.
-fn open(bytes: &[u8], format: ImageFormat) -> Result<impl ImageDecoder> {
+pub(super) fn open(bytes: &[u8], format: ImageFormat) -> Result<impl ImageDecoder> {
     let codec = match format {
         ImageFormat::Jpeg => image::ImageFormat::Jpeg,
         ImageFormat::Png => image::ImageFormat::Png,
@@ -140,8 +141,13 @@ fn open(bytes: &[u8], format: ImageFormat) -> Result<impl ImageDecoder> {
         ImageFormat::Tiff => image::ImageFormat::Tiff,
     };
     let mut reader = ImageReader::with_format(Cursor::new(bytes), codec);
-    // The size is not known yet; check_pixels tests it with a better message.
-    reader.limits(decoder_limits(0));
+    let mut limits = Limits::no_limits();
+    // The number of pixels was checked with the header. The limit is for metadata.
+    limits.max_alloc = Some(match format {
+        ImageFormat::Png => png::metadata_limit(bytes),
+        _ => WORKING_MEMORY,
+    });
+    reader.limits(limits);
     reader.into_decoder().map_err(|error| explain(error, format))
 }
 
@@ -152,7 +158,7 @@ fn decoder_limits(pixel_bytes: u64) -> Limits {
     limits
 }
 
-fn check_bytes(actual: usize, max: usize) -> Result<()> {
+pub(super) fn check_bytes(actual: usize, max: usize) -> Result<()> {
     if actual <= max {
         return Ok(());
     }

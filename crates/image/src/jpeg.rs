@@ -18,8 +18,9 @@ use zune_jpeg::zune_core::bytestream::ZCursor;
 use zune_jpeg::zune_core::colorspace::ColorSpace as ZuneColorSpace;
 use zune_jpeg::zune_core::options::DecoderOptions;
 
-use super::decode::{DecodedImage, check_pixels};
+use super::decode::DecodedImage;
 use super::format::ImageFormat;
+use super::header::{ImageHeader, Needs};
 use super::profile::SampleSpace;
 use super::rgb;
 use cutline_error::{Error, ErrorKind, Result, panic_message};
@@ -41,21 +42,25 @@ const AVERAGED: usize = 4;
 /// As [`decode()`](super::decode::decode()).
 pub(super) fn decode(
     bytes: &[u8],
-    max_pixels: u64,
+    header: &ImageHeader,
     side: Option<usize>,
 ) -> Result<(DecodedImage, Orientation)> {
     check_scans(bytes)?;
     // libjpeg leaves through its error handler. mozjpeg turns that into unwinding without a panic
     // message, which frees the decoder's memory.
-    panic::catch_unwind(AssertUnwindSafe(|| read(bytes, max_pixels, side)))
+    panic::catch_unwind(AssertUnwindSafe(|| read(bytes, header, side)))
         .unwrap_or_else(|payload| Err(explain(panic_message(&*payload).unwrap_or("no message"))))
 }
 
-fn read(bytes: &[u8], max_pixels: u64, side: Option<usize>) -> Result<(DecodedImage, Orientation)> {
+fn read(
+    bytes: &[u8],
+    header: &ImageHeader,
+    side: Option<usize>,
+) -> Result<(DecodedImage, Orientation)> {
     let kept = [Marker::APP(1), Marker::APP(2)];
     let decoder = Decompress::with_markers(&kept).from_mem(bytes).map_err(failed)?;
     let (width, height) = decoder.size();
-    check_pixels(width as u64, height as u64, max_pixels)?;
+    header.check_size(width as u64, height as u64)?;
     // Damaged metadata is no reason to refuse the image: it is then shown as stored.
     let orientation = orientation(&decoder).unwrap_or(Orientation::NoTransforms);
     let space = match decoder.color_space() {
@@ -153,13 +158,64 @@ fn check_scans(bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
+/// What the decoder will need. `None` if the header has no frame.
+pub(super) fn needs(bytes: &[u8]) -> Option<Needs> {
+    let mut rest = bytes.get(2..)?;
+    let mut metadata = 0;
+    let (marker, frame) = loop {
+        match next_marker(&mut rest)? {
+            (START_OF_SCAN | END_OF_IMAGE, _) => return None,
+            (marker @ (0xC0..=0xC3 | 0xC5..=0xC7 | 0xC9..=0xCB | 0xCD..=0xCF), frame) => {
+                break (marker, frame);
+            }
+            (_, data) => metadata += data.len() as u64,
+        }
+    };
+    let [_, h0, h1, w0, w1, count, components @ ..] = frame else { return None };
+    let (width, height) = (u16::from_be_bytes([*w0, *w1]), u16::from_be_bytes([*h0, *h1]));
+    let components = components.as_chunks::<3>().0.get(..usize::from(*count))?;
+    let first_scan = loop {
+        match next_marker(&mut rest)? {
+            (START_OF_SCAN, scan) => break *scan.first()?,
+            (END_OF_IMAGE, _) => return None,
+            (_, data) => metadata += data.len() as u64,
+        }
+    };
+    // Unless each part of the image is complete in the first scan, the coefficients of the whole image
+    // are kept, in 16 bits.
+    let is_progressive = matches!(marker, 0xC2 | 0xC6 | 0xCA | 0xCE);
+    let working = if is_progressive || first_scan < *count {
+        2 * coefficients(width.into(), height.into(), components)
+    } else {
+        0
+    };
+    let pixel = if *count == 4 { 4 } else { 3 };
+    // The segments, and the profile that is joined from them.
+    Some(Needs {
+        width: width.into(),
+        height: height.into(),
+        pixel,
+        working,
+        metadata: 2 * metadata,
+    })
+}
+
+/// How many coefficients an image has in components of these identifiers, sampling factors and tables.
+fn coefficients(width: u64, height: u64, components: &[[u8; 3]]) -> u64 {
+    let factors = || components.iter().map(|[_, factors, _]| (factors >> 4, factors & 15));
+    let largest = |factor: Option<u8>| u64::from(factor.unwrap_or(1).max(1));
+    let columns = width.div_ceil(8 * largest(factors().map(|(across, _)| across).max()));
+    let rows = height.div_ceil(8 * largest(factors().map(|(_, down)| down).max()));
+    factors().map(|(across, down)| columns * rows * u64::from(across) * u64::from(down) * 64).sum()
+}
+
 /// The bytes after the header; empty if there is no scan.
 ///
 /// The header is parsed segment by segment, because a search could end in a thumbnail, which is a whole
 /// JPEG in the header.
 fn scans(bytes: &[u8]) -> &[u8] {
     let mut rest = bytes.get(2..).unwrap_or_default();
-    while let Some(marker) = next_marker(&mut rest) {
+    while let Some((marker, _)) = next_marker(&mut rest) {
         match marker {
             START_OF_SCAN => return rest,
             END_OF_IMAGE => break,
@@ -172,7 +228,7 @@ fn scans(bytes: &[u8]) -> &[u8] {
 /// Whether the frame is baseline or extended sequential, not progressive.
 fn is_sequential(bytes: &[u8]) -> bool {
     let mut rest = bytes.get(2..).unwrap_or_default();
-    while let Some(marker) = next_marker(&mut rest) {
+    while let Some((marker, _)) = next_marker(&mut rest) {
         match marker {
             0xC0 | 0xC1 => return true,
             START_OF_SCAN | END_OF_IMAGE | 0xC2..=0xC3 | 0xC5..=0xC7 | 0xC9..=0xCF => break,
@@ -187,7 +243,7 @@ fn is_sequential(bytes: &[u8]) -> bool {
 fn has_too_many(scans: &[u8]) -> bool {
     let mut rest = scans;
     let mut count = 1;
-    while let Some(marker) = next_marker(&mut rest) {
+    while let Some((marker, _)) = next_marker(&mut rest) {
         match marker {
             START_OF_SCAN => count += 1,
             END_OF_IMAGE => break,
@@ -197,8 +253,9 @@ fn has_too_many(scans: &[u8]) -> bool {
     count > MAX_SCANS
 }
 
-/// The next marker that begins a segment or ends the image. `rest` becomes the bytes after the segment.
-fn next_marker(rest: &mut &[u8]) -> Option<u8> {
+/// The next marker that begins a segment or ends the image, and the segment's data. `rest` becomes the
+/// bytes after the segment.
+fn next_marker<'f>(rest: &mut &'f [u8]) -> Option<(u8, &'f [u8])> {
     loop {
         match *rest {
             // Fill bytes; then coded bytes, restarts and other markers without a length.
@@ -206,12 +263,13 @@ fn next_marker(rest: &mut &[u8]) -> Option<u8> {
             [0xFF, 0..=0xBF | 0xD0..=0xD8, tail @ ..] => *rest = tail,
             [0xFF, END_OF_IMAGE, tail @ ..] => {
                 *rest = tail;
-                return Some(END_OF_IMAGE);
+                return Some((END_OF_IMAGE, &[]));
             }
-            [0xFF, marker, high, low, ..] => {
+            [0xFF, marker, high, low, tail @ ..] => {
                 let length = usize::from(u16::from_be_bytes([*high, *low]));
                 *rest = rest.get(2 + length..).unwrap_or_default();
-                return Some(*marker);
+                let data = &tail[..length.saturating_sub(2).min(tail.len())];
+                return Some((*marker, data));
             }
             // Coded data, and stray bytes between segments, which decoders skip too.
             [_, tail @ ..] => *rest = tail,

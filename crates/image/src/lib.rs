@@ -8,7 +8,9 @@
 //! - `jpeg`: JPEG, sample for sample as Pillow decodes it, or faster where resizing hides the
 //!   difference;
 //! - [`profile`]: colour profiles;
-//! - `tiff`, `webp`: checks of a file's structure that its decoder does not make in time;
+//! - [`mod@header`]: the size of an image and the memory that it will take, before it is decoded;
+//! - `gif`, `png`, `tiff`, `webp`: the structure of a file, as far as its decoder does not check it or
+//!   not in time;
 //! - `rgb`: every colour type of the decoders to 8-bit RGB;
 //! - `orient`: the eight EXIF orientations;
 //! - `resize`: Pillow's resampling;
@@ -23,10 +25,13 @@
 pub mod colors;
 pub mod decode;
 pub mod format;
+mod gif;
+pub mod header;
 mod jpeg;
 pub mod measure;
 pub mod mood;
 mod orient;
+mod png;
 pub mod preprocess;
 pub mod profile;
 mod resize;
@@ -38,6 +43,7 @@ mod webp;
 pub use colors::{Colors, DominantColor};
 pub use decode::{DecodeLimits, DecodedImage, decode, decode_for};
 pub use format::ImageFormat;
+pub use header::ImageHeader;
 pub use measure::Measures;
 pub use mood::{Mood, MoodLabel};
 pub use preprocess::{PREPROCESSING_VERSION, PixelValues, PreprocessConfig, Resample};

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use moxcms::{ColorProfile, DataColorSpace, Layout, Transform8BitExecutor, TransformOptions};
 
 /// Profiles of cameras and screens have a few kilobytes. Longer ones are tables for printers.
-const MAX_BYTES: usize = 4 << 20;
+pub(super) const MAX_BYTES: usize = 4 << 20;
 
 /// A profile that changes no colour by more levels than this is one of the many variants of sRGB.
 const SRGB_TOLERANCE: u8 = 2;

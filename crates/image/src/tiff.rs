@@ -4,6 +4,7 @@
 //! 256 MiB, before it finds that the file has none. One wrong byte is enough.
 
 use super::format::ImageFormat;
+use super::header::Needs;
 use cutline_error::{Error, ErrorKind, Result};
 
 /// Refuses a file if a field of its first directory announces more bytes than the file has.
@@ -21,6 +22,32 @@ pub(super) fn check_fields(bytes: &[u8]) -> Result<()> {
             ImageFormat::Tiff
         ),
     ))
+}
+
+/// The decoder holds every value of a field in this many bytes.
+const VALUE_BYTES: u64 = 32;
+
+/// Compression by JPEG, one file for each strip or tile.
+const JPEG: u64 = 7;
+
+/// What the decoder will need. `None` if the file has no directory with a size.
+pub(super) fn needs(bytes: &[u8]) -> Option<Needs> {
+    let directory = Directory::first(bytes)?;
+    let (width, height) = (directory.value(256)?, directory.value(257)?);
+    let bits = directory.value(258).unwrap_or(1).max(1);
+    let samples = directory.value(277).unwrap_or(1);
+    let pixels = width.saturating_mul(height);
+    let stored = pixels.saturating_mul(samples.saturating_mul(bits)).div_ceil(8);
+    // Every strip or tile that is a JPEG is decoded into memory of its own, progressive ones by way
+    // of coefficients of 16 bits.
+    let copies = if directory.value(259) == Some(JPEG) { 4 } else { 1 };
+    Some(Needs {
+        width,
+        height,
+        pixel: samples.saturating_mul(bits.div_ceil(8)),
+        working: stored.saturating_add(height).saturating_mul(copies),
+        metadata: directory.values().saturating_mul(VALUE_BYTES),
+    })
 }
 
 /// A directory of fields.
@@ -47,13 +74,45 @@ impl<'f> Directory<'f> {
     }
 
     fn fits(&self) -> bool {
+        self.fields().all(|field| field.bytes() <= self.file.len() as u64)
+    }
+
+    /// The fields that are inside the file.
+    fn fields(&self) -> impl Iterator<Item = Field> {
         let (size, width) = if self.big { (20, 8) } else { (12, 4) };
-        (0..self.count)
-            .map_while(|index| {
-                let field = self.fields.checked_add(index.checked_mul(size)?)?;
-                Some((self.number(field.checked_add(2)?, 2)?, self.number(field + 4, width)?))
+        (0..self.count).map_while(move |index| {
+            let at = self.fields.checked_add(index.checked_mul(size)?)?;
+            Some(Field {
+                tag: self.number(at, 2)?,
+                kind: self.number(at.checked_add(2)?, 2)?,
+                count: self.number(at + 4, width)?,
+                value: at + 4 + width,
             })
-            .all(|(kind, count)| count.saturating_mul(value_bytes(kind)) <= self.file.len() as u64)
+        })
+    }
+
+    /// How many values the fields have together.
+    fn values(&self) -> u64 {
+        self.fields().fold(0, |sum, field| field.count.saturating_add(sum))
+    }
+
+    /// The first value of the field with this tag, if it is a whole number.
+    fn value(&self, tag: u64) -> Option<u64> {
+        let field = self.fields().find(|field| field.tag == tag)?;
+        let width = match field.kind {
+            1 => 1,
+            3 => 2,
+            4 | 13 => 4,
+            16 | 18 => 8,
+            _ => return None,
+        };
+        let room = if self.big { 8 } else { 4 };
+        let at = match field.bytes() {
+            0 => return None,
+            bytes if bytes <= room as u64 => field.value,
+            _ => usize::try_from(self.number(field.value, room)?).ok()?,
+        };
+        self.number(at, width)
     }
 
     /// The whole number in `width` bytes at `offset`, if they are there.
@@ -61,6 +120,22 @@ impl<'f> Directory<'f> {
         let bytes = self.file.get(offset..offset.checked_add(width)?)?;
         let add = |number: u64, byte: &u8| (number << 8) | u64::from(*byte);
         Some(if self.little { bytes.iter().rev().fold(0, add) } else { bytes.iter().fold(0, add) })
+    }
+}
+
+/// A field of a directory.
+struct Field {
+    tag: u64,
+    /// The type of the values.
+    kind: u64,
+    count: u64,
+    /// The offset of the values, or of their offset.
+    value: usize,
+}
+
+impl Field {
+    fn bytes(&self) -> u64 {
+        self.count.saturating_mul(value_bytes(self.kind))
     }
 }
 

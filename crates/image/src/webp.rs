@@ -1,6 +1,10 @@
 //! Checks of a WebP before it is decoded.
 
+use image::ImageDecoder;
+
+use super::decode;
 use super::format::ImageFormat;
+use super::header::Needs;
 use cutline_error::{Error, ErrorKind, Result};
 
 /// Offset of the first chunk, after `RIFF`, the length, and `WEBP`.
@@ -29,6 +33,37 @@ pub(super) fn check_chunks(bytes: &[u8]) -> Result<()> {
         ErrorKind::UndecodableImage,
         format!("the {format} image is damaged or cut off; send the whole file, or save it again"),
     ))
+}
+
+/// What the decoder will need. `None` if the header is damaged.
+pub(super) fn needs(bytes: &[u8]) -> Option<Needs> {
+    let decoder = decode::open(bytes, ImageFormat::WebP).ok()?;
+    let (width, height) = decoder.dimensions();
+    let has = |name: &[u8; 4]| chunks(bytes).any(|(chunk, _)| chunk == name);
+    // Luma and halved chroma, in blocks of 16 × 16.
+    let blocks = u64::from(width.div_ceil(16)) * u64::from(height.div_ceil(16)) * 384;
+    let pixels = u64::from(width) * u64::from(height);
+    let lossless = |copies: u64| pixels.saturating_mul(copies);
+    let working = if has(b"ANMF") {
+        // The canvas, and a frame with the parts that its samples and alpha come from.
+        blocks + lossless(4 + 4 + 7)
+    } else if has(b"ALPH") {
+        blocks + lossless(7)
+    } else if has(b"VP8L") {
+        lossless(6)
+    } else {
+        blocks
+    };
+    let metadata = chunks(bytes)
+        .filter(|(name, _)| matches!(*name, b"ICCP" | b"EXIF"))
+        .fold(0_u64, |sum, (_, data)| sum.saturating_add(data.len() as u64));
+    Some(Needs {
+        width: width.into(),
+        height: height.into(),
+        pixel: decoder.color_type().bytes_per_pixel().into(),
+        working,
+        metadata,
+    })
 }
 
 /// Whether all bytes that the RIFF header announces are there.
@@ -68,6 +103,20 @@ fn chunks_are_sound(bytes: &[u8], mut at: usize, mut canvas: Option<u64>, in_fra
         at = end.saturating_add(length & 1);
     }
     true
+}
+
+/// Name and data of the chunks that are not inside others. The data ends with the file.
+fn chunks(bytes: &[u8]) -> impl Iterator<Item = (&[u8; 4], &[u8])> {
+    let mut at = FIRST_CHUNK;
+    std::iter::from_fn(move || {
+        let length = length_at(bytes, at.checked_add(4)?)?;
+        let name = bytes.get(at..)?.first_chunk()?;
+        let content = at + CHUNK_HEAD;
+        let end = content.saturating_add(length);
+        // Chunks begin at even offsets.
+        at = end.saturating_add(length & 1);
+        Some((name, &bytes[content..end.min(bytes.len())]))
+    })
 }
 
 /// Width × height of the canvas. After four bytes of flags, three bytes each hold a side minus one.

@@ -1,0 +1,50 @@
+//! What a GIF's header says before it is decoded.
+
+use super::header::Needs;
+
+/// Bytes of the signature and the logical screen's description.
+const SCREEN: usize = 13;
+
+/// The decoder returns red, green, blue and alpha.
+const PIXEL: u64 = 4;
+
+/// What the decoder will need. A frame that is smaller or larger than the screen is decoded into a
+/// buffer of its own. `None` if the file has no frame.
+pub(super) fn needs(bytes: &[u8]) -> Option<Needs> {
+    let [w0, w1, h0, h1, flags, _, _] = *bytes.get(6..)?.first_chunk()?;
+    let (width, height) = (u16::from_le_bytes([w0, w1]), u16::from_le_bytes([h0, h1]));
+    let mut rest = bytes.get(SCREEN + palette_bytes(flags)..)?;
+    let (frame_width, frame_height) = loop {
+        match *rest {
+            [0x2C, _, _, _, _, w0, w1, h0, h1, ..] => {
+                break (u16::from_le_bytes([w0, w1]), u16::from_le_bytes([h0, h1]));
+            }
+            [0x21, _, ref blocks @ ..] => rest = after_blocks(blocks)?,
+            _ => return None,
+        }
+    };
+    let working = u64::from(frame_width) * u64::from(frame_height) * PIXEL;
+    Some(Needs {
+        width: width.into(),
+        height: height.into(),
+        pixel: PIXEL,
+        working,
+        metadata: (bytes.len() - rest.len()) as u64,
+    })
+}
+
+/// Bytes of a palette, from the flags that announce it.
+fn palette_bytes(flags: u8) -> usize {
+    if flags & 0x80 == 0 { 0 } else { 3 << ((flags & 7) + 1) }
+}
+
+/// The bytes after a sequence of blocks, each of which begins with its length; the last is empty.
+fn after_blocks(mut blocks: &[u8]) -> Option<&[u8]> {
+    loop {
+        let (&length, rest) = blocks.split_first()?;
+        blocks = rest.get(usize::from(length)..)?;
+        if length == 0 {
+            return Some(blocks);
+        }
+    }
+}
