@@ -83,8 +83,8 @@ impl ImageCount {
         match (self, place) {
             (Self::One, Place::Query) => "send the image in the body",
             (Self::Many(_), Place::Query) => "send the images in the body",
-            (Self::One, Place::Body) => "send the image as image",
-            (Self::Many(_), Place::Body) => "send the images as images",
+            (Self::One, Place::Body) => "send the image in the field image",
+            (Self::Many(_), Place::Body) => "send the images in the field images",
         }
     }
 
@@ -93,10 +93,12 @@ impl ImageCount {
         match (self, place) {
             (_, Place::Query) => self.own_name(place),
             (Self::One, Place::Body) => {
-                "send one image as image, or several as images to POST /caption/batch"
+                "send one image in the field image, or several in the field images to \
+                 POST /caption/batch"
             }
             (Self::Many(_), Place::Body) => {
-                "send an array of images as images, or one as image to POST /caption/generate"
+                "send an array in the field images, or one image in the field image to \
+                 POST /caption/generate"
             }
         }
     }

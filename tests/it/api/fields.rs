@@ -151,14 +151,17 @@ async fn fields_of_another_endpoint_are_named() {
     };
     for field in ["images", "files"] {
         let told = detail(fields(&json!({field: [encoded()]})), field).await;
-        assert!(told.contains("as image,") && told.contains("/caption/batch"), "{told}");
+        assert!(told.contains("in the field image,") && told.contains("/caption/batch"), "{told}");
     }
     for field in ["image", "file"] {
         let told = detail(batch(json!({field: encoded()})), field).await;
-        assert!(told.contains("as images,") && told.contains("/caption/generate"), "{told}");
+        assert!(
+            told.contains("in the field images,") && told.contains("/caption/generate"),
+            "{told}"
+        );
     }
     let told = detail(fields(&json!({"img": encoded()})), "img").await;
-    assert!(told.contains("send the image as image"), "{told}");
+    assert!(told.contains("send the image in the field image"), "{told}");
     let told = detail(post("?image=x", "image/png", png()), "image").await;
     assert!(told.contains("in the body"), "{told}");
     let told = detail(post_to("/image/process?seed=1", "image/png", png()), "seed").await;

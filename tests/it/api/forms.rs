@@ -49,7 +49,9 @@ async fn an_unknown_name_is_refused_before_its_content_is_judged() {
     let one = |name: &str| form(&[(&format!("; name=\"{name}\"; filename=\"a.png\""), &large)]);
     let many = |name: &str| batch(&[(&format!("; name=\"{name}\"; filename=\"a.png\""), &large)]);
     for name in ["photo", "upload[]", "image[a]", "image]", "[]", "prompt[]"] {
-        for (request, right) in [(one(name), "as image, "), (many(name), "as images, ")] {
+        for (request, right) in
+            [(one(name), "in the field image, "), (many(name), "in the field images, ")]
+        {
             let answer = fixture.send(request).await;
             let problem = answer.problem(422, "invalid_parameter");
             assert_eq!(problem["field"], name);
@@ -63,7 +65,10 @@ async fn an_unknown_name_is_refused_before_its_content_is_judged() {
         let answer = fixture.send(one(name)).await;
         assert_eq!(answer.problem(422, "invalid_parameter")["field"], name);
         let detail = detail(&answer);
-        assert!(detail.contains("as image,") && detail.contains("/caption/batch"), "{detail}");
+        assert!(
+            detail.contains("in the field image,") && detail.contains("/caption/batch"),
+            "{detail}"
+        );
     }
     for (name, right) in
         [("numBeams", "num_beams"), ("num-beams", "num_beams"), ("Prompt", "prompt")]
@@ -75,7 +80,7 @@ async fn an_unknown_name_is_refused_before_its_content_is_judged() {
     let body = form_bytes(&[("; name=\"photo\"", &large)]);
     let answer = fixture.send(post_to("/image/process", LINE, body)).await;
     answer.problem(422, "invalid_parameter");
-    assert!(detail(&answer).contains("send the image as image"), "{answer:?}");
+    assert!(detail(&answer).contains("send the image in the field image"), "{answer:?}");
     // A parameter that is given twice is refused without its second value.
     let twice = form(&[("; name=\"seed\"", b"1"), ("; name=\"seed\"", &large)]);
     let answer = fixture.send(twice).await;
