@@ -5,6 +5,8 @@ mod folders;
 #[cfg(all(unix, feature = "embedded-model"))]
 mod interrupted;
 mod judged;
+#[cfg(all(target_os = "linux", feature = "embedded-model"))]
+mod memory;
 mod quantize;
 #[cfg(all(unix, feature = "embedded-model"))]
 mod server;

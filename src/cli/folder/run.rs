@@ -125,6 +125,13 @@ impl CaptionRun {
                 PhotoOutcome::of(Err(crashed.with_source(join)))
             });
             report(&name, &outcome, output.as_mut(), progress)?;
+            if self.captioner.has_failed() {
+                // All further photos would fail.
+                return Err(WriteError::Error(Error::model(
+                    "the model has stopped and cannot recover; run the same command again for the \
+                     remaining photos",
+                )));
+            }
         }
         if let Some(output) = output {
             output.end()?;

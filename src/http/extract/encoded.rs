@@ -71,6 +71,8 @@ pub(super) fn base64(text: &[u8], in_uri: bool, max_bytes: usize) -> Result<Vec<
         )
         .with_source(error)
     })?;
+    // The budget counts its length; blanks do not belong to it.
+    image.shrink_to_fit();
     within(image, max_bytes)
 }
 

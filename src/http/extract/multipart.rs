@@ -18,7 +18,7 @@ use super::head::HeaderParameters;
 use super::names::Place;
 use super::{Form, Images, Transport, encoded, malformed};
 use crate::captioner::{ParameterFields, shortened, too_long};
-use crate::http::body::{LimitedBody, TooLarge};
+use crate::http::body::{LimitedBody, TooLarge, append};
 use cutline_error::{Error, Result};
 
 /// Limit on what precedes the content of a part: its headers, and text before the first part.
@@ -198,8 +198,11 @@ async fn content(mut part: Field<'_>, limit: usize) -> Result<Option<Vec<u8>>> {
     while let Some(chunk) = part.chunk().await.map_err(broken)? {
         content = content.filter(|bytes| bytes.len() + chunk.len() <= limit);
         if let Some(bytes) = &mut content {
-            bytes.extend_from_slice(&chunk);
+            append(bytes, &chunk)?;
         }
+    }
+    if let Some(bytes) = &mut content {
+        bytes.shrink_to_fit();
     }
     Ok(content)
 }

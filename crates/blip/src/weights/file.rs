@@ -67,7 +67,7 @@ impl ByteSource {
         match self {
             Self::File(file) => file.hash(hasher),
             Self::Memory { bytes, .. } => {
-                hasher.update(bytes);
+                hasher.update_rayon(bytes);
                 Ok(())
             }
         }
@@ -168,7 +168,8 @@ impl CheckedFile {
     /// # Errors
     /// As for [`read_at`](Self::read_at).
     pub fn hash(&self, hasher: &mut blake3::Hasher) -> Result<()> {
-        const CHUNK: u64 = 1 << 20;
+        // Enough for all threads.
+        const CHUNK: u64 = 8 << 20;
         let mut buffer = vec![0; CHUNK as usize];
         let mut offset = 0;
         while offset < self.length() {
@@ -178,7 +179,7 @@ impl CheckedFile {
                 self.check_unchanged()?;
                 return Err(unreadable(&self.name, error));
             }
-            hasher.update(piece);
+            hasher.update_rayon(piece);
             offset += piece.len() as u64;
         }
         self.check_unchanged()
