@@ -230,7 +230,7 @@ async fn the_end_of_a_request_is_never_guessed() {
         let status = String::from_utf8_lossy(&start[9..]).into_owned();
         assert_eq!(status, expected, "HTTP/{version} {headers}");
     }
-    // With both, only the chunks count, and what follows them is the next request.
+    // With both, only the chunks count, and nothing after them is read as a request.
     let smuggled = b"0\r\n\r\nGET /health/live HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
     for headers in [format!("content-length: 6\r\n{te}"), format!("{te}content-length: 6\r\n")] {
         let mut stream = server.connect().await;
@@ -239,9 +239,8 @@ async fn the_end_of_a_request_is_never_guessed() {
         );
         stream.write_all(&[head.as_bytes(), smuggled].concat()).await.unwrap();
         let answers = read_all(&mut stream).await;
-        assert_eq!(answers.matches("HTTP/1.1 ").count(), 2, "{answers}");
         assert!(answers.starts_with("HTTP/1.1 415"), "an empty image: {answers}");
-        assert!(answers.contains("HTTP/1.1 200 OK"), "{answers}");
+        assert_eq!(answers.matches("HTTP/1.1 ").count(), 1, "{answers}");
     }
     server.still_answers().await;
 }
@@ -258,7 +257,7 @@ async fn odd_targets_are_refused() {
         ("OPTIONS * HTTP/1.1", "404"),
         ("CONNECT x:1 HTTP/1.1", "404"),
         ("get /health/live HTTP/1.1", "405"),
-        ("GET health HTTP/1.1", "400"),
+        ("GET health HTTP/1.1", "404"),
     ] {
         let mut stream = server.connect().await;
         let head = format!("{line}\r\nhost: x\r\nconnection: close\r\n\r\n");
