@@ -7,6 +7,8 @@ mod interrupted;
 mod judged;
 #[cfg(all(target_os = "linux", feature = "embedded-model"))]
 mod memory;
+#[cfg(all(unix, feature = "embedded-model"))]
+mod outputs;
 mod quantize;
 #[cfg(all(unix, feature = "embedded-model"))]
 mod server;

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use walkdir::WalkDir;
 
+use super::name;
 use cutline_error::{Error, ErrorKind, Result};
 
 /// Stands for standard input.
@@ -29,8 +30,9 @@ pub(in crate::cli) struct InputPhoto {
 }
 
 impl InputPhoto {
+    /// The path for a line of text or a message.
     pub(in crate::cli) fn name(&self) -> String {
-        self.path.to_string_lossy().into_owned()
+        name::line(&self.path)
     }
 }
 
@@ -229,6 +231,11 @@ impl Inputs {
             None => self.photos.push(InputPhoto { path, content: None }),
         }
     }
+}
+
+/// Whether a file is named like a photo.
+pub(super) fn is_photo(path: &Path) -> bool {
+    has_image_extension(path)
 }
 
 fn has_image_extension(path: &Path) -> bool {
