@@ -207,6 +207,8 @@ impl ParameterFields {
     pub fn add(&mut self, name: &str, value: Value) -> Result<()> {
         self.expect(name)?;
         if value.is_null() {
+            // Kept until the end, so that a second value is refused.
+            self.0.insert(name.to_owned(), value);
             return Ok(());
         }
         let parameter = Parameter::named(name)?;
@@ -232,7 +234,8 @@ impl ParameterFields {
     ///
     /// # Errors
     /// As [`CaptionParams::validate`].
-    pub fn finish(self) -> Result<CaptionParams> {
+    pub fn finish(mut self) -> Result<CaptionParams> {
+        self.0.retain(|_, value| !value.is_null());
         let params: CaptionParams = serde_json::from_value(Value::Object(self.0))
             .map_err(|error| Error::internal("checked parameters do not fit").with_source(error))?;
         params.validate()?;
@@ -357,14 +360,17 @@ mod tests {
 
     #[test]
     fn null_is_not_given_and_whole_numbers_may_have_a_point() {
-        let mut given = ParameterFields::default();
+        let (mut json, mut text) = (ParameterFields::default(), ParameterFields::default());
         for parameter in Parameter::all() {
-            given.add(parameter.name(), Value::Null).unwrap();
+            json.add(parameter.name(), Value::Null).unwrap();
+            json.add(parameter.name(), Value::Null).unwrap_err();
             if parameter.name() != "prompt" {
-                given.add_text(parameter.name(), "null").unwrap();
+                text.add_text(parameter.name(), "null").unwrap();
+                text.add_text(parameter.name(), "1").unwrap_err();
             }
         }
-        assert_eq!(given.finish().unwrap(), CaptionParams::default());
+        assert_eq!(json.finish().unwrap(), CaptionParams::default());
+        assert_eq!(text.finish().unwrap(), CaptionParams::default());
         assert_eq!(fields(&[("prompt", "null")]).unwrap().prompt.as_deref(), Some("null"));
 
         let whole = |value: Value| {

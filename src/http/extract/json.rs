@@ -48,9 +48,7 @@ pub(super) async fn read(
         let is_null = value.get() == "null";
         if name != reader.count.field() {
             form.expect(&name, Place::Body)?;
-            if !is_null {
-                form.add(&name, scalar(&name, value)?)?;
-            }
+            form.add(&name, scalar(&name, value)?)?;
             continue;
         }
         match reader.count {
