@@ -4,10 +4,11 @@ use std::any::Any;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::header::{ACCEPT_ENCODING, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 
+use super::coding::{self, UnsupportedCoding};
 use super::dto::Problem;
 use cutline_error::{Error, ErrorKind, panic_message};
 
@@ -40,6 +41,10 @@ impl IntoResponse for Failure {
         }
         if self.0.kind() == ErrorKind::Unauthorized {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        let cause = std::error::Error::source(&self.0);
+        if cause.is_some_and(|cause| cause.is::<UnsupportedCoding>()) {
+            headers.insert(ACCEPT_ENCODING, coding::ACCEPTED);
         }
         response.extensions_mut().insert(self);
         response
