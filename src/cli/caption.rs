@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{ArgGroup, ArgMatches, Args, Command, FromArgMatches};
 
-use super::folder::inputs::{InputPhoto, Inputs};
+use super::folder::inputs::{InputPhoto, Inputs, Search, SkipReason};
 use super::folder::output::Output;
 use super::folder::progress::{PhotoCounts, ProgressReporter, Verbosity};
 use super::folder::record::{FileStamp, OutputFormat};
@@ -23,6 +23,8 @@ use cutline_error::{Error, Result};
 use cutline_xmp::Existing;
 
 pub(super) const NAME: &str = "caption";
+/// There was nothing to do: the arguments stand for no photo.
+const NO_PHOTOS: u8 = 3;
 const GROUPS: [Group; 3] = [Group::Model, Group::Images, Group::Logs];
 
 #[derive(Args)]
@@ -33,6 +35,9 @@ struct CaptionArgs {
     /// Search subfolders too
     #[arg(short, long)]
     recursive: bool,
+    /// Follow links in folders and patterns; links in a list are always followed
+    #[arg(short = 'L', long)]
+    follow_links: bool,
     /// Caption the one image on stdin
     #[arg(long, conflicts_with = "files")]
     stdin_image: bool,
@@ -88,13 +93,14 @@ pub(super) fn command() -> Command {
              find . -newer mark -print0 | cutline caption - --output new.csv\n  \
              cutline caption --prompt \"a photo of\" --do-sample --seed 7 holiday.jpg\n\n\
              To continue after an interruption, run the same command again. The exit status is 0 on \
-             success, 1 if some photos failed, 2 if the command was wrong, 130 after Ctrl-C.",
+             success, 1 if some photos have no caption, 2 if the command was wrong, 3 if there are no \
+             photos, 130 after Ctrl-C.",
         );
     let command = CaptionArgs::augment_args(command)
         .group(ArgGroup::new("saved").args(["output", "sidecar"]).multiple(true));
     // -h fits a screen; --help lists the settings as well.
     config::with_settings(options::with_parameters(command), &GROUPS).mut_args(|arg| {
-        let is_setting = arg.get_env().is_some();
+        let is_setting = arg.get_env().is_some() || arg.get_long() == Some("env-file");
         arg.hide_short_help(is_setting)
     })
 }
@@ -102,7 +108,7 @@ pub(super) fn command() -> Command {
 pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode> {
     let params = parameters(matches)?;
     let args = CaptionArgs::from_arg_matches(matches).map_err(unparsed)?;
-    let values = Values::of_process()?.with_options(matches);
+    let values = Values::of_command(matches)?;
     telemetry::start(LogSettings::for_command(&values)?, LogOutput::Stderr);
     // No one waits for a particular photo, so large batches are best.
     let settings =
@@ -110,16 +116,19 @@ pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode> {
     let mut inputs = if args.stdin_image {
         Inputs::of_stdin(settings.max_image_bytes)?
     } else {
-        Inputs::find(&args.files, args.recursive)?
+        Inputs::find(&args.files, args.search())?
     };
     let photos = std::mem::take(&mut inputs.photos);
+    if photos.is_empty() {
+        return Ok(ExitCode::from(no_photos(&inputs, args.verbosity())));
+    }
     let sidecars = args.sidecar.map(|kind| Sidecars::new(kind, &photos));
     let (output, finished) = args.open()?;
     let captioner = Captioner::load(&settings)?;
 
     let parameters = captioner.fingerprint(&params);
     let (photos, mut counts) = args.unfinished(photos, &finished, sidecars.as_ref(), &parameters);
-    counts.skipped = inputs.skipped.len();
+    counts.add_skipped(&inputs);
     if args.dry_run {
         return dry_run(&photos, &inputs, counts, args.verbosity());
     }
@@ -172,6 +181,10 @@ impl CaptionArgs {
             (.., true) => Verbosity::Json,
             _ => Verbosity::Normal,
         }
+    }
+
+    fn search(&self) -> Search {
+        Search { recursive: self.recursive, follow_links: self.follow_links }
     }
 
     /// Whether the results outlive the run.
@@ -228,9 +241,30 @@ fn report_inputs(inputs: &Inputs, verbosity: Verbosity, progress: &ProgressRepor
             progress.note(&format!("{}: skipped: it {reason}", path.display()));
         }
     }
-    for problem in &inputs.problems {
+    for problem in inputs.problems.iter().chain(&inputs.unreadable()) {
         progress.problem(problem);
     }
+}
+
+/// Reports that there is nothing to do, and returns the exit status. The output stays as it is.
+fn no_photos(inputs: &Inputs, verbosity: Verbosity) -> u8 {
+    let mut counts = PhotoCounts::default();
+    counts.add_skipped(inputs);
+    let mut progress = ProgressReporter::new(verbosity, counts);
+    report_inputs(inputs, verbosity, &progress);
+    let status = if inputs.incomplete() { FAILED } else { NO_PHOTOS };
+    if status == NO_PHOTOS {
+        let remedy = if inputs.skipped(SkipReason::Folder) > 0 {
+            "give --recursive to search subfolders"
+        } else if inputs.skipped(SkipReason::Link) > 0 {
+            "give --follow-links to follow links"
+        } else {
+            "check the paths"
+        };
+        progress.problem(&format!("there are no photos to caption; {remedy}"));
+    }
+    progress.end(status, false, &inputs.skipped_summary());
+    status
 }
 
 fn dry_run(
@@ -252,12 +286,12 @@ fn dry_run(
         summary += &format!("; skipped: {skipped}");
     }
     progress.note(&summary);
-    Ok(ExitCode::from(if inputs.problems.is_empty() { 0 } else { FAILED }))
+    Ok(ExitCode::from(if inputs.incomplete() { FAILED } else { 0 }))
 }
 
 /// Reports the end of the run, and returns the exit status.
 fn finish(end: RunEnd, inputs: &Inputs, progress: &mut ProgressReporter, saves: bool) -> u8 {
-    let failed = progress.counts().failed > 0 || !inputs.problems.is_empty();
+    let failed = progress.counts().failed > 0 || inputs.incomplete();
     let status = match end {
         RunEnd::Interrupted(status) => status,
         RunEnd::ReaderLeft => return 0,

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 
 use self::report::{CheckReport, CheckRules, CheckedPhoto};
-use super::folder::inputs::Inputs;
+use super::folder::inputs::{Inputs, Search};
 use super::folder::results::{ResultEntry, Results};
 use super::folder::sidecar::{SidecarKind, SidecarText, Sidecars};
 use super::{FAILED, complain, print, unparsed};
@@ -25,6 +25,9 @@ struct CheckArgs {
     /// Search subfolders too
     #[arg(short, long)]
     recursive: bool,
+    /// Follow links in folders
+    #[arg(short = 'L', long)]
+    follow_links: bool,
     /// Print a JSON object with all paths instead of a table
     #[arg(long)]
     json: bool,
@@ -63,8 +66,11 @@ pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode> {
     let photos = if folders.is_empty() {
         of_results(results)
     } else {
-        let inputs = Inputs::find(folders, args.recursive)?;
-        inputs.problems.iter().for_each(|problem| complain(problem));
+        let search = Search { recursive: args.recursive, follow_links: args.follow_links };
+        let inputs = Inputs::find(folders, search)?;
+        for problem in inputs.problems.iter().chain(&inputs.unreadable()) {
+            complain(problem);
+        }
         of_folders(&inputs, results)
     };
     if photos.is_empty() {

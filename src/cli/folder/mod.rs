@@ -1,6 +1,6 @@
 //! Many photos at once: where they come from, and where their captions are written.
 //!
-//! - `inputs`: which photos are meant;
+//! - `inputs`: which photos are meant; `pattern`: which paths match a pattern;
 //! - `resume`: which of them earlier runs have finished;
 //! - `run`: captions the others, several at a time;
 //! - `record`: what is written about a photo; `output`: to one file or standard output; `sidecar`:
@@ -9,6 +9,7 @@
 
 pub(super) mod inputs;
 pub(super) mod output;
+mod pattern;
 pub(super) mod progress;
 pub(super) mod record;
 pub(super) mod results;
