@@ -59,6 +59,8 @@ impl<V: Weigh + Clone + Send + Sync + 'static> Store<V> {
     pub fn put(&self, key: Key, value: V) {
         if let Some(cache) = &self.cache {
             cache.insert(key, value);
+            // Otherwise moka evicts later, when up to some hundred values more than fit are in memory.
+            cache.run_pending_tasks();
         }
     }
 

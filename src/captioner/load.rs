@@ -3,7 +3,9 @@
 use std::num::NonZero;
 use std::time::Instant;
 
-use super::{Captioner, CaptionerParts, GenerationDefaults, Gpu, MemoryLimits, ModelInfo};
+use super::{
+    Captioner, CaptionerParts, GenerationDefaults, Gpu, ImageMemory, MemoryLimits, ModelInfo,
+};
 use crate::engine::batch_size;
 use crate::engine::local::LocalEngine;
 use crate::engine::source::{self, ModelFiles, ModelSource};
@@ -44,6 +46,9 @@ pub struct CaptionerSettings {
     pub queue_capacity: usize,
     /// Limits of caches and image memory.
     pub memory: MemoryLimits,
+    /// Memory for images that is shared with others; `None` for its own, within the limits of
+    /// [`memory`](Self::memory).
+    pub image_memory: Option<ImageMemory>,
     /// The alternative text of a photo for which the model finds no description.
     pub fallback_text: String,
     /// Where stages, steps and failures are counted.
@@ -67,6 +72,7 @@ impl Default for CaptionerSettings {
             vision_order: VisionOrder::default(),
             queue_capacity: 64,
             memory: MemoryLimits::default(),
+            image_memory: None,
             fallback_text: "Image description not available".to_owned(),
             metrics: Metrics::new(),
         }
@@ -78,6 +84,12 @@ impl CaptionerSettings {
     #[must_use]
     pub fn with_metrics(self, metrics: Metrics) -> Self {
         Self { metrics, ..self }
+    }
+
+    /// The same settings, with memory for images that is shared with others.
+    #[must_use]
+    pub fn with_image_memory(self, memory: ImageMemory) -> Self {
+        Self { image_memory: Some(memory), ..self }
     }
 }
 
@@ -111,7 +123,12 @@ impl Captioner {
 
         let engine_info = engine.info().clone();
         let info = describe(files, &engine_info, &preprocess, load_ms, warm_up_ms);
-        Self::with_engine(
+        let memory = settings.memory;
+        let batch_bytes = engine.batch_bytes(max_batch_size, preprocess.width, preprocess.height);
+        let images = settings.image_memory.clone().unwrap_or_else(|| {
+            ImageMemory::new(memory.max_inflight_bytes, memory.max_decode_bytes)
+        });
+        Self::assemble(
             Box::new(engine),
             CaptionerParts {
                 tokenizer,
@@ -126,10 +143,12 @@ impl Captioner {
                 vision_order: settings.vision_order,
                 vision_batch: engine_info.vision_batch,
                 queue_capacity: settings.queue_capacity,
-                memory: settings.memory,
+                memory,
                 fallback_text: settings.fallback_text.clone(),
                 metrics: settings.metrics.clone(),
             },
+            images,
+            batch_bytes,
         )
     }
 }

@@ -8,7 +8,8 @@
 //! - `stream`: one caller's view of that work;
 //! - `answer`: the data that callers and caches share; `keys`: cache keys and fingerprints;
 //! - `style`: captions as the model writes them, or as alternative text;
-//! - `budget`: the bytes of images in memory; `decoders`: the threads that decode images;
+//! - `budget`: the bytes of images in memory; `memory`: the memory of decoded images, and of the whole
+//!   server; `decoders`: the threads that decode images;
 //! - `process`: image analysis without the model;
 //! - `params`, `caption`, `info`: the parameters of a request, its answer, and the model's
 //!   description; `load`: from settings to a captioner.
@@ -21,6 +22,7 @@ mod decoders;
 mod info;
 mod keys;
 mod load;
+mod memory;
 mod param_schema;
 mod params;
 mod process;
@@ -38,6 +40,7 @@ pub use self::decoders::Decoders;
 pub use self::info::{GenerationDefaults, Gpu, ModelInfo};
 use self::keys::CaptionKeys;
 pub use self::load::{CaptionerSettings, WORKERS_ON_CPU};
+pub use self::memory::{DecodeMemory, ImageMemory, MemoryBound, decode_bytes};
 pub use self::param_schema::Parameter;
 pub use self::params::{CachePolicy, CaptionParams, ParameterFields};
 pub(crate) use self::params::{given_twice, shortened, too_long};
@@ -73,6 +76,9 @@ struct CaptionerInner {
     flights: SingleFlight<CaptionProgress>,
     metrics: Metrics,
     memory: MemoryLimits,
+    /// The most memory of the process, without what the HTTP server adds; `None` where the system does
+    /// not tell.
+    memory_bound: Option<MemoryBound>,
     fallback_text: String,
 }
 
@@ -117,6 +123,8 @@ pub struct MemoryLimits {
     pub vision_cache_bytes: u64,
     /// Bytes of images that are being received or wait.
     pub max_inflight_bytes: u64,
+    /// Bytes that decoding may take.
+    pub max_decode_bytes: u64,
 }
 
 impl Default for MemoryLimits {
@@ -126,6 +134,7 @@ impl Default for MemoryLimits {
             cache_ttl: Duration::from_secs(3600),
             vision_cache_bytes: 128 << 20,
             max_inflight_bytes: 256 << 20,
+            max_decode_bytes: decode_bytes(DecodeLimits::default().max_pixels),
         }
     }
 }
@@ -136,6 +145,19 @@ impl Captioner {
     /// # Errors
     /// [`Internal`](cutline_error::ErrorKind::Internal): the system cannot start a thread.
     pub fn with_engine(engine: Box<dyn Engine>, parts: CaptionerParts) -> Result<Self> {
+        let MemoryLimits { max_inflight_bytes, max_decode_bytes, .. } = parts.memory;
+        let memory = ImageMemory::new(max_inflight_bytes, max_decode_bytes);
+        Self::assemble(engine, parts, memory, 0)
+    }
+
+    /// [`with_engine`](Self::with_engine) with memory for images that may be shared, and with the memory
+    /// that the largest batch takes in the engine.
+    fn assemble(
+        engine: Box<dyn Engine>,
+        parts: CaptionerParts,
+        images: ImageMemory,
+        batch_bytes: u64,
+    ) -> Result<Self> {
         let CaptionerParts { memory, metrics, .. } = parts;
         let options = SchedulerOptions {
             max_batch_size: parts.max_batch_size,
@@ -144,19 +166,19 @@ impl Captioner {
             vision_batch: parts.vision_batch,
             metrics: metrics.clone(),
         };
-        let budget = Budget::new(memory.max_inflight_bytes);
         let inner = CaptionerInner {
             scheduler: Handle::spawn(engine, options)?,
             tokenizer: parts.tokenizer,
             keys: CaptionKeys::new(&parts.info, &parts.preprocess),
             preprocess: parts.preprocess,
-            decoders: Decoders::new(parts.limits, parts.max_workers, budget),
+            decoders: Decoders::with_memory(parts.limits, parts.max_workers, images),
             info: parts.info,
             answers: Store::new(memory.cache_max_bytes, memory.cache_ttl),
             encoded_images: Store::new(memory.vision_cache_bytes, memory.cache_ttl),
             flights: SingleFlight::default(),
             metrics,
             memory,
+            memory_bound: MemoryBound::new(memory, batch_bytes),
             fallback_text: parts.fallback_text,
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -216,10 +238,28 @@ impl Captioner {
         }
     }
 
+    /// Whether the model has stopped for good: only a restart of the program helps.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.inner.scheduler.has_failed()
+    }
+
+    /// Waits until the model has stopped for good. Pending for as long as it works.
+    pub async fn failed(&self) {
+        self.inner.scheduler.failed().await;
+    }
+
     /// The memory that images may take.
     #[must_use]
     pub fn budget(&self) -> &Budget {
         self.inner.decoders.budget()
+    }
+
+    /// The most memory that the process takes for loading and captioning; `None` where the system does
+    /// not tell. After [`with_engine`](Self::with_engine), jobs in the engine are not counted.
+    #[must_use]
+    pub fn memory_bound(&self) -> Option<MemoryBound> {
+        self.inner.memory_bound
     }
 
     /// Stops accepting work. Accepted work is still finished.

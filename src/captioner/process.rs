@@ -56,7 +56,7 @@ impl Decoders {
     /// As [`decode`](cutline_image::decode()).
     pub async fn process(&self, photo: impl Into<Photo>) -> Result<ProcessedImage> {
         let begin = Instant::now();
-        let mut processed = self.run(photo.into(), process).await?;
+        let mut processed = self.run(photo.into(), |_| 0, process).await?;
         processed.timings.total_ms = milliseconds(begin.elapsed());
         Ok(processed)
     }

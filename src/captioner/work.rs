@@ -12,7 +12,7 @@ use crate::engine::{EncodedImage, GenerationParams, ImageInput, Sequence};
 use crate::metrics::{CacheName, Lookup, Stage};
 use crate::scheduler::{JobEvent, JobRequest, QueueSlot};
 use cutline_error::{Error, Result};
-use cutline_image::{Colors, DecodeLimits, decode_for};
+use cutline_image::{Colors, DecodeLimits, ImageHeader, PreprocessConfig, decode_for};
 
 /// A caption to compute, with the resources that are reserved for it.
 #[derive(Debug)]
@@ -105,7 +105,8 @@ async fn compute(
                 });
             }
             Some(JobEvent::Failed(error)) => return Err(error),
-            None => return Err(Error::internal("the model's thread ended before the caption")),
+            // The model's thread has ended.
+            None => return Err(Error::model_stopped()),
         }
     }
 }
@@ -155,7 +156,8 @@ async fn prepare(
         let colors = metrics.timed(Stage::Analysis, || Ok(Colors::of(&decoded)))?;
         Ok((pixels, ImageInfo::of(&hash, size, &decoded), colors))
     };
-    let (pixels, image, colors) = inner.decoders.run(photo, read).await?;
+    let scaling = |header: &ImageHeader| scaling_bytes(header, &inner.preprocess);
+    let (pixels, image, colors) = inner.decoders.run(photo, scaling, read).await?;
     let vision = match vision {
         VisionCacheUse::ReadWrite(_) | VisionCacheUse::Write(_)
             if inner.encoded_images.is_enabled() =>
@@ -165,6 +167,20 @@ async fn prepare(
         _ => None,
     };
     Ok((pixels.into(), PreparedImage { image, colors, vision }))
+}
+
+/// The largest input for which [`ImageHeader::peak_bytes`] includes the scaling.
+const COUNTED_SIDE: u64 = 512;
+
+/// Memory to scale an image to a larger input than [`ImageHeader::peak_bytes`] takes into account: the
+/// image after one of the two passes, which has one of its sides already, and copies of the result.
+fn scaling_bytes(header: &ImageHeader, input: &PreprocessConfig) -> u64 {
+    let (width, height) = (input.width as u64, input.height as u64);
+    if width.max(height) <= COUNTED_SIDE {
+        return 0;
+    }
+    let between = width.saturating_mul(header.height).max(height.saturating_mul(header.width));
+    between.max(width * height).saturating_mul(3).saturating_add(6 * width * height)
 }
 
 fn choices(captioner: &Captioner, sequences: &[Sequence]) -> Result<Vec<Choice>> {

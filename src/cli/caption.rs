@@ -1,26 +1,26 @@
 //! `cutline caption`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{ArgGroup, ArgMatches, Args, Command, FromArgMatches};
 
+use super::folder::destination::Destination;
 use super::folder::inputs::{InputPhoto, Inputs, Search, SkipReason};
+use super::folder::name;
 use super::folder::output::Output;
 use super::folder::progress::{PhotoCounts, ProgressReporter, Verbosity};
 use super::folder::record::{FileStamp, OutputFormat};
-use super::folder::results::Results;
-use super::folder::resume::{FinishedPhotos, ResumeMode};
+use super::folder::resume::{FinishedPhotos, PhotoState, ResumeMode};
 use super::folder::run::{CaptionRun, RunEnd};
-use super::folder::sidecar::{SidecarKind, Sidecars};
+use super::folder::sidecar::{SidecarKind, SidecarName, Sidecars, remove_leftovers_of};
 use super::signals::Signals;
 use super::{FAILED, options, print, runtime, unparsed};
 use crate::captioner::{CaptionParams, Captioner, CaptionerSettings, Style};
 use crate::config::{self, Group, LogSettings, Values, captioner_settings};
 use crate::scheduler::VisionOrder;
 use crate::telemetry::{self, Output as LogOutput};
-use cutline_error::{Error, Result};
-use cutline_xmp::Existing;
+use cutline_error::{Error, ErrorKind, Result};
 
 pub(super) const NAME: &str = "caption";
 /// There was nothing to do: the arguments stand for no photo.
@@ -35,7 +35,7 @@ struct CaptionArgs {
     /// Search subfolders too
     #[arg(short, long)]
     recursive: bool,
-    /// Follow links in folders and patterns; links in a list are always followed
+    /// Follow links in folders and patterns, as in lists
     #[arg(short = 'L', long)]
     follow_links: bool,
     /// Caption the one image on stdin
@@ -44,28 +44,37 @@ struct CaptionArgs {
     /// Stop after this many photos; finished ones do not count
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
-    /// text, jsonl, csv or json [default: by the extension of --output, or text]
+    /// text, tsv, jsonl, csv or json [default: as --output is named, or text]
     #[arg(long, value_enum, value_name = "FORMAT", hide_possible_values = true)]
     format: Option<OutputFormat>,
-    /// Write to this file, photo by photo, instead of stdout
+    /// Write to this file, photo by photo; - is stdout (the default)
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Write a file next to each photo: txt, json or xmp, as photo.jpg.txt and so on
+    /// Write a file next to each photo: txt, json or xmp
     #[arg(long, value_enum, value_name = "KIND", hide_possible_values = true)]
     sidecar: Option<SidecarKind>,
+    /// Name it photo.jpg.txt (full, the default) or photo.txt (stem)
+    #[arg(
+        long,
+        value_enum,
+        value_name = "NAME",
+        requires = "sidecar",
+        hide_possible_values = true
+    )]
+    sidecar_name: Option<SidecarName>,
     /// Start alternative text with a capital letter
     #[arg(long, help_heading = "Captions")]
     capital: bool,
     /// End alternative text with a full stop
     #[arg(long, help_heading = "Captions")]
     full_stop: bool,
-    /// Skip photos that are finished with the same options, unless the file changed (the default)
+    /// Skip unchanged photos that are finished with the same options (the default)
     #[arg(long, requires = "saved")]
     resume: bool,
     /// Skip all photos that have a caption, whatever its options
     #[arg(long, requires = "saved", conflicts_with_all = ["resume", "overwrite"])]
     only_missing: bool,
-    /// Caption all photos again; discards the content of --output
+    /// Caption all photos again; replaces --output, and sidecars of others
     #[arg(long, requires = "saved", conflicts_with = "resume")]
     overwrite: bool,
     /// Only print the paths that would be captioned
@@ -122,24 +131,25 @@ pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode> {
     if photos.is_empty() {
         return Ok(ExitCode::from(no_photos(&inputs, args.verbosity())));
     }
-    let sidecars = args.sidecar.map(|kind| Sidecars::new(kind, &photos));
-    let (output, finished) = args.open()?;
+    let (output, finished) = args.open(&photos)?;
+    let sidecars = args.sidecars(&photos);
     let captioner = Captioner::load(&settings)?;
 
     let parameters = captioner.fingerprint(&params);
-    let (photos, mut counts) = args.unfinished(photos, &finished, sidecars.as_ref(), &parameters);
+    let Unfinished { photos, refused, mut counts } =
+        args.unfinished(photos, &finished, sidecars.as_ref(), &parameters);
     counts.add_skipped(&inputs);
     if args.dry_run {
-        return dry_run(&photos, &inputs, counts, args.verbosity());
+        return dry_run(&photos, &refused, &inputs, counts, args.verbosity());
     }
-    let existing = match args.mode() {
-        ResumeMode::Overwrite => Existing::Replace,
-        ResumeMode::Resume | ResumeMode::OnlyMissing => Existing::Keep,
-    };
-    let sidecars = sidecars.map(|sidecars| (sidecars, existing));
-    let run = CaptionRun::new(captioner, params, settings.max_image_bytes, sidecars);
+    if sidecars.is_some() {
+        remove_leftovers_of(&photos);
+    }
+    let max_bytes = settings.max_image_bytes;
+    let run = CaptionRun::new(captioner, params, max_bytes, sidecars, args.overwrite);
     let mut progress = ProgressReporter::new(args.verbosity(), counts);
     report_inputs(&inputs, args.verbosity(), &progress);
+    report_refused(&refused, &mut progress);
     let runtime = runtime()?;
     let end = runtime.block_on(async {
         // Dropped inside the runtime, which then does not wait for the model's thread.
@@ -189,26 +199,43 @@ impl CaptionArgs {
 
     /// Whether the results outlive the run.
     fn saves(&self) -> bool {
-        self.output.is_some() || self.sidecar.is_some()
+        let is_file = |path| matches!(Destination::of(path), Ok(Destination::File(_)));
+        self.sidecar.is_some() || self.output.as_deref().is_some_and(is_file)
     }
 
     /// Where rows are written, and what earlier runs wrote. Sidecars alone need no rows.
-    fn open(&self) -> Result<(Option<Output>, FinishedPhotos)> {
+    fn open(&self, photos: &[InputPhoto]) -> Result<(Option<Output>, FinishedPhotos)> {
         let format = self.format.unwrap_or_else(|| {
             self.output.as_deref().map_or(OutputFormat::Text, OutputFormat::of_path)
         });
-        match (&self.output, self.sidecar) {
-            (Some(path), _) if self.dry_run => {
-                let entries = if path.exists() { Results::read(path)?.entries } else { Vec::new() };
-                Ok((None, FinishedPhotos::new(Some(entries))))
-            }
-            (Some(path), _) => {
-                let (output, entries) = Output::file(path, format, self.overwrite)?;
-                Ok((Some(output), FinishedPhotos::new(Some(entries))))
-            }
-            (None, Some(_)) => Ok((None, FinishedPhotos::new(None))),
-            (None, None) => Ok((Some(Output::stdout(format)), FinishedPhotos::new(None))),
+        let destination = match (&self.output, self.sidecar) {
+            (Some(path), _) => Destination::of(path)?,
+            (None, None) => Destination::Stdout,
+            (None, Some(_)) => return Ok((None, FinishedPhotos::new(None))),
+        };
+        if let Destination::File(path) = &destination {
+            refuse_photo(path, photos)?;
         }
+        let (output, entries) = match &destination {
+            Destination::File(path) if self.dry_run && !self.overwrite => {
+                (None, Some(Output::read(path, format, photos)?))
+            }
+            _ if self.dry_run => (None, None),
+            _ => {
+                let (output, entries) = Output::open(&destination, format, self.overwrite, photos)?;
+                (Some(output), entries)
+            }
+        };
+        Ok((output, FinishedPhotos::new(entries)))
+    }
+
+    fn sidecars(&self, photos: &[InputPhoto]) -> Option<Sidecars> {
+        let naming = self.sidecar_name.unwrap_or_default();
+        let mut sidecars = Sidecars::new(self.sidecar?, naming, photos);
+        if let Some(output) = &self.output {
+            sidecars.reserve(output);
+        }
+        Some(sidecars)
     }
 
     /// The photos that are left to caption, and the numbers of those and of the finished ones.
@@ -218,19 +245,48 @@ impl CaptionArgs {
         finished: &FinishedPhotos,
         sidecars: Option<&Sidecars>,
         parameters: &str,
-    ) -> (Vec<InputPhoto>, PhotoCounts) {
-        let mut counts = PhotoCounts::default();
-        let mut left = Vec::new();
+    ) -> Unfinished {
+        let mut unfinished = Unfinished::default();
         for photo in photos {
             let stamp = FileStamp::of(&photo.path, parameters);
-            if finished.contains(&photo, stamp.as_ref(), sidecars, self.mode()) {
-                counts.known += 1;
-            } else if left.len() < self.limit.unwrap_or(usize::MAX) {
-                left.push(photo);
+            match finished.state(&photo, stamp.as_ref(), sidecars, self.mode()) {
+                PhotoState::Finished => unfinished.counts.known += 1,
+                PhotoState::Refused(error) => unfinished.refused.push((photo, error)),
+                PhotoState::Due if unfinished.photos.len() < self.limit.unwrap_or(usize::MAX) => {
+                    unfinished.photos.push(photo);
+                }
+                PhotoState::Due => {}
             }
         }
-        counts.total = left.len();
-        (left, counts)
+        unfinished.counts.total = unfinished.photos.len() + unfinished.refused.len();
+        unfinished
+    }
+}
+
+/// The photos that no earlier run finished.
+#[derive(Default)]
+struct Unfinished {
+    photos: Vec<InputPhoto>,
+    /// Photos whose captions could not be written, and why.
+    refused: Vec<(InputPhoto, Error)>,
+    counts: PhotoCounts,
+}
+
+/// Whoever names a photo as the output has mistyped.
+fn refuse_photo(output: &Path, photos: &[InputPhoto]) -> Result<()> {
+    let Ok(target) = output.canonicalize() else { return Ok(()) };
+    let is_target =
+        |photo: &&InputPhoto| photo.path.canonicalize().is_ok_and(|path| path == target);
+    if photos.iter().find(is_target).is_some() {
+        let detail = format!("{}: is one of the photos; give another --output", name::line(output));
+        return Err(Error::new(ErrorKind::Config, detail));
+    }
+    Ok(())
+}
+
+fn report_refused(refused: &[(InputPhoto, Error)], progress: &mut ProgressReporter) {
+    for (photo, error) in refused {
+        progress.failed(&photo.name(), error.kind().code(), error.detail());
     }
 }
 
@@ -238,7 +294,7 @@ impl CaptionArgs {
 fn report_inputs(inputs: &Inputs, verbosity: Verbosity, progress: &ProgressReporter) {
     if verbosity == Verbosity::Verbose {
         for (path, reason) in &inputs.skipped {
-            progress.note(&format!("{}: skipped: it {reason}", path.display()));
+            progress.note(&format!("{}: skipped: it {reason}", name::line(path)));
         }
     }
     for problem in inputs.problems.iter().chain(&inputs.unreadable()) {
@@ -269,15 +325,17 @@ fn no_photos(inputs: &Inputs, verbosity: Verbosity) -> u8 {
 
 fn dry_run(
     photos: &[InputPhoto],
+    refused: &[(InputPhoto, Error)],
     inputs: &Inputs,
     counts: PhotoCounts,
     verbosity: Verbosity,
 ) -> Result<ExitCode> {
-    let progress = ProgressReporter::new(verbosity, PhotoCounts::default());
+    let mut progress = ProgressReporter::new(verbosity, PhotoCounts::default());
     report_inputs(inputs, verbosity, &progress);
+    report_refused(refused, &mut progress);
     let paths: String = photos.iter().map(|photo| photo.name() + "\n").collect();
     print(&paths)?;
-    let mut summary = format!("{} would be captioned", counts.total);
+    let mut summary = format!("{} would be captioned", photos.len());
     if counts.known > 0 {
         summary += &format!(", {} there already", counts.known);
     }
@@ -286,7 +344,8 @@ fn dry_run(
         summary += &format!("; skipped: {skipped}");
     }
     progress.note(&summary);
-    Ok(ExitCode::from(if inputs.incomplete() { FAILED } else { 0 }))
+    let done = !inputs.incomplete() && refused.is_empty();
+    Ok(ExitCode::from(if done { 0 } else { FAILED }))
 }
 
 /// Reports the end of the run, and returns the exit status.

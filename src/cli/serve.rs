@@ -8,9 +8,9 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
 use super::runtime;
-use super::signals::Signals;
+use super::signals::{Signals, TERMINATED};
 use crate::config::{self, Group, Settings, Values};
-use crate::http;
+use crate::http::{self, Shutdown};
 use crate::telemetry;
 use cutline_error::{Error, ErrorKind, Result};
 
@@ -38,11 +38,16 @@ pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode> {
         let listener = bind(&settings.host, settings.port).await?;
         let (stop, stopped) = oneshot::channel();
         let serving = http::run(listener, settings, async {
-            let _ = stopped.await;
+            // Never dropped before it is used: both live in this block.
+            stopped.await.unwrap_or_default()
         });
         let second_signal = async {
-            signals.next().await;
-            let _ = stop.send(());
+            let _ = stop.send(if signals.next().await == TERMINATED {
+                Shutdown::Delayed
+            } else {
+                // Ctrl-C: a person is waiting.
+                Shutdown::Immediate
+            });
             signals.next().await
         };
         tokio::select! {

@@ -2,6 +2,9 @@
 
 use cutline_error::{Error, Result};
 
+/// The exit status after SIGTERM that shells expect.
+pub(super) const TERMINATED: u8 = 128 + 15;
+
 /// The signals that ask a process to stop.
 #[derive(Debug)]
 pub(super) struct Signals {
@@ -30,7 +33,7 @@ impl Signals {
     #[cfg(unix)]
     pub(super) async fn next(&mut self) -> u8 {
         tokio::select! {
-            _ = self.terminate.recv() => 128 + 15,
+            _ = self.terminate.recv() => TERMINATED,
             _ = self.interrupt.recv() => 128 + 2,
         }
     }

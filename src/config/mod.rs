@@ -27,7 +27,7 @@ use self::options::{
 };
 pub use self::protection::{ApiKeys, CorsOrigins, ProtectionSettings, PublicEndpoints, RateLimit};
 pub use self::values::Values;
-use crate::captioner::{CaptionerSettings, MemoryLimits, WORKERS_ON_CPU};
+use crate::captioner::{CaptionerSettings, MemoryLimits, WORKERS_ON_CPU, decode_bytes};
 use crate::engine::source::ModelSource;
 use crate::engine::{DeviceChoice, EngineOptions, HubOptions};
 use crate::metrics::Metrics;
@@ -102,9 +102,13 @@ pub struct HttpSettings {
     pub max_workers: usize,
     /// Bytes of images held in memory before the model is loaded.
     pub max_inflight_bytes: u64,
+    /// Bytes that decoding may take before the model is loaded.
+    pub max_decode_bytes: u64,
     /// Time limit for receiving a request, and again for computing its answer.
     pub request_timeout: Duration,
-    /// How long accepted requests may still take after the signal to stop.
+    /// How long requests are still accepted after the signal to stop.
+    pub shutdown_delay: Duration,
+    /// How long accepted requests may still take after that.
     pub shutdown_grace: Duration,
     /// Images in one batch request.
     pub max_images_per_request: usize,
@@ -126,7 +130,9 @@ impl HttpSettings {
             max_image_pixels: images.max_image_pixels,
             max_workers: images.max_workers.unwrap_or(WORKERS_ON_CPU),
             max_inflight_bytes: values.read::<QueueOptions>()?.max_inflight_bytes,
+            max_decode_bytes: max_decode_bytes(&images),
             request_timeout: server.request_timeout,
+            shutdown_delay: server.shutdown_delay,
             shutdown_grace: server.shutdown_grace,
             max_images_per_request: server.max_images_per_request,
             max_connections: server.max_connections,
@@ -269,6 +275,7 @@ pub fn captioner_settings(values: &Values) -> Result<CaptionerSettings> {
         vision_order: VisionOrder::default(),
         queue_capacity: values.read::<QueueOptions>()?.queue_capacity,
         memory: memory_limits(values, &images)?,
+        image_memory: None,
         fallback_text: images.fallback_text,
         metrics: Metrics::default(),
     })
@@ -277,11 +284,11 @@ pub fn captioner_settings(values: &Values) -> Result<CaptionerSettings> {
 fn memory_limits(values: &Values, images: &ImageOptions) -> Result<MemoryLimits> {
     let cache: CacheOptions = values.read()?;
     let QueueOptions { max_inflight_bytes, .. } = values.read()?;
-    // Base64 in JSON is a third longer than the image, and is held next to the decoded bytes.
-    let largest = images.max_image_size as u64 * 4;
+    // Base64 in JSON is a third longer than the image and counts three times, with the fields around it.
+    let largest = images.max_image_size as u64 * 5;
     if max_inflight_bytes < largest {
         let remedy = format!(
-            "give at least {largest}, four times MAX_IMAGE_SIZE, or the largest images would \
+            "give at least {largest}, five times MAX_IMAGE_SIZE, or the largest images would \
              never be accepted"
         );
         return Err(values.unusable("MAX_INFLIGHT_BYTES", &remedy));
@@ -291,7 +298,12 @@ fn memory_limits(values: &Values, images: &ImageOptions) -> Result<MemoryLimits>
         cache_ttl: cache.cache_ttl,
         vision_cache_bytes: cache.vision_cache_bytes,
         max_inflight_bytes,
+        max_decode_bytes: max_decode_bytes(images),
     })
+}
+
+fn max_decode_bytes(images: &ImageOptions) -> u64 {
+    images.max_decode_bytes.unwrap_or_else(|| decode_bytes(images.max_image_pixels))
 }
 
 /// `USE_GPU` says whether to use a GPU, `DEVICE` which one. If a GPU is asked for and the engine cannot

@@ -73,7 +73,11 @@ pub(super) struct ServerOptions {
     /// Seconds allowed for receiving a request, and again for computing its answer
     #[arg(long, env, default_value = "30", value_parser = seconds(0.001))]
     pub(super) request_timeout: Duration,
-    /// Seconds that accepted requests may still take after the signal to stop
+    /// Seconds after SIGTERM in which the server is not ready but still serves, so that a load balancer
+    /// can send new requests elsewhere
+    #[arg(long, env, default_value = "5", value_parser = seconds(0.0))]
+    pub(super) shutdown_delay: Duration,
+    /// Seconds that accepted requests may still take after that
     #[arg(long, env, default_value = "30", value_parser = seconds(0.0))]
     pub(super) shutdown_grace: Duration,
     /// Open connections; beyond this, the longest idle one is closed to admit a new one
@@ -112,7 +116,8 @@ pub(super) struct ProtectionOptions {
     /// Comma-separated origins whose pages may use the server, * for all; if unset, its own page only
     #[arg(long, env, value_parser = protection::cors_origins)]
     pub(super) cors_allow_origins: Option<CorsOrigins>,
-    /// Requests per minute for each key, or for each address if no keys are set; 0 for no limit
+    /// Requests per minute for each key, or for each address if no keys are set; each server process
+    /// counts for itself; 0 for no limit
     #[arg(long, env, default_value = "0", value_parser = number::<u32>(0, protection::MAX_RATE))]
     pub(super) rate_limit: u32,
     /// Requests that a client may send at once after a pause; if unset, as many as RATE_LIMIT
@@ -147,7 +152,7 @@ pub(super) struct ModelOptions {
     #[arg(long, env, default_value = "auto", value_parser = choice(cpu_kernels()))]
     pub(super) cpu_kernels: KernelChoice,
     /// Captions or beams decoded together; auto is 8 on a CPU, and measured at the start on a GPU
-    #[arg(long, env, default_value = "auto", value_parser = number_or_auto(1, 1024))]
+    #[arg(long, env, default_value = "auto", value_parser = number_or_auto::<usize>(1, 1024))]
     pub(super) max_batch_size: Auto<usize>,
     /// Address of the hub
     #[arg(long, env, default_value = "https://huggingface.co", value_parser = address)]
@@ -172,6 +177,10 @@ pub(super) struct ImageOptions {
     /// Largest image in pixels, width × height
     #[arg(long, env, default_value = "100000000", value_parser = number::<u64>(1, u64::from(u32::MAX)))]
     pub(super) max_image_pixels: u64,
+    /// Bytes of memory for decoding images, in which others wait for their turn; auto is 14 for each of
+    /// MAX_IMAGE_PIXELS and 64 MiB, enough for any JPEG or PNG
+    #[arg(long, env, default_value = "auto", value_parser = number_or_auto::<u64>(32 << 20, MAX_MEMORY))]
+    pub(super) max_decode_bytes: Auto<u64>,
     /// Width in pixels to which images are resized for the model; if unset, the model's own
     #[arg(long, env, value_parser = number::<usize>(1, 4096))]
     pub(super) target_image_width: Option<usize>,
@@ -179,7 +188,7 @@ pub(super) struct ImageOptions {
     #[arg(long, env, value_parser = number::<usize>(1, 4096))]
     pub(super) target_image_height: Option<usize>,
     /// Images decoded at the same time; auto is 2 if the model runs on the CPU, all cores with a GPU
-    #[arg(long, env, default_value = "auto", value_parser = number_or_auto(1, 1024))]
+    #[arg(long, env, default_value = "auto", value_parser = number_or_auto::<usize>(1, 1024))]
     pub(super) max_workers: Auto<usize>,
     /// Alternative text of a photo that cannot be described
     #[arg(long, env, default_value = "Image description not available")]

@@ -33,7 +33,10 @@ where
 }
 
 /// A number, or `None` for `auto`.
-pub(super) fn number_or_auto(least: usize, most: usize) -> impl Parser<Option<usize>> {
+pub(super) fn number_or_auto<N>(least: N, most: N) -> impl Parser<Option<N>>
+where
+    N: FromStr + PartialOrd + Display + Copy + Send + Sync + 'static,
+{
     move |text| {
         if text.eq_ignore_ascii_case("auto") {
             return Ok(None);

@@ -30,6 +30,7 @@ pub(crate) enum Mishap {
     Fail,
     Panic,
     OutOfMemory,
+    DeviceLost,
     /// In a step: only this job fails.
     FailOne(JobId),
 }
@@ -178,6 +179,7 @@ impl FakeEngine {
         match mishap {
             Mishap::Fail => Err(Error::internal("it failed as planned")),
             Mishap::OutOfMemory => Err(Error::new(ErrorKind::OutOfMemory, "no memory as planned")),
+            Mishap::DeviceLost => Err(Error::new(ErrorKind::DeviceLost, "lost as planned")),
             Mishap::Panic => {
                 self.poisoned = true;
                 panic!("it panics as planned")

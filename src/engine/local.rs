@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use candle_core::DeviceLocation;
 
 use super::{
-    EncodedImage, Engine, EngineInfo, Event, GpuInfo, ImageInput, Job, JobId, PixelValues,
+    EncodedImage, Engine, EngineInfo, Event, GpuInfo, ImageInput, Job, JobId, MAX_BEAMS,
+    PixelValues,
 };
 use cutline_blip::{ImageStates, Model, ModelDescription, Read, Scores, Slot};
 use cutline_error::{Error, Result};
@@ -19,6 +20,8 @@ pub struct LocalEngine {
     info: EngineInfo,
     jobs: Vec<ActiveJob>,
     timings: Timings,
+    /// Whether something failed since the device was last known to work.
+    suspicious: bool,
 }
 
 /// A job in the batch.
@@ -55,7 +58,8 @@ impl LocalEngine {
     #[must_use]
     pub fn new(model: Box<dyn Model>) -> Self {
         let info = describe(&*model);
-        Self { model, info, jobs: Vec::new(), timings: Timings::default() }
+        let timings = Timings::default();
+        Self { model, info, jobs: Vec::new(), timings, suspicious: false }
     }
 
     /// The loaded model.
@@ -68,6 +72,14 @@ impl LocalEngine {
     #[must_use]
     pub fn active(&self) -> usize {
         self.jobs.len()
+    }
+
+    /// An upper bound of the memory in bytes, in RAM and beyond what the process has now, that jobs
+    /// with together `rows` rows and images of this size take.
+    #[must_use]
+    pub fn batch_bytes(&self, rows: usize, width: usize, height: usize) -> u64 {
+        // A job that is wider than the batch runs alone.
+        self.model.describe().batch_bytes(rows, rows.max(MAX_BEAMS), width, height)
     }
 
     /// Where the time went since the last call, or since the engine was made.
@@ -157,6 +169,16 @@ impl LocalEngine {
         }
     }
 
+    /// Asks the device after a failure whether it still works. A panic says nothing about it, and libraries
+    /// panic where they should return the driver's error.
+    fn check_device(&mut self) -> Result<()> {
+        if self.suspicious {
+            self.model.synchronize()?;
+            self.suspicious = false;
+        }
+        Ok(())
+    }
+
     fn remove(&mut self, index: usize) {
         let job = self.jobs.remove(index);
         self.model.recycle(job.slot);
@@ -186,6 +208,7 @@ impl LocalEngine {
 
 impl Engine for LocalEngine {
     fn encode(&mut self, images: &[Arc<PixelValues>]) -> Result<Vec<EncodedImage>> {
+        self.check_device()?;
         let mut encoded: Vec<Option<EncodedImage>> = images.iter().map(|_| None).collect();
         let mut rest: Vec<usize> = (0..images.len()).collect();
         // Images of one size are encoded together, as many as the vision tower takes at once.
@@ -213,6 +236,7 @@ impl Engine for LocalEngine {
     }
 
     fn start(&mut self, job: Job) -> Result<()> {
+        self.check_device()?;
         let max_length = self.check(&job)?;
         let text = &self.model.describe().config.text;
         let mut prompt = vec![text.bos_token_id];
@@ -267,6 +291,7 @@ impl Engine for LocalEngine {
     }
 
     fn reset(&mut self) {
+        self.suspicious = true;
         self.jobs.clear();
         self.model.reset();
     }

@@ -1,5 +1,6 @@
 //! Reads a request's body within limits of size, time and memory.
 
+use std::collections::TryReserveError;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
@@ -122,11 +123,13 @@ impl LimitedBody {
     /// # Errors
     /// As for the items of the stream.
     pub(super) async fn collect(mut self) -> Result<Vec<u8>> {
-        // Allocate no more than 1 MB in advance: the client may never send the announced bytes.
-        let mut bytes = Vec::with_capacity(self.announced.unwrap_or(0).min(1 << 20));
+        let mut bytes = Vec::new();
+        // The announced length is in the budget already. Memory is used only as bytes arrive.
+        bytes.try_reserve_exact(self.announced.unwrap_or(0)).map_err(no_memory)?;
         while let Some(chunk) = self.next().await {
-            bytes.extend_from_slice(&chunk?);
+            append(&mut bytes, &chunk?)?;
         }
+        bytes.shrink_to_fit();
         Ok(bytes)
     }
 
@@ -139,6 +142,29 @@ impl LimitedBody {
         let before = self.limits.claimed(self.announced.unwrap_or(0).max(self.read - chunk.len()));
         self.permit.lock().grow(claimed.saturating_sub(before))
     }
+}
+
+/// Appends `chunk`. The capacity stays within an eighth of the length, or 64 KiB, because the budget counts
+/// lengths: a vector that doubles its capacity would take up to twice as much.
+///
+/// # Errors
+/// [`QueueFull`](ErrorKind::QueueFull): the system has no memory.
+pub(super) fn append(bytes: &mut Vec<u8>, chunk: &[u8]) -> Result<()> {
+    if bytes.capacity() - bytes.len() < chunk.len() {
+        let more = chunk.len().max(bytes.len() / 8).max(64 << 10);
+        bytes.try_reserve_exact(more).map_err(no_memory)?;
+    }
+    bytes.extend_from_slice(chunk);
+    Ok(())
+}
+
+fn no_memory(error: TryReserveError) -> Error {
+    Error::new(
+        ErrorKind::QueueFull,
+        "the system has no memory for this image; nothing was queued, try again a little later",
+    )
+    .with_retry_after(Duration::from_secs(1))
+    .with_source(error)
 }
 
 impl BodyLimits {

@@ -6,6 +6,8 @@
 //! - A client can open connections faster than silence ends them. When [`ConnectionLimit`] is
 //!   reached, the connection that has been idle the longest is closed. Connections with a request in
 //!   progress never are, and a client that opens thousands loses its own first.
+//! - hyper doubles the buffer of a connection up to 400 KB, for bodies that arrive fast and for endless
+//!   headers. Reads in small pieces and a limit on headers keep it small.
 //! - A refused upload must be read to its end. Otherwise the kernel resets the connection, and the
 //!   client never sees the refusal.
 
@@ -31,6 +33,21 @@ const LINGER: Duration = Duration::from_secs(10);
 
 /// How many bytes of it are read and discarded at most.
 const LINGER_BYTES: usize = 256 << 20;
+
+/// The most bytes of a read, of a head and of a body.
+const READ_BYTES: [usize; 2] = [16 << 10, 32 << 10];
+
+/// The most bytes before a request begins: its request line and headers. hyper would accept six times as
+/// much.
+const MAX_HEAD_BYTES: usize = 64 << 10;
+
+/// The answer to more, as hyper writes it.
+const HEAD_TOO_LONG: &[u8] = b"HTTP/1.1 431 Request Header Fields Too Large\r\n\
+    connection: close\r\ncontent-length: 0\r\n\r\n";
+
+/// The most memory of a connection: hyper's buffer, pieces of a body on their way to the handler, the
+/// answer, the state of both.
+pub(super) const BUFFER_BYTES: u64 = 256 << 10;
 
 /// Accepts connections and closes those that are silent for too long.
 #[derive(Debug)]
@@ -119,6 +136,10 @@ pub(super) struct TimeoutStream {
     /// Runs while the client does not read the bytes that were written.
     stalled: Option<Pin<Box<Sleep>>>,
     was_busy: bool,
+    /// Requests that had begun when it was last looked at.
+    begun: u64,
+    /// Bytes since the last request.
+    head: usize,
     /// Bytes discarded after the end; `None` before it.
     discarded: Option<usize>,
 }
@@ -132,6 +153,8 @@ impl TimeoutStream {
             deadline: Box::pin(tokio::time::sleep(idle)),
             stalled: None,
             was_busy: false,
+            begun: 0,
+            head: 0,
             discarded: None,
         }
     }
@@ -162,6 +185,19 @@ impl TimeoutStream {
         stalled.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 
+    /// Answers to a head that is too long; ready when the client has read that, or for too long has not.
+    fn poll_refuse(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.discarded.is_none() {
+            // Nothing else is being sent, so it fits into the kernel's buffer. A client that is gone
+            // needs no answer.
+            let _ = self.stream.try_write(HEAD_TOO_LONG);
+            let _ = ready!(Pin::new(&mut self.stream).poll_shutdown(cx));
+            self.discarded = Some(0);
+            self.restart(LINGER);
+        }
+        self.poll_discard(cx)
+    }
+
     /// Reads and discards incoming data; ready when the data has ended or a limit is reached.
     fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut scratch = [0; 16 * 1024];
@@ -188,8 +224,10 @@ impl AsyncRead for TimeoutStream {
         if self.slot.is_busy() {
             self.was_busy = true;
         } else {
-            if self.was_busy {
-                self.was_busy = false;
+            // A request may begin and end between two reads.
+            let begun = self.slot.begun.load(Ordering::Relaxed);
+            if self.was_busy || self.begun != begun {
+                (self.was_busy, self.begun, self.head) = (false, begun, 0);
                 let idle = self.idle;
                 self.restart(idle);
             }
@@ -200,8 +238,19 @@ impl AsyncRead for TimeoutStream {
             if self.slot.is_evicted(cx) {
                 return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
             }
+            if self.head > MAX_HEAD_BYTES {
+                ready!(self.poll_refuse(cx));
+                return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+            }
         }
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+        // hyper doubles its buffer when a read fills it.
+        let most = buffer.remaining().min(READ_BYTES[usize::from(self.was_busy)]);
+        let mut piece = ReadBuf::new(buffer.initialize_unfilled_to(most));
+        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut piece))?;
+        let length = piece.filled().len();
+        buffer.advance(length);
+        self.head += length;
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -268,6 +317,8 @@ struct AllConnections {
 pub(super) struct ConnectionState {
     /// Requests in progress.
     requests: AtomicUsize,
+    /// Requests so far.
+    begun: AtomicU64,
     /// The last request was refused while its body was still arriving.
     pub(super) linger: AtomicBool,
     idle_since: AtomicU64,
@@ -343,6 +394,7 @@ impl ConnectionSlot {
     /// A request has begun.
     pub(super) fn begin(&self) {
         self.requests.fetch_add(1, Ordering::Relaxed);
+        self.begun.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A request has ended.

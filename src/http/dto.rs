@@ -63,6 +63,10 @@ pub(super) struct Health {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub(super) batch: Option<BatchHealth>,
+    /// Present once the model is loaded, on Linux.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub(super) memory: Option<MemoryHealth>,
     pub(super) uptime_ms: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
@@ -100,19 +104,41 @@ pub(super) struct BatchHealth {
     pub(super) out_of_memory: u64,
 }
 
-/// The first two come with 200, the others with 503.
+/// The most resident memory that the server takes with its settings, and what it is made of.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct MemoryHealth {
+    /// The sum of the others.
+    pub(super) peak_bytes: u64,
+    /// The most that the process took until the model was loaded.
+    pub(super) loaded_bytes: u64,
+    /// Image files and inputs of the model: `MAX_INFLIGHT_BYTES`, and an eighth more.
+    pub(super) files_bytes: u64,
+    /// Images that are being decoded: `MAX_DECODE_BYTES`.
+    pub(super) decoding_bytes: u64,
+    /// `CACHE_MAX_BYTES` and `VISION_CACHE_BYTES`.
+    pub(super) caches_bytes: u64,
+    /// The largest batch of the model.
+    pub(super) batch_bytes: u64,
+    /// Buffers of `MAX_CONNECTIONS` connections.
+    pub(super) connections_bytes: u64,
+    /// Threads, responses, and what the allocator keeps.
+    pub(super) other_bytes: u64,
+}
+
+/// The first three come with 200, the others with 503.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum HealthStatus {
     Ok,
     /// The server works, but the last run of the model failed.
     Degraded,
-    Loading,
-    /// The queue is full.
+    /// The queue is full; new images get 429.
     Overloaded,
-    /// The model's thread has ended; restart the server.
+    Loading,
+    /// The model has stopped for good; the server exits, to be started again.
     Failed,
-    /// The server finishes accepted requests and exits.
+    /// The server was told to stop. It still accepts requests for `SHUTDOWN_DELAY`, finishes them, and
+    /// exits.
     ShuttingDown,
 }
 

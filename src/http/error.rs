@@ -95,6 +95,7 @@ pub(super) fn status(kind: ErrorKind) -> StatusCode {
         ErrorKind::Config
         | ErrorKind::Model
         | ErrorKind::OutOfMemory
+        | ErrorKind::DeviceLost
         | ErrorKind::Io
         | ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }
@@ -121,6 +122,7 @@ fn title(kind: ErrorKind) -> &'static str {
         ErrorKind::Config
         | ErrorKind::Model
         | ErrorKind::OutOfMemory
+        | ErrorKind::DeviceLost
         | ErrorKind::Io
         | ErrorKind::Internal => "The server failed",
     }

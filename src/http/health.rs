@@ -1,18 +1,17 @@
 //! `GET /health`, `/health/live`, `/health/ready`
 
-use std::time::Duration;
-
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 
-use super::dto::{BatchHealth, Health, HealthStatus, Probe, QueueHealth};
+use super::connection::BUFFER_BYTES;
+use super::dto::{BatchHealth, Health, HealthStatus, MemoryHealth, Probe, QueueHealth};
 use super::error::Failure;
-use super::openapi::errors::ReadyProblems;
+use super::openapi::errors::{LiveProblems, ReadyProblems};
 use super::state::AppState;
 use crate::captioner::{Captioner, SchedulerStatus};
 use crate::metrics::milliseconds;
-use cutline_error::{Error, ErrorKind, Result};
+use cutline_error::{Error, Result};
 
 /// State of the model and the queue
 ///
@@ -23,10 +22,10 @@ use cutline_error::{Error, ErrorKind, Result};
     operation_id = "health",
     tag = "operation",
     responses(
-        (status = OK, description = "`ok` or `degraded`", body = Health),
+        (status = OK, description = "`ok`, `degraded` or `overloaded`", body = Health),
         (
             status = SERVICE_UNAVAILABLE,
-            description = "`loading`, `overloaded`, `failed` or `shutting_down`",
+            description = "`loading`, `failed` or `shutting_down`",
             body = Health,
         ),
     ),
@@ -36,8 +35,10 @@ pub(super) async fn show(State(state): State<AppState>) -> (StatusCode, Json<Hea
     let status = captioner.map(|captioner| captioner.status());
     let health = judge(&state, status.as_ref());
     let code = match health {
-        HealthStatus::Ok | HealthStatus::Degraded => StatusCode::OK,
-        _ => StatusCode::SERVICE_UNAVAILABLE,
+        HealthStatus::Ok | HealthStatus::Degraded | HealthStatus::Overloaded => StatusCode::OK,
+        HealthStatus::Loading | HealthStatus::Failed | HealthStatus::ShuttingDown => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
     };
     let info = captioner.map(|captioner| captioner.info());
     let body = Health {
@@ -49,6 +50,7 @@ pub(super) async fn show(State(state): State<AppState>) -> (StatusCode, Json<Hea
         images_per_second: status.as_ref().map_or(0.0, |s| thousandths(s.images_per_second)),
         estimated_wait_ms: status.as_ref().map_or(0.0, |s| milliseconds(s.estimated_wait)),
         batch: status.as_ref().map(batch),
+        memory: memory(&state),
         uptime_ms: u64::try_from(state.uptime().as_millis()).unwrap_or(u64::MAX),
         last_error: status.and_then(|s| s.last_error),
     };
@@ -75,62 +77,91 @@ fn batch(status: &SchedulerStatus) -> BatchHealth {
     }
 }
 
+/// The most memory of the server, if it is known.
+pub(super) fn memory(state: &AppState) -> Option<MemoryHealth> {
+    let bound = state.loaded()?.memory_bound()?;
+    let settings = state.settings();
+    let connections_bytes = settings.max_connections as u64 * BUFFER_BYTES;
+    Some(MemoryHealth {
+        peak_bytes: bound.total().saturating_add(connections_bytes + OTHER_BYTES),
+        loaded_bytes: bound.loaded,
+        files_bytes: bound.files,
+        decoding_bytes: bound.decoding,
+        caches_bytes: bound.caches,
+        batch_bytes: bound.batch,
+        connections_bytes,
+        other_bytes: OTHER_BYTES,
+    })
+}
+
+/// Stacks of some hundred threads, and small memory that the allocator keeps for each of them.
+const OTHER_BYTES: u64 = 128 << 20;
+
 /// Digits after the third decimal are noise.
 fn thousandths(number: f64) -> f64 {
     (number * 1e3).round() / 1e3
 }
 
 /// Liveness probe
+///
+/// Fails only if a restart is the remedy.
 #[utoipa::path(
     get,
     path = "/health/live",
     operation_id = "live",
     tag = "operation",
-    responses((status = OK, description = "The process answers", body = Probe)),
+    responses(
+        (status = OK, description = "The server works, loads its model or stops", body = Probe),
+        LiveProblems,
+    ),
 )]
-pub(super) async fn live() -> Json<Probe> {
-    Json(Probe { status: "alive" })
+pub(super) async fn live(State(state): State<AppState>) -> Result<Json<Probe>, Failure> {
+    if has_failed(&state) {
+        return Err(Failure(Error::model_stopped()));
+    }
+    Ok(Json(Probe { status: "alive" }))
 }
 
 /// Readiness probe
+///
+/// Fails while the model loads, and from the moment that the server is told to stop. A full queue
+/// does not matter here: otherwise all servers of a busy fleet would leave their load balancer
+/// together.
 #[utoipa::path(
     get,
     path = "/health/ready",
     operation_id = "ready",
     tag = "operation",
     responses(
-        (status = OK, description = "The server accepts images to caption", body = Probe),
+        (status = OK, description = "The model is loaded, and the server is not stopping", body = Probe),
         ReadyProblems,
     ),
 )]
 pub(super) async fn ready(State(state): State<AppState>) -> Result<Json<Probe>, Failure> {
-    let status = state.captioner()?.status();
-    match judge(&state, Some(&status)) {
-        HealthStatus::Failed => {
-            Err(Failure(not_ready("the model has stopped; restart the server", 30)))
-        }
-        HealthStatus::Overloaded => {
-            Err(Failure(not_ready("the queue is full; try again a little later", 1)))
-        }
-        _ => Ok(Json(Probe { status: "ready" })),
-    }
+    check_ready(&state)?;
+    Ok(Json(Probe { status: "ready" }))
+}
+
+fn check_ready(state: &AppState) -> Result<()> {
+    // Fails while the model loads, after it has failed, and once new requests are refused.
+    state.captioner()?;
+    if state.draining() { Err(Error::shutting_down()) } else { Ok(()) }
 }
 
 /// Whether [`ready`] answers 200.
 pub(super) fn is_ready(state: &AppState) -> bool {
-    let judged = judge(state, state.loaded().map(Captioner::status).as_ref());
-    matches!(judged, HealthStatus::Ok | HealthStatus::Degraded)
+    check_ready(state).is_ok()
 }
 
-fn not_ready(detail: &'static str, seconds: u64) -> Error {
-    Error::new(ErrorKind::NotReady, detail).with_retry_after(Duration::from_secs(seconds))
+fn has_failed(state: &AppState) -> bool {
+    state.loaded().is_some_and(Captioner::has_failed)
 }
 
 fn judge(state: &AppState, status: Option<&SchedulerStatus>) -> HealthStatus {
     match status {
-        _ if state.stopping() => HealthStatus::ShuttingDown,
+        _ if has_failed(state) => HealthStatus::Failed,
+        _ if state.draining() => HealthStatus::ShuttingDown,
         None => HealthStatus::Loading,
-        Some(status) if status.failed => HealthStatus::Failed,
         Some(status) if status.is_full() => HealthStatus::Overloaded,
         Some(status) if status.degraded => HealthStatus::Degraded,
         Some(_) => HealthStatus::Ok,

@@ -33,12 +33,15 @@ pub(super) async fn show(State(state): State<AppState>) -> impl IntoResponse {
 }
 
 fn snapshot(state: &AppState) -> ServerSnapshot {
-    let budget = state.budget();
+    let memory = state.image_memory();
     ServerSnapshot {
         requests_in_flight: state.active(),
         ready: super::health::is_ready(state),
-        inflight_bytes: budget.held(),
-        inflight_bytes_limit: budget.capacity(),
+        inflight_bytes: memory.files.held(),
+        inflight_bytes_limit: memory.files.capacity(),
+        decode_bytes: memory.decoding.held(),
+        decode_bytes_limit: memory.decoding.capacity(),
+        memory_bound: super::health::memory(state).map(|memory| memory.peak_bytes),
         model: state.loaded().map(Captioner::snapshot),
     }
 }

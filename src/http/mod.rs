@@ -51,7 +51,7 @@ use self::auth::Access;
 use self::dto::Endpoint;
 use self::error::Failure;
 pub use self::openapi::contract_json;
-pub use self::server::{run, serve};
+pub use self::server::{Shutdown, run, serve};
 pub use self::state::AppState;
 use cutline_error::{Error, ErrorKind};
 

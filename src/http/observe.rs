@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use axum::body::{Body, BodyDataStream, Bytes};
 use axum::extract::{ConnectInfo, MatchedPath, Request, State};
-use axum::http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use axum::http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::Response;
@@ -109,6 +109,10 @@ pub(super) async fn observe(
     let failed = response.status().is_client_error() || response.status().is_server_error();
     if let Some(connection) = connection.filter(|_| failed && has_body) {
         connection.linger();
+    }
+    if state.draining() {
+        // The client's next request needs a new connection, and so finds another server.
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     match response.extensions_mut().remove::<StreamResult>() {
         Some(result) => log.follow(response, result, active, busy),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::connection::{Connection, TimeoutListener};
 use super::{AppState, app};
@@ -16,21 +16,33 @@ use cutline_error::{Error, ErrorKind, Result};
 /// Time for connections to write their last answers, even when the grace period is over.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// How a server is told to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Shutdown {
+    /// New requests are accepted for `SHUTDOWN_DELAY`, while the server reports that it is not ready.
+    #[default]
+    Delayed,
+    /// New requests are refused at once.
+    Immediate,
+}
+
 /// Serves on `listener` at once and loads the model in the background. Returns when `shutdown` has
 /// ended and accepted requests are answered.
 ///
 /// # Errors
-/// The model cannot be loaded, or the listener fails.
+/// The model cannot be loaded or has stopped for good, or the listener fails.
 pub async fn run(
     listener: TcpListener,
     settings: Settings,
-    shutdown: impl Future<Output = ()> + Send + 'static,
+    shutdown: impl Future<Output = Shutdown> + Send + 'static,
 ) -> Result<()> {
     let metrics = Metrics::new();
     let state = AppState::new(settings.http).with_metrics(metrics.clone());
     let captioner = settings.captioner.with_metrics(metrics);
+    // One limit for images before and after the model is loaded.
+    let captioner = captioner.with_image_memory(state.image_memory().clone());
     let loading = tokio::task::spawn_blocking(move || Captioner::load(&captioner));
-    let mut serving = Box::pin(serve(listener, state.clone(), shutdown));
+    let mut serving = Box::pin(serve_until(listener, state.clone(), shutdown));
     let loaded = tokio::select! {
         loaded = loading => loaded,
         // Stopped before the model was loaded.
@@ -54,18 +66,33 @@ pub async fn run(
     serving.await
 }
 
-/// Serves `state` on `listener` until `shutdown` ends. From then on new captions are refused with
-/// 503. Connections are closed when accepted requests are answered or the grace period is over.
+/// Serves `state` on `listener` until `shutdown` ends. From then on the server is not ready. After
+/// `SHUTDOWN_DELAY`, new captions are refused with 503. Connections are closed when accepted requests
+/// are answered or the grace period is over.
+///
+/// Without its model, the server stops in the same way by itself, because only a new process can help.
 ///
 /// # Errors
-/// [`Io`](ErrorKind::Io): the listener fails.
+/// - [`Io`](ErrorKind::Io): the listener fails;
+/// - [`Model`](ErrorKind::Model): the model has stopped for good.
 pub async fn serve(
     listener: TcpListener,
     state: AppState,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<()> {
+    let shutdown = async {
+        shutdown.await;
+        Shutdown::Delayed
+    };
+    serve_until(listener, state, shutdown).await
+}
+
+async fn serve_until(
+    listener: TcpListener,
+    state: AppState,
+    shutdown: impl Future<Output = Shutdown> + Send + 'static,
+) -> Result<()> {
     let settings = state.settings();
-    let grace = settings.shutdown_grace;
     match listener.local_addr() {
         Ok(address) => tracing::info!("listening on http://{address}"),
         Err(error) => return Err(broken_listener(error)),
@@ -81,27 +108,61 @@ pub async fn serve(
             .into_future(),
     );
 
-    let stop = async {
-        shutdown.await;
-        let deadline = Instant::now() + grace;
-        state.stop();
-        tracing::info!("stopping: finishing accepted requests, refusing new ones");
-        if timeout_at(deadline, state.idle()).await.is_err() {
-            tracing::warn!("some requests were not finished within SHUTDOWN_GRACE");
-        }
-        let _ = close.send(());
-        deadline
-    };
     let deadline = tokio::select! {
         ended = &mut server => return ended.map_err(broken_listener),
-        deadline = stop => deadline,
+        deadline = stop(&state, shutdown) => deadline,
     };
+    let _ = close.send(());
     let left = deadline.saturating_duration_since(Instant::now()).max(DRAIN_TIMEOUT);
-    match timeout(left, server).await {
-        Ok(ended) => ended.map_err(broken_listener),
-        // The remaining connections neither send nor receive; they end with the process.
-        Err(_) => Ok(()),
+    // Connections that remain after that neither send nor receive; they end with the process.
+    if let Ok(ended) = timeout(left, server).await {
+        ended.map_err(broken_listener)?;
     }
+    if state.loaded().is_some_and(Captioner::has_failed) {
+        return Err(Error::model(
+            "the model has stopped and cannot recover, see the log; start the server again",
+        ));
+    }
+    Ok(())
+}
+
+/// Waits for a reason to stop, then until no request is in progress. Returns the end of the grace
+/// period.
+async fn stop(state: &AppState, shutdown: impl Future<Output = Shutdown>) -> Instant {
+    let settings = state.settings();
+    let delay = settings.shutdown_delay;
+    tokio::select! {
+        how = shutdown => {
+            state.drain();
+            // A server that was never ready gets no requests from a load balancer.
+            if how == Shutdown::Delayed && !delay.is_zero() && state.loaded().is_some() {
+                tracing::info!(
+                    "stopping: not ready from now on, refusing new requests in {} s",
+                    delay.as_secs_f64()
+                );
+                tokio::select! {
+                    () = sleep(delay) => {}
+                    () = state.model_failed() => {}
+                }
+            }
+        }
+        () = state.model_failed() => {
+            state.drain();
+            tracing::error!(
+                "the model has stopped for good: exiting in {} s, to be started again",
+                delay.as_secs_f64()
+            );
+            // Probes and clients learn the reason before the port closes.
+            sleep(delay).await;
+        }
+    }
+    let deadline = Instant::now() + settings.shutdown_grace;
+    state.stop();
+    tracing::info!("stopping: finishing accepted requests, refusing new ones");
+    if timeout_at(deadline, state.idle()).await.is_err() {
+        tracing::warn!("some requests were not finished within SHUTDOWN_GRACE");
+    }
+    deadline
 }
 
 fn broken_listener(error: std::io::Error) -> Error {

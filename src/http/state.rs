@@ -1,14 +1,14 @@
 //! The state that all handlers share.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
+use tokio::sync::{SetOnce, watch};
 
 use super::auth::Guard;
-use crate::captioner::{Budget, Captioner, Decoders};
+use crate::captioner::{Captioner, Decoders, ImageMemory};
 use crate::config::HttpSettings;
 use crate::metrics::Metrics;
 use cutline_error::{Error, ErrorKind, Result};
@@ -26,10 +26,11 @@ struct ServerState {
     settings: HttpSettings,
     guard: Guard,
     started: Instant,
-    captioner: OnceLock<Captioner>,
+    captioner: SetOnce<Captioner>,
     /// For images that arrive before the captioner is loaded.
     decoders: Decoders,
-    stopping: AtomicBool,
+    draining: AtomicBool,
+    refusing: AtomicBool,
     /// Requests in progress.
     active: watch::Sender<usize>,
 }
@@ -45,15 +46,16 @@ impl AppState {
         Self {
             inner: Arc::new(ServerState {
                 guard: Guard::new(&settings.protection),
-                decoders: Decoders::new(
+                decoders: Decoders::with_memory(
                     limits,
                     settings.max_workers,
-                    Budget::new(settings.max_inflight_bytes),
+                    ImageMemory::new(settings.max_inflight_bytes, settings.max_decode_bytes),
                 ),
                 settings,
                 started: Instant::now(),
-                captioner: OnceLock::new(),
-                stopping: AtomicBool::new(false),
+                captioner: SetOnce::new(),
+                draining: AtomicBool::new(false),
+                refusing: AtomicBool::new(false),
                 active: watch::Sender::new(0),
             }),
             metrics: Metrics::new(),
@@ -72,9 +74,21 @@ impl AppState {
         let _ = self.inner.captioner.set(captioner);
     }
 
-    /// Refuses new captions from now on; accepted requests continue.
+    /// Reports from now on that the server is not ready, and asks clients to close their connections,
+    /// so that a load balancer sends new requests elsewhere. Requests are still answered.
+    pub fn drain(&self) {
+        self.inner.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Refuses new captions from now on; accepted requests continue. Includes [`drain`](Self::drain).
     pub fn stop(&self) {
-        self.inner.stopping.store(true, Ordering::Relaxed);
+        self.drain();
+        self.inner.refusing.store(true, Ordering::Relaxed);
+    }
+
+    /// Waits until the model has stopped for good. Pending while it loads and works.
+    pub async fn model_failed(&self) {
+        self.inner.captioner.wait().await.failed().await;
     }
 
     /// Waits until no request is in progress.
@@ -96,8 +110,13 @@ impl AppState {
         self.inner.started.elapsed()
     }
 
-    pub(super) fn stopping(&self) -> bool {
-        self.inner.stopping.load(Ordering::Relaxed)
+    /// Whether the server is about to stop. It may still accept requests.
+    pub(super) fn draining(&self) -> bool {
+        self.inner.draining.load(Ordering::Relaxed)
+    }
+
+    fn refusing(&self) -> bool {
+        self.inner.refusing.load(Ordering::Relaxed)
     }
 
     /// The captioner if it is loaded, even while the server is stopping.
@@ -107,15 +126,19 @@ impl AppState {
 
     /// The captioner for a new request.
     pub(super) fn captioner(&self) -> Result<&Captioner> {
-        if self.stopping() {
+        if self.refusing() {
             return Err(Error::shutting_down());
         }
-        self.loaded().ok_or_else(loading)
+        let captioner = self.loaded().ok_or_else(loading)?;
+        if captioner.has_failed() {
+            return Err(Error::model_stopped());
+        }
+        Ok(captioner)
     }
 
     /// The threads that decode a new request's image: the captioner's as soon as it is loaded.
     pub(super) fn decoders(&self) -> Result<&Decoders> {
-        if self.stopping() {
+        if self.refusing() {
             return Err(Error::shutting_down());
         }
         Ok(self.loaded().map_or(&self.inner.decoders, Captioner::decoders))
@@ -126,9 +149,9 @@ impl AppState {
         &self.metrics
     }
 
-    /// The memory budget for images.
-    pub(super) fn budget(&self) -> &Budget {
-        self.loaded().map_or(&self.inner.decoders, Captioner::decoders).budget()
+    /// The memory for images.
+    pub(super) fn image_memory(&self) -> &ImageMemory {
+        self.loaded().map_or(&self.inner.decoders, Captioner::decoders).memory()
     }
 
     /// Requests in progress.

@@ -22,9 +22,9 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use self::process::ProcessMetrics;
-pub use self::process::resident_bytes;
+pub use self::process::{peak_resident_bytes, resident_bytes};
 pub use self::snapshot::{CacheSnapshot, ModelSnapshot, ServerSnapshot};
-use cutline_error::Result;
+use cutline_error::{ErrorKind, Result};
 
 /// The `Content-Type` of [`Metrics::render`].
 pub const CONTENT_TYPE: &str = prometheus_text::CONTENT_TYPE;
@@ -322,6 +322,7 @@ impl MetricsInner {
         for stage in Stage::ALL {
             drop(self.stage_seconds.get_or_create(&StageLabel { stage: stage.as_str() }));
         }
+        drop(self.rejected.get_or_create(&ReasonLabel { reason: ErrorKind::QueueFull.code() }));
         for (cache, result) in [
             (CacheName::Answers, Lookup::Hit),
             (CacheName::Answers, Lookup::Miss),

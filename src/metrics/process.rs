@@ -18,6 +18,18 @@ pub fn resident_bytes() -> Option<u64> {
     None
 }
 
+/// The most resident memory of this process so far in bytes, where the system reports it.
+#[must_use]
+pub fn peak_resident_bytes() -> Option<u64> {
+    #[cfg(target_os = "linux")]
+    {
+        let status = procfs::process::Process::myself().ok()?.status().ok()?;
+        status.vmhwm.map(|kilobytes| kilobytes * 1024)
+    }
+    #[cfg(not(target_os = "linux"))]
+    None
+}
+
 /// Resources that the process uses.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct ProcessMetrics {

@@ -21,6 +21,12 @@ pub struct ServerSnapshot {
     pub inflight_bytes: u64,
     /// The limit on `inflight_bytes`.
     pub inflight_bytes_limit: u64,
+    /// Bytes that decoding takes, or that are kept for the image that is next.
+    pub decode_bytes: u64,
+    /// The limit on `decode_bytes`.
+    pub decode_bytes_limit: u64,
+    /// The most resident memory of the process in bytes, if it is known.
+    pub memory_bound: Option<u64>,
     /// The model, once it is loaded.
     pub model: Option<ModelSnapshot>,
 }
@@ -146,6 +152,19 @@ impl Collector for ServerSnapshot {
             "Limit on bytes of images that are being received or wait.",
             self.inflight_bytes_limit,
         )?;
+        write.gauge(
+            "decode_bytes",
+            "Memory for images that are being decoded.",
+            self.decode_bytes,
+        )?;
+        write.gauge(
+            "decode_limit_bytes",
+            "Limit on memory for images that are being decoded.",
+            self.decode_bytes_limit,
+        )?;
+        if let Some(bytes) = self.memory_bound {
+            write.gauge("memory_bound_bytes", "The most resident memory of the server.", bytes)?;
+        }
         self.model.as_ref().map_or(Ok(()), |model| model.encode(&mut write))
     }
 }

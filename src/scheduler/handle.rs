@@ -83,7 +83,7 @@ impl Handle {
     /// # Errors
     /// - [`QueueFull`](ErrorKind::QueueFull), with an estimate of when to try again;
     /// - [`ShuttingDown`](ErrorKind::ShuttingDown);
-    /// - [`Internal`](ErrorKind::Internal): the model thread has ended.
+    /// - [`NotReady`](ErrorKind::NotReady): the model thread has ended.
     pub fn reserve(&self, count: usize, priority: Priority) -> Result<Vec<QueueSlot>> {
         {
             let mut state = self.model.shared.lock();
@@ -91,7 +91,7 @@ impl Handle {
                 return Err(Error::shutting_down());
             }
             if state.failed {
-                return Err(thread_has_ended());
+                return Err(Error::model_stopped());
             }
             if state.queue.reserve(count).is_err() {
                 state.queue.remove_if(ScheduledJob::is_abandoned);
@@ -110,6 +110,17 @@ impl Handle {
     #[must_use]
     pub fn status(&self) -> SchedulerStatus {
         self.model.shared.lock().status(Instant::now())
+    }
+
+    /// Whether the model thread has ended for good.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.model.shared.failure.get().is_some()
+    }
+
+    /// Waits until the model thread has ended for good. Pending for as long as the model works.
+    pub async fn failed(&self) {
+        self.model.shared.failure.wait().await;
     }
 
     /// Stops accepting jobs. Accepted jobs and reserved slots are still served.
@@ -131,7 +142,7 @@ impl QueueSlot {
     /// Puts a job into the slot.
     ///
     /// # Errors
-    /// [`InvalidParameter`](ErrorKind::InvalidParameter), or [`Internal`](ErrorKind::Internal) if
+    /// [`InvalidParameter`](ErrorKind::InvalidParameter), or [`NotReady`](ErrorKind::NotReady) if
     /// the model thread has ended.
     pub fn submit(mut self, request: JobRequest) -> Result<Submission> {
         let id = JobId(self.model.next_id.fetch_add(1, Ordering::Relaxed));
@@ -140,7 +151,7 @@ impl QueueSlot {
         {
             let mut state = shared.lock();
             if state.failed {
-                return Err(thread_has_ended());
+                return Err(Error::model_stopped());
             }
             state.queue.push(self.priority, job.rows(), job);
             self.reserved = false;
@@ -180,10 +191,6 @@ impl Drop for ModelThread {
             Err(_) => join(),
         }
     }
-}
-
-fn thread_has_ended() -> Error {
-    Error::internal("the model's thread has ended")
 }
 
 /// The estimate is too rough to ask for a longer wait than this.

@@ -6,6 +6,8 @@
 //!   the job that fails alone is at fault.
 //! - Running out of memory is nobody's fault. The batch is halved, jobs that still do not fit are
 //!   tried one by one, and the smaller size is kept as the limit.
+//! - If the device is lost to this process, no try can succeed. The worker gives up, and only a restart
+//!   of the program helps.
 //!
 //! A job fails at most once in a full batch, once in half of it and once alone. The work is bounded
 //! whatever the engine does. After several failures in a row the worker pauses before the next try.
@@ -25,7 +27,7 @@ pub(super) enum Failure {
 }
 
 impl Failure {
-    fn error(&self) -> &Error {
+    pub(super) fn error(&self) -> &Error {
         let (Self::Error(error) | Self::Panic(error)) = self;
         error
     }
@@ -93,6 +95,7 @@ impl Worker<'_> {
     /// A job could not be encoded or started. It is not in the engine.
     pub(super) fn start_failed(&mut self, job: ScheduledJob, failure: Failure) {
         match failure {
+            Failure::Error(error) if is_loss(&error) => self.give_up(&error, [job]),
             Failure::Error(error) if is_memory(&error) && !self.running.is_empty() => {
                 // It waits until the batch is smaller.
                 self.out_of_memory(self.rows());
@@ -141,7 +144,9 @@ impl Worker<'_> {
     pub(super) fn step_failed(&mut self, failure: Failure) {
         let error = failure.into_error();
         let (jobs, rows) = (self.running.len(), self.rows());
-        if jobs == 0 {
+        if is_loss(&error) {
+            self.give_up(&error, []);
+        } else if jobs == 0 {
             // All jobs had ended when the step failed.
             self.record_failure(&error);
             self.reset_engine();
@@ -163,6 +168,22 @@ impl Worker<'_> {
             self.record_failure(&error);
             tracing::warn!(jobs, error = %error, "a decode step failed; trying its jobs one by one");
             self.restart_all(|job| job.alone = true);
+        }
+    }
+
+    /// The device is lost. Fails `jobs` and those in the engine, of which any may have caused it; the
+    /// error is not one that invites a retry on another server. The waiting jobs did not, and end when
+    /// the loop does.
+    pub(super) fn give_up(&mut self, error: &Error, jobs: impl IntoIterator<Item = ScheduledJob>) {
+        if !self.device_lost {
+            tracing::error!(error = %error, "the model has stopped; only a restart helps");
+        }
+        self.device_lost = true;
+        self.record_failure(error);
+        // Also while the scheduler is closing: slots that are still reserved must not be filled.
+        self.shared.lock().failed = true;
+        for job in jobs.into_iter().chain(self.running.drain(..)) {
+            job.fail(error.clone());
         }
     }
 
@@ -195,6 +216,10 @@ impl Worker<'_> {
 
     /// Ends a job that is at fault or cannot be helped. It is not in the engine any more.
     pub(super) fn fail_job(&mut self, job: ScheduledJob, error: Error) {
+        if is_loss(&error) {
+            self.give_up(&error, [job]);
+            return;
+        }
         if is_defect(&error) {
             self.record_failure(&error);
             tracing::error!(error = %error, "the model failed for an image");
@@ -207,6 +232,11 @@ impl Worker<'_> {
         self.backoff.record_failure();
         self.shared.lock().record_failure(error);
     }
+}
+
+/// Whether the device refuses all further work.
+pub(super) fn is_loss(error: &Error) -> bool {
+    error.kind() == ErrorKind::DeviceLost
 }
 
 fn is_memory(error: &Error) -> bool {

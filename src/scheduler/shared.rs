@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
+use tokio::sync::SetOnce;
 
 use super::job::ScheduledJob;
 use super::queue::Queue;
@@ -43,7 +44,7 @@ pub struct SchedulerStatus {
     pub accepting: bool,
     /// Whether the last run of the model failed.
     pub degraded: bool,
-    /// Whether the model thread has ended.
+    /// Whether the model thread has ended for good: only a restart of the program helps.
     pub failed: bool,
     /// The last failure of the model, for operators.
     pub last_error: Option<String>,
@@ -62,6 +63,8 @@ impl SchedulerStatus {
 pub(super) struct SharedState {
     state: Mutex<SchedulerState>,
     pub(super) wake: Condvar,
+    /// Set once the model thread has ended for good.
+    pub(super) failure: SetOnce<()>,
     pub(super) metrics: Metrics,
 }
 
@@ -103,7 +106,8 @@ impl SharedState {
             failed: false,
             last_error: None,
         };
-        Self { state: Mutex::new(state), wake: Condvar::new(), metrics }
+        let failure = SetOnce::new();
+        Self { state: Mutex::new(state), wake: Condvar::new(), failure, metrics }
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, SchedulerState> {

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use super::handle::VisionOrder;
 use super::job::ScheduledJob;
-use super::recovery::{Failure, guarded};
+use super::recovery::{Failure, guarded, is_loss};
 use super::worker::Worker;
 use crate::engine::{EncodedImage, ImageInput};
 use crate::metrics::Stage;
@@ -120,7 +120,7 @@ impl Worker<'_> {
                 self.decode(job);
             }
         }
-        while !waiting.is_empty() {
+        while !waiting.is_empty() && !self.device_lost {
             let count = self.images_at_once().min(waiting.len());
             let mut jobs: Vec<ScheduledJob> = waiting.drain(..count).collect();
             jobs.retain(|job| !self.drop_if_abandoned(job));
@@ -134,6 +134,7 @@ impl Worker<'_> {
                     self.vision_out_of_memory(jobs.len());
                     jobs.into_iter().rev().for_each(|job| waiting.push_front(job));
                 }
+                Err(failure) if is_loss(failure.error()) => self.give_up(failure.error(), jobs),
                 Err(failure) => {
                     self.group_encoding_failed(failure, jobs.len());
                     jobs.into_iter().for_each(|job| self.start(job));

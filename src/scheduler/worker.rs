@@ -20,6 +20,8 @@ pub(super) struct Worker<'a> {
     /// Jobs that a failure removed from the engine. They restart before the queue is served.
     pub(super) resuming: VecDeque<ScheduledJob>,
     pub(super) backoff: Backoff,
+    /// Whether the device refuses all further work. The loop then ends.
+    pub(super) device_lost: bool,
     max_rows: usize,
     /// A smaller limit than `max_rows`, set after the device ran out of memory.
     pub(super) memory_limit: Option<usize>,
@@ -30,7 +32,7 @@ pub(super) struct Worker<'a> {
     pub(super) vision_batch: usize,
 }
 
-/// Runs until the scheduler is closed and all accepted jobs are done.
+/// Runs until the scheduler is closed and all accepted jobs are done, or until the device is lost.
 pub(super) fn run(engine: Box<dyn Engine>, shared: &SharedState, options: &SchedulerOptions) {
     let mut worker = Worker {
         engine,
@@ -38,6 +40,7 @@ pub(super) fn run(engine: Box<dyn Engine>, shared: &SharedState, options: &Sched
         running: Vec::new(),
         resuming: VecDeque::new(),
         backoff: Backoff::default(),
+        device_lost: false,
         max_rows: options.max_batch_size.max(1),
         memory_limit: None,
         vision_limit: None,
@@ -46,7 +49,7 @@ pub(super) fn run(engine: Box<dyn Engine>, shared: &SharedState, options: &Sched
     };
     let _guard = OnExit(shared);
     let mut events = Vec::new();
-    while worker.wait_for_work() {
+    while !worker.device_lost && worker.wait_for_work() {
         let begin = Instant::now();
         worker.drop_abandoned();
         worker.admit();
@@ -67,6 +70,9 @@ impl Drop for OnExit<'_> {
         state.in_flight = 0;
         // Dropping a job closes its channel.
         state.queue.drain().for_each(drop);
+        if state.failed {
+            let _ = self.0.failure.set(());
+        }
     }
 }
 

@@ -5,6 +5,10 @@ mod folders;
 #[cfg(all(unix, feature = "embedded-model"))]
 mod interrupted;
 mod judged;
+#[cfg(all(target_os = "linux", feature = "embedded-model"))]
+mod memory;
+#[cfg(all(unix, feature = "embedded-model"))]
+mod outputs;
 mod quantize;
 #[cfg(all(unix, feature = "embedded-model"))]
 mod server;

@@ -118,6 +118,7 @@ fn each_invalid_value_is_reported_with_its_name_and_a_remedy() {
         ("REQUEST_TIMEOUT", "soon"),
         ("REQUEST_TIMEOUT", "NaN"),
         ("REQUEST_TIMEOUT", "inf"),
+        ("SHUTDOWN_DELAY", "soon"),
         ("SHUTDOWN_GRACE", "-1"),
         ("MAX_IMAGES_PER_REQUEST", "0"),
         ("MAX_CONNECTIONS", "0"),

@@ -64,6 +64,9 @@ test('the CSV escapes commas, quotes, line breaks and formulas', () => {
   assert.ok(one.startsWith(`"'=1+1, ""x"".jpg",ok,"a cat,\nand a dog",0.5,'-a,3,`), one);
   assert.ok(one.includes(',#112233 #445566,calm,-0.5,'), one);
   assert.ok(two.startsWith('b,error,,') && two.endsWith(',x,y'), two);
+  const named = (name) => toCsv([{ ...ok, name }]).split('\r\n').slice(1).join('\r\n');
+  for (const name of ['+1', "'=1", '＝1']) assert.ok(named(name).startsWith(`'${name},`), name);
+  for (const name of ["'a", 'a=1']) assert.ok(named(name).startsWith(`${name},`), name);
   const columns = (row) => row.replace(/"([^"]|"")*"/g, '').split(',').length;
   assert.deepEqual([one, two].map(columns), [23, 23]);
   const json = JSON.parse(toJson([ok, failed]));

@@ -94,6 +94,42 @@ pub struct ModelDescription {
     pub device: Device,
 }
 
+impl ModelDescription {
+    /// An upper bound of the bytes of RAM that decoding takes beside the weights: `jobs` images of
+    /// this size in the batch, and `rows` sequences of them together.
+    #[must_use]
+    pub fn batch_bytes(&self, jobs: usize, rows: usize, width: usize, height: usize) -> u64 {
+        let (vision, text) = (&self.config.vision, &self.config.text);
+        let [jobs, rows] = [jobs.max(1), rows].map(|n| n as u64);
+        let number = size_of::<f32>() as u64;
+        let vocabulary = text.vocab_size as u64;
+        // The logits of a step, their copy for each job, and what processors and sampling make of them.
+        let logits = 6 * rows * vocabulary * number;
+        if !self.device.is_cpu() {
+            return logits;
+        }
+        let patch = vision.patch_size.max(1);
+        let tokens = (1 + (width / patch) * (height / patch)) as u64;
+        let [layers, heads, positions] =
+            [text.num_hidden_layers, text.num_attention_heads, text.max_position_embeddings]
+                .map(|n| n as u64);
+        // Tables are padded to blocks of 64 numbers, and tokens to blocks of 64.
+        let head = text.head_dim().next_multiple_of(64) as u64;
+        let keys_and_values = |tokens: u64| 2 * layers * heads * head * tokens * number;
+        let cross = keys_and_values(tokens.next_multiple_of(64));
+        // Rows that change their order are copied, and a finished job's row is kept for the next one.
+        let own = keys_and_values(positions) * (jobs + 2 * rows);
+        // candle's caches grow to the next power of two, beside the smaller ones.
+        let growth = if self.kernels == "candle" { 3 } else { 1 };
+        let states = tokens * vision.hidden_size as u64 * number;
+        // A prompt of any length, with everything that a layer makes of it.
+        let read = positions.max(rows);
+        let width = (12 * text.hidden_size + 4 * text.intermediate_size) as u64;
+        let pass = read * (width + 2 * heads * positions.max(tokens)) * number;
+        growth * (jobs * cross + own) + 2 * jobs * states + pass + logits
+    }
+}
+
 /// The vision tower's output for one image: `[1 + patches, vision width]`, the class token first.
 #[derive(Debug)]
 pub enum ImageStates {

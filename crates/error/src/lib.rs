@@ -52,6 +52,8 @@ pub enum ErrorKind {
     Model,
     /// The device is out of memory; a smaller batch may fit.
     OutOfMemory,
+    /// The device refuses all further work of this process; only a restart helps.
+    DeviceLost,
     /// A file cannot be read or written.
     Io,
     /// A bug in this program.
@@ -82,6 +84,7 @@ impl ErrorKind {
             Self::Config => "invalid_setting",
             Self::Model => "model_error",
             Self::OutOfMemory => "out_of_memory",
+            Self::DeviceLost => "device_lost",
             Self::Io => "io_error",
             Self::Internal => "internal",
         }
@@ -143,6 +146,17 @@ impl Error {
             "the server is stopping; send the request to another server",
         )
         .with_retry_after(Duration::from_secs(5))
+    }
+
+    /// [`ErrorKind::NotReady`], for work that arrives after the model has stopped for good.
+    #[must_use]
+    pub fn model_stopped() -> Self {
+        Self::new(
+            ErrorKind::NotReady,
+            "the model of this server has stopped, and only a restart helps; send the request to \
+             another server, or try again in a minute",
+        )
+        .with_retry_after(Duration::from_secs(30))
     }
 
     /// [`ErrorKind::InferenceTimeout`] after `limit`. `what` was not ready; `advice` says how to make

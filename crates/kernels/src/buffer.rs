@@ -60,6 +60,11 @@ impl<T: Copy + Default> Buffer<T> {
         self.len = len;
     }
 
+    /// The largest length so far, for which there is memory.
+    pub(crate) fn allocated(&self) -> usize {
+        self.storage.len()
+    }
+
     /// The numbers.
     #[must_use]
     pub fn as_slice(&self) -> &[T] {

@@ -44,6 +44,14 @@ impl SelfKv {
         self.values.resize(len);
     }
 
+    /// Returns the memory of all rows but one. Otherwise every spare cache would in time be as large as
+    /// that of the widest job.
+    pub fn shrink(&mut self) {
+        if self.keys.allocated().max(self.spare[0].allocated()) > self.row_len() {
+            *self = Self::new(self.heads, self.layers);
+        }
+    }
+
     /// Rows, each a sequence of tokens.
     #[must_use]
     pub fn rows(&self) -> usize {
@@ -188,4 +196,25 @@ pub fn attend<'a>(
             }
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wide_cache_returns_its_memory_and_a_narrow_one_keeps_it() {
+        let heads = Heads { count: 2, size: 16 };
+        let mut kv = SelfKv::new(heads, 1);
+        kv.reset(4);
+        let row = kv.keys.allocated();
+        kv.shrink();
+        assert!(row > 0 && kv.keys.allocated() == row);
+        kv.reorder(&[0, 0, 0], 0);
+        assert_eq!(kv.keys.allocated(), 3 * row);
+        kv.shrink();
+        assert_eq!((kv.keys.allocated(), kv.spare[0].allocated(), kv.rows()), (0, 0, 1));
+        kv.reset(4);
+        assert_eq!(kv.keys.allocated(), row);
+    }
 }

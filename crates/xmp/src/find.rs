@@ -3,11 +3,22 @@
 use std::ops::Range;
 
 use quick_xml::NsReader;
+use quick_xml::escape::unescape;
 use quick_xml::events::{BytesStart, Event};
 use quick_xml::name::{Namespace, NamespaceResolver, ResolveResult};
 
+use super::encoding::Encoding;
 use super::{PROPERTIES, RDF, not_xmp};
 use cutline_error::Result;
+
+/// The properties whose value is the name of a file, or an extension, and their namespaces. Camera Raw
+/// and Lightroom write the first three, darktable the last.
+const FILES: [(&str, &str); 4] = [
+    ("SidecarForExtension", "http://ns.adobe.com/photoshop/1.0/"),
+    ("RawFileName", "http://ns.adobe.com/camera-raw-settings/1.0/"),
+    ("PreservedFileName", "http://ns.adobe.com/xap/1.0/mm/"),
+    ("DerivedFrom", "http://ns.adobe.com/xap/1.0/mm/"),
+];
 
 /// An XML element and its byte ranges.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,8 +46,10 @@ pub(super) enum Property {
         alternative: Option<Element>,
         /// The text in the default language.
         default: Option<Element>,
-        /// The text in the first language.
-        first: Option<Element>,
+        /// The text in the first language that is not empty.
+        filled: Option<Element>,
+        /// The text of a property that has qualifiers instead of languages.
+        value: Option<Element>,
     },
 }
 
@@ -57,6 +70,8 @@ pub(super) struct Layout {
     pub(super) insertion_point: InsertionPoint,
     /// In the order of [`PROPERTIES`].
     pub(super) properties: [Option<Property>; 2],
+    /// Of the files that it names, without the dot.
+    pub(super) extensions: Vec<String>,
 }
 
 /// The role of an element.
@@ -66,7 +81,15 @@ enum Role {
     Description,
     Property(usize),
     Alternative(usize),
-    Item { property: usize, default: bool },
+    Item {
+        default: bool,
+    },
+    /// `rdf:Description` in a property or an item, the long form of its qualifiers.
+    Qualified,
+    /// `rdf:value`, the text of a property or an item with qualifiers.
+    Value,
+    /// One of [`FILES`].
+    File,
     Other,
 }
 
@@ -84,10 +107,14 @@ struct Finder {
     rdf: Option<Element>,
     description: Option<Element>,
     properties: [Option<Property>; 2],
+    /// Whether each of them has a text.
+    has_text: [bool; 2],
     /// Parts of the property whose end has not been read yet.
     alternative: Option<Element>,
     default: Option<Element>,
-    first: Option<Element>,
+    filled: Option<Element>,
+    value: Option<Element>,
+    extensions: Vec<String>,
 }
 
 /// Finds the properties in `xmp`.
@@ -109,9 +136,16 @@ pub(super) fn find(xmp: &str) -> Result<Layout> {
             Event::Start(tag) => search.start_element(xmp, &tag, reader.resolver(), range),
             Event::Empty(tag) => {
                 search.start_element(xmp, &tag, reader.resolver(), range.clone());
-                search.end_element(range.end..range.end, true);
+                search.end_element(xmp, range.end..range.end, true);
             }
-            Event::End(_) => search.end_element(range, false),
+            Event::End(_) => search.end_element(xmp, range, false),
+            Event::Decl(declaration) => {
+                if let Some(Ok(name)) = declaration.encoding()
+                    && !Encoding::may_be_declared(&name)
+                {
+                    return Err(not_xmp(&format!("it is in {name} rather than UTF-8")));
+                }
+            }
             Event::Eof => break,
             _ => {}
         }
@@ -123,7 +157,12 @@ pub(super) fn find(xmp: &str) -> Result<Layout> {
     let prefix = rdf.name.split_once(':').map_or(String::new(), |(prefix, _)| format!("{prefix}:"));
     let insertion_point =
         search.description.map_or(InsertionPoint::Rdf(rdf), InsertionPoint::Description);
-    Ok(Layout { prefix, insertion_point, properties: search.properties })
+    Ok(Layout {
+        prefix,
+        insertion_point,
+        properties: search.properties,
+        extensions: search.extensions,
+    })
 }
 
 fn position(reader: &NsReader<&[u8]>) -> usize {
@@ -141,6 +180,21 @@ fn property(namespace: &ResolveResult<'_>, local: &str) -> Option<usize> {
     })
 }
 
+/// The extension in the value of one of [`FILES`].
+fn extension(local: &str, value: &str) -> Option<String> {
+    let value = value.trim();
+    let extension = match value.rsplit_once('.') {
+        Some((_, extension)) => extension,
+        None if local == FILES[0].0 => value,
+        None => return None,
+    };
+    Some(extension.to_owned()).filter(|extension| !extension.is_empty())
+}
+
+fn names_file(namespace: &ResolveResult<'_>, local: &str) -> bool {
+    FILES.iter().any(|(name, wanted)| *name == local && is(namespace, wanted))
+}
+
 impl Finder {
     fn start_element(
         &mut self,
@@ -156,13 +210,16 @@ impl Finder {
         let role = match (parent, local) {
             (Role::Other, "RDF") if rdf => Role::Rdf,
             (Role::Rdf, "Description") if rdf => Role::Description,
+            (Role::Description, _) if names_file(&namespace, local) => Role::File,
             (Role::Description, _) => {
                 property(&namespace, local).map_or(Role::Other, Role::Property)
             }
-            (Role::Property(property), "Alt") if rdf => Role::Alternative(property),
-            (Role::Alternative(property), "li") if rdf => {
-                Role::Item { property, default: is_default(tag) }
+            (Role::Property(_) | Role::Item { .. }, "Description") if rdf => Role::Qualified,
+            (Role::Property(_) | Role::Item { .. } | Role::Qualified, "value") if rdf => {
+                Role::Value
             }
+            (Role::Property(property), "Alt") if rdf => Role::Alternative(property),
+            (Role::Alternative(_), "li") if rdf => Role::Item { default: is_default(tag) },
             _ => Role::Other,
         };
         if role == Role::Description {
@@ -173,19 +230,34 @@ impl Finder {
 
     /// Records properties that are attributes.
     fn attributes(&mut self, xmp: &str, tag: &BytesStart<'_>, names: &NamespaceResolver) {
-        for attribute in tag.attributes().flatten() {
+        // The check for equal names takes quadratic time.
+        for attribute in tag.attributes().with_checks(false).flatten() {
             let (namespace, local) = names.resolve_attribute(attribute.key);
+            if names_file(&namespace, local.into_inner()) {
+                let value = unescape(&attribute.value).unwrap_or_default();
+                self.extensions.extend(extension(local.into_inner(), &value));
+            }
             let Some(property) = property(&namespace, local.into_inner()) else { continue };
             // The value is borrowed from the text, so its address gives the range.
             let start = (attribute.value.as_ptr() as usize).wrapping_sub(xmp.as_ptr() as usize);
             let range = start..start.saturating_add(attribute.value.len());
             if xmp.get(range.clone()).is_some() {
-                self.properties[property].get_or_insert(Property::Attribute(range));
+                self.found(xmp, property, Property::Attribute(range));
             }
         }
     }
 
-    fn end_element(&mut self, end: Range<usize>, is_empty: bool) {
+    /// Records a property: the first one, or the first that has a text.
+    fn found(&mut self, xmp: &str, property: usize, found: Property) {
+        // Asked once for each, so that many empty ones take linear time.
+        let has_text = found.text(xmp).is_some();
+        if self.properties[property].is_none() || (has_text && !self.has_text[property]) {
+            self.properties[property] = Some(found);
+            self.has_text[property] = has_text;
+        }
+    }
+
+    fn end_element(&mut self, xmp: &str, end: Range<usize>, is_empty: bool) {
         // The reader rejects end tags without a start tag.
         let Some(OpenElement { role, name, tag }) = self.open.pop() else { return };
         let element = Element {
@@ -206,26 +278,42 @@ impl Finder {
                     whole: element,
                     alternative: self.alternative.take(),
                     default: self.default.take(),
-                    first: self.first.take(),
+                    filled: self.filled.take(),
+                    value: self.value.take(),
                 };
-                self.properties[property].get_or_insert(found);
+                self.found(xmp, property, found);
             }
             Role::Alternative(_) => {
                 self.alternative.get_or_insert(element);
             }
-            Role::Item { default, .. } => {
-                if default {
-                    self.default.get_or_insert(element.clone());
+            Role::Item { default } => {
+                // The text of an item with qualifiers is in one of its elements.
+                let element = self.value.take().unwrap_or(element);
+                if self.filled.is_none() && element.text(xmp).is_some() {
+                    self.filled = Some(element.clone());
                 }
-                self.first.get_or_insert(element);
+                if default {
+                    self.default.get_or_insert(element);
+                }
             }
-            Role::Other => {}
+            Role::Value => {
+                self.value.get_or_insert(element);
+            }
+            Role::File => {
+                let local = element.name.rsplit(':').next().unwrap_or_default();
+                let value = element.text(xmp).unwrap_or_default();
+                self.extensions.extend(extension(local, &value));
+            }
+            Role::Qualified | Role::Other => {}
         }
     }
 }
 
 fn is_default(tag: &BytesStart<'_>) -> bool {
-    tag.attributes().flatten().any(|attribute| {
-        attribute.key.into_inner() == "xml:lang" && &*attribute.value == "x-default"
+    tag.attributes().with_checks(false).flatten().any(|attribute| {
+        // Language tags know no case.
+        attribute.key.into_inner() == "xml:lang"
+            && unescape(&attribute.value)
+                .is_ok_and(|language| language.trim().eq_ignore_ascii_case("x-default"))
     })
 }

@@ -1,7 +1,8 @@
 //! Reads and writes the description and the alternative text of a photo in an XMP sidecar.
 //!
 //! A namespace-aware XML reader finds the properties, and only the bytes that change are replaced.
-//! Everything else in the file, including comments, whitespace and prefixes, stays as it is.
+//! Everything else in the file, including comments, whitespace, prefixes and the encoding, stays as it
+//! is.
 //!
 //! ```
 //! use cutline_xmp::{Existing, Texts, merge, read};
@@ -18,12 +19,16 @@
 //! # Ok::<(), cutline_error::Error>(())
 //! ```
 
+mod encoding;
 mod find;
 
 use std::ops::Range;
 
-use quick_xml::escape::partial_escape;
+use quick_xml::Reader;
+use quick_xml::escape::{partial_escape, resolve_predefined_entity, unescape};
+use quick_xml::events::Event;
 
+use self::encoding::Encoding;
 use self::find::{Element, InsertionPoint, Layout, Property, find};
 use cutline_error::{Error, ErrorKind, Result};
 
@@ -71,6 +76,32 @@ pub fn read(xmp: &str) -> Result<Texts> {
     let [description, alt_text] =
         found.properties.map(|property| property.and_then(|property| property.text(xmp)));
     Ok(Texts { description, alt_text })
+}
+
+/// As [`read`], for the bytes of a file in UTF-8, UTF-16 or UTF-32.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_bytes(xmp: &[u8]) -> Result<Texts> {
+    read(&Encoding::decode(xmp)?.0)
+}
+
+/// The extensions of the files that a sidecar names as its own, without the dot: usually none, or that
+/// of the raw file whose settings it holds.
+///
+/// # Errors
+/// As [`read_bytes`].
+pub fn extensions(xmp: &[u8]) -> Result<Vec<String>> {
+    find(&Encoding::decode(xmp)?.0).map(|found| found.extensions)
+}
+
+/// As [`merge`], for the bytes of a file in UTF-8, UTF-16 or UTF-32. The encoding stays.
+///
+/// # Errors
+/// As [`merge`].
+pub fn merge_bytes(xmp: Option<&[u8]>, texts: &Texts, existing: Existing) -> Result<Vec<u8>> {
+    let (xmp, encoding) = xmp.map_or(Ok((String::new(), Encoding::Utf8)), Encoding::decode)?;
+    Ok(encoding.encode(&merge(Some(&xmp), texts, existing)?))
 }
 
 /// Adds `texts` to `xmp`, the content of a file, or to a new file if it is `None` or empty.
@@ -139,19 +170,21 @@ fn added(found: &Layout, xmp: &str, new: &str) -> (Range<usize>, String) {
 }
 
 impl Property {
-    /// The text in the default language, or else in the first; `None` if it is empty.
+    /// The text in the default language, or else in the first that has one; `None` if all are empty.
     fn text(&self, xmp: &str) -> Option<String> {
-        let range = match self {
-            Self::Attribute(value) => value.clone(),
-            Self::Element { whole, alternative: None, .. } => whole.inside()?,
-            Self::Element { default, first, .. } => {
-                default.as_ref().or(first.as_ref())?.inside()?
+        match self {
+            Self::Attribute(value) => {
+                let value = &xmp[value.clone()];
+                trimmed(&unescape(value).unwrap_or(value.into()))
             }
-        };
-        let text = xmp[range].trim();
-        let text =
-            quick_xml::escape::unescape(text).map_or_else(|_| text.into(), |t| t.into_owned());
-        Some(text).filter(|text| !text.is_empty())
+            Self::Element { whole, alternative: None, value, .. } => {
+                value.as_ref().unwrap_or(whole).text(xmp)
+            }
+            Self::Element { default, filled, .. } => default
+                .as_ref()
+                .and_then(|item| item.text(xmp))
+                .or_else(|| filled.as_ref()?.text(xmp)),
+        }
     }
 
     /// The edit that replaces its text in the default language.
@@ -162,12 +195,37 @@ impl Property {
             }
             Self::Element { default: Some(item), .. } => item.replace_content(text),
             Self::Element { alternative: Some(all), .. } => all.prepend(&item(rdf, text)),
+            Self::Element { value: Some(value), .. } => value.replace_content(text),
             Self::Element { whole, .. } => whole.replace_content(&alternative(rdf, text)),
         }
     }
 }
 
 impl Element {
+    /// The characters in it, without comments and the tags of other elements.
+    fn text(&self, xmp: &str) -> Option<String> {
+        let markup = &xmp[self.inside()?];
+        let mut reader = Reader::from_str(markup);
+        let mut text = String::new();
+        loop {
+            match reader.read_event() {
+                Ok(Event::Text(part)) => text += &part.xml10_content(),
+                Ok(Event::CData(part)) => text += &part.xml10_content(),
+                Ok(Event::GeneralRef(entity)) => match entity.resolve_char_ref() {
+                    Ok(Some(character)) => text.push(character),
+                    // Entities of a document type are not resolved.
+                    _ => match resolve_predefined_entity(&entity.xml10_content()) {
+                        Some(character) => text += character,
+                        None => return trimmed(markup),
+                    },
+                },
+                Ok(Event::Eof) => return trimmed(&text),
+                Ok(_) => {}
+                Err(_) => return trimmed(markup),
+            }
+        }
+    }
+
     fn inside(&self) -> Option<Range<usize>> {
         (!self.is_empty).then(|| self.inner.clone())
     }
@@ -202,9 +260,14 @@ impl Element {
     }
 }
 
-/// Escapes a text for XML and removes control characters, which XML cannot express.
+fn trimmed(text: &str) -> Option<String> {
+    Some(text.trim().to_owned()).filter(|text| !text.is_empty())
+}
+
+/// Escapes a text for XML and removes characters that XML cannot express.
 fn escaped(text: &str) -> String {
-    let text: String = text.chars().filter(|c| !c.is_control()).collect();
+    let allowed = |c: &char| !c.is_control() && !matches!(c, '\u{fffe}' | '\u{ffff}');
+    let text: String = text.chars().filter(allowed).collect();
     partial_escape(text.as_str()).into_owned()
 }
 

@@ -115,3 +115,144 @@ fn invalid_files_are_rejected() {
         assert!(merge(Some(text), &texts("a", "b"), Existing::Replace).is_err());
     }
 }
+
+fn encoded(text: &str) -> [Vec<u8>; 4] {
+    [
+        text.encode_utf16().flat_map(u16::to_le_bytes).collect(),
+        text.encode_utf16().flat_map(u16::to_be_bytes).collect(),
+        text.chars().flat_map(|c| u32::from(c).to_le_bytes()).collect(),
+        text.chars().flat_map(|c| u32::from(c).to_be_bytes()).collect(),
+    ]
+}
+
+#[test]
+fn the_encoding_of_a_file_is_recognised_and_kept() {
+    let bare = "<rdf:RDF xmlns:rdf='http://www.w3.org/1999/02/22-rdf-syntax-ns#'></rdf:RDF>";
+    let declared = format!("\u{feff}<?xml version=\"1.0\" encoding=\"UTF-16\"?>{bare}");
+    for xmp in [OTHER_PROGRAM, bare, &declared] {
+        let wanted = texts("a cät \u{1f431}", "a pet");
+        let merged = merge(Some(xmp), &wanted, Existing::Replace).unwrap();
+        for (before, after) in encoded(xmp).iter().zip(encoded(&merged)) {
+            assert_eq!(merge_bytes(Some(before), &wanted, Existing::Replace).unwrap(), after);
+            assert_eq!(read_bytes(&after).unwrap(), wanted);
+            let cut = read_bytes(&after[..after.len() - 1]).unwrap_err();
+            assert!(cut.detail().starts_with("is not valid XMP"), "{cut}");
+        }
+        assert_eq!(read_bytes(merged.as_bytes()).unwrap(), wanted);
+    }
+    assert!(read_bytes(b"\xff\xfe\x00\xd8").is_err(), "half a surrogate pair");
+    assert!(read_bytes(b"\xff\xfe\0\0\0\0\x11\0").is_err(), "no character");
+    let latin = "<?xml version='1.0' encoding='ISO-8859-1'?><a/>";
+    assert!(read(latin).unwrap_err().detail().contains("ISO-8859-1"));
+    let new = merge_bytes(None, &texts("a", "b"), Existing::Keep).unwrap();
+    assert_eq!(new, merge(None, &texts("a", "b"), Existing::Keep).unwrap().as_bytes());
+}
+
+/// A file whose description is `inside`.
+fn described(inside: &str) -> String {
+    format!(
+        "<rdf:RDF xmlns:rdf='http://www.w3.org/1999/02/22-rdf-syntax-ns#'><rdf:Description \
+         xmlns:dc='http://purl.org/dc/elements/1.1/' xmlns:q='urn:q'>{inside}</rdf:Description></rdf:RDF>"
+    )
+}
+
+#[test]
+fn language_tags_know_no_case() {
+    for tag in ["X-Default", "X-DEFAULT", "x-defaul&#116;"] {
+        let xmp = described(&format!(
+            "<dc:description><rdf:Alt><rdf:li xml:lang='de'>meine</rdf:li>\
+             <rdf:li xml:lang='{tag}'>mine</rdf:li></rdf:Alt></dc:description>"
+        ));
+        assert_eq!(read(&xmp).unwrap().description.as_deref(), Some("mine"));
+        let kept = merge(Some(&xmp), &texts("a cat", "cat"), Existing::Keep).unwrap();
+        assert_eq!(read(&kept).unwrap(), texts("mine", "cat"));
+        let replaced = merge(Some(&xmp), &texts("a cat", "cat"), Existing::Replace).unwrap();
+        assert_eq!(replaced, kept.replace(">mine<", ">a cat<"), "no second item");
+    }
+}
+
+#[test]
+fn texts_are_read_in_every_form_of_xml() {
+    let alternative =
+        |item: &str| format!("<dc:description><rdf:Alt>{item}</rdf:Alt></dc:description>");
+    for (inside, text) in [
+        (alternative("<rdf:li xml:lang='x-default'><![CDATA[a <cat>]]></rdf:li>"), "a <cat>"),
+        (
+            alternative("<rdf:li xml:lang='x-default'>a <!-- big -->cat &amp; a d&#111;g</rdf:li>"),
+            "a cat & a dog",
+        ),
+        (
+            alternative("<rdf:li xml:lang='x-default'/><rdf:li xml:lang='de'>Katze</rdf:li>"),
+            "Katze",
+        ),
+        (
+            alternative(
+                "<rdf:li xml:lang='x-default' rdf:parseType='Resource'><q:by>me</q:by>\
+                 <rdf:value>a cat</rdf:value></rdf:li>",
+            ),
+            "a cat",
+        ),
+        (
+            alternative(
+                "<rdf:li xml:lang='x-default'><rdf:Description><rdf:value>a cat</rdf:value>\
+                 <q:by>me</q:by></rdf:Description></rdf:li>",
+            ),
+            "a cat",
+        ),
+        (
+            "<dc:description rdf:parseType='Resource'><rdf:value>a cat</rdf:value><q:by>me</q:by>\
+             </dc:description>"
+                .to_owned(),
+            "a cat",
+        ),
+    ] {
+        let xmp = described(&inside);
+        assert_eq!(read(&xmp).unwrap().description.as_deref(), Some(text), "{xmp}");
+        let kept = merge(Some(&xmp), &texts("new", "alt"), Existing::Keep).unwrap();
+        assert_eq!(read(&kept).unwrap(), texts(text, "alt"), "{kept}");
+        let replaced = merge(Some(&xmp), &texts("new", "alt"), Existing::Replace).unwrap();
+        assert_eq!(read(&replaced).unwrap(), texts("new", "alt"), "{replaced}");
+        assert_eq!(replaced.contains("<q:by>me</q:by>"), xmp.contains("q:by"), "{replaced}");
+    }
+}
+
+/// An empty property does not hide one with a text.
+#[test]
+fn a_text_is_found_behind_an_empty_property() {
+    let xmp = described(
+        "<dc:description/><dc:description><rdf:Alt><rdf:li xml:lang='x-default'>mine</rdf:li>\
+         </rdf:Alt></dc:description>",
+    );
+    let kept = merge(Some(&xmp), &texts("a cat", "cat"), Existing::Keep).unwrap();
+    assert_eq!(read(&kept).unwrap(), texts("mine", "cat"));
+    assert!(!kept.contains("a cat"));
+}
+
+#[test]
+fn files_that_a_sidecar_names_are_found() {
+    let photoshop = "xmlns:p='http://ns.adobe.com/photoshop/1.0/'";
+    let media = "xmlns:m='http://ns.adobe.com/xap/1.0/mm/'";
+    for (inside, wanted) in [
+        (format!("<rdf:Description {photoshop} p:SidecarForExtension='NEF'/>"), &["NEF"][..]),
+        (
+            format!(
+                "<rdf:Description {photoshop}><p:SidecarForExtension>CR2</p:SidecarForExtension>\
+                 </rdf:Description>"
+            ),
+            &["CR2"],
+        ),
+        (format!("<rdf:Description {media} m:PreservedFileName='DSC 1.nef'/>"), &["nef"]),
+        (
+            format!(
+                "<rdf:Description {media}><m:DerivedFrom>a.jpg</m:DerivedFrom></rdf:Description>"
+            ),
+            &["jpg"],
+        ),
+        (format!("<rdf:Description {media} m:DerivedFrom='no extension'/>"), &[]),
+        ("<rdf:Description SidecarForExtension='NEF'/>".to_owned(), &[]),
+    ] {
+        let rdf = "http://www.w3.org/1999/02/22-rdf-syntax-ns#";
+        let xmp = format!("<rdf:RDF xmlns:rdf='{rdf}'>{inside}</rdf:RDF>");
+        assert_eq!(extensions(xmp.as_bytes()).unwrap(), wanted, "{xmp}");
+    }
+}

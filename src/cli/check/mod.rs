@@ -10,8 +10,9 @@ use clap::{ArgMatches, Args, Command, FromArgMatches};
 
 use self::report::{CheckReport, CheckRules, CheckedPhoto};
 use super::folder::inputs::{Inputs, Search};
+use super::folder::name;
 use super::folder::results::{ResultEntry, Results};
-use super::folder::sidecar::{SidecarKind, SidecarText, Sidecars};
+use super::folder::sidecar::{SidecarKind, SidecarName, SidecarText, Sidecars};
 use super::{FAILED, complain, print, unparsed};
 use cutline_error::{Error, ErrorKind, Result};
 
@@ -28,6 +29,15 @@ struct CheckArgs {
     /// Follow links in folders
     #[arg(short = 'L', long)]
     follow_links: bool,
+    /// Read photo.jpg.txt (full) or photo.txt (stem)
+    #[arg(
+        long,
+        value_enum,
+        value_name = "NAME",
+        default_value = "full",
+        hide_possible_values = true
+    )]
+    sidecar_name: SidecarName,
     /// Print a JSON object with all paths instead of a table
     #[arg(long)]
     json: bool,
@@ -71,7 +81,7 @@ pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode> {
         for problem in inputs.problems.iter().chain(&inputs.unreadable()) {
             complain(problem);
         }
-        of_folders(&inputs, results)
+        of_folders(&inputs, args.sidecar_name, results)
     };
     if photos.is_empty() {
         return Err(Error::new(
@@ -103,10 +113,14 @@ fn of_results(results: Vec<ResultEntry>) -> Vec<CheckedPhoto> {
 }
 
 /// The photos in folders, with the captions in their sidecars, or else in results.
-fn of_folders(inputs: &Inputs, results: Vec<ResultEntry>) -> Vec<CheckedPhoto> {
-    let rows: HashMap<String, ResultEntry> =
-        results.into_iter().map(|entry| (entry.path.clone(), entry)).collect();
-    let kinds = SidecarKind::ALL.map(|kind| Sidecars::new(kind, &inputs.photos));
+fn of_folders(
+    inputs: &Inputs,
+    naming: SidecarName,
+    results: Vec<ResultEntry>,
+) -> Vec<CheckedPhoto> {
+    let rows: HashMap<PathBuf, ResultEntry> =
+        results.into_iter().map(|entry| (name::path(&entry.path), entry)).collect();
+    let kinds = SidecarKind::ALL.map(|kind| Sidecars::new(kind, naming, &inputs.photos));
     let photo = |photo: &super::folder::inputs::InputPhoto| {
         let path = photo.name();
         let sidecar = kinds
@@ -117,7 +131,7 @@ fn of_folders(inputs: &Inputs, results: Vec<ResultEntry>) -> Vec<CheckedPhoto> {
             Some(SidecarText { text, confidence, .. }) => {
                 CheckedPhoto { path, text: Some(text), confidence }
             }
-            None => match rows.get(&path) {
+            None => match rows.get(&photo.path) {
                 Some(entry) => CheckedPhoto::of(entry.clone()),
                 None => CheckedPhoto { path, text: None, confidence: None },
             },

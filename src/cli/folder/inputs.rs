@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use walkdir::WalkDir;
 
-use super::pattern;
+use super::{name, pattern};
 use crate::text;
 use cutline_error::{Error, ErrorKind, Result};
 
@@ -44,8 +44,9 @@ pub(in crate::cli) struct InputPhoto {
 }
 
 impl InputPhoto {
+    /// The path for a line of text or a message.
     pub(in crate::cli) fn name(&self) -> String {
-        self.path.to_string_lossy().into_owned()
+        name::line(&self.path)
     }
 }
 
@@ -228,7 +229,7 @@ impl Inputs {
             let entry = match entry {
                 Ok(entry) => entry,
                 Err(error) => {
-                    let path = error.path().unwrap_or(folder).display().to_string();
+                    let path = name::line(error.path().unwrap_or(folder));
                     let cause = error.io_error().map_or("it is a loop".into(), ToString::to_string);
                     self.unsearchable(&path, &cause);
                     continue;
@@ -268,7 +269,7 @@ impl Inputs {
             }
         };
         for (path, error) in &problems {
-            self.unsearchable(&path.display().to_string(), &error.to_string());
+            self.unsearchable(&name::line(path), &error.to_string());
         }
         if found.is_empty() && problems.is_empty() {
             self.problems.push(format!("{pattern}: there is no such file; check the pattern"));
@@ -322,6 +323,11 @@ impl Inputs {
         };
         self.skipped.push((path, skip));
     }
+}
+
+/// Whether a file is named like a photo that can be read.
+pub(super) fn is_photo(path: &Path) -> bool {
+    has_extension(path, &EXTENSIONS)
 }
 
 fn extension(path: &Path) -> &str {

@@ -1,11 +1,14 @@
 //! What is written about a photo, and in which format.
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::time::UNIX_EPOCH;
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
+use super::name;
+use super::spreadsheet::guarded;
 use crate::captioner::{Caption, Choice, Fallback};
 use cutline_error::{Error, Result};
 
@@ -14,6 +17,8 @@ use cutline_error::{Error, Result};
 pub(in crate::cli) enum OutputFormat {
     /// Path, tab, caption.
     Text,
+    /// The same for spreadsheets.
+    Tsv,
     /// One object per line.
     #[value(name = "jsonl")]
     JsonLines,
@@ -31,6 +36,11 @@ impl OutputFormat {
             extension if extension.eq_ignore_ascii_case("ndjson") => Self::JsonLines,
             extension => Self::from_str(extension, true).unwrap_or(Self::Text),
         }
+    }
+
+    /// Whether a row has only a path and a caption, so that it does not tell who wrote it.
+    pub(in crate::cli) fn is_plain(self) -> bool {
+        matches!(self, Self::Text | Self::Tsv)
     }
 
     pub(in crate::cli) fn name(self) -> String {
@@ -116,7 +126,7 @@ impl Description {
 /// A photo and its description, ready to be written.
 #[derive(Debug)]
 pub(in crate::cli) struct Record<'a> {
-    pub(in crate::cli) path: &'a str,
+    pub(in crate::cli) path: &'a Path,
     pub(in crate::cli) description: &'a Description,
     /// `None` if the photo came on standard input.
     pub(in crate::cli) stamp: Option<&'a FileStamp>,
@@ -125,7 +135,7 @@ pub(in crate::cli) struct Record<'a> {
 /// The caption in the form of the HTTP API, together with its file.
 #[derive(Serialize)]
 struct JsonRow<'a> {
-    path: &'a str,
+    path: String,
     #[serde(flatten)]
     body: JsonBody<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -151,15 +161,22 @@ impl Record<'_> {
     /// [`Internal`](cutline_error::ErrorKind::Internal): strings and numbers can always be written.
     pub(in crate::cli) fn write(&self, format: OutputFormat) -> Result<String> {
         match format {
-            OutputFormat::Text => Ok(self.lines()),
+            OutputFormat::Text => Ok(self.lines(|text| text.into())),
+            OutputFormat::Tsv => Ok(self.lines(guarded)),
             OutputFormat::JsonLines => Ok(self.json()? + "\n"),
             OutputFormat::Json => self.json(),
             OutputFormat::Csv => self.table(),
         }
     }
 
-    fn lines(&self) -> String {
-        let line = |text: &str| format!("{}\t{text}\n", self.path);
+    fn lines(&self, cell: fn(&str) -> Cow<'_, str>) -> String {
+        let path = name::line(self.path);
+        let path = cell(&path);
+        let line = |text: &str| {
+            // The fallback text is a setting and may hold anything.
+            let text = text.replace(name::breaks_lines, " ");
+            format!("{path}\t{}\n", cell(&text))
+        };
         match self.description.choices() {
             [] => line(self.description.text()),
             choices => choices.iter().map(|choice| line(&choice.text)).collect(),
@@ -174,7 +191,7 @@ impl Record<'_> {
                 JsonBody::Nothing { caption: text, captions: [], reason }
             }
         };
-        serde_json::to_string(&JsonRow { path: self.path, body, file: self.stamp })
+        serde_json::to_string(&JsonRow { path: name::text(self.path), body, file: self.stamp })
             .map_err(|error| Error::internal("a caption cannot be written").with_source(error))
     }
 
@@ -185,15 +202,16 @@ impl Record<'_> {
         };
         let fallback = self.description.fallback();
         let text = |value: Option<String>| value.unwrap_or_default();
+        let words = |value: &str| guarded(value).into_owned();
         let row = |number: usize, caption: &str, confidence: Option<f32>| -> [String; 12] {
             [
-                self.path.to_owned(),
+                words(&name::text(self.path)),
                 number.to_string(),
-                caption.to_owned(),
+                words(caption),
                 text(confidence.map(|confidence| confidence.to_string())),
                 fallback.is_some().to_string(),
-                text(fallback.map(|fallback| fallback.fallback_reason.clone())),
-                text(image.map(|image| image.format.clone())),
+                text(fallback.map(|fallback| words(&fallback.fallback_reason))),
+                text(image.map(|image| words(&image.format))),
                 text(image.map(|image| image.width.to_string())),
                 text(image.map(|image| image.height.to_string())),
                 text(self.stamp.map(|stamp| stamp.size_bytes.to_string())),
@@ -218,6 +236,21 @@ impl Record<'_> {
 /// As [`Record::write`].
 pub(in crate::cli) fn header() -> Result<String> {
     table([COLUMNS.map(str::to_owned).as_slice()])
+}
+
+/// The path of a photo as it begins a row of text or a table.
+///
+/// # Errors
+/// As [`Record::write`].
+pub(super) fn path_cell(path: &Path, format: OutputFormat) -> Result<String> {
+    match format {
+        OutputFormat::Csv => {
+            let row = table([[guarded(&name::text(path)).into_owned()].as_slice()])?;
+            Ok(row.trim_end_matches('\n').to_owned())
+        }
+        OutputFormat::Tsv => Ok(guarded(&name::line(path)).into_owned()),
+        _ => Ok(name::line(path)),
+    }
 }
 
 fn table<'r>(rows: impl IntoIterator<Item = &'r [String]>) -> Result<String> {

@@ -4,9 +4,11 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use csv::StringRecord;
 use serde_json::Value;
 
 use super::record::{COLUMNS, FileStamp, OutputFormat};
+use super::spreadsheet::{MARK, unguarded};
 use cutline_error::{Error, ErrorKind, Result};
 
 /// One photo in a file of results.
@@ -27,10 +29,12 @@ pub(in crate::cli) struct ResultEntry {
 pub(in crate::cli) struct Results {
     /// In the order of the file. A photo that was captioned again occurs again.
     pub(in crate::cli) entries: Vec<ResultEntry>,
-    /// The offset after the last complete row, where the next row is written. What follows is an
-    /// incomplete row of a killed run, or the end of an array.
+    /// The offset after the last whole row, where the next row is written. What follows is a row that
+    /// was cut off, or the end of an array.
     pub(in crate::cli) end: usize,
-    /// Whether this program can append its rows.
+    /// Whether the last whole row lacks its line break.
+    pub(in crate::cli) unterminated: bool,
+    /// Whether all rows have the fields that this program writes. Text has none that others lack.
     pub(in crate::cli) ours: bool,
 }
 
@@ -60,7 +64,8 @@ impl Results {
     /// What is wrong with the bytes, in words.
     pub(in crate::cli) fn parse(bytes: &[u8], format: OutputFormat) -> Result<Self, String> {
         match format {
-            OutputFormat::Text => text(bytes),
+            OutputFormat::Text => text(bytes, |cell| cell),
+            OutputFormat::Tsv => text(bytes, unguarded),
             OutputFormat::JsonLines => json_lines(bytes),
             OutputFormat::Csv => table(bytes),
             OutputFormat::Json => array(bytes),
@@ -68,28 +73,47 @@ impl Results {
     }
 }
 
-/// Complete lines without their line breaks, each with the offset of the next line.
-fn lines(bytes: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
-    let mut end = 0;
-    bytes.split_inclusive(|byte| *byte == b'\n').filter_map(move |line| {
+/// A line of a file.
+struct Line<'a> {
+    number: usize,
+    /// Without the line break.
+    text: &'a [u8],
+    /// The offset of the next line.
+    end: usize,
+    /// Whether it has a line break. Only the last line may lack it.
+    terminated: bool,
+}
+
+/// The lines after the byte order mark, if there is one.
+fn lines(bytes: &[u8]) -> impl Iterator<Item = Line<'_>> {
+    let marked = bytes.strip_prefix(MARK.as_bytes()).unwrap_or(bytes);
+    let mut end = bytes.len() - marked.len();
+    marked.split_inclusive(|byte| *byte == b'\n').enumerate().map(move |(index, line)| {
         end += line.len();
-        line.strip_suffix(b"\n").map(|line| (end, line))
+        let text = line.strip_suffix(b"\n");
+        let terminated = text.is_some();
+        Line { number: index + 1, text: text.unwrap_or(line), end, terminated }
     })
 }
 
-fn text(bytes: &[u8]) -> Result<Results, String> {
+fn text(bytes: &[u8], read: fn(&str) -> &str) -> Result<Results, String> {
     let mut results = Results { ours: true, ..Results::default() };
-    for (number, (end, line)) in lines(bytes).enumerate() {
-        let line = std::str::from_utf8(line).ok().and_then(|line| line.split_once('\t'));
-        let Some((path, caption)) = line else {
-            return Err(format!("line {} is not a path, a tab and a caption", number + 1));
+    for line in lines(bytes) {
+        let row = std::str::from_utf8(line.text).ok().and_then(|line| line.split_once('\t'));
+        let Some((path, caption)) = row else {
+            if !line.terminated {
+                break;
+            }
+            return Err(format!("line {} is not a path, a tab and a caption", line.number));
         };
-        results.end = end;
+        results.end = line.end;
+        results.unterminated = !line.terminated;
+        let path = read(path);
         // Several lines of one photo are alternatives, best first.
         if results.entries.last().is_none_or(|last| last.path != path) {
             results.entries.push(ResultEntry {
                 path: path.to_owned(),
-                caption: caption.trim_end_matches('\r').to_owned(),
+                caption: read(caption.trim_end_matches('\r')).to_owned(),
                 confidence: None,
                 fallback: false,
                 stamp: None,
@@ -101,48 +125,79 @@ fn text(bytes: &[u8]) -> Result<Results, String> {
 
 fn json_lines(bytes: &[u8]) -> Result<Results, String> {
     let mut results = Results { ours: true, ..Results::default() };
-    for (number, (end, line)) in lines(bytes).enumerate() {
-        results.end = end;
-        if line.trim_ascii().is_empty() {
-            continue;
+    for line in lines(bytes) {
+        if !line.text.trim_ascii().is_empty() {
+            let value = serde_json::from_slice::<Value>(line.text);
+            if value.is_err() && !line.terminated {
+                break;
+            }
+            let row = value.ok().and_then(|value| Some((entry(&value)?, is_ours(&value))));
+            let (entry, ours) = row.ok_or_else(|| {
+                format!("line {} is not an object with path and caption", line.number)
+            })?;
+            results.entries.push(entry);
+            results.ours &= ours;
         }
-        let entry = serde_json::from_slice(line).ok().as_ref().and_then(entry);
-        let entry = entry
-            .ok_or_else(|| format!("line {} is not an object with path and caption", number + 1))?;
-        results.entries.push(entry);
+        results.end = line.end;
+        results.unterminated = !line.terminated;
     }
     Ok(results)
 }
 
 /// An array, or the beginning of one with an element per line.
 fn array(bytes: &[u8]) -> Result<Results, String> {
-    if bytes.trim_ascii().is_empty() {
-        return Ok(Results { ours: true, ..Results::default() });
+    const OTHER: &str = "it is not an array of objects with path and caption";
+    let mut results = Results { ours: true, ..Results::default() };
+    let text = bytes.strip_prefix(MARK.as_bytes()).unwrap_or(bytes);
+    if text.trim_ascii().is_empty() {
+        return Ok(results);
     }
-    if let Ok(values) = serde_json::from_slice::<Vec<Value>>(bytes) {
+    if let Ok(values) = serde_json::from_slice::<Vec<Value>>(text) {
+        results.ours = values.iter().all(is_ours);
         let entries: Option<Vec<ResultEntry>> = values.iter().map(entry).collect();
-        let entries = entries.ok_or("an element of the array lacks path or caption")?;
+        results.entries = entries.ok_or("an element of the array lacks path or caption")?;
         let open = bytes.trim_ascii_end();
         let open = open.strip_suffix(b"]").unwrap_or(open).trim_ascii_end();
-        return Ok(Results { entries, end: open.len(), ours: true });
+        results.end = open.len();
+        return Ok(results);
     }
-    let mut results = Results { ours: true, ..Results::default() };
-    for (end, line) in lines(bytes) {
-        let bare = line.strip_prefix(b"[").unwrap_or(line);
-        let row = bare.strip_suffix(b",").unwrap_or(bare);
+    if !text.trim_ascii_start().starts_with(b"[") {
+        return Err(OTHER.to_owned());
+    }
+    for line in lines(bytes) {
+        let bare = line.text.strip_prefix(b"[").unwrap_or(line.text);
+        // A row ends with a brace; what follows may be the remains of the end of the array.
+        let row = bare.trim_ascii_end();
+        let row = &row[..row.iter().rposition(|byte| !b",]".contains(byte)).map_or(0, |at| at + 1)];
+        let start = line.end - usize::from(line.terminated) - bare.len();
         if row.is_empty() {
-            // The bracket that opens the array.
-            results.end = results.end.max(end - 1);
+            // The bracket that opens the array, or one that closes it.
+            if results.entries.is_empty() && line.terminated {
+                results.end = start;
+            }
             continue;
         }
-        let Some(entry) = serde_json::from_slice(row).ok().as_ref().and_then(entry) else { break };
+        let value: Option<Value> = serde_json::from_slice(row).ok();
+        let Some(entry) = value.as_ref().and_then(entry) else {
+            if line.terminated {
+                return Err(format!("line {} is not an object with path and caption", line.number));
+            }
+            break;
+        };
+        results.ours &= value.as_ref().is_some_and(is_ours);
         results.entries.push(entry);
-        results.end = end - 1 - (bare.len() - row.len());
-    }
-    if results.entries.is_empty() && bytes.trim_ascii() != b"[" {
-        return Err("it is not an array of objects with path and caption".to_owned());
+        results.end = start + row.len();
     }
     Ok(results)
+}
+
+/// Whether a row has the fields that this program writes, beyond those that any program may write.
+pub(super) fn is_ours(row: &Value) -> bool {
+    let described = row["model"].is_string() && row["image"].is_object();
+    row["path"].is_string()
+        && row["caption"].is_string()
+        && row["captions"].is_array()
+        && (described || row["fallback"] == true)
 }
 
 /// Accepts the names that various programs give to a photo and its caption.
@@ -170,58 +225,88 @@ pub(in crate::cli) fn name_of(value: &Value) -> Option<String> {
 }
 
 fn table(bytes: &[u8]) -> Result<Results, String> {
-    let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(bytes);
-    if COLUMNS.join(",").as_bytes().starts_with(bytes) {
+    let text = bytes.strip_prefix(MARK.as_bytes()).unwrap_or(bytes);
+    let mark = bytes.len() - text.len();
+    let mut results = Results { ours: true, ..Results::default() };
+    let whole = format!("{MARK}{}", COLUMNS.join(","));
+    if whole.as_bytes().starts_with(bytes) || whole.as_bytes()[MARK.len()..].starts_with(text) {
         // Not even the header is complete.
-        return Ok(Results { ours: true, ..Results::default() });
+        return Ok(results);
     }
+    let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(text);
     let mut rows = reader.records();
     let Some(Ok(header)) = rows.next() else {
-        return Ok(Results { ours: true, ..Results::default() });
+        return Err("its first line is not the header of a table".to_owned());
     };
-    let column = |name: &str| header.iter().position(|column| column == name);
-    let (Some(path), Some(caption)) = (column("path"), column("caption")) else {
-        return Err("its first line does not name the columns path and caption".to_owned());
-    };
-    let ours = header.iter().eq(COLUMNS);
-    let mut results = Results { entries: Vec::new(), end: 0, ours };
-    let mut found: Vec<(u64, Option<ResultEntry>)> = Vec::new();
-    let mut short = false;
-    for row in rows {
+    results.ours = header.iter().eq(COLUMNS);
+    let columns =
+        Columns::of(&header).ok_or("its first line does not name the columns path and caption")?;
+    let mut rows = rows.enumerate().peekable();
+    results.end = mark + rows.peek().map_or(text.len(), |(_, row)| begin(row));
+    while let Some((index, row)) = rows.next() {
+        let row_begin = begin(&row);
         let row = row.map_err(|error| format!("it is not a valid table ({error})"))?;
-        let begin = row.position().map_or(0, csv::Position::byte);
-        let get = |name: &str| column(name).and_then(|at| row.get(at)).filter(|t| !t.is_empty());
+        let last = rows.peek().is_none();
+        if row.len() != header.len() {
+            let rest = &text[row_begin..];
+            let open_quotes = rest.iter().filter(|byte| **byte == b'"').count() % 2 == 1;
+            if last && (open_quotes || !rest.ends_with(b"\n")) {
+                return Ok(results);
+            }
+            return Err(format!("row {} has a different number of columns", index + 2));
+        }
+        results.entries.extend(columns.entry(&row));
+        results.end = mark + rows.peek().map_or(text.len(), |(_, row)| begin(row));
+        results.unterminated = last && !text.ends_with(b"\n");
+    }
+    Ok(results)
+}
+
+/// The offset of a row.
+fn begin(row: &csv::Result<StringRecord>) -> usize {
+    let position = row.as_ref().ok().and_then(StringRecord::position);
+    position.map_or(0, |position| usize::try_from(position.byte()).unwrap_or(usize::MAX))
+}
+
+/// Where the columns of a table are.
+struct Columns<'h> {
+    header: &'h StringRecord,
+    path: usize,
+    caption: usize,
+}
+
+impl<'h> Columns<'h> {
+    fn of(header: &'h StringRecord) -> Option<Self> {
+        let column = |name: &str| header.iter().position(|column| column == name);
+        Some(Self { header, path: column("path")?, caption: column("caption")? })
+    }
+
+    /// A cell that is not empty.
+    fn get<'r>(&self, row: &'r StringRecord, name: &str) -> Option<&'r str> {
+        let column = self.header.iter().position(|column| column == name)?;
+        row.get(column).filter(|text| !text.is_empty())
+    }
+
+    /// The photo of a row; `None` for a row with another of its captions.
+    fn entry(&self, row: &StringRecord) -> Option<ResultEntry> {
+        if self.get(row, "choice").is_some_and(|choice| choice != "1") {
+            return None;
+        }
         let stamp = || {
             Some(FileStamp {
-                size_bytes: get("size_bytes")?.parse().ok()?,
-                modified_ms: get("modified_ms")?.parse().ok()?,
-                parameters: get("parameters")?.to_owned(),
+                size_bytes: self.get(row, "size_bytes")?.parse().ok()?,
+                modified_ms: self.get(row, "modified_ms")?.parse().ok()?,
+                parameters: self.get(row, "parameters")?.to_owned(),
             })
         };
-        let entry = |path: &str, caption: &str| ResultEntry {
-            path: path.to_owned(),
-            caption: caption.to_owned(),
-            confidence: get("confidence").and_then(|number| number.parse().ok()),
-            fallback: get("fallback") == Some("true"),
+        Some(ResultEntry {
+            path: unguarded(row.get(self.path)?).to_owned(),
+            caption: unguarded(row.get(self.caption)?).to_owned(),
+            confidence: self.get(row, "confidence").and_then(|number| number.parse().ok()),
+            fallback: self.get(row, "fallback") == Some("true"),
             stamp: stamp(),
-        };
-        let best = get("choice").is_none_or(|choice| choice == "1");
-        if short {
-            return Err(format!("row {} has a different number of columns", found.len() + 1));
-        }
-        // Only the last row may be short: it was cut off.
-        short = row.len() != header.len();
-        let row = row.get(path).zip(row.get(caption)).filter(|_| best && !short);
-        found.push((begin, row.map(|(path, caption)| entry(path, caption))));
+        })
     }
-    results.end = bytes.len();
-    // Without a line break, the last row may have been cut off in its last column.
-    if short || !bytes.ends_with(b"\n") {
-        let begin = found.pop().map_or(0, |(begin, _)| begin);
-        results.end = usize::try_from(begin).unwrap_or(0);
-    }
-    results.entries = found.into_iter().filter_map(|(_, entry)| entry).collect();
-    Ok(results)
 }
 
 #[cfg(test)]
@@ -237,7 +322,8 @@ mod tests {
     fn row(path: &str, format: OutputFormat) -> String {
         let reason = Fallback::because("it is broken, \"quite\"");
         let description = Description::Nothing { text: "a, \"b\"\nc".into(), reason };
-        let record = Record { path, description: &description, stamp: Some(&stamp()) };
+        let record =
+            Record { path: Path::new(path), description: &description, stamp: Some(&stamp()) };
         record.write(format).unwrap()
     }
 
@@ -289,6 +375,25 @@ mod tests {
         for (text, end) in [("", 0), ("[", 0), ("[\n", 1), ("[]", 1), ("[]\n", 1), ("[\n]\n", 1)] {
             let results = Results::parse(text.as_bytes(), OutputFormat::Json).unwrap();
             assert_eq!((results.entries.len(), results.end), (0, end), "{text:?}");
+        }
+    }
+
+    /// As other tools write them.
+    #[test]
+    fn the_last_line_needs_no_line_break() {
+        let csv = format!("{MARK}path,caption\r\na,one\r\nb,two");
+        for (format, text) in [
+            (OutputFormat::Text, "a\tone\nb\ttwo"),
+            (OutputFormat::Tsv, "\u{feff}a\tone\r\n'=b\ttwo"),
+            (OutputFormat::JsonLines, "{\"id\":1,\"text\":\"one\"}\n{\"id\":2,\"text\":\"two\"}"),
+            (OutputFormat::Csv, &csv),
+        ] {
+            let results = Results::parse(text.as_bytes(), format).unwrap();
+            assert!(results.unterminated && results.end == text.len(), "{format:?}");
+            let captions: Vec<&str> =
+                results.entries.iter().map(|entry| entry.caption.as_str()).collect();
+            assert_eq!(captions, ["one", "two"], "{format:?}");
+            assert!(results.ours == format.is_plain(), "{format:?}");
         }
     }
 

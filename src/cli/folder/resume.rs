@@ -1,11 +1,14 @@
 //! Which photos are finished already.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 
 use super::inputs::InputPhoto;
+use super::name;
 use super::record::FileStamp;
 use super::results::ResultEntry;
 use super::sidecar::Sidecars;
+use cutline_error::Error;
 
 /// Which earlier results count as finished.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,48 +25,66 @@ pub(in crate::cli) enum ResumeMode {
 #[derive(Debug, Default)]
 pub(in crate::cli) struct FinishedPhotos {
     /// The last row of each path; `None` if results are not written to a file.
-    rows: Option<HashMap<String, ResultEntry>>,
+    rows: Option<HashMap<PathBuf, ResultEntry>>,
 }
 
 impl FinishedPhotos {
     /// The entries of a file of results; `None` if results are not written to a file.
     pub(in crate::cli) fn new(entries: Option<Vec<ResultEntry>>) -> Self {
         let by_path = |entries: Vec<ResultEntry>| {
-            entries.into_iter().map(|entry| (entry.path.clone(), entry)).collect()
+            entries.into_iter().map(|entry| (name::path(&entry.path), entry)).collect()
         };
         Self { rows: entries.map(by_path) }
     }
 
     /// Whether `photo` is finished according to `mode`: in the results, if they are written to a file,
     /// and in its sidecar, if sidecars are written.
-    pub(in crate::cli) fn contains(
+    pub(in crate::cli) fn state(
         &self,
         photo: &InputPhoto,
         stamp: Option<&FileStamp>,
         sidecars: Option<&Sidecars>,
         mode: ResumeMode,
-    ) -> bool {
-        if mode == ResumeMode::Overwrite || photo.content.is_some() {
-            return false;
-        }
+    ) -> PhotoState {
         // Without a stamp the file does not exist; captioning it reports that.
-        if (self.rows.is_none() && sidecars.is_none()) || stamp.is_none() {
-            return false;
+        if photo.content.is_some() || stamp.is_none() {
+            return PhotoState::Due;
         }
-        let row = self.rows.as_ref().map(|rows| rows.get(&photo.name()));
-        let in_results = row.is_none_or(|row| match (row, mode) {
-            (None, _) => false,
-            (Some(entry), ResumeMode::OnlyMissing) => !entry.fallback && !entry.caption.is_empty(),
-            // The text format stores no stamp.
-            (Some(entry), _) => entry.stamp.is_none() || entry.stamp.as_ref() == stamp,
-        });
-        let in_sidecar = sidecars.is_none_or(|sidecars| match mode {
-            ResumeMode::OnlyMissing => sidecars
-                .read(&photo.path)
-                .is_some_and(|content| !content.fallback && !content.text.is_empty()),
-            _ => sidecars.is_current(&photo.path, stamp),
-        });
-        in_results && in_sidecar
+        let in_results = self
+            .rows
+            .as_ref()
+            .map(|rows| rows.get(&photo.path).is_some_and(|entry| is_finished(entry, stamp, mode)));
+        let in_sidecar = sidecars.map(|sidecars| sidecars.is_finished(&photo.path, stamp, mode));
+        match (in_results, in_sidecar) {
+            // A row can be written even if the sidecar cannot.
+            (in_results, Some(Err(error))) if in_results != Some(false) => {
+                PhotoState::Refused(error)
+            }
+            (None, None) => PhotoState::Due,
+            (in_results, in_sidecar) => {
+                let finished = in_results.unwrap_or(true)
+                    && in_sidecar.is_none_or(|finished| finished.is_ok_and(|finished| finished));
+                if finished { PhotoState::Finished } else { PhotoState::Due }
+            }
+        }
+    }
+}
+
+/// What is to be done with a photo.
+#[derive(Debug)]
+pub(in crate::cli) enum PhotoState {
+    Due,
+    Finished,
+    /// Nothing, because its caption could not be written.
+    Refused(Error),
+}
+
+fn is_finished(entry: &ResultEntry, stamp: Option<&FileStamp>, mode: ResumeMode) -> bool {
+    match mode {
+        ResumeMode::Overwrite => false,
+        ResumeMode::OnlyMissing => !entry.fallback && !entry.caption.is_empty(),
+        // The text format stores no stamp.
+        ResumeMode::Resume => entry.stamp.is_none() || entry.stamp.as_ref() == stamp,
     }
 }
 
@@ -85,8 +106,12 @@ mod tests {
             fallback,
             stamp,
         };
+        let is_finished = |finished: &FinishedPhotos, stamp, mode| {
+            matches!(finished.state(&photo, stamp, None, mode), PhotoState::Finished)
+        };
         let has = |entry: ResultEntry, mode| {
-            FinishedPhotos::new(Some(vec![entry])).contains(&photo, Some(&stamp), None, mode)
+            let finished = FinishedPhotos::new(Some(vec![entry]));
+            is_finished(&finished, Some(&stamp), mode)
         };
         assert!(has(entry(Some(stamp.clone()), false), ResumeMode::Resume));
         assert!(has(entry(None, false), ResumeMode::Resume), "text stores only the path");
@@ -103,12 +128,7 @@ mod tests {
         assert!(!has(entry(Some(stamp.clone()), true), ResumeMode::OnlyMissing));
         assert!(!has(entry(Some(stamp.clone()), false), ResumeMode::Overwrite));
         let known = FinishedPhotos::new(Some(vec![entry(Some(stamp.clone()), false)]));
-        assert!(!known.contains(&photo, None, None, ResumeMode::Resume), "the file does not exist");
-        assert!(!FinishedPhotos::new(None).contains(
-            &photo,
-            Some(&stamp),
-            None,
-            ResumeMode::Resume
-        ));
+        assert!(!is_finished(&known, None, ResumeMode::Resume), "the file does not exist");
+        assert!(!is_finished(&FinishedPhotos::new(None), Some(&stamp), ResumeMode::Resume));
     }
 }

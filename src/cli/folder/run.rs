@@ -3,13 +3,14 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use super::inputs::InputPhoto;
+use super::name;
 use super::output::{Output, WriteError};
 use super::progress::ProgressReporter;
 use super::record::{Description, FileStamp, Record};
@@ -17,7 +18,6 @@ use super::sidecar::Sidecars;
 use crate::captioner::{CaptionParams, Captioner, Fallback, Style};
 use crate::cli::signals::Signals;
 use cutline_error::{Error, ErrorKind, Result};
-use cutline_xmp::Existing;
 
 /// Captions photos with one set of parameters. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -25,7 +25,9 @@ pub(in crate::cli) struct CaptionRun {
     captioner: Captioner,
     params: CaptionParams,
     max_bytes: usize,
-    sidecars: Option<Arc<(Sidecars, Existing)>>,
+    sidecars: Option<Arc<Sidecars>>,
+    /// Whether sidecars of somebody else are overwritten.
+    overwrite: bool,
     /// Limits the photos in memory to as many as keep the model and the decoders busy.
     permits: Arc<Semaphore>,
     at_once: usize,
@@ -48,7 +50,8 @@ impl CaptionRun {
         captioner: Captioner,
         params: CaptionParams,
         max_bytes: usize,
-        sidecars: Option<(Sidecars, Existing)>,
+        sidecars: Option<Sidecars>,
+        overwrite: bool,
     ) -> Self {
         let status = captioner.status();
         let [width, height] = captioner.info().input_size;
@@ -63,6 +66,7 @@ impl CaptionRun {
             params,
             max_bytes,
             sidecars: sidecars.map(Arc::new),
+            overwrite,
             permits: Arc::new(Semaphore::new(at_once)),
             at_once,
         }
@@ -94,9 +98,6 @@ impl CaptionRun {
         progress: &mut ProgressReporter,
         signals: &mut Signals,
     ) -> Result<RunEnd, WriteError> {
-        if let Some(output) = output {
-            output.begin()?;
-        }
         let mut photos = photos.into_iter();
         let mut pending: VecDeque<PendingPhoto> = VecDeque::new();
         let mut interrupted = None;
@@ -119,12 +120,19 @@ impl CaptionRun {
                 }
                 outcome = &mut first.task => outcome,
             };
-            let Some(PendingPhoto { name, .. }) = pending.pop_front() else { break };
+            let Some(PendingPhoto { path, .. }) = pending.pop_front() else { break };
             let outcome = outcome.unwrap_or_else(|join| {
                 let crashed = Error::internal("captioning crashed, which is a defect");
                 PhotoOutcome::of(Err(crashed.with_source(join)))
             });
-            report(&name, &outcome, output.as_mut(), progress)?;
+            report(&path, &outcome, output.as_mut(), progress)?;
+            if self.captioner.has_failed() {
+                // All further photos would fail.
+                return Err(WriteError::Error(Error::model(
+                    "the model has stopped and cannot recover; run the same command again for the \
+                     remaining photos",
+                )));
+            }
         }
         if let Some(output) = output {
             output.end()?;
@@ -133,9 +141,9 @@ impl CaptionRun {
     }
 
     fn start(&self, photo: InputPhoto) -> PendingPhoto {
-        let name = photo.name();
+        let path = photo.path.clone();
         let work = self.clone();
-        PendingPhoto { name, task: tokio::spawn(async move { work.photo(photo).await }) }
+        PendingPhoto { path, task: tokio::spawn(async move { work.photo(photo).await }) }
     }
 
     async fn photo(&self, photo: InputPhoto) -> PhotoOutcome {
@@ -197,17 +205,15 @@ impl CaptionRun {
         if description.fallback().is_some() || photo.content.is_some() {
             return Ok(());
         }
-        let name = photo.name();
-        let record = Record { path: &name, description, stamp: outcome.stamp.as_ref() };
+        let record = Record { path: &photo.path, description, stamp: outcome.stamp.as_ref() };
         // A file of about a kilobyte is not worth another thread.
-        let (sidecars, existing) = &**sidecars;
-        tokio::task::block_in_place(|| sidecars.write(&photo.path, &record, *existing))
+        tokio::task::block_in_place(|| sidecars.write(&photo.path, &record, self.overwrite))
     }
 }
 
 /// A photo in progress.
 struct PendingPhoto {
-    name: String,
+    path: PathBuf,
     task: JoinHandle<PhotoOutcome>,
 }
 
@@ -231,19 +237,20 @@ impl PhotoOutcome {
 
 /// Writes one row, and advances the progress.
 fn report(
-    name: &str,
+    path: &Path,
     outcome: &PhotoOutcome,
     output: Option<&mut Output>,
     progress: &mut ProgressReporter,
 ) -> Result<(), WriteError> {
     let mut written = Ok(());
     if let (Some(output), Some(description)) = (output, &outcome.description) {
-        written = output.row(&Record { path: name, description, stamp: outcome.stamp.as_ref() });
+        written = output.row(&Record { path, description, stamp: outcome.stamp.as_ref() });
     }
+    let name = name::line(path);
     let fallback = outcome.description.as_ref().and_then(Description::fallback);
     match (&outcome.error, fallback) {
-        (Some(error), _) => progress.failed(name, error.kind().code(), error.detail()),
-        (None, Some(fallback)) => progress.failed(name, "fallback", &fallback.fallback_reason),
+        (Some(error), _) => progress.failed(&name, error.kind().code(), error.detail()),
+        (None, Some(fallback)) => progress.failed(&name, "fallback", &fallback.fallback_reason),
         (None, None) => progress.captioned(),
     }
     written

@@ -138,7 +138,7 @@ pub struct TokenizerFiles {
 
 /// Finds the model's files, downloads them if necessary, and opens the weights.
 ///
-/// The digest is computed here, on one thread; for the embedded model that takes about 20 ms.
+/// The digest is computed here, from every byte of the weights.
 ///
 /// # Errors
 /// A file is missing, truncated or being written, or cannot be downloaded. The message names the

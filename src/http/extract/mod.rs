@@ -179,10 +179,11 @@ impl Reader<'_> {
             Transport::Raw => (image, 1),
             Transport::Multipart => (image.saturating_mul(count).saturating_add(ENVELOPE_BYTES), 1),
             // Four characters for three bytes, and the line breaks of some encoders. The text stays
-            // in memory until the last image is decoded.
+            // in memory until the last image is decoded, beside the images and beside a copy of one
+            // text without its line breaks.
             Transport::Json => {
                 let encoded = image.saturating_mul(count).saturating_mul(3) / 2;
-                (encoded.saturating_add(ENVELOPE_BYTES), 2)
+                (encoded.saturating_add(ENVELOPE_BYTES), 3)
             }
         };
         // A body that is larger than the whole budget could never be read.

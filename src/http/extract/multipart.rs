@@ -10,7 +10,7 @@ use axum::http::request::Parts;
 
 use super::{Form, Images, Transport, malformed};
 use crate::captioner::{ParameterFields, too_long};
-use crate::http::body::TooLarge;
+use crate::http::body::{TooLarge, append};
 use cutline_error::{Error, Result};
 
 pub(super) async fn read(
@@ -61,8 +61,11 @@ async fn content(mut part: Field<'_>, limit: usize) -> Result<Option<Vec<u8>>> {
     while let Some(chunk) = part.chunk().await.map_err(broken)? {
         content = content.filter(|bytes| bytes.len() + chunk.len() <= limit);
         if let Some(bytes) = &mut content {
-            bytes.extend_from_slice(&chunk);
+            append(bytes, &chunk)?;
         }
+    }
+    if let Some(bytes) = &mut content {
+        bytes.shrink_to_fit();
     }
     Ok(content)
 }

@@ -47,6 +47,7 @@ problems! {
     BatchProblems: KEY, BODY, MODEL, &[ErrorKind::BatchTooLarge];
     ImageProblems: KEY, BODY;
     ModelProblems: KEY, MODEL;
+    LiveProblems: &[ErrorKind::NotReady];
     ReadyProblems: MODEL;
     MetricsProblems: &[ErrorKind::Unauthorized, ErrorKind::Forbidden];
 }

@@ -264,3 +264,68 @@ fn a_job_whose_caller_leaves_before_the_restart_costs_nothing_more() {
     assert_eq!(script.count(&step(&[1])), 0);
     assert_eq!(handle.status().in_flight, 0);
 }
+
+/// Waits until the model thread has ended for good.
+fn wait_for_the_end(handle: &Handle) {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(handle.failed());
+}
+
+#[test]
+fn a_lost_device_ends_the_model_at_once() {
+    let script = Script::gated();
+    let (handle, jobs) = batch(&script, 2, &[4, 4]);
+    let waiting = submit(&handle, 4, 1).unwrap();
+    script.let_step(1);
+    script.wait_for(&step(&[0, 1]));
+    script.plan(Mishap::DeviceLost);
+    assert!(!handle.has_failed());
+    script.open();
+    for job in jobs {
+        assert_eq!(failure(job).kind(), ErrorKind::DeviceLost, "any of them may have caused it");
+    }
+    assert!(events(waiting).is_empty(), "its channel closes without a result");
+    wait_for_the_end(&handle);
+    assert!(handle.has_failed());
+    let status = handle.status();
+    assert!(status.failed && !status.accepting && status.in_flight == 0, "{status:?}");
+    assert!(status.last_error.unwrap().contains("lost as planned"));
+    assert_eq!(submit(&handle, 4, 1).unwrap_err().kind(), ErrorKind::NotReady);
+    assert_eq!(script.count(&Call::Reset), 0, "there is no second try");
+    assert_eq!(script.calls().last(), Some(&step(&[0, 1])), "nor any other call");
+}
+
+#[test]
+fn a_device_that_is_lost_while_images_are_encoded_ends_the_model() {
+    for (vision_batch, images) in [(1, 1), (4, 3)] {
+        let script = Script::gated();
+        let options = SchedulerOptions { vision_batch, ..options(8, 8) };
+        let handle = spawn_with(&script, options);
+        let running = submit(&handle, 4, 1).unwrap();
+        script.wait_for(&step(&[0]));
+        script.plan_encoding(Mishap::DeviceLost);
+        let jobs: Vec<_> =
+            (0..images).map(|_| submit_request(&handle, request(9, 4, 1)).unwrap()).collect();
+        script.open();
+        assert_eq!(failure(running).kind(), ErrorKind::DeviceLost);
+        for job in jobs {
+            assert_eq!(failure(job).kind(), ErrorKind::DeviceLost, "{vision_batch}");
+        }
+        wait_for_the_end(&handle);
+    }
+}
+
+#[test]
+fn slots_that_are_reserved_when_the_device_is_lost_cannot_be_filled() {
+    let script = Script::gated();
+    let handle = spawn(&script, 8, 8);
+    let slot = handle.reserve(1, Priority::Interactive).unwrap().pop().unwrap();
+    let job = submit(&handle, 4, 1).unwrap();
+    script.wait_for(&step(&[0]));
+    handle.close();
+    script.plan(Mishap::DeviceLost);
+    script.open();
+    assert_eq!(failure(job).kind(), ErrorKind::DeviceLost);
+    wait_for_the_end(&handle);
+    assert_eq!(slot.submit(request(0, 4, 1)).unwrap_err().kind(), ErrorKind::NotReady);
+}

@@ -6,11 +6,14 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use cutline::captioner::{CaptionParams, CaptionStream, MemoryLimits};
 use cutline::config::HttpSettings;
+use image::ImageFormat;
 use serde_json::{Value, json};
 use tokio_stream::StreamExt;
 use tower::ServiceExt;
 
-use super::fixture::{Answer, Fixture, distinct, emptied, eventually, form_bytes, png, post_to};
+use super::fixture::{
+    Answer, Fixture, distinct, emptied, eventually, form_bytes, picture, png, post_to,
+};
 
 const MULTIPART: &str = "multipart/form-data; boundary=line";
 
@@ -314,5 +317,27 @@ async fn images_in_memory_are_bounded_in_bytes() {
     fixture.send(post_to("/caption/generate", "image/png", png())).await.problem(429, "queue_full");
     drop(held);
     assert_eq!(fixture.captioner.budget().held(), 0);
+    fixture.still_answers().await;
+}
+
+#[tokio::test]
+async fn an_image_that_takes_more_memory_than_decoding_has_is_refused_alone() {
+    let memory = MemoryLimits { max_decode_bytes: 32 << 20, ..MemoryLimits::default() };
+    let fixture = Fixture::roomy(64, memory);
+    let large = picture(ImageFormat::Png, 5000, 4000);
+    let answer = fixture.send(post_to("/caption/generate", "image/png", large.clone())).await;
+    let problem = answer.problem(413, "image_too_large");
+    for part in ["5000×4000", "MAX_DECODE_BYTES", "33554432"] {
+        assert!(problem["detail"].as_str().unwrap().contains(part), "{problem}");
+    }
+    let answer = fixture.send(post_to("/image/process", "image/png", large.clone())).await;
+    answer.problem(413, "image_too_large");
+    let small = png();
+    let parts = [("; name=\"images\"", small.as_slice()), ("; name=\"images\"", &large)];
+    let answer = fixture.send(post_to("/caption/batch", MULTIPART, form_bytes(&parts))).await;
+    let results = results(&answer);
+    assert_eq!(results[0]["status"], "ok", "{results:?}");
+    assert_eq!(results[1]["error"]["code"], "image_too_large", "{results:?}");
+    assert_eq!(fixture.captioner.decoders().decode_memory().held(), 0);
     fixture.still_answers().await;
 }

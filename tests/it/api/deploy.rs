@@ -17,6 +17,9 @@ const DATA_SOURCE: &str =
     include_str!("../../../deploy/grafana/provisioning/datasources/prometheus.yml");
 const NGINX: &str = include_str!("../../../deploy/proxy/nginx.conf");
 const CADDY: &str = include_str!("../../../deploy/proxy/Caddyfile");
+const HAPROXY: &str = include_str!("../../../deploy/proxy/haproxy.cfg");
+const COMPOSE: &str = include_str!("../../../compose.yaml");
+const SYSTEMD: &str = include_str!("../../../deploy/systemd/cutline.service");
 
 /// The exported samples, with the names of their labels.
 async fn exported() -> BTreeMap<String, BTreeSet<String>> {
@@ -154,11 +157,34 @@ fn the_proxies_accept_what_the_server_accepts() {
     for seconds in [
         numbers(NGINX, "proxy_read_timeout ", "s"),
         numbers(CADDY, "response_header_timeout ", "s"),
+        numbers(HAPROXY, "timeout server ", "s"),
     ] {
         assert!(seconds.iter().all(|&seconds| seconds > patience) && !seconds.is_empty());
     }
     let idle = settings.idle_timeout.as_secs();
-    for seconds in [numbers(NGINX, "keepalive_timeout ", "s"), numbers(CADDY, "keepalive ", "s")] {
+    for seconds in [
+        numbers(NGINX, "keepalive_timeout ", "s"),
+        numbers(CADDY, "keepalive ", "s"),
+        numbers(HAPROXY, "timeout http-keep-alive ", "s"),
+        numbers(HAPROXY, "pool-purge-delay ", "s"),
+    ] {
         assert!(seconds.iter().all(|&seconds| seconds < idle) && !seconds.is_empty());
     }
+}
+
+#[test]
+fn supervisors_and_load_balancers_wait_long_enough_when_a_server_stops() {
+    let HttpSettings { shutdown_delay, shutdown_grace, .. } = HttpSettings::default();
+    let needed = (shutdown_delay + shutdown_grace).as_secs();
+    for seconds in
+        [numbers(COMPOSE, "stop_grace_period: ", "s"), numbers(SYSTEMD, "TimeoutStopSec=", "")]
+    {
+        assert!(seconds.iter().all(|&seconds| seconds > needed) && !seconds.is_empty());
+    }
+    // A check that has just succeeded, and as many as must fail.
+    let [interval, failures] = ["inter ", "fall "].map(|mark| {
+        let unit = if mark == "inter " { "s" } else { "" };
+        numbers(HAPROXY, mark, unit)[0]
+    });
+    assert!(interval * (failures + 1) < shutdown_delay.as_secs());
 }

@@ -13,7 +13,7 @@ use cutline::config::HttpSettings;
 use cutline::engine::{
     EncodedImage, Engine, Event, FinishReason, Job, JobId, PixelValues, Sequence,
 };
-use cutline::error::{Error, Result};
+use cutline::error::{Error, ErrorKind, Result};
 use cutline::http::{AppState, app};
 use cutline::image::{DecodeLimits, PreprocessConfig};
 use cutline::metrics::Metrics;
@@ -35,6 +35,8 @@ pub(super) struct Script {
     pub(super) stuck: AtomicBool,
     /// Its steps fail.
     pub(super) broken: AtomicBool,
+    /// Its device is lost.
+    lost: AtomicBool,
     /// Steps in which it writes a token; negative for any number.
     steps: AtomicIsize,
     starts: AtomicUsize,
@@ -46,6 +48,7 @@ impl Default for Script {
         Self {
             stuck: AtomicBool::default(),
             broken: AtomicBool::default(),
+            lost: AtomicBool::default(),
             steps: AtomicIsize::new(-1),
             starts: AtomicUsize::default(),
             encodes: AtomicUsize::default(),
@@ -81,6 +84,10 @@ impl Script {
         self.stuck.store(stuck, Ordering::SeqCst);
     }
 
+    pub(super) fn lose_the_device(&self) {
+        self.lost.store(true, Ordering::SeqCst);
+    }
+
     pub(super) fn set_broken(&self, broken: bool) {
         self.broken.store(broken, Ordering::SeqCst);
     }
@@ -105,6 +112,9 @@ impl Engine for ScriptedEngine {
     }
 
     fn step(&mut self, events: &mut Vec<Event>) -> Result<()> {
+        if self.script.lost.load(Ordering::SeqCst) {
+            return Err(Error::new(ErrorKind::DeviceLost, "illegal address as planned"));
+        }
         if self.script.broken.load(Ordering::SeqCst) {
             self.jobs.clear();
             return Err(Error::model("the secret matrix is singular"));

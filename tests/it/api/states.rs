@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::http::StatusCode;
+use cutline::captioner::MemoryLimits;
 use cutline::config::HttpSettings;
 
-use super::fixture::{Fixture, distinct, emptied, eventually, png, raw};
+use super::fixture::{Fixture, distinct, emptied, eventually, png, post_to, raw};
 
 #[tokio::test]
 async fn while_the_model_loads_the_server_is_not_ready() {
@@ -113,11 +114,11 @@ async fn requests_beyond_the_queue_are_refused() {
     let (third, health, ready) = rest;
     third.problem(429, "queue_full");
     assert_eq!(third.header("retry-after"), "1");
-    assert_eq!(health.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(health.status, StatusCode::OK);
     assert_eq!(health.json()["status"], "overloaded");
     assert_eq!(health.json()["in_flight"], 1);
     assert!(health.json()["estimated_wait_ms"].as_f64().unwrap() > 0.0, "{health:?}");
-    ready.problem(503, "not_ready");
+    assert_eq!(ready.status, StatusCode::OK, "a full server stays in its load balancer");
     assert_eq!((first.status, second.status), (StatusCode::OK, StatusCode::OK));
     fixture.still_answers().await;
 }
@@ -142,4 +143,59 @@ async fn a_stopping_server_finishes_accepted_requests_and_refuses_new_ones() {
     refused.problem(503, "shutting_down");
     assert!(refused.header("retry-after").parse::<u32>().unwrap() >= 1);
     fixture.state.idle().await;
+}
+
+#[tokio::test]
+async fn a_draining_server_is_not_ready_but_still_captions() {
+    let fixture = Fixture::new();
+    assert_eq!(fixture.get("/health/ready").await.header("connection"), "");
+    fixture.state.drain();
+    let ready = fixture.get("/health/ready").await;
+    ready.problem(503, "shutting_down");
+    let health = fixture.get("/health").await;
+    assert_eq!(health.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(health.json()["status"], "shutting_down");
+    let live = fixture.get("/health/live").await;
+    assert_eq!((live.status, live.header("connection")), (StatusCode::OK, "close"));
+    assert!(metric(&fixture, "cutline_ready 0").await);
+    fixture.still_answers().await;
+    fixture.state.stop();
+    let refused = fixture.send(raw(png())).await;
+    refused.problem(503, "shutting_down");
+    assert_eq!(refused.header("connection"), "close");
+}
+
+#[tokio::test]
+async fn after_the_loss_of_its_device_only_a_restart_helps() {
+    let fixture = Fixture::roomy(4, MemoryLimits::default());
+    fixture.still_answers().await;
+    fixture.script.lose_the_device();
+    // A retry elsewhere might cost the next server its device, so this is no 503.
+    fixture.send(raw(distinct(1))).await.problem(500, "internal");
+    fixture.state.model_failed().await;
+    for path in ["/health/live", "/health/ready"] {
+        let answer = fixture.get(path).await;
+        answer.problem(503, "not_ready");
+        assert!(answer.header("retry-after").parse::<u32>().unwrap() >= 1);
+    }
+    fixture.send(raw(distinct(2))).await.problem(503, "not_ready");
+    let health = fixture.get("/health").await;
+    assert_eq!(health.status, StatusCode::SERVICE_UNAVAILABLE);
+    let health = health.json();
+    assert_eq!(health["status"], "failed");
+    assert!(health["last_error"].as_str().unwrap().contains("illegal address"), "{health}");
+    assert!(metric(&fixture, "cutline_ready 0").await);
+    // The rest needs no model.
+    let image = post_to("/image/process", "image/png", png());
+    assert_eq!(fixture.send(image).await.status, StatusCode::OK);
+    // It stays so while the server stops.
+    fixture.state.stop();
+    fixture.get("/health/live").await.problem(503, "not_ready");
+    assert_eq!(fixture.get("/health").await.json()["status"], "failed");
+}
+
+/// Whether `/metrics` has this line.
+async fn metric(fixture: &Fixture, line: &str) -> bool {
+    let page = fixture.get("/metrics").await;
+    std::str::from_utf8(&page.body).unwrap().lines().any(|other| other == line)
 }

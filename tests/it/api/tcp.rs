@@ -1,10 +1,10 @@
 //! The same server behind a socket.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cutline::config::HttpSettings;
-use cutline::error::Result;
+use cutline::error::{ErrorKind, Result};
 use cutline::http::serve;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::timeout;
 
-use super::fixture::{Fixture, emptied, eventually, png};
+use super::fixture::{Fixture, distinct, emptied, eventually, png};
 
 struct Server {
     fixture: Fixture,
@@ -188,7 +188,9 @@ async fn garbage_does_not_stop_the_server() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stopping_finishes_accepted_requests() {
-    let mut server = Server::start(HttpSettings::default()).await;
+    let shutdown_delay = Duration::ZERO;
+    let mut server =
+        Server::start(HttpSettings { shutdown_delay, ..HttpSettings::default() }).await;
     server.fixture.script.set_stuck(true);
     let accepted = server.post(png());
     let captioner = server.fixture.captioner.clone();
@@ -214,9 +216,9 @@ async fn stopping_finishes_accepted_requests() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stopping_does_not_wait_forever() {
-    let shutdown_grace = Duration::from_millis(50);
-    let mut server =
-        Server::start(HttpSettings { shutdown_grace, ..HttpSettings::default() }).await;
+    let (shutdown_delay, shutdown_grace) = (Duration::ZERO, Duration::from_millis(50));
+    let settings = HttpSettings { shutdown_delay, shutdown_grace, ..HttpSettings::default() };
+    let mut server = Server::start(settings).await;
     server.fixture.script.set_stuck(true);
     let _unfinished = server.post(png());
     // Idle connections do not delay it either.
@@ -226,4 +228,76 @@ async fn stopping_does_not_wait_forever() {
     server.stop();
     timeout(Duration::from_secs(20), &mut server.ended).await.unwrap().unwrap().unwrap();
     server.fixture.script.set_stuck(false);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_told_to_stop_serves_until_the_delay_is_over() {
+    let shutdown_delay = Duration::from_millis(1500);
+    let mut server =
+        Server::start(HttpSettings { shutdown_delay, ..HttpSettings::default() }).await;
+    // A connection that a proxy keeps open.
+    let mut kept = server.connect().await;
+    let request = b"GET /health/ready HTTP/1.1\r\nhost: x\r\n\r\n";
+    kept.write_all(request).await.unwrap();
+    let mut first = [0; 12];
+    kept.read_exact(&mut first).await.unwrap();
+    assert_eq!(&first, b"HTTP/1.1 200");
+    let begin = Instant::now();
+    server.stop();
+    eventually("draining", || {
+        let config = ureq::Agent::config_builder().http_status_as_error(false).build();
+        let url = format!("http://{}/health/ready", server.address);
+        let answer = ureq::Agent::new_with_config(config).get(url).call().unwrap();
+        answer.status() == 503
+    })
+    .await;
+    server.still_answers().await;
+    assert!(begin.elapsed() < shutdown_delay, "the machine is too slow for this test");
+    kept.write_all(request).await.unwrap();
+    let answer = read_all(&mut kept).await;
+    assert!(answer.contains("HTTP/1.1 503") && answer.contains("connection: close"), "{answer}");
+    timeout(Duration::from_secs(20), &mut server.ended).await.unwrap().unwrap().unwrap();
+    assert!(begin.elapsed() >= shutdown_delay);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_without_its_model_ends_by_itself_with_an_error() {
+    let shutdown_delay = Duration::from_millis(300);
+    let mut server =
+        Server::start(HttpSettings { shutdown_delay, ..HttpSettings::default() }).await;
+    server.still_answers().await;
+    server.fixture.script.lose_the_device();
+    let lost = server.post(distinct(7)).await.unwrap();
+    assert_eq!(lost.0, 500, "{lost:?}");
+    let next = server.post(distinct(8)).await.unwrap();
+    assert!(next.0 == 503 && next.1.contains("not_ready"), "{next:?}");
+    let ended = timeout(Duration::from_secs(20), &mut server.ended).await.unwrap().unwrap();
+    let error = ended.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Model);
+    assert!(error.to_string().contains("start the server again"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn headers_are_bounded_for_each_request_and_not_for_a_connection() {
+    let server = Server::start(HttpSettings::default()).await;
+    let mut stream = server.connect().await;
+    let head = format!("GET /health/live HTTP/1.1\r\nhost: x\r\nx: {}\r\n\r\n", "y".repeat(20_000));
+    for _ in 0..10 {
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut text = String::new();
+        while !text.ends_with('}') {
+            let mut part = [0; 1024];
+            let length = stream.read(&mut part).await.unwrap();
+            assert!(length > 0, "the server hung up: {text}");
+            text.push_str(std::str::from_utf8(&part[..length]).unwrap());
+        }
+        assert!(text.starts_with("HTTP/1.1 200 OK"), "{text}");
+    }
+    let mut stream = server.connect().await;
+    stream.write_all(b"GET /health/live HTTP/1.1\r\nhost: x\r\nx: ").await.unwrap();
+    stream.write_all(&[b'y'; 100_000]).await.unwrap();
+    stream.shutdown().await.unwrap();
+    let answer = read_all(&mut stream).await;
+    assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
+    server.still_answers().await;
 }

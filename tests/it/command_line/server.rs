@@ -31,6 +31,7 @@ impl Server {
     pub(super) fn start_with(environment: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut child = cutline(&folder, &["serve", "--port", "0"])
+            .env("SHUTDOWN_DELAY", "0")
             .envs(environment.iter().copied())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -50,7 +51,7 @@ impl Server {
         Self { child, stdout, address, _folder: folder }
     }
 
-    fn get(&self, path: &str) -> (u16, Value) {
+    pub(super) fn get(&self, path: &str) -> (u16, Value) {
         let agent: ureq::Agent =
             ureq::Agent::config_builder().http_status_as_error(false).build().into();
         let mut answer = agent.get(format!("{}{path}", self.address)).call().unwrap();
@@ -73,8 +74,12 @@ impl Server {
         }
     }
 
+    pub(super) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(super) fn signal(&self, name: &str) {
-        let pid = self.child.id().to_string();
+        let pid = self.id().to_string();
         assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
     }
 
@@ -188,7 +193,7 @@ fn post(address: &str, body: &[u8]) -> Result<(u16, Value), ureq::Error> {
 #[test]
 fn a_server_that_stops_under_load_finishes_accepted_requests() {
     const CLIENTS: usize = 12;
-    let server = Server::start();
+    let server = Server::start_with(&[("SHUTDOWN_DELAY", "0.5")]);
     server.wait_until_ready();
     let photo = std::fs::read(photo("cat")).unwrap();
     let (answered, stopping) = (AtomicUsize::new(0), AtomicBool::new(false));
@@ -233,6 +238,27 @@ fn a_server_that_stops_under_load_finishes_accepted_requests() {
         .map(|line| line["status"].as_u64().unwrap())
         .collect();
     assert!(statuses.iter().all(|status| [200, 503].contains(status)), "{statuses:?}");
+}
+
+#[test]
+fn ctrl_c_does_not_wait_for_a_load_balancer_and_a_second_signal_for_nothing() {
+    let began = Instant::now();
+    let server = Server::start_with(&[("SHUTDOWN_DELAY", "600")]);
+    server.wait_until_ready();
+    server.signal("-INT");
+    let (status, output, errors) = server.end();
+    assert_eq!((status, errors.as_str()), (Some(0), ""), "{output}");
+
+    let server = Server::start_with(&[("SHUTDOWN_DELAY", "600")]);
+    server.wait_until_ready();
+    server.signal("-TERM");
+    server.wait_until_stopping();
+    let photo = std::fs::read(photo("cat")).unwrap();
+    assert_eq!(post(&server.address, &photo).unwrap().0, 200, "it still serves");
+    server.signal("-TERM");
+    let (status, output, _) = server.end();
+    assert_eq!(status, Some(128 + 15), "{output}");
+    assert!(began.elapsed() < Duration::from_secs(300));
 }
 
 #[test]

@@ -138,8 +138,9 @@ const MAX_SPARE: usize = 32;
 
 impl Workspace {
     /// Takes back a finished slot, so that the next one can use its memory.
-    pub fn recycle(&mut self, slot: CpuSlot) {
+    pub fn recycle(&mut self, mut slot: CpuSlot) {
         if self.spare.len() < MAX_SPARE {
+            slot.self_kv.shrink();
             self.spare.push(slot);
         }
     }

@@ -4,6 +4,7 @@ use candle_core::{self as candle, DType, Device, Tensor};
 
 use crate::arithmetic;
 use crate::config::TextConfig;
+use crate::failure::too_large;
 use cutline_error::Result;
 
 /// The most elements of a buffer: candle's kernels count them in 32 bits, some of them with a sign.
@@ -77,7 +78,8 @@ impl PoolShape {
     /// memory, because fewer captions at once solve the problem.
     pub(super) fn zeros(&self, dims: &[usize]) -> candle::Result<Tensor> {
         if dims.iter().product::<usize>() > MAX_ELEMENTS {
-            candle::bail!("out of memory: candle counts no more than {MAX_ELEMENTS} elements")
+            let limit = format!("candle counts no more than {MAX_ELEMENTS} elements");
+            return Err(too_large(limit));
         }
         Tensor::zeros(dims, self.dtype, &self.device)
     }

@@ -66,10 +66,10 @@ impl ByteSource {
     pub(super) fn hash(&self, hasher: &mut blake3::Hasher) -> Result<()> {
         match self {
             Self::File(file) => file.pieces(&mut |piece| {
-                hasher.update(piece);
+                hasher.update_rayon(piece);
             }),
             Self::Memory { bytes, .. } => {
-                hasher.update(bytes);
+                hasher.update_rayon(bytes);
                 Ok(())
             }
         }
@@ -177,7 +177,8 @@ impl CheckedFile {
     /// # Errors
     /// As for [`read_at`](Self::read_at).
     pub fn pieces(&self, take: &mut dyn FnMut(&[u8])) -> Result<()> {
-        const PIECE: u64 = 1 << 20;
+        // Enough for a hash on all threads.
+        const PIECE: u64 = 8 << 20;
         let mut buffer = vec![0; PIECE as usize];
         let mut offset = 0;
         while offset < self.length() {

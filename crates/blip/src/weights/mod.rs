@@ -238,7 +238,7 @@ impl Weights {
     /// `blake3:` and the hexadecimal hash of the bytes of all files, in the order in which they
     /// were given. For a single file this is what `b3sum` prints.
     ///
-    /// Reads every byte, on one thread.
+    /// Reads every byte; rayon's threads share the hashing.
     ///
     /// # Errors
     /// A file cannot be read or has changed since it was opened.

@@ -35,8 +35,9 @@ export function toCsv(results) {
 
 function cell(value) {
   let text = value === undefined || value === null ? '' : String(value);
-  // A spreadsheet would run text that starts like this as a formula, and file names are untrusted.
-  if (typeof value === 'string' && /^[=+\-@\t\r]/.test(text)) text = `'${text}`;
+  // A spreadsheet would run text that starts like this as a formula, and file names are untrusted. The
+  // command line does the same in `spreadsheet.rs`. Apostrophes count, so that the guard can be undone.
+  if (typeof value === 'string' && /^'*[=+\-@\t\r\n＝＋－＠]/.test(text)) text = `'${text}`;
   return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 }
 
