@@ -41,7 +41,7 @@ struct CaptionArgs {
     /// Caption the one image on stdin
     #[arg(long, conflicts_with = "files")]
     stdin_image: bool,
-    /// Stop after this many photos; finished ones do not count
+    /// Caption at most this many photos; photos that are skipped do not count
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
     /// text, tsv, jsonl, csv or json [default: as --output is named, or text]

@@ -69,7 +69,7 @@ pub fn main() -> ExitCode {
 pub fn command() -> Command {
     Command::new(env!("CARGO_PKG_NAME"))
         .version(env!("CARGO_PKG_VERSION"))
-        .about("Captions images on the machine in front of you")
+        .about("Captions images on your own machine")
         .subcommands([
             serve::command(),
             caption::command(),

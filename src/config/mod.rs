@@ -175,7 +175,7 @@ fn protection_settings(values: &Values) -> Result<ProtectionSettings> {
 pub struct LogSettings {
     /// The least severe level that is logged.
     pub level: Level,
-    /// Lines for people instead of JSON.
+    /// Readable text instead of JSON.
     pub human: bool,
 }
 

@@ -259,7 +259,7 @@ impl Part<'_> {
             PARTIAL_CONTENT | RANGE_NOT_SATISFIABLE => {
                 self.restart().map_err(RequestFailure::Permanent)?;
                 return Err(RequestFailure::Temporary(
-                    "it sent another range than requested".into(),
+                    "it sent a different range than requested".into(),
                 ));
             }
             status => {

@@ -148,7 +148,7 @@ fn refuse_unfinished(path: &Path) -> Result<()> {
     };
     Err(Error::model(format!(
         "{} is being written: {} is next to it; wait until the copy has finished and start again, \
-         or delete what an interrupted one left behind",
+         or delete that file if the copy was interrupted",
         path.display(),
         left.display(),
     )))
