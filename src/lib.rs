@@ -47,6 +47,7 @@ pub mod http;
 pub mod metrics;
 pub mod scheduler;
 pub mod telemetry;
+mod text;
 pub mod tokenizer;
 
 pub use cutline_blip as blip;

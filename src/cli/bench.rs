@@ -49,7 +49,7 @@ pub(super) fn command() -> Command {
 
 pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode> {
     let args = BenchArgs::from_arg_matches(matches).map_err(unparsed)?;
-    let values = Values::of_process()?.with_options(matches);
+    let values = Values::of_command(matches)?;
     telemetry::start(LogSettings::for_command(&values)?, Output::Stderr);
     let settings = captioner_settings(&values)?;
     let workload = Workload {
