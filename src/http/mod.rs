@@ -39,6 +39,7 @@ mod rate;
 mod server;
 mod state;
 mod stream;
+mod unread;
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
