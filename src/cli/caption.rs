@@ -198,7 +198,7 @@ impl CaptionArgs {
         let destination = match (&self.output, self.sidecar) {
             (Some(path), _) => Destination::of(path)?,
             (None, None) => Destination::Stdout,
-            (None, Some(_)) => return Ok((None, FinishedPhotos::new(None))),
+            (None, Some(_)) => return Ok((None, FinishedPhotos::new(None, false))),
         };
         if let Destination::File(path) = &destination {
             refuse_photo(path, photos)?;
@@ -213,7 +213,7 @@ impl CaptionArgs {
                 (Some(output), entries)
             }
         };
-        Ok((output, FinishedPhotos::new(entries)))
+        Ok((output, FinishedPhotos::new(entries, true)))
     }
 
     fn sidecars(&self, photos: &[InputPhoto]) -> Option<Sidecars> {

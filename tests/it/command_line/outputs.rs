@@ -84,6 +84,9 @@ fn sidecars_of_another_tool_and_of_people_stay() {
         assert_status(&run(&folder, &["a.jpg", "--sidecar", "json", "-o", "out.jsonl"]), 1);
         assert_eq!(read(&folder, "out.jsonl").lines().count(), 1);
     }
+    let output = run(&folder, &["a.jpg", "--sidecar", "json", "-o", "-"]);
+    assert_status(&output, 1);
+    assert!(text(&output.stdout).starts_with("a.jpg\t"), "{output:?}");
     assert_status(&run(&folder, &["a.jpg", "--sidecar", "json", "--overwrite"]), 0);
     assert!(read(&folder, "a.jpg.json").contains("\"captions\""));
 
