@@ -24,7 +24,7 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
 # Contains glibc, libgcc and certificates, but no shell and no package manager.
 FROM gcr.io/distroless/cc-debian12:nonroot
 LABEL org.opencontainers.image.title="cutline" \
-      org.opencontainers.image.description="Image captions over HTTP: BLIP on the machine in front of you" \
+      org.opencontainers.image.description="Image captions over HTTP: BLIP on your own machine" \
       org.opencontainers.image.licenses="MIT OR Apache-2.0"
 COPY --from=build --chown=65532:65532 /out/ /
 # Checkpoints from the hub are stored in /models; mount a volume there to keep them.

@@ -15,7 +15,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let photo = std::env::args().nth(1).ok_or("usage: caption_photo PHOTO")?;
     // The embedded model, unless the environment or `.env` names another one, for example
     // MODEL=Salesforce/blip-image-captioning-base.
-    let settings = captioner_settings(&Values::of_process()?)?;
+    let settings = captioner_settings(&Values::of_process())?;
     println!("{}", caption(settings, Path::new(&photo)).await?);
     Ok(())
 }

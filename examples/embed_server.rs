@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let settings = Settings::new(&Values::of_process()?)?;
+    let settings = Settings::new(&Values::of_process())?;
     let listener = TcpListener::bind((settings.host.as_str(), settings.port)).await?;
     println!("listening on http://{}", listener.local_addr()?);
     serve(listener, settings, async {

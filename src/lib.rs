@@ -1,4 +1,4 @@
-//! Image captions on the machine in front of you: BLIP behind an HTTP server and a command line.
+//! Image captions on your own machine: BLIP behind an HTTP server and a command line.
 //!
 //! ```
 //! # #[cfg(feature = "embedded-model")]
@@ -47,6 +47,7 @@ pub mod http;
 pub mod metrics;
 pub mod scheduler;
 pub mod telemetry;
+mod text;
 pub mod tokenizer;
 
 pub use cutline_blip as blip;

@@ -84,7 +84,7 @@ pub fn follow(span: &Span, traceparent: Option<&str>) {
 pub fn log_panics() {
     let default = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        tracing::error!(error = %panic, "panic");
+        tracing::error!(error = %panic, "a thread panicked");
         default(panic);
     }));
 }

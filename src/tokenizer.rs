@@ -1,6 +1,7 @@
 //! Text to token ids and back, as `BlipProcessor` in transformers does it (a BERT tokenizer).
 
 use std::collections::HashMap;
+use std::panic::catch_unwind;
 
 use serde_json::{Value, json};
 use tokenizers::Tokenizer as HfTokenizer;
@@ -39,10 +40,10 @@ impl Tokenizer {
             })?,
             None => Value::Null,
         };
-        let inner = match (source.json, source.vocab) {
-            (Some(bytes), _) => HfTokenizer::from_bytes(bytes).map_err(|e| {
-                Error::model("tokenizer.json cannot be read; fetch the file again").with_source(e)
-            })?,
+        let mut inner = match (source.json, source.vocab) {
+            (Some(bytes), _) => {
+                parse(bytes, "tokenizer.json cannot be read; fetch the file again")?
+            }
             (None, Some(vocab)) => from_vocab(vocab, &config)?,
             (None, None) => {
                 return Err(Error::model(
@@ -51,6 +52,12 @@ impl Tokenizer {
                 ));
             }
         };
+        // As transformers does for a prompt. The file could ask for any length.
+        inner.with_padding(None);
+        inner.with_truncation(None).map_err(|e| {
+            Error::model("the tokenizer cannot be used without truncation; fetch it again")
+                .with_source(e)
+        })?;
         // The default of transformers 5.
         let clean_up = config["clean_up_tokenization_spaces"].as_bool().unwrap_or(false);
         Ok(Self { inner, clean_up })
@@ -174,10 +181,17 @@ fn from_vocab(vocab: &[u8], config: &Value) -> Result<HfTokenizer> {
         "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
             "max_input_chars_per_word": 100, "vocab": ids},
     });
-    HfTokenizer::from_bytes(document.to_string()).map_err(|e| {
-        Error::model("vocab.txt does not give a valid tokenizer; fetch the file again")
-            .with_source(e)
-    })
+    let unusable = "vocab.txt does not give a valid tokenizer; fetch the file again";
+    parse(document.to_string().as_bytes(), unusable)
+}
+
+/// Parses `tokenizer.json`. The library panics at some broken files; both that and an error become one
+/// with the message `unusable`.
+fn parse(json: &[u8], unusable: &'static str) -> Result<HfTokenizer> {
+    match catch_unwind(|| HfTokenizer::from_bytes(json)) {
+        Ok(parsed) => parsed.map_err(|error| Error::model(unusable).with_source(error)),
+        Err(_) => Err(Error::model(unusable)),
+    }
 }
 
 #[cfg(test)]
@@ -204,6 +218,48 @@ mod tests {
         // 14 is [DEC]; 99 is not in the vocabulary, like 30522 on the hub.
         assert_eq!(t.decode(&[99, 14, 5, 12, 13, 11, 3]).unwrap(), "a cats.");
         assert_eq!(t.vocab_size(), 15);
+    }
+
+    /// A tokenizer.json that asks for a tokenised prompt of this length.
+    fn padded(length: u64) -> Result<Tokenizer> {
+        let document = json!({
+            "version": "1.0", "added_tokens": [], "normalizer": null, "post_processor": null,
+            "truncation": {"max_length": 1, "strategy": "LongestFirst", "stride": 0,
+                           "direction": "Right"},
+            "padding": {"strategy": {"Fixed": length}, "direction": "Right", "pad_id": 0,
+                        "pad_type_id": 0, "pad_token": "[PAD]", "pad_to_multiple_of": null},
+            "pre_tokenizer": {"type": "Whitespace"}, "decoder": null,
+            "model": {"type": "WordLevel", "vocab": {"[PAD]": 0, "a": 1}, "unk_token": "[PAD]"},
+        });
+        let bytes = document.to_string();
+        Tokenizer::load(TokenizerSource {
+            json: Some(bytes.as_bytes()),
+            ..TokenizerSource::default()
+        })
+    }
+
+    #[test]
+    fn a_file_does_not_decide_the_length_of_a_prompt() {
+        assert_eq!(padded(1 << 50).unwrap().encode("a a").unwrap(), [1, 1]);
+    }
+
+    #[test]
+    fn nesting_in_a_file_is_limited() {
+        for [open, close] in [["[", "]"], ["{\"a\":", "}"]] {
+            for name in ["normalizer", "model", "unknown"] {
+                let nested = open.repeat(200_000) + "1" + &close.repeat(200_000);
+                let json = format!("{{\"version\": \"1.0\", \"{name}\": {nested}}}");
+                let source =
+                    TokenizerSource { json: Some(json.as_bytes()), ..TokenizerSource::default() };
+                assert!(Tokenizer::load(source).is_err(), "{name}");
+                let source = TokenizerSource {
+                    config: Some(nested.as_bytes()),
+                    vocab: Some(VOCAB.as_bytes()),
+                    json: None,
+                };
+                assert!(Tokenizer::load(source).is_err());
+            }
+        }
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub(crate) fn criterion() -> Criterion {
 }
 
 pub(crate) fn settings() -> Result<CaptionerSettings> {
-    captioner_settings(&Values::of_process()?)
+    captioner_settings(&Values::of_process())
 }
 
 /// The engine for the settings; without `MODEL`, with the embedded model.

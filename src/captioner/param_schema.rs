@@ -62,6 +62,17 @@ impl Parameter {
         })
     }
 
+    /// The parameter that `name` was probably meant to be: it differs only in case, hyphens and
+    /// underscores.
+    #[must_use]
+    pub fn similar(name: &str) -> Option<&'static Self> {
+        let letters = |name: &str| -> String {
+            name.chars().filter(|c| !"-_ ".contains(*c)).map(|c| c.to_ascii_lowercase()).collect()
+        };
+        let wanted = letters(name);
+        Self::all().iter().find(|parameter| letters(&parameter.name) == wanted)
+    }
+
     /// Its name in JSON, forms and query strings.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -108,13 +119,32 @@ impl Parameter {
     /// refuses.
     pub(super) fn parse(&self, text: &str) -> Value {
         if self.is(&Type::String) {
-            return Value::from(text);
+            let is_null = self.choices().is_some() && text == "null";
+            return if is_null { Value::Null } else { Value::from(text) };
         }
         match text.trim() {
             // The spellings that HTML forms and shells produce.
             "on" | "yes" | "True" | "TRUE" | "1" if self.is_flag() => Value::Bool(true),
             "off" | "no" | "False" | "FALSE" | "0" if self.is_flag() => Value::Bool(false),
             trimmed => serde_json::from_str(trimmed).unwrap_or_else(|_| Value::from(trimmed)),
+        }
+    }
+
+    /// The value as an integer if the parameter is one and the value is written as `3.0`.
+    pub(super) fn normalized(&self, value: Value) -> Value {
+        /// Up to here every whole number has its own floating-point number.
+        const EXACT: f64 = 9_007_199_254_740_992.0;
+        match value.as_f64() {
+            Some(number)
+                if self.is(&Type::Integer)
+                    && value.is_f64()
+                    && number.fract() == 0.0
+                    && (0.0..=EXACT).contains(&number) =>
+            {
+                #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // Checked above.
+                Value::from(number as u64)
+            }
+            _ => value,
         }
     }
 

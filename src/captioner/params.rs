@@ -58,7 +58,7 @@ pub struct CaptionParams {
     /// Above 0 favours long captions in beam search, below 0 short ones. The score of a caption is
     /// divided by its length to this power.
     pub length_penalty: f32,
-    /// No sequence of this many tokens occurs twice; 0 allows it.
+    /// No sequence of this many tokens occurs twice; 0 for no limit.
     #[schema(value_type = u32, maximum = 1_048_576)]
     pub no_repeat_ngram_size: usize,
     #[schema(inline)]
@@ -184,15 +184,35 @@ impl ParameterFields {
     /// Maximum length of a value in bytes, far more than the longest prompt that a model can read.
     pub const MAX_BYTES: usize = 16 * 1024;
 
-    /// Adds a parameter as JSON carries it. Types are strict: a number must be a JSON number.
+    /// Whether there is a parameter of this name.
+    #[must_use]
+    pub fn is_known(name: &str) -> bool {
+        Parameter::named(name).is_ok()
+    }
+
+    /// Checks that the parameter `name` exists and is not given yet, before its value is read.
+    ///
+    /// # Errors
+    /// [`InvalidParameter`](cutline_error::ErrorKind::InvalidParameter), naming the field.
+    pub fn expect(&self, name: &str) -> Result<()> {
+        Parameter::named(name)?;
+        if self.0.contains_key(name) { Err(given_twice(name)) } else { Ok(()) }
+    }
+
+    /// Adds a parameter as JSON carries it. Types are strict: a number must be a JSON number. Null
+    /// means that the parameter is not given, and a whole number may be written as `3.0`.
     ///
     /// # Errors
     /// [`InvalidParameter`](cutline_error::ErrorKind::InvalidParameter), naming the field.
     pub fn add(&mut self, name: &str, value: Value) -> Result<()> {
-        let parameter = Parameter::named(name)?;
-        if self.0.contains_key(name) {
-            return Err(given_twice(name));
+        self.expect(name)?;
+        if value.is_null() {
+            // Kept until the end, so that a second value is refused.
+            self.0.insert(name.to_owned(), value);
+            return Ok(());
         }
+        let parameter = Parameter::named(name)?;
+        let value = parameter.normalized(value);
         if value.as_str().is_some_and(|text| text.len() > Self::MAX_BYTES) {
             return Err(too_long(name));
         }
@@ -214,7 +234,8 @@ impl ParameterFields {
     ///
     /// # Errors
     /// As [`CaptionParams::validate`].
-    pub fn finish(self) -> Result<CaptionParams> {
+    pub fn finish(mut self) -> Result<CaptionParams> {
+        self.0.retain(|_, value| !value.is_null());
         let params: CaptionParams = serde_json::from_value(Value::Object(self.0))
             .map_err(|error| Error::internal("checked parameters do not fit").with_source(error))?;
         params.validate()?;
@@ -234,9 +255,10 @@ pub(crate) fn too_long(name: &str) -> Error {
     Error::parameter(name, detail)
 }
 
-/// Shortens a name from a request for a message: it may have any length.
+/// Shortens a name from a request for a message: it may have any length and any characters.
 pub(crate) fn shortened(name: &str) -> String {
-    name.chars().take(64).collect()
+    let printable = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
+    name.chars().take(64).map(printable).collect()
 }
 
 #[cfg(test)]
@@ -271,7 +293,7 @@ mod tests {
             assert!(parameter.schema().description.is_some(), "{}", parameter.name());
             assert!(!parameter.help().contains(". "), "{}", parameter.help());
             parameter.check(&value[parameter.name()]).unwrap();
-            let error = ParameterFields::default().add(parameter.name(), Value::Null).unwrap_err();
+            let error = ParameterFields::default().add(parameter.name(), json!([])).unwrap_err();
             assert_eq!(error.field(), Some(parameter.name()), "{error}");
             assert!(!error.detail().contains("there is no parameter"), "{error}");
         }
@@ -334,6 +356,52 @@ mod tests {
         assert_eq!(params.prompt.as_deref(), Some("42"));
         assert_eq!(params.seed, Some(u64::MAX));
         assert!(!params.colors && params.style == Style::AltText);
+    }
+
+    #[test]
+    fn null_is_not_given_and_whole_numbers_may_have_a_point() {
+        let (mut json, mut text) = (ParameterFields::default(), ParameterFields::default());
+        for parameter in Parameter::all() {
+            json.add(parameter.name(), Value::Null).unwrap();
+            json.add(parameter.name(), Value::Null).unwrap_err();
+            if parameter.name() != "prompt" {
+                text.add_text(parameter.name(), "null").unwrap();
+                text.add_text(parameter.name(), "1").unwrap_err();
+            }
+        }
+        assert_eq!(json.finish().unwrap(), CaptionParams::default());
+        assert_eq!(text.finish().unwrap(), CaptionParams::default());
+        assert_eq!(fields(&[("prompt", "null")]).unwrap().prompt.as_deref(), Some("null"));
+
+        let whole = |value: Value| {
+            let mut fields = ParameterFields::default();
+            fields.add("seed", value)?;
+            fields.finish().map(|params| params.seed)
+        };
+        for (value, expected) in [
+            (json!(3.0), 3),
+            (json!(-0.0), 0),
+            (json!(1e15), 1_000_000_000_000_000),
+            (json!(9_007_199_254_740_992.0), 1 << 53),
+        ] {
+            assert_eq!(whole(value.clone()).unwrap(), Some(expected), "{value}");
+        }
+        // Beyond that, the number that was written may be another one.
+        for value in [json!(2.5), json!(-1.0), json!(1e19), json!(9_007_199_254_740_994.0)] {
+            assert_eq!(whole(value.clone()).unwrap_err().field(), Some("seed"), "{value}");
+        }
+        assert_eq!(fields(&[("num_beams", "3.0"), ("seed", "-0")]).unwrap().num_beams, 3);
+        for (name, text) in [
+            ("num_beams", "1e400"),
+            ("temperature", "1e400"),
+            ("temperature", "NaN"),
+            ("temperature", "-inf"),
+            ("seed", "18446744073709551616"),
+            ("num_beams", "+3"),
+            ("num_beams", "0x3"),
+        ] {
+            assert_eq!(fields(&[(name, text)]).unwrap_err().field(), Some(name), "{text}");
+        }
     }
 
     #[test]

@@ -26,7 +26,7 @@ struct BenchArgs {
     /// Tokens of each caption, no more and no fewer
     #[arg(long, value_name = "N", default_value = "10", value_parser = value_parser!(u32).range(1..))]
     new_tokens: u32,
-    /// Measured passes, after one that is not counted
+    /// Measured passes, after one warm-up pass
     #[arg(long, value_name = "N", default_value = "10", value_parser = value_parser!(u32).range(1..))]
     iterations: u32,
     /// Write the vision tower's output for one image to this file, as little-endian f32
@@ -49,7 +49,7 @@ pub(super) fn command() -> Command {
 
 pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode> {
     let args = BenchArgs::from_arg_matches(matches).map_err(unparsed)?;
-    let values = Values::of_process()?.with_options(matches);
+    let values = Values::of_command(matches)?;
     telemetry::start(LogSettings::for_command(&values)?, Output::Stderr);
     let settings = captioner_settings(&values)?;
     let workload = Workload {

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{ArgGroup, ArgMatches, Args, Command, FromArgMatches};
 
 use super::folder::destination::Destination;
-use super::folder::inputs::{InputPhoto, Inputs};
+use super::folder::inputs::{InputPhoto, Inputs, Search, SkipReason};
 use super::folder::name;
 use super::folder::output::Output;
 use super::folder::progress::{PhotoCounts, ProgressReporter, Verbosity};
@@ -23,6 +23,8 @@ use crate::telemetry::{self, Output as LogOutput};
 use cutline_error::{Error, ErrorKind, Result};
 
 pub(super) const NAME: &str = "caption";
+/// There was nothing to do: the arguments stand for no photo.
+const NO_PHOTOS: u8 = 3;
 const GROUPS: [Group; 3] = [Group::Model, Group::Images, Group::Logs];
 
 #[derive(Args)]
@@ -33,19 +35,22 @@ struct CaptionArgs {
     /// Search subfolders too
     #[arg(short, long)]
     recursive: bool,
+    /// Follow links in folders and patterns, as in lists
+    #[arg(short = 'L', long)]
+    follow_links: bool,
     /// Caption the one image on stdin
     #[arg(long, conflicts_with = "files")]
     stdin_image: bool,
-    /// Stop after this many photos; finished ones do not count
+    /// Caption at most this many photos; photos that are skipped do not count
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
-    /// text, tsv, jsonl, csv or json [default: by the extension of --output, or text]
+    /// text, tsv, jsonl, csv or json [default: as --output is named, or text]
     #[arg(long, value_enum, value_name = "FORMAT", hide_possible_values = true)]
     format: Option<OutputFormat>,
     /// Write to this file, photo by photo; - is stdout (the default)
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Write a file next to each photo: txt, json or xmp, as photo.jpg.txt and so on
+    /// Write a file next to each photo: txt, json or xmp
     #[arg(long, value_enum, value_name = "KIND", hide_possible_values = true)]
     sidecar: Option<SidecarKind>,
     /// Name it photo.jpg.txt (full, the default) or photo.txt (stem)
@@ -63,13 +68,13 @@ struct CaptionArgs {
     /// End alternative text with a full stop
     #[arg(long, help_heading = "Captions")]
     full_stop: bool,
-    /// Skip photos that are finished with the same options, unless the file changed (the default)
+    /// Skip unchanged photos that are finished with the same options (the default)
     #[arg(long, requires = "saved")]
     resume: bool,
     /// Skip all photos that have a caption, whatever its options
     #[arg(long, requires = "saved", conflicts_with_all = ["resume", "overwrite"])]
     only_missing: bool,
-    /// Caption all photos again; discards the content of --output, and sidecars that others wrote
+    /// Caption all photos again; replaces --output, and sidecars of others
     #[arg(long, requires = "saved", conflicts_with = "resume")]
     overwrite: bool,
     /// Only print the paths that would be captioned
@@ -97,13 +102,14 @@ pub(super) fn command() -> Command {
              find . -newer mark -print0 | cutline caption - --output new.csv\n  \
              cutline caption --prompt \"a photo of\" --do-sample --seed 7 holiday.jpg\n\n\
              To continue after an interruption, run the same command again. The exit status is 0 on \
-             success, 1 if some photos failed, 2 if the command was wrong, 130 after Ctrl-C.",
+             success, 1 if some photos have no caption, 2 if the command was wrong, 3 if there are no \
+             photos, 130 after Ctrl-C.",
         );
     let command = CaptionArgs::augment_args(command)
         .group(ArgGroup::new("saved").args(["output", "sidecar"]).multiple(true));
     // -h fits a screen; --help lists the settings as well.
     config::with_settings(options::with_parameters(command), &GROUPS).mut_args(|arg| {
-        let is_setting = arg.get_env().is_some();
+        let is_setting = arg.get_env().is_some() || arg.get_long() == Some("env-file");
         arg.hide_short_help(is_setting)
     })
 }
@@ -111,7 +117,7 @@ pub(super) fn command() -> Command {
 pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode> {
     let params = parameters(matches)?;
     let args = CaptionArgs::from_arg_matches(matches).map_err(unparsed)?;
-    let values = Values::of_process()?.with_options(matches);
+    let values = Values::of_command(matches)?;
     telemetry::start(LogSettings::for_command(&values)?, LogOutput::Stderr);
     // No one waits for a particular photo, so large batches are best.
     let settings =
@@ -119,9 +125,12 @@ pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode> {
     let mut inputs = if args.stdin_image {
         Inputs::of_stdin(settings.max_image_bytes)?
     } else {
-        Inputs::find(&args.files, args.recursive)?
+        Inputs::find(&args.files, args.search())?
     };
     let photos = std::mem::take(&mut inputs.photos);
+    if photos.is_empty() {
+        return Ok(ExitCode::from(no_photos(&inputs, args.verbosity())));
+    }
     let (output, finished) = args.open(&photos)?;
     let sidecars = args.sidecars(&photos);
     let captioner = Captioner::load(&settings)?;
@@ -129,7 +138,7 @@ pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode> {
     let parameters = captioner.fingerprint(&params);
     let Unfinished { photos, refused, mut counts } =
         args.unfinished(photos, &finished, sidecars.as_ref(), &parameters);
-    counts.skipped = inputs.skipped.len();
+    counts.add_skipped(&inputs);
     if args.dry_run {
         return dry_run(&photos, &refused, &inputs, counts, args.verbosity());
     }
@@ -182,6 +191,10 @@ impl CaptionArgs {
             (.., true) => Verbosity::Json,
             _ => Verbosity::Normal,
         }
+    }
+
+    fn search(&self) -> Search {
+        Search { recursive: self.recursive, follow_links: self.follow_links }
     }
 
     /// Whether the results outlive the run.
@@ -281,12 +294,33 @@ fn report_refused(refused: &[(InputPhoto, Error)], progress: &mut ProgressReport
 fn report_inputs(inputs: &Inputs, verbosity: Verbosity, progress: &ProgressReporter) {
     if verbosity == Verbosity::Verbose {
         for (path, reason) in &inputs.skipped {
-            progress.note(&format!("{}: skipped: it {reason}", path.display()));
+            progress.note(&format!("{}: skipped: it {reason}", name::line(path)));
         }
     }
-    for problem in &inputs.problems {
+    for problem in inputs.problems.iter().chain(&inputs.unreadable()) {
         progress.problem(problem);
     }
+}
+
+/// Reports that there is nothing to do, and returns the exit status. The output stays as it is.
+fn no_photos(inputs: &Inputs, verbosity: Verbosity) -> u8 {
+    let mut counts = PhotoCounts::default();
+    counts.add_skipped(inputs);
+    let mut progress = ProgressReporter::new(verbosity, counts);
+    report_inputs(inputs, verbosity, &progress);
+    let status = if inputs.incomplete() { FAILED } else { NO_PHOTOS };
+    if status == NO_PHOTOS {
+        let remedy = if inputs.skipped(SkipReason::Folder) > 0 {
+            "give --recursive to search subfolders"
+        } else if inputs.skipped(SkipReason::Link) > 0 {
+            "give --follow-links to follow links"
+        } else {
+            "check the paths"
+        };
+        progress.problem(&format!("there are no photos to caption; {remedy}"));
+    }
+    progress.end(status, false, &inputs.skipped_summary());
+    status
 }
 
 fn dry_run(
@@ -310,13 +344,13 @@ fn dry_run(
         summary += &format!("; skipped: {skipped}");
     }
     progress.note(&summary);
-    let done = inputs.problems.is_empty() && refused.is_empty();
+    let done = !inputs.incomplete() && refused.is_empty();
     Ok(ExitCode::from(if done { 0 } else { FAILED }))
 }
 
 /// Reports the end of the run, and returns the exit status.
 fn finish(end: RunEnd, inputs: &Inputs, progress: &mut ProgressReporter, saves: bool) -> u8 {
-    let failed = progress.counts().failed > 0 || !inputs.problems.is_empty();
+    let failed = progress.counts().failed > 0 || inputs.incomplete();
     let status = match end {
         RunEnd::Interrupted(status) => status,
         RunEnd::ReaderLeft => return 0,

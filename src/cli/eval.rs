@@ -1,6 +1,8 @@
 //! `cutline eval`
 
 use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -10,10 +12,14 @@ use serde_json::Value;
 
 use super::folder::results::{Results, name_of};
 use super::{complain, print, unparsed};
+use crate::text;
 use cutline_error::{Error, ErrorKind, Result};
 use cutline_score::{Pair, Scores};
 
 pub(super) const NAME: &str = "eval";
+
+/// The most bytes of references: they are held in memory.
+const MAX_BYTES: u64 = 1 << 30;
 
 #[derive(Args)]
 struct EvalArgs {
@@ -123,11 +129,18 @@ impl References {
             );
             Error::new(ErrorKind::Config, detail)
         };
-        let bytes = std::fs::read(path).map_err(|error| {
+        let mut bytes = Vec::new();
+        let opened = File::open(path);
+        let read = opened.and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut bytes));
+        read.map_err(|error| {
             let detail = format!("{}: cannot be read ({error}); check the path", path.display());
             Error::new(ErrorKind::Io, detail)
         })?;
-        Self::parse(&bytes).map_err(failed)
+        if bytes.len() as u64 > MAX_BYTES {
+            return Err(failed(format!("it has more than {MAX_BYTES} bytes")));
+        }
+        let bytes = text::without_mark(&bytes).map_err(|why| failed(why.to_owned()))?;
+        Self::parse(bytes).map_err(failed)
     }
 
     fn parse(bytes: &[u8]) -> Result<Self, String> {

@@ -36,14 +36,14 @@ pub(super) fn command() -> Command {
              cutline health --port 8080\n  \
              cutline health --url http://captions.local:8000",
         );
-    config::with_settings(command, &[Group::Server])
+    config::with_server_settings(command, &[Group::Server])
 }
 
 pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode> {
     let url = match matches.get_one::<String>("url") {
         Some(url) => parse(url)?,
         None => {
-            let values = Values::of_process()?.with_options(matches);
+            let values = Values::of_command(matches)?;
             let (host, port) = config::listen_address(&values)?;
             url_of_server(&host, port)
         }

@@ -69,7 +69,7 @@ pub fn main() -> ExitCode {
 pub fn command() -> Command {
     Command::new(env!("CARGO_PKG_NAME"))
         .version(env!("CARGO_PKG_VERSION"))
-        .about("Captions images on the machine in front of you")
+        .about("Captions images on your own machine")
         .subcommands([
             serve::command(),
             caption::command(),
@@ -91,7 +91,8 @@ pub fn command() -> Command {
              cutline model info                     describe the model\n  \
              cutline bench                          measure the speed of this machine\n  \
              cutline health                         ask whether a server is ready\n\n\
-             Settings are also read from the environment and from .env: PORT=8080 is --port 8080.",
+             Settings are also read from the environment and from --env-file: PORT=8080 is --port 8080. \
+             serve and health read .env in the current folder; the other commands do not.",
         )
 }
 

@@ -65,7 +65,7 @@ pub(super) fn command() -> Command {
              cutline model quantize ./blip-large blip-large-q4k --type q4_k\n\n\
              A matrix whose rows do not fill the blocks of a type is written as q8_0, or else as f16. \
              Norms, biases and positions stay f32. The settings of the hub are read from the \
-             environment and from .env.",
+             environment and from --env-file.",
         );
     Command::new(NAME)
         .about("Describes models, and makes them smaller")
@@ -85,7 +85,7 @@ pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode> {
 
 fn info(matches: &ArgMatches) -> Result<ExitCode> {
     let args = InfoArgs::from_arg_matches(matches).map_err(unparsed)?;
-    let mut values = Values::of_process()?.with_options(matches);
+    let mut values = Values::of_command(matches)?;
     if let Some(which) = args.which {
         values.set_option("MODEL", which);
     }
@@ -99,7 +99,7 @@ fn info(matches: &ArgMatches) -> Result<ExitCode> {
 
 fn write_quantized(matches: &ArgMatches) -> Result<ExitCode> {
     let args = QuantizeArgs::from_arg_matches(matches).map_err(unparsed)?;
-    let mut values = Values::of_process()?.with_options(matches);
+    let mut values = Values::of_command(matches)?;
     values.set_option("MODEL", args.source);
     telemetry::start(LogSettings::for_command(&values)?, Output::Stderr);
     let (model, hub) = model_source(&values)?;

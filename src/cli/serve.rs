@@ -25,11 +25,11 @@ pub(super) fn command() -> Command {
              cutline serve --host 0.0.0.0 --port 8080 --model Salesforce/blip-image-captioning-base\n  \
              curl -F image=@holiday.jpg http://127.0.0.1:8000/caption/generate",
         );
-    config::with_settings(command, &Group::ALL)
+    config::with_server_settings(command, &Group::ALL)
 }
 
 pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode> {
-    let settings = Settings::new(&Values::of_process()?.with_options(matches))?;
+    let settings = Settings::new(&Values::of_command(matches)?)?;
     let _traces = telemetry::start_server(settings.log, &settings.traces)?;
     telemetry::log_panics();
     let runtime = runtime()?;

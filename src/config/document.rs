@@ -3,24 +3,43 @@
 
 use std::error::Error as _;
 use std::ffi::OsString;
+use std::path::PathBuf;
 
 use clap::{Arg, Command, Id, value_parser};
 
 use super::options::Group;
 
+/// The option that names a file of settings.
+pub(super) const ENV_FILE: &str = "env_file";
+
 /// `command` with the settings of `groups` as options. Their texts are parsed later, by
-/// [`Values::with_options`](super::Values::with_options) and its readers: only they know where a text
-/// comes from, and can say so if it cannot be used.
+/// [`Values::of_command`](super::Values::of_command) and its readers: only they know where a text comes
+/// from, and can say so if it cannot be used.
 #[must_use]
 pub fn with_settings(command: Command, groups: &[Group]) -> Command {
     let own: Vec<Id> = command.get_arguments().map(|arg| arg.get_id().clone()).collect();
     let command = groups.iter().fold(command, |command, group| group.augment(command));
-    command.mut_args(|arg| {
+    let command = command.mut_args(|arg| {
         if own.contains(arg.get_id()) {
             return arg;
         }
         arg.value_parser(value_parser!(OsString)).value_name("VALUE").hide_env_values(true)
-    })
+    });
+    command.arg(
+        Arg::new(ENV_FILE)
+            .long("env-file")
+            .value_name("FILE")
+            .value_parser(value_parser!(PathBuf))
+            .help("Read settings from this file, one NAME=value per line")
+            .help_heading("Settings"),
+    )
+}
+
+/// [`with_settings`] for the server's own commands, which also read `.env` in the current folder. Other
+/// commands do not: that folder may be one of photos or of a model, from anywhere.
+#[must_use]
+pub fn with_server_settings(command: Command, groups: &[Group]) -> Command {
+    with_settings(command, groups).mut_arg(ENV_FILE, |arg| arg.default_value(".env"))
 }
 
 /// Every setting, in the order of the documentation.
@@ -39,8 +58,9 @@ pub(super) fn variable(setting: &Arg) -> String {
 #[must_use]
 pub fn env_example() -> String {
     let mut text = String::from(
-        "# Settings of cutline. Copy this file to .env and uncomment what you want to change.\n\
-         # The environment wins over .env, and options of the command line (--port for PORT) win\n\
+        "# Settings of cutline. Copy this file to .env in the folder in which you start cutline serve,\n\
+         # or give it to any command with --env-file, and uncomment what you want to change.\n\
+         # The environment wins over the file, and options of the command line (--port for PORT) win\n\
          # over both. An empty value counts as not set.\n",
     );
     for (heading, settings) in by_heading() {

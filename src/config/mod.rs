@@ -1,12 +1,13 @@
-//! Settings: from the command line, the environment and `.env` to validated [`Settings`]. Nothing
-//! else in the program reads the environment.
+//! Settings: from the command line, the environment and a file to validated [`Settings`]. Nothing else
+//! in the program reads the environment.
 //!
 //! - `options` declares every setting once, for clap;
-//! - `values` finds the text of each setting; `parse` and `protection` turn it into a value;
+//! - `values` finds the text of each setting, `env_file` in a file; `parse` and `protection` turn it into a value;
 //! - `document` makes `--help`, `.env.example` and the tables in `docs/configuration.md`;
 //! - this file checks settings against each other and hands each module its own.
 
 mod document;
+mod env_file;
 mod options;
 mod parse;
 mod protection;
@@ -18,7 +19,7 @@ use std::time::Duration;
 
 pub use tracing::Level;
 
-pub use self::document::{env_example, markdown, with_settings};
+pub use self::document::{env_example, markdown, with_server_settings, with_settings};
 pub use self::options::Group;
 use self::options::{
     CacheOptions, ImageOptions, LogOptions, ModelOptions, ProtectionOptions, QueueOptions,
@@ -174,7 +175,7 @@ fn protection_settings(values: &Values) -> Result<ProtectionSettings> {
 pub struct LogSettings {
     /// The least severe level that is logged.
     pub level: Level,
-    /// Lines for people instead of JSON.
+    /// Readable text instead of JSON.
     pub human: bool,
 }
 

@@ -70,7 +70,7 @@ pub(super) struct ServerOptions {
     /// Port to listen on; 0 for any free port
     #[arg(long, env, default_value = "8000", value_parser = number::<u16>(0, u16::MAX))]
     pub(super) port: u16,
-    /// Seconds allowed for receiving a request, and again for computing its answer
+    /// Seconds allowed for receiving a request, and as many again for computing its answer
     #[arg(long, env, default_value = "30", value_parser = seconds(0.001))]
     pub(super) request_timeout: Duration,
     /// Seconds after SIGTERM in which the server is not ready but still serves, so that a load balancer
@@ -139,10 +139,11 @@ pub(super) struct ModelOptions {
     /// HF_HOME/hub or ~/.cache/huggingface/hub
     #[arg(long, env)]
     pub(super) model_cache_dir: Option<PathBuf>,
-    /// Whether to use a GPU; true stops the start if there is none that works; needs the feature cuda
+    /// Whether to use a GPU: auto uses one if it works, true requires one, false uses none; needs the
+    /// feature cuda
     #[arg(long, env, default_value = "auto", value_parser = choice(use_gpu()))]
     pub(super) use_gpu: Auto<bool>,
-    /// cpu, or a GPU by its number, such as cuda:1, which must then work; if unset, as USE_GPU says
+    /// cpu, or a GPU by its number, such as cuda:1, which must work; if unset, USE_GPU decides
     #[arg(long, env)]
     pub(super) device: Option<DeviceChoice>,
     /// Number format of the model: auto, f32, f16, bf16 or int8
@@ -215,7 +216,7 @@ pub(super) struct LogOptions {
     /// Least severe level to log: error, warn, info, debug or trace
     #[arg(long, env, default_value = "info", value_parser = choice(log_level()))]
     pub(super) log_level: Level,
-    /// Log lines for people instead of JSON
+    /// Log readable text instead of JSON
     #[arg(long, env, default_value = "false", value_parser = choice(flag()),
           action = ArgAction::Set, num_args = 0..=1, require_equals = true,
           default_missing_value = "true")]

@@ -7,6 +7,8 @@ use std::num::NonZeroU32;
 
 use ureq::http::Uri;
 
+use crate::text;
+
 /// More requests per minute than this server could answer on any machine.
 pub(super) const MAX_RATE: u32 = 1_000_000;
 
@@ -115,10 +117,12 @@ pub(super) fn api_keys(text: &str) -> Result<ApiKeys, String> {
 
 /// Reads the file of `API_KEYS_FILE`.
 pub(super) fn api_keys_file(path: &str) -> Result<ApiKeys, String> {
-    let text = fs::read_to_string(path).map_err(|error| {
+    let bytes = fs::read(path).map_err(|error| {
         format!("the file cannot be read ({error}); give a file with one key per line")
     })?;
-    let lines = text.trim_start_matches('\u{feff}').lines().map(str::trim);
+    let bytes = text::without_mark(&bytes).map_err(|why| format!("the file {why}"))?;
+    let text = String::from_utf8_lossy(bytes);
+    let lines = text.lines().map(str::trim);
     usable(lines.filter(|line| !line.is_empty() && !line.starts_with('#')))
 }
 

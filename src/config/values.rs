@@ -1,18 +1,19 @@
 //! The texts of settings, and where they come from: the command line wins over the environment, which
-//! wins over `.env`. An empty text counts as not set.
+//! wins over a file. An empty text counts as not set.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::env;
 use std::error::Error as _;
 use std::ffi::OsString;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::error::ContextKind;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Args, Command};
 
-use super::document::{settings, variable};
+use super::document::{ENV_FILE, settings, variable};
+use super::env_file;
 use cutline_error::{Error, ErrorKind, Result};
 
 /// Variables of other programs that decide where models are cached.
@@ -23,38 +24,52 @@ const CACHE_VARIABLES: [&str; 5] =
 #[derive(Default)]
 pub struct Values(HashMap<String, (Origin, OsString)>);
 
-/// Where a text comes from; a greater one wins.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+/// Where a text comes from; a later one wins.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Origin {
-    File,
+    /// The line, and the file.
+    File(usize, String),
     Environment,
     Option,
 }
 
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::File => "from .env",
-            Self::Environment => "from the environment",
-            Self::Option => "from the command line",
-        })
+        match self {
+            Self::File(line, file) => write!(f, "from {file}, line {line}"),
+            Self::Environment => f.write_str("from the environment"),
+            Self::Option => f.write_str("from the command line"),
+        }
     }
 }
 
 impl Values {
-    /// The environment of this process, and the file `.env` in its folder, if there is one.
-    ///
-    /// # Errors
-    /// [`Config`](ErrorKind::Config): `.env` exists but cannot be read.
-    pub fn of_process() -> Result<Self> {
+    /// The environment of this process.
+    #[must_use]
+    pub fn of_process() -> Self {
         let mut values = Self::default();
-        let names = settings().iter().map(variable).collect::<Vec<_>>();
-        for name in names.into_iter().chain(CACHE_VARIABLES.map(str::to_owned)) {
+        for name in names() {
             if let Some(text) = env::var_os(&name) {
                 values.add(&name, Origin::Environment, text);
             }
         }
-        values.with_file(Path::new(".env"))
+        values
+    }
+
+    /// The environment, the options of a command that was made by
+    /// [`with_settings`](super::with_settings), and the file that its `--env-file` names. If that is
+    /// only a default, the file may be missing.
+    ///
+    /// # Errors
+    /// [`Config`](ErrorKind::Config): the file cannot be read, or a line of it sets nothing.
+    pub fn of_command(matches: &ArgMatches) -> Result<Self> {
+        let mut values = Self::of_process();
+        if let Some(path) = matches.get_one::<PathBuf>(ENV_FILE) {
+            let optional = matches.value_source(ENV_FILE) == Some(ValueSource::DefaultValue);
+            values.add_file(path, optional)?;
+        }
+        values.add_options(matches);
+        Ok(values)
     }
 
     /// The texts of an environment other than the one of this process.
@@ -68,31 +83,24 @@ impl Values {
     /// Adds the texts of a file in the format of `.env`, if it exists.
     ///
     /// # Errors
-    /// [`Config`](ErrorKind::Config): the file exists but cannot be read.
+    /// As for [`of_command`](Self::of_command).
     pub fn with_file(mut self, path: &Path) -> Result<Self> {
-        let unreadable = |error: dotenvy::Error| {
-            // dotenvy's own message quotes the line, which may hold a secret.
-            let why = match &error {
-                dotenvy::Error::Io(io) => format!("{} cannot be read ({io})", path.display()),
-                _ => format!("{} has a line that is not NAME=value", path.display()),
-            };
-            Error::new(ErrorKind::Config, format!("{why}; correct the file or remove it"))
-        };
-        match dotenvy::from_path_iter(path) {
-            Err(error) if error.not_found() => {}
-            lines => {
-                for line in lines.map_err(unreadable)? {
-                    let (name, text) = line.map_err(unreadable)?;
-                    self.add(&name, Origin::File, text);
-                }
-            }
-        }
+        self.add_file(path, true)?;
         Ok(self)
     }
 
-    /// Adds the options of a command that was made by [`with_settings`](super::with_settings).
-    #[must_use]
-    pub fn with_options(mut self, matches: &ArgMatches) -> Self {
+    fn add_file(&mut self, path: &Path, optional: bool) -> Result<()> {
+        let names: HashSet<String> = names().collect();
+        let entries = env_file::read(path, optional, |name| names.contains(name))
+            .map_err(|sentence| Error::new(ErrorKind::Config, sentence))?;
+        for entry in entries {
+            let origin = Origin::File(entry.line, path.display().to_string());
+            self.add(&entry.name, origin, entry.text);
+        }
+        Ok(())
+    }
+
+    fn add_options(&mut self, matches: &ArgMatches) {
         for setting in settings() {
             let id = setting.get_id().as_str();
             if matches!(matches.try_contains_id(id), Ok(true))
@@ -102,7 +110,6 @@ impl Values {
                 self.add(&variable(&setting), Origin::Option, text);
             }
         }
-        self
     }
 
     /// Sets the setting `name`, as an option of the command line does.
@@ -165,17 +172,27 @@ impl Values {
         let secret = settings()
             .iter()
             .any(|setting| variable(setting) == name && setting.is_hide_env_values_set());
+        // Some types name the setting themselves.
+        let remedy =
+            remedy.strip_prefix(name).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(remedy);
         let detail = match self.0.get(name) {
-            // Some types name the setting themselves.
-            _ if remedy.starts_with(name) => remedy.to_owned(),
             Some((origin, text)) if !secret => {
                 let shown: String = text.to_string_lossy().trim().chars().take(80).collect();
                 format!("{name}={shown} ({origin}) cannot be used: {remedy}")
             }
-            _ => format!("{name} cannot be used: {remedy}"),
+            Some((origin, _)) => format!("{name} ({origin}) cannot be used: {remedy}"),
+            None => format!("{name} cannot be used: {remedy}"),
         };
         Error::new(ErrorKind::Config, detail)
     }
+}
+
+/// The variables that are read.
+fn names() -> impl Iterator<Item = String> {
+    settings()
+        .into_iter()
+        .map(|setting| variable(&setting))
+        .chain(CACHE_VARIABLES.map(str::to_owned))
 }
 
 impl fmt::Debug for Values {

@@ -18,7 +18,7 @@ pub struct Workload {
     pub batch: usize,
     /// Tokens of every caption, exactly.
     pub new_tokens: usize,
-    /// Measured passes, after one that is not counted.
+    /// Measured passes, after one warm-up pass.
     pub iterations: usize,
 }
 

@@ -6,10 +6,17 @@ use std::collections::BTreeSet;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
+use crate::text;
 use cutline_error::{Error, Result};
 
 /// Weights in one file, the preferred format first.
 pub(super) const SINGLES: [&str; 2] = ["model.safetensors", "pytorch_model.bin"];
+
+/// The largest size in bytes of a file that is not one of weights; a larger one is something else.
+pub(super) const SMALL: usize = 64 << 20;
+
+/// The most files that an index may list.
+const MAX_SHARDS: usize = 1000;
 
 /// Weights in GGUF, as `cutline model quantize` names them in a folder.
 pub(super) const GGUF: &str = "model.gguf";
@@ -29,19 +36,21 @@ struct ShardIndex {
 /// The index is broken, empty, or names anything but files in its own folder.
 pub(super) fn shards(name: &str, index: &[u8]) -> Result<Vec<String>> {
     let remedy = "fetch it again";
+    let index = text::without_mark(index).map_err(|why| Error::model(format!("{name} {why}")))?;
     let index: ShardIndex = serde_json::from_slice(index).map_err(|error| {
         Error::model(format!("{name} is not an index of shards ({error}); {remedy}"))
             .with_source(error)
     })?;
     let shards: BTreeSet<String> = index.weight_map.into_values().collect();
-    if shards.is_empty() {
-        return Err(Error::model(format!("{name} lists no shards; {remedy}")));
+    if shards.is_empty() || shards.len() > MAX_SHARDS {
+        return Err(Error::model(format!(
+            "{name} lists {} shards, not 1 to {MAX_SHARDS}; {remedy}",
+            shards.len()
+        )));
     }
     // A name with a folder could point anywhere, also to where a download would be written.
     let plain = |shard: &str| {
-        [".safetensors", ".bin"].iter().any(|ending| shard.ends_with(ending))
-            && !shard.starts_with('.')
-            && !shard.contains(['/', '\\', ':'])
+        is_weights(shard) && !shard.starts_with('.') && !shard.contains(['/', '\\', ':'])
     };
     match shards.iter().find(|shard| !plain(shard)) {
         Some(shard) => Err(Error::model(format!(
@@ -49,6 +58,11 @@ pub(super) fn shards(name: &str, index: &[u8]) -> Result<Vec<String>> {
         ))),
         None => Ok(shards.into_iter().collect()),
     }
+}
+
+/// Whether a file of this name holds weights.
+pub(super) fn is_weights(name: &str) -> bool {
+    [".safetensors", ".bin"].iter().any(|ending| name.ends_with(ending))
 }
 
 /// Refuses invalid JSON; messages call the file `name`.
@@ -72,6 +86,8 @@ mod tests {
             "c": "model-2.safetensors", "b": "model-1.safetensors", "a": "model-2.safetensors"}}"#;
         let expected = ["model-1.safetensors", "model-2.safetensors"];
         assert_eq!(shards("index", index).unwrap(), expected);
+        let marked = [b"\xef\xbb\xbf", &index[..]].concat();
+        assert_eq!(shards("index", &marked).unwrap(), expected);
     }
 
     #[test]
@@ -82,5 +98,8 @@ mod tests {
         }
         assert!(shards("index", br#"{"weight_map": {}}"#).is_err());
         assert!(shards("index", b"{}").is_err());
+        let many: Vec<String> = (0..=MAX_SHARDS).map(|n| format!("\"{n}\":\"{n}.bin\"")).collect();
+        let many = format!("{{\"weight_map\": {{{}}}}}", many.join(","));
+        assert!(shards("index", many.as_bytes()).unwrap_err().to_string().contains("1001 shards"));
     }
 }

@@ -163,8 +163,8 @@ impl Unfinished {
             }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(refused(
                 &part,
-                "exists: wait until the program that writes it has finished, or delete what an \
-                 interrupted one left behind",
+                "exists: wait until the program that writes it has finished, or delete it if that \
+                 program was interrupted",
             )),
             Err(error) => Err(unwritable(path, error)),
         }

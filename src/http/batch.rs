@@ -9,14 +9,15 @@ use std::time::Duration;
 use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::extract::{Extension, Request, State};
-use axum::http::header::{ACCEPT, CONTENT_TYPE};
-use axum::http::{HeaderMap, HeaderValue};
+use axum::http::HeaderValue;
+use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use futures_core::Stream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 use tokio_stream::StreamExt;
 
+use super::accept::prefers;
 use super::dto::{BatchAnswer, BatchItem, BatchSummary, ItemResult};
 use super::error::Failure;
 use super::error::problem;
@@ -66,7 +67,7 @@ pub(super) async fn batch(
     // Before the body is read: a client that waits for `100 Continue` need not send it.
     let captioner = state.captioner()?;
     let settings = state.settings();
-    let lines = wants_lines(request.headers());
+    let lines = prefers(request.headers(), LINES, "application/json");
     let uploads = extract::uploads(request, settings, captioner).await?;
     if uploads.params.stream {
         return Err(Failure(Error::parameter(
@@ -78,14 +79,6 @@ pub(super) async fn batch(
     let metrics = state.metrics().clone();
     let results = Results::start(captioner, uploads, settings.request_timeout, metrics).await?;
     if lines { Ok(by_line(results, id)) } else { Ok(together(results, &id).await) }
-}
-
-fn wants_lines(headers: &HeaderMap) -> bool {
-    let accepted = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    accepted
-        .flat_map(|value| value.split(','))
-        .filter_map(|kind| kind.split(';').next())
-        .any(|kind| kind.trim().eq_ignore_ascii_case(LINES))
 }
 
 /// The results as they become ready. Dropping it cancels the unfinished ones.

@@ -10,9 +10,11 @@ use axum::body::{Body, BodyDataStream, Bytes};
 use axum::http::HeaderMap;
 use axum::http::header::CONTENT_LENGTH;
 use futures_core::Stream;
+use tokio::task::coop;
 use tokio::time::{Sleep, sleep};
 use tokio_stream::StreamExt;
 
+use super::coding::{Coding, DecodedBody};
 use crate::captioner::{Budget, Permit, Photo};
 use cutline_error::{Error, ErrorKind, Result};
 
@@ -57,16 +59,22 @@ impl TooLarge {
     }
 }
 
-/// A body with its limits. Bytes count against the memory budget until the [`BodyPermit`] is
-/// dropped. The announced length counts from the beginning, so a body that does not fit into memory
-/// is refused before it is sent.
+/// A body with its limits, decompressed. Bytes count against the memory budget until the
+/// [`BodyPermit`] is dropped. The announced length counts from the beginning, so a body that does not
+/// fit into memory is refused before it is sent.
 pub(super) struct LimitedBody {
-    stream: BodyDataStream,
+    stream: Source,
     limits: BodyLimits,
     deadline: Pin<Box<Sleep>>,
     announced: Option<usize>,
     read: usize,
     permit: BodyPermit,
+}
+
+/// Where the bytes of a body come from.
+enum Source {
+    Plain(BodyDataStream),
+    Compressed(Box<DecodedBody>),
 }
 
 /// The share of the memory budget that a body holds.
@@ -90,21 +98,34 @@ impl LimitedBody {
     /// Prepares to read the body and reserves memory for its announced length.
     ///
     /// # Errors
-    /// The error of [`TooLarge`] if the announced length exceeds the limit, or
-    /// [`QueueFull`](ErrorKind::QueueFull) if there is no memory for it now.
+    /// The error of [`TooLarge`] if the announced length exceeds the limit,
+    /// [`UnsupportedFormat`](ErrorKind::UnsupportedFormat) for an unknown `Content-Encoding`, or
+    /// [`QueueFull`](ErrorKind::QueueFull) if there is no memory for the body now.
     pub(super) fn new(
         headers: &HeaderMap,
         body: Body,
         limits: BodyLimits,
         budget: &Budget,
     ) -> Result<Self> {
+        let coding = Coding::of(headers)?;
         let announced = announced_length(headers);
-        if announced.is_some_and(|length| length > limits.bytes) {
+        let most = if coding.is_some() { limits.compressed() } else { limits.bytes };
+        if announced.is_some_and(|length| length > most) {
             return Err(limits.too_large.error());
         }
+        let stream = body.into_data_stream();
+        let stream = match coding {
+            None => Source::Plain(stream),
+            Some(coding) => Source::Compressed(Box::new(DecodedBody::new(
+                stream,
+                coding,
+                most,
+                limits.too_large,
+            ))),
+        };
         let permit = budget.take(limits.claimed(announced.unwrap_or(0)))?;
         Ok(Self {
-            stream: body.into_data_stream(),
+            stream,
             limits,
             deadline: Box::pin(sleep(limits.time)),
             announced,
@@ -171,6 +192,11 @@ impl BodyLimits {
     fn claimed(&self, bytes: usize) -> u64 {
         self.copies.saturating_mul(bytes as u64)
     }
+
+    /// The limit before decompression: incompressible bytes grow a little.
+    fn compressed(&self) -> usize {
+        self.bytes.saturating_add(self.bytes / 1000).saturating_add(1024)
+    }
 }
 
 impl Stream for LimitedBody {
@@ -185,17 +211,31 @@ impl Stream for LimitedBody {
         if self.deadline.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Some(Err(too_slow(self.limits.time))));
         }
-        let chunk = match ready!(Pin::new(&mut self.stream).poll_next(cx)) {
-            None => return Poll::Ready(None),
-            Some(Err(error)) => Err(Error::new(
-                ErrorKind::MalformedRequest,
-                "the body broke off before its end; send the request again",
-            )
-            .with_source(error)),
-            Some(Ok(chunk)) => self.count(&chunk).map(|()| chunk),
+        // A small compressed body decodes to many pieces without waiting for the network.
+        let turn = ready!(coop::poll_proceed(cx));
+        let chunk = match &mut self.stream {
+            Source::Plain(stream) => {
+                ready!(Pin::new(stream).poll_next(cx)).map(|chunk| chunk.map_err(broke_off))
+            }
+            Source::Compressed(stream) => ready!(Pin::new(stream).poll_next(cx)),
         };
-        Poll::Ready(Some(chunk))
+        turn.made_progress();
+        let counted = chunk.map(|chunk| {
+            let chunk = chunk?;
+            self.count(&chunk)?;
+            Ok(chunk)
+        });
+        Poll::Ready(counted)
     }
+}
+
+/// The error of a connection that ends in the middle of a body.
+pub(super) fn broke_off(error: axum::Error) -> Error {
+    Error::new(
+        ErrorKind::MalformedRequest,
+        "the body broke off before its end; send the request again",
+    )
+    .with_source(error)
 }
 
 fn announced_length(headers: &HeaderMap) -> Option<usize> {

@@ -4,10 +4,11 @@ use std::any::Any;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::header::{ACCEPT_ENCODING, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 
+use super::coding::{self, UnsupportedCoding};
 use super::dto::Problem;
 use cutline_error::{Error, ErrorKind, panic_message};
 
@@ -23,8 +24,8 @@ impl From<Error> for Failure {
 }
 
 /// The message that hides internals from users of the server.
-const INTERNAL: &str = "the server failed, which is a defect; try again, and if it happens again \
-                        report it with the request_id, which is also in the server's log";
+const INTERNAL: &str = "the server failed; try again, and if it fails again, report the request_id, \
+                        which is also in the server's log";
 
 impl IntoResponse for Failure {
     /// `observe` replaces the body later, because only it knows the request's id.
@@ -40,6 +41,10 @@ impl IntoResponse for Failure {
         }
         if self.0.kind() == ErrorKind::Unauthorized {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        let cause = std::error::Error::source(&self.0);
+        if cause.is_some_and(|cause| cause.is::<UnsupportedCoding>()) {
+            headers.insert(ACCEPT_ENCODING, coding::ACCEPTED);
         }
         response.extensions_mut().insert(self);
         response

@@ -4,7 +4,9 @@
 //! - [`run`] serves it on a listener, loads the model in the background, and shuts down gracefully;
 //! - one file per resource: `index` with `page`, `health`, `model`, `generate` with `stream`,
 //!   `batch`, `process`, `metrics`, `openapi` with Swagger UI; `dto` holds their JSON;
-//! - `extract` reads the three ways of sending images, `body` limits what is read;
+//! - `extract` reads the three ways of sending images, `body` limits what is read, `coding`
+//!   decompresses it;
+//! - `accept` reads which format of an answer the client prefers;
 //! - `error` is the only place where an [`ErrorKind`] becomes a status;
 //! - `observe` gives every request its id, its log line and its `server-timing`;
 //! - `auth` and `rate` check who may send requests and how often, `cors` and `headers` instruct
@@ -13,9 +15,11 @@
 //!
 //! A new endpoint is a handler with its documentation, and a line in `routes`.
 
+mod accept;
 mod auth;
 mod batch;
 mod body;
+mod coding;
 mod connection;
 mod cors;
 mod dto;

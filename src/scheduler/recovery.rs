@@ -109,9 +109,9 @@ impl Worker<'_> {
                 self.fail_job(job, error);
             }
             Failure::Panic(error) => {
-                self.fail_job(job, error);
                 // The job at fault is known, so the others may restart together.
                 self.restart_all(|_| {});
+                self.fail_job(job, error);
             }
         }
     }
@@ -154,10 +154,11 @@ impl Worker<'_> {
             if is_memory(&error) {
                 self.shared.lock().out_of_memory += 1;
             }
+            // Before the job ends: whoever sees its error may rely on what is counted.
+            self.reset_engine();
             if let Some(job) = self.running.pop() {
                 self.fail_job(job, error);
             }
-            self.reset_engine();
         } else if is_memory(&error) {
             self.out_of_memory(rows / 2);
             self.restart_all(|job| {

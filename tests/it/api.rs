@@ -3,10 +3,13 @@
 mod auth;
 mod batch;
 mod cache;
+mod coding;
 mod cors;
 mod deploy;
+mod fields;
 mod fixture;
 mod floods;
+mod forms;
 mod metrics;
 mod openapi;
 mod page;

@@ -238,9 +238,68 @@ fn settings_are_read_from_the_environment_and_the_folder() {
     let folder = tempfile::tempdir().unwrap();
     let from_environment = cutline(&folder, &["serve"]).env("PORT", "abc").output().unwrap();
     assert_sentence(&from_environment, 2, &["PORT=abc", "environment"]);
-    std::fs::write(folder.path().join(".env"), "MAX_BATCH_SIZE=0\n").unwrap();
+    // Written by an editor of Windows, and shared with other programs.
+    let settings = "\u{feff}export DATABASE='x\r\nDEBUG_LEVEL: 3\r\nexport MAX_BATCH_SIZE=0\r\n";
+    fs::write(folder.path().join(".env"), settings).unwrap();
     let from_file = cutline(&folder, &["serve"]).output().unwrap();
-    assert_sentence(&from_file, 2, &["MAX_BATCH_SIZE=0", ".env"]);
+    assert_sentence(&from_file, 2, &["MAX_BATCH_SIZE=0", "from .env, line 3"]);
+    fs::write(folder.path().join(".env"), "A=1\nMODEL=gpt-4o\n").unwrap();
+    let output = cutline(&folder, &["serve", "--port=0"]).output().unwrap();
+    assert_sentence(&output, 2, &["MODEL=gpt-4o (from .env, line 2)", "organisation/name"]);
+    fs::write(folder.path().join(".env"), "PORT=1\nHF_TOKEN hf_secret\n").unwrap();
+    let output = cutline(&folder, &["health"]).output().unwrap();
+    assert_sentence(&output, 2, &[".env, line 2: HF_TOKEN", "NAME=value"]);
+    assert!(!text(&output.stderr).contains("hf_secret"));
+    let wide: Vec<u8> = "PORT=1\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    fs::write(folder.path().join(".env"), wide).unwrap();
+    let output = cutline(&folder, &["serve"]).output().unwrap();
+    assert_sentence(&output, 2, &[".env is UTF-16", "save it as UTF-8"]);
+    // Python's environments are folders of this name.
+    fs::remove_file(folder.path().join(".env")).unwrap();
+    fs::create_dir(folder.path().join(".env")).unwrap();
+    let output = cutline(&folder, &["serve", "--port=x"]).output().unwrap();
+    assert_sentence(&output, 2, &["PORT=x"]);
+}
+
+#[test]
+fn only_the_server_obeys_the_folder_it_is_started_in() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join(".env"), "MODEL=./bad\nMAX_WORKERS=0\nPORT=x y\n").unwrap();
+    let model = bare_model();
+    for command in [
+        &["caption", "x.jpg", "--model=./mine"][..],
+        &["model", "info", "./mine"],
+        &["bench", "--model=./mine"],
+        &["model", "quantize", "./mine", "out", "--type=q8_0"],
+    ] {
+        let output = cutline(&folder, command).output().unwrap();
+        assert_sentence(&output, 1, &["there is no folder ./mine"]);
+        let file = [command, &["--env-file", "settings"]].concat();
+        assert_sentence(
+            &cutline(&folder, &file).output().unwrap(),
+            2,
+            &["settings cannot be read"],
+        );
+    }
+    fs::write(folder.path().join("settings"), format!("MODEL={model}\nMAX_WORKERS=0\n")).unwrap();
+    let output = cutline(&folder, &["model", "info", "--env-file=settings"]).output().unwrap();
+    assert_sentence(&output, 2, &["MAX_WORKERS=0 (from settings, line 2)"]);
+    // The model of the tests has no tokenizer, so this one was opened.
+    let command = ["model", "info", "--env-file=settings", "--max-workers=1"];
+    assert_sentence(&cutline(&folder, &command).output().unwrap(), 1, &["tokenizer"]);
+    let output = cutline(&folder, &["serve", "--env-file", "none"]).output().unwrap();
+    assert_sentence(&output, 2, &["none cannot be read"]);
+}
+
+/// A named pipe without a writer.
+#[cfg(unix)]
+#[test]
+fn a_pipe_in_the_place_of_settings_does_not_hang() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = Command::new("mkfifo").arg(folder.path().join(".env")).status().unwrap();
+    assert!(made.success());
+    let output = cutline(&folder, &["serve"]).output().unwrap();
+    assert_sentence(&output, 2, &[".env is not a regular file"]);
 }
 
 #[test]

@@ -318,6 +318,11 @@ fn keys_are_read_from_the_setting_and_from_the_file() {
     }
     assert!(protection(&[]).keys.is_empty());
 
+    let wide: Vec<u8> = "first\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    fs::write(&path, wide).unwrap();
+    let error = settings(&[("API_KEYS_FILE", file)]).unwrap_err();
+    assert!(error.detail().contains("UTF-16"), "{error}");
+
     // A file without a key does not open the server.
     fs::write(&path, "# nothing yet\n").unwrap();
     let error = settings(&[("API_KEYS_FILE", file)]).unwrap_err();

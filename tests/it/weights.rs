@@ -3,6 +3,8 @@
 mod fake_hub;
 mod folder;
 mod formats;
+mod hostile_files;
+mod hostile_hub;
 mod hub;
 
 use std::collections::BTreeMap;

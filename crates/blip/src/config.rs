@@ -7,6 +7,17 @@ use cutline_error::{Error, Result};
 
 const CAPTIONING: &str = "BlipForConditionalGeneration";
 
+// The largest numbers that are believed, far above those of any known model. The weights are compared
+// with them, but some are used before that, as numbers of layers or of positions.
+const MAX_WIDTH: usize = 1 << 16;
+const MAX_LAYERS: usize = 1 << 10;
+const MAX_POSITIONS: usize = 1 << 16;
+const MAX_VOCABULARY: usize = 1 << 24;
+/// Pixels along a side of an image.
+const MAX_SIDE: usize = 1 << 13;
+/// Patches along a side of an image: attention takes the fourth power of it.
+const MAX_GRID: usize = 1 << 8;
+
 /// Shapes and constants of a BLIP captioner.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BlipConfig {
@@ -212,15 +223,24 @@ impl Default for RawVision {
 impl RawVision {
     fn resolve(self) -> Result<VisionConfig> {
         let section = "vision_config";
+        within(section, "hidden_size", self.hidden_size, MAX_WIDTH)?;
         heads_divide(section, self.hidden_size, self.num_attention_heads)?;
-        positive(section, "intermediate_size", self.intermediate_size)?;
-        positive(section, "num_hidden_layers", self.num_hidden_layers)?;
+        within(section, "intermediate_size", self.intermediate_size, MAX_WIDTH)?;
+        within(section, "num_hidden_layers", self.num_hidden_layers, MAX_LAYERS)?;
+        small_number(section, "layer_norm_eps", self.layer_norm_eps)?;
         let image_size = self.image_size.square("image_size")?;
         let patch_size = self.patch_size.square("patch_size")?;
+        within(section, "image_size", image_size, MAX_SIDE)?;
         if !image_size.is_multiple_of(patch_size) {
             return Err(Error::model(format!(
                 "config.json, vision_config: image_size {image_size} is not a multiple of \
                  patch_size {patch_size}"
+            )));
+        }
+        if image_size / patch_size > MAX_GRID {
+            return Err(Error::model(format!(
+                "config.json, vision_config: image_size {image_size} has more than {MAX_GRID} patches \
+                 of patch_size {patch_size} along a side; fetch the file again"
             )));
         }
         Ok(VisionConfig {
@@ -298,10 +318,13 @@ impl Default for RawText {
 impl RawText {
     fn resolve(self) -> Result<TextConfig> {
         let section = "text_config";
+        within(section, "hidden_size", self.hidden_size, MAX_WIDTH)?;
         heads_divide(section, self.hidden_size, self.num_attention_heads)?;
-        positive(section, "vocab_size", self.vocab_size)?;
-        positive(section, "intermediate_size", self.intermediate_size)?;
-        positive(section, "num_hidden_layers", self.num_hidden_layers)?;
+        within(section, "vocab_size", self.vocab_size, MAX_VOCABULARY)?;
+        within(section, "intermediate_size", self.intermediate_size, MAX_WIDTH)?;
+        within(section, "num_hidden_layers", self.num_hidden_layers, MAX_LAYERS)?;
+        within(section, "max_position_embeddings", self.max_position_embeddings, MAX_POSITIONS)?;
+        small_number(section, "layer_norm_eps", self.layer_norm_eps)?;
         if self.max_position_embeddings < 2 {
             return Err(Error::model(
                 "config.json, text_config: max_position_embeddings must be at least 2",
@@ -341,11 +364,22 @@ const fn yes() -> bool {
     true
 }
 
-fn positive(section: &str, field: &str, value: usize) -> Result<()> {
-    if value > 0 {
+fn within(section: &str, field: &str, value: usize, most: usize) -> Result<()> {
+    if (1..=most).contains(&value) {
         return Ok(());
     }
-    Err(Error::model(format!("config.json, {section}: {field} must be greater than 0")))
+    Err(Error::model(format!(
+        "config.json, {section}: {field} is {value}, not a number from 1 to {most}; fetch the file again"
+    )))
+}
+
+fn small_number(section: &str, field: &str, value: f64) -> Result<()> {
+    if (0.0..1.0).contains(&value) {
+        return Ok(());
+    }
+    Err(Error::model(format!(
+        "config.json, {section}: {field} is {value}, not a number from 0 to 1; fetch the file again"
+    )))
 }
 
 fn heads_divide(section: &str, hidden: usize, heads: usize) -> Result<()> {
@@ -427,6 +461,39 @@ mod tests {
         assert!(with(r#""text_config": {"sep_token_id": null}"#).contains("sep_token_id"));
         assert!(with(r#""text_config": {"bos_token_id": 30524}"#).contains("bos_token_id"));
         assert!(with(r#""text_config": {"is_decoder": false}"#).contains("is_decoder"));
+    }
+
+    #[test]
+    fn absurd_numbers_are_refused_before_anything_is_read() {
+        for (section, field) in [
+            ("vision_config", "hidden_size"),
+            ("vision_config", "intermediate_size"),
+            ("vision_config", "num_hidden_layers"),
+            ("vision_config", "image_size"),
+            ("text_config", "hidden_size"),
+            ("text_config", "intermediate_size"),
+            ("text_config", "num_hidden_layers"),
+            ("text_config", "vocab_size"),
+            ("text_config", "max_position_embeddings"),
+        ] {
+            // The last is the largest that the type can hold.
+            for number in ["0", "1000000000", "1099511627776", "18446744073709551615"] {
+                let json =
+                    format!(r#"{{"model_type": "blip", "{section}": {{"{field}": {number}}}}}"#);
+                let error = refused(&json);
+                assert!(error.contains(section) && error.contains(field), "{error}");
+            }
+            for number in ["-1", "1e300", "1.5", "18446744073709551616", "\"12\"", "[1e9, 1e9]"] {
+                let json =
+                    format!(r#"{{"model_type": "blip", "{section}": {{"{field}": {number}}}}}"#);
+                refused(&json);
+            }
+        }
+        let with = |section: &str| refused(&format!(r#"{{"model_type": "blip", {section}}}"#));
+        let patches = r#""vision_config": {"image_size": 8192, "patch_size": 1}"#;
+        assert!(with(patches).contains("patches"));
+        assert!(with(r#""text_config": {"layer_norm_eps": 1e300}"#).contains("layer_norm_eps"));
+        assert!(with(r#""vision_config": {"layer_norm_eps": -1}"#).contains("layer_norm_eps"));
     }
 
     #[test]

@@ -2,10 +2,11 @@
 //! also explains its peculiarities. With `do_sample` the candidates of a step are drawn at random.
 
 use super::params::{EarlyStopping, FinishReason, GenerationParams, Sequence};
-use super::processors::{LogitsProcessor, MinLength, ProcessorChain};
+use super::processors::LogitsProcessor;
 use super::random::{Random, fresh_seed};
+use super::rules::Rules;
 use super::top_logits::TopLogits;
-use super::{DecoderInput, Progress, Step, confidence, length_limit, math, needs_all_logits};
+use super::{DecoderInput, Progress, Step, confidence, math};
 
 /// Worse than any real score; transformers adds it to scores in f32.
 const WORST: f32 = -1.0e9;
@@ -13,16 +14,9 @@ const WORST: f32 = -1.0e9;
 /// The search for the best sequences of an image.
 #[derive(Debug)]
 pub(super) struct BeamSearch {
-    chain: ProcessorChain,
-    /// The only processor that is active when the greatest logits decide.
-    min_length: MinLength,
-    uses_top_logits: bool,
-    end: u32,
-    vocabulary: usize,
+    rules: Rules,
     beams: usize,
     returned: usize,
-    prompt: usize,
-    max_length: usize,
     length_penalty: f32,
     early_stopping: EarlyStopping,
     random: Option<Random>,
@@ -71,18 +65,9 @@ impl BeamSearch {
         let running = (0..beams).map(|n| beam(if n == 0 { 0.0 } else { WORST })).collect();
         let nothing = FinishedBeam { beam: beam(WORST), score: WORST, done: false };
         Self {
-            chain: ProcessorChain::new(params, input.prompt.len(), input.end),
-            min_length: MinLength {
-                length: input.prompt.len() + params.min_new_tokens,
-                end: input.end,
-            },
-            uses_top_logits: !needs_all_logits(params),
-            end: input.end,
-            vocabulary: input.vocabulary,
+            rules: Rules::new(params, &input),
             beams,
             returned: params.num_return_sequences,
-            prompt: input.prompt.len(),
-            max_length: length_limit(params, &input),
             length_penalty: params.length_penalty,
             early_stopping: params.early_stopping,
             random: params
@@ -98,7 +83,7 @@ impl BeamSearch {
     /// As many as there are candidates, one more in case one is `end` and forbidden, and one more to
     /// exclude a tie.
     pub(super) fn top_logits_needed(&self) -> Option<usize> {
-        self.uses_top_logits.then_some(2 * self.beams + 2)
+        self.rules.top_logits(2 * self.beams + 2)
     }
 
     pub(super) fn advance(&mut self, logits: &[f32]) -> Step {
@@ -123,7 +108,7 @@ impl BeamSearch {
         let progress = if !self.may_improve || full || dead_end {
             Progress::Finished(self.take_sequences())
         } else {
-            let last = |beam: &Beam| beam.ids.last().copied().unwrap_or(self.end);
+            let last = |beam: &Beam| beam.ids.last().copied().unwrap_or(self.rules.end);
             Progress::Continue {
                 tokens: self.running.iter().map(last).collect(),
                 sources: sources.0,
@@ -135,7 +120,7 @@ impl BeamSearch {
     /// The best (or drawn) continuations of all beams together: two for every beam, so that enough
     /// remain if every beam ends.
     fn candidates(&mut self, logits: &[f32]) -> Vec<Candidate> {
-        let size = self.vocabulary;
+        let size = self.rules.vocabulary;
         let mut raw = Vec::with_capacity(self.beams * size);
         let mut scores = Vec::with_capacity(self.beams * size);
         for (index, beam) in self.running.iter().enumerate() {
@@ -143,7 +128,7 @@ impl BeamSearch {
             let log_probabilities = math::log_softmax(&logits[row * size..][..size]);
             let from = scores.len();
             scores.extend_from_slice(&log_probabilities);
-            self.chain.process(&beam.ids, &mut scores[from..]);
+            self.rules.chain.process(&beam.ids, &mut scores[from..]);
             for score in &mut scores[from..] {
                 *score += beam.score;
             }
@@ -167,7 +152,7 @@ impl BeamSearch {
         let mut threshold = f32::NEG_INFINITY;
         for (index, beam) in self.running.iter().enumerate() {
             let row = top.get(if self.started { index } else { 0 })?;
-            let forbidden = self.min_length.forbids(&beam.ids);
+            let forbidden = self.rules.min_length.forbids(&beam.ids);
             for &(token, logit) in &row.tokens {
                 if Some(token) != forbidden {
                     let raw = row.log_probability(logit);
@@ -195,7 +180,7 @@ impl BeamSearch {
             token,
             score,
             log_probability: beam.log_probability + f64::from(raw),
-            ends: token == self.end || beam.ids.len() + 1 >= self.max_length,
+            ends: self.rules.finish_reason(token, beam.ids.len() + 1).is_some(),
         }
     }
 
@@ -227,7 +212,7 @@ impl BeamSearch {
             self.finished.iter().all(|f| f.done) && self.early_stopping == EarlyStopping::Always;
         let mut merged = self.finished.clone();
         for (rank, candidate) in candidates.iter().enumerate() {
-            let length = self.running[candidate.source].ids.len() + 1 - self.prompt;
+            let length = self.rules.generated(self.running[candidate.source].ids.len() + 1);
             let done = candidate.ends && rank < self.beams;
             let mut score = candidate.score / self.penalty(length);
             for closed in [full, !self.may_improve, !done] {
@@ -251,8 +236,8 @@ impl BeamSearch {
             return;
         };
         let never = self.early_stopping == EarlyStopping::Never && self.length_penalty > 0.0;
-        let length = if never { self.max_length } else { best.ids.len() } - self.prompt;
-        let possible = best.score / self.penalty(length);
+        let length = if never { self.rules.max_length } else { best.ids.len() };
+        let possible = best.score / self.penalty(self.rules.generated(length));
         let worst = self.finished.iter().map(|f| f.score).fold(f32::INFINITY, f32::min);
         let beats = self.finished.iter().any(|f| possible > if f.done { worst } else { WORST });
         self.may_improve &= beats;
@@ -270,7 +255,7 @@ impl BeamSearch {
             && let Some(beam) = self.running.first()
         {
             // Only if constraints left no token that could end a sequence.
-            let score = beam.score / self.penalty(beam.ids.len() - self.prompt);
+            let score = beam.score / self.penalty(self.rules.generated(beam.ids.len()));
             finished.push(FinishedBeam { beam: beam.clone(), score, done: true });
         }
         finished.into_iter().map(|f| self.sequence(f)).collect()
@@ -278,8 +263,8 @@ impl BeamSearch {
 
     fn sequence(&self, finished: FinishedBeam) -> Sequence {
         let ids = finished.beam.ids;
-        let generated = ids.len() - self.prompt;
-        let stopped = ids.last() == Some(&self.end) && generated > 0;
+        let generated = self.rules.generated(ids.len());
+        let stopped = ids.last() == Some(&self.rules.end) && generated > 0;
         Sequence {
             generated,
             confidence: confidence(finished.beam.log_probability, generated),

@@ -29,6 +29,7 @@ mod math;
 pub mod params;
 pub mod processors;
 mod random;
+mod rules;
 mod sample;
 #[cfg(test)]
 mod script;
@@ -144,17 +145,6 @@ impl Decoder {
             Strategy::Beam(search) => search.advance(logits),
         }
     }
-}
-
-/// The length at which a sequence ends at the latest.
-fn length_limit(params: &GenerationParams, input: &DecoderInput) -> usize {
-    input.max_length.min(input.prompt.len() + params.max_new_tokens)
-}
-
-/// Whether the choice depends on all logits: because they are processed according to the tokens so far,
-/// or sampled from. Forbidding `end` changes only one of them.
-fn needs_all_logits(params: &GenerationParams) -> bool {
-    params.do_sample || params.repetition_penalty != 1.0 || params.no_repeat_ngram_size > 0
 }
 
 /// The geometric mean of `count` probabilities whose logarithms add up to `log_probability`.

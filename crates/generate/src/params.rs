@@ -114,12 +114,12 @@ impl GenerationParams {
         range(
             self.num_beams == 1 || self.num_return_sequences <= self.num_beams,
             "num_captions",
-            "num_captions must not be greater than num_beams when beams are searched",
+            "in beam search, num_captions must not be greater than num_beams",
         )?;
         range(
             self.num_beams > 1 || self.do_sample || self.num_return_sequences == 1,
             "num_captions",
-            "more than one caption needs num_beams of at least as many, or do_sample=true",
+            "num_captions greater than 1 needs at least as many num_beams, or do_sample=true",
         )?;
         let positive = |v: f32| v.is_finite() && v > 0.0;
         range(

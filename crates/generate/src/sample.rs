@@ -1,22 +1,16 @@
 //! Greedy decoding and sampling: independent sequences.
 
 use super::params::{FinishReason, GenerationParams, Sequence};
-use super::processors::{LogitsProcessor, MinLength, ProcessorChain};
+use super::processors::LogitsProcessor;
 use super::random::{Random, fresh_seed};
+use super::rules::Rules;
 use super::top_logits::TopLogits;
-use super::{DecoderInput, Progress, Step, confidence, length_limit, math, needs_all_logits};
+use super::{DecoderInput, Progress, Step, confidence, math};
 
 /// Sequences that grow by their most probable or by a random token.
 #[derive(Debug)]
 pub(super) struct Sampler {
-    chain: ProcessorChain,
-    /// The only processor that is active when the greatest logit decides.
-    min_length: MinLength,
-    uses_top_logits: bool,
-    end: u32,
-    vocabulary: usize,
-    prompt: usize,
-    max_length: usize,
+    rules: Rules,
     /// The first tokens of the first sequence.
     forced: Vec<u32>,
     sequences: Vec<GrowingSequence>,
@@ -43,16 +37,7 @@ impl Sampler {
             finished: None,
         };
         Self {
-            chain: ProcessorChain::new(params, input.prompt.len(), input.end),
-            min_length: MinLength {
-                length: input.prompt.len() + params.min_new_tokens,
-                end: input.end,
-            },
-            uses_top_logits: !needs_all_logits(params),
-            end: input.end,
-            vocabulary: input.vocabulary,
-            prompt: input.prompt.len(),
-            max_length: length_limit(params, &input),
+            rules: Rules::new(params, &input),
             forced: input.forced,
             sequences: (0..params.num_return_sequences).map(sequence).collect(),
             rows: (0..params.num_return_sequences).collect(),
@@ -62,12 +47,13 @@ impl Sampler {
 
     /// The greatest, another one in case that one is `end` and forbidden, and one more to exclude a tie.
     pub(super) fn top_logits_needed(&self) -> Option<usize> {
-        self.uses_top_logits.then_some(3)
+        self.rules.top_logits(3)
     }
 
     pub(super) fn advance(&mut self, logits: &[f32]) -> Step {
         self.proceed(|sampler, index, source| {
-            sampler.choose(index, &logits[source * sampler.vocabulary..][..sampler.vocabulary])
+            let size = sampler.rules.vocabulary;
+            sampler.choose(index, &logits[source * size..][..size])
         })
     }
 
@@ -77,12 +63,12 @@ impl Sampler {
             let row = top.get(if self.started { row } else { 0 })?;
             let (token, logit) = match self.forced_token(index) {
                 Some(forced) => *row.tokens.iter().find(|(token, _)| *token == forced)?,
-                None => row.argmax(self.min_length.forbids(&self.sequences[index].ids))?,
+                None => row.argmax(self.rules.min_length.forbids(&self.sequences[index].ids))?,
             };
             choices.push((token, f64::from(row.log_probability(logit))));
         }
         let mut choices = choices.into_iter();
-        Some(self.proceed(|sampler, _, _| choices.next().unwrap_or((sampler.end, 0.0))))
+        Some(self.proceed(|sampler, _, _| choices.next().unwrap_or((sampler.rules.end, 0.0))))
     }
 
     /// Extends every unfinished sequence. `choose` gets the index of a sequence and the row that it
@@ -119,7 +105,7 @@ impl Sampler {
         let forced = self.forced_token(index).filter(|token| (*token as usize) < logits.len());
         let sequence = &mut self.sequences[index];
         let mut scores = logits.to_vec();
-        self.chain.process(&sequence.ids, &mut scores);
+        self.rules.chain.process(&sequence.ids, &mut scores);
         let drawn = sequence.random.as_mut().and_then(|random| random.draw(&scores));
         let token = drawn.unwrap_or_else(|| math::argmax(&scores));
         // A forced token uses up a random number too, so that later draws are the same.
@@ -129,7 +115,7 @@ impl Sampler {
 
     /// The token that a sequence must take next, if any.
     fn forced_token(&self, index: usize) -> Option<u32> {
-        let position = self.sequences[index].ids.len() - self.prompt;
+        let position = self.rules.generated(self.sequences[index].ids.len());
         self.forced.get(position).copied().filter(|_| index == 0)
     }
 
@@ -138,16 +124,12 @@ impl Sampler {
         let sequence = &mut self.sequences[index];
         sequence.log_probability += log_probability;
         sequence.ids.push(token);
-        if token == self.end {
-            sequence.finished = Some(FinishReason::Stop);
-        } else if sequence.ids.len() >= self.max_length {
-            sequence.finished = Some(FinishReason::Length);
-        }
+        sequence.finished = self.rules.finish_reason(token, sequence.ids.len());
     }
 
     fn take_sequences(&mut self) -> Vec<Sequence> {
         let finish = |sequence: GrowingSequence| {
-            let generated = sequence.ids.len() - self.prompt;
+            let generated = self.rules.generated(sequence.ids.len());
             Sequence {
                 generated,
                 confidence: confidence(sequence.log_probability, generated),

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 
 use self::report::{CheckReport, CheckRules, CheckedPhoto};
-use super::folder::inputs::Inputs;
+use super::folder::inputs::{Inputs, Search};
 use super::folder::name;
 use super::folder::results::{ResultEntry, Results};
 use super::folder::sidecar::{SidecarKind, SidecarName, SidecarText, Sidecars};
@@ -26,6 +26,9 @@ struct CheckArgs {
     /// Search subfolders too
     #[arg(short, long)]
     recursive: bool,
+    /// Follow links in folders
+    #[arg(short = 'L', long)]
+    follow_links: bool,
     /// Read photo.jpg.txt (full) or photo.txt (stem)
     #[arg(
         long,
@@ -73,8 +76,11 @@ pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode> {
     let photos = if folders.is_empty() {
         of_results(results)
     } else {
-        let inputs = Inputs::find(folders, args.recursive)?;
-        inputs.problems.iter().for_each(|problem| complain(problem));
+        let search = Search { recursive: args.recursive, follow_links: args.follow_links };
+        let inputs = Inputs::find(folders, search)?;
+        for problem in inputs.problems.iter().chain(&inputs.unreadable()) {
+            complain(problem);
+        }
         of_folders(&inputs, args.sidecar_name, results)
     };
     if photos.is_empty() {

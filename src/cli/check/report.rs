@@ -23,13 +23,13 @@ pub(super) struct CheckedPhoto {
 /// Which captions are suspicious.
 #[derive(Debug, Clone, Copy, Args)]
 pub(super) struct CheckRules {
-    /// More characters are too many
+    /// Count captions with more characters than this as too long
     #[arg(long, value_name = "N", default_value = "125")]
     pub(super) max_chars: usize,
-    /// Fewer words are suspicious
+    /// Report captions with fewer words than this
     #[arg(long, value_name = "N", default_value = "3")]
     pub(super) min_words: usize,
-    /// Lower confidence is suspicious, if it is known
+    /// Report captions with a lower confidence, where it is known
     #[arg(long, value_name = "N", default_value = "0.2")]
     pub(super) min_confidence: f64,
 }

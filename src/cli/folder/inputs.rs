@@ -1,6 +1,6 @@
 //! Which photos a command is about: files, folders, patterns, and lists on standard input.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::ffi::OsStr;
 use std::fmt;
 use std::fs::FileType;
@@ -9,16 +9,30 @@ use std::path::{Path, PathBuf};
 
 use walkdir::WalkDir;
 
-use super::name;
+use super::{name, pattern};
+use crate::text;
 use cutline_error::{Error, ErrorKind, Result};
 
 /// Stands for standard input.
 const STDIN: &str = "-";
 
+/// The most bytes of a list: it is held in memory.
+const MAX_LIST: u64 = 256 << 20;
+
 /// The extensions of photos in folders. The format of a photo is detected from its bytes; but a folder
 /// holds many other files, and each would have to be opened.
 const EXTENSIONS: [&str; 11] =
     ["jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "dib", "tif", "tiff"];
+
+/// The extensions of photos that cannot be read: those of phones, the raw formats of cameras, and the
+/// successors of JPEG.
+#[rustfmt::skip]
+const UNREADABLE: [&str; 45] = [
+    "heic", "heif", "heics", "heifs", "hif", "avci", "avif", "avifs",
+    "3fr", "arw", "cr2", "cr3", "crw", "dcr", "dng", "erf", "fff", "gpr", "iiq", "kdc", "mef", "mos",
+    "mrw", "nef", "nrw", "orf", "pef", "raf", "raw", "rw2", "rwl", "sr2", "srf", "srw", "x3f",
+    "jxl", "jp2", "j2k", "jpf", "jpx", "jxr", "hdp", "wdp", "psd", "psb",
+];
 
 /// A photo to be captioned.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,22 +50,37 @@ impl InputPhoto {
     }
 }
 
+/// Which files in folders and patterns are taken.
+#[derive(Debug, Clone, Copy, Default)]
+pub(in crate::cli) struct Search {
+    /// Subfolders are searched too.
+    pub(in crate::cli) recursive: bool,
+    /// Symbolic links are followed.
+    pub(in crate::cli) follow_links: bool,
+}
+
 /// Why a file in a folder, pattern or list is not captioned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::cli) enum SkipReason {
     Hidden,
     UnknownFormat,
+    /// A photo, so the run does not do everything that was asked for.
+    UnreadableFormat,
     Link,
+    LinkAgain,
     Folder,
+    Special,
 }
 
 impl SkipReason {
     /// The reasons, and how the summary counts them.
-    pub(in crate::cli) const ALL: [(Self, &'static str); 4] = [
+    const COUNTED: [(Self, &'static str); 6] = [
         (Self::Hidden, "hidden"),
         (Self::UnknownFormat, "of unknown format"),
         (Self::Link, "links"),
+        (Self::LinkAgain, "links to folders that are searched already"),
         (Self::Folder, "folders"),
+        (Self::Special, "not regular files"),
     ];
 }
 
@@ -60,8 +89,11 @@ impl fmt::Display for SkipReason {
         f.write_str(match self {
             Self::Hidden => "is hidden",
             Self::UnknownFormat => "has no extension of an image format",
-            Self::Link => "is a symbolic link",
+            Self::UnreadableFormat => "is a photo in a format that cannot be read",
+            Self::Link => "is a symbolic link; --follow-links takes it",
+            Self::LinkAgain => "is a symbolic link to a folder that is searched already",
             Self::Folder => "is a subfolder; --recursive searches it",
+            Self::Special => "is not a regular file",
         })
     }
 }
@@ -74,7 +106,13 @@ pub(in crate::cli) struct Inputs {
     pub(in crate::cli) skipped: Vec<(PathBuf, SkipReason)>,
     /// Arguments that match nothing, each with a sentence.
     pub(in crate::cli) problems: Vec<String>,
+    search: Search,
     found: HashSet<PathBuf>,
+    /// The folders that were searched, without links in their paths.
+    searched: HashSet<PathBuf>,
+    /// Links to folders, which are searched last: what can be reached without a link is found under its
+    /// own path.
+    links: VecDeque<PathBuf>,
 }
 
 impl Inputs {
@@ -84,22 +122,28 @@ impl Inputs {
     /// Standard input cannot be read, or is named twice.
     pub(in crate::cli) fn find<'a>(
         arguments: impl IntoIterator<Item = &'a PathBuf>,
-        recursive: bool,
+        search: Search,
     ) -> Result<Self> {
-        let mut inputs = Self::default();
+        let mut inputs = Self { search, ..Self::default() };
         let mut stdin_read = false;
         for argument in arguments {
             if argument.as_os_str() != STDIN {
-                inputs.argument(argument, recursive);
+                inputs.argument(argument);
             } else if std::mem::replace(&mut stdin_read, true) {
                 return Err(Error::new(
                     ErrorKind::Config,
                     "- is given twice, but standard input can be read only once; leave one out",
                 ));
             } else {
-                let list = read_stdin(u64::MAX)?;
-                paths(&list).for_each(|path| inputs.listed(path));
+                let list = read_list()?;
+                let list = text::without_mark(&list).map_err(|why| {
+                    Error::new(ErrorKind::Config, format!("the list on standard input {why}"))
+                })?;
+                paths(list).for_each(|path| inputs.listed(path));
             }
+        }
+        while let Some(link) = inputs.links.pop_front() {
+            inputs.folder(&link, true);
         }
         Ok(inputs)
     }
@@ -116,30 +160,55 @@ impl Inputs {
 
     /// How many files were skipped, by reason; empty if none was.
     pub(in crate::cli) fn skipped_summary(&self) -> String {
-        let counts = SkipReason::ALL.map(|(reason, name)| (self.skipped(reason), name));
+        let counts = SkipReason::COUNTED.map(|(reason, name)| (self.skipped(reason), name));
         let counts = counts.iter().filter(|(count, _)| *count > 0);
         counts.map(|(count, name)| format!("{count} {name}")).collect::<Vec<_>>().join(", ")
     }
 
-    fn skipped(&self, reason: SkipReason) -> usize {
+    /// How many files were skipped for this reason.
+    pub(in crate::cli) fn skipped(&self, reason: SkipReason) -> usize {
         self.skipped.iter().filter(|(_, skipped)| *skipped == reason).count()
     }
 
-    fn argument(&mut self, argument: &Path, recursive: bool) {
+    /// The sentence about photos in formats that cannot be read, if there are any.
+    pub(in crate::cli) fn unreadable(&self) -> Option<String> {
+        let mut formats: BTreeMap<String, usize> = BTreeMap::new();
+        for (path, reason) in &self.skipped {
+            if *reason == SkipReason::UnreadableFormat {
+                *formats.entry(extension(path).to_ascii_uppercase()).or_default() += 1;
+            }
+        }
+        let photos = match formats.values().sum::<usize>() {
+            0 => return None,
+            1 => "1 photo is in a format".to_owned(),
+            many => format!("{many} photos are in formats"),
+        };
+        let formats = formats.iter().map(|(format, count)| format!("{count} {format}"));
+        let formats = formats.collect::<Vec<_>>().join(", ");
+        Some(format!("{photos} that cannot be read ({formats}); convert them to JPEG, PNG or TIFF"))
+    }
+
+    /// Whether something that was asked for cannot be done.
+    pub(in crate::cli) fn incomplete(&self) -> bool {
+        !self.problems.is_empty() || self.skipped(SkipReason::UnreadableFormat) > 0
+    }
+
+    fn argument(&mut self, argument: &Path) {
         if argument.is_dir() {
-            self.folder(argument, recursive);
+            self.folder(argument, false);
             return;
         }
         match argument.to_str().filter(|text| text.contains(['*', '?', '['])) {
-            Some(pattern) if !argument.exists() => self.pattern(pattern, recursive),
+            Some(pattern) if !argument.exists() => self.pattern(pattern),
             // A file that does not exist is reported when it is its turn.
             _ => self.named(argument),
         }
     }
 
-    /// A path of a list. The list may name everything in a folder, so it is filtered like a folder.
+    /// A path of a list. The list may name everything in a folder, so it is filtered like a folder. But
+    /// a link in it is meant.
     fn listed(&mut self, path: PathBuf) {
-        match path.symlink_metadata() {
+        match path.metadata() {
             Ok(metadata) => self.found(path, metadata.file_type()),
             Err(_) => self.named(&path),
         }
@@ -151,32 +220,47 @@ impl Inputs {
         self.photos.push(InputPhoto { path: path.to_owned(), content: None });
     }
 
-    fn folder(&mut self, folder: &Path, recursive: bool) {
-        let depth = if recursive { usize::MAX } else { 1 };
-        let mut entries =
-            WalkDir::new(folder).min_depth(1).max_depth(depth).sort_by_file_name().into_iter();
+    /// Searches a folder. One that a link leads to is searched only if it was not searched before, and
+    /// so are its subfolders: links may form loops and lead out of the folder.
+    fn folder(&mut self, folder: &Path, through_link: bool) {
+        let depth = if self.search.recursive { usize::MAX } else { 1 };
+        let mut entries = WalkDir::new(folder).max_depth(depth).sort_by_file_name().into_iter();
         while let Some(entry) = entries.next() {
-            match entry {
-                Ok(entry) => {
-                    let kind = entry.file_type();
-                    if kind.is_dir() && is_hidden(entry.path()) {
-                        entries.skip_current_dir();
-                    } else if kind.is_dir() && recursive {
-                        continue;
-                    }
-                    self.found(entry.into_path(), kind);
-                }
+            let entry = match entry {
+                Ok(entry) => entry,
                 Err(error) => {
-                    let path = error.path().unwrap_or(folder).display().to_string();
+                    let path = name::line(error.path().unwrap_or(folder));
                     let cause = error.io_error().map_or("it is a loop".into(), ToString::to_string);
                     self.unsearchable(&path, &cause);
+                    continue;
                 }
+            };
+            let (kind, hidden) = (entry.file_type(), is_hidden(entry.path()));
+            let searched =
+                entry.depth() == 0 || (kind.is_dir() && self.search.recursive && !hidden);
+            if searched && !self.is_first_search(entry.path()) && through_link {
+                entries.skip_current_dir();
+                if entry.depth() == 0 {
+                    self.skipped.push((entry.into_path(), SkipReason::LinkAgain));
+                }
+            } else if !searched {
+                if kind.is_dir() && hidden {
+                    entries.skip_current_dir();
+                }
+                self.found(entry.into_path(), kind);
             }
         }
     }
 
-    fn pattern(&mut self, pattern: &str, recursive: bool) {
-        let found = match glob::glob(pattern) {
+    /// Remembers a folder, and says whether it was not searched before.
+    fn is_first_search(&mut self, folder: &Path) -> bool {
+        // Without links every folder is reached once. A folder that has no real path cannot be read.
+        !self.search.follow_links
+            || folder.canonicalize().is_ok_and(|folder| self.searched.insert(folder))
+    }
+
+    fn pattern(&mut self, pattern: &str) {
+        let (found, problems) = match pattern::search(pattern) {
             Ok(found) => found,
             Err(error) => {
                 self.problems
@@ -184,26 +268,21 @@ impl Inputs {
                 return;
             }
         };
-        let mut any = false;
-        for path in found {
-            any = true;
-            let path = match path {
-                Ok(path) => path,
-                Err(error) => {
-                    let path = error.path().display().to_string();
-                    self.unsearchable(&path, &error.error().to_string());
-                    continue;
-                }
-            };
-            match path.symlink_metadata() {
-                Ok(metadata) if metadata.is_dir() && recursive && !is_hidden(&path) => {
-                    self.folder(&path, recursive);
-                }
-                _ => self.listed(path),
-            }
+        for (path, error) in &problems {
+            self.unsearchable(&name::line(path), &error.to_string());
         }
-        if !any {
+        if found.is_empty() && problems.is_empty() {
             self.problems.push(format!("{pattern}: there is no such file; check the pattern"));
+        }
+        for path in found {
+            match path.symlink_metadata() {
+                Ok(metadata) if metadata.is_dir() && self.search.recursive && !is_hidden(&path) => {
+                    self.folder(&path, false);
+                }
+                Ok(metadata) => self.found(path, metadata.file_type()),
+                // It was deleted meanwhile, which is reported when it is its turn.
+                Err(_) => self.named(&path),
+            }
         }
     }
 
@@ -213,34 +292,50 @@ impl Inputs {
 
     /// A file that was found rather than named.
     fn found(&mut self, path: PathBuf, kind: FileType) {
-        let skip = if is_hidden(&path) {
-            Some(SkipReason::Hidden)
-        } else if kind.is_symlink() {
-            Some(SkipReason::Link)
-        } else if kind.is_dir() {
-            Some(SkipReason::Folder)
-        } else if kind.is_file() && has_image_extension(&path) {
-            None
-        } else {
-            Some(SkipReason::UnknownFormat)
+        let follows = self.search.follow_links && kind.is_symlink();
+        let kind = match path.metadata() {
+            Ok(target) if follows => target.file_type(),
+            _ => kind,
         };
-        match skip {
-            Some(reason) => self.skipped.push((path, reason)),
+        // A link that leads nowhere is reported when it is its turn.
+        let is_file = kind.is_file() || (follows && kind.is_symlink());
+        let skip = if is_hidden(&path) {
+            SkipReason::Hidden
+        } else if kind.is_symlink() && !follows {
+            SkipReason::Link
+        } else if kind.is_dir() && follows && self.search.recursive {
+            self.links.push_back(path);
+            return;
+        } else if kind.is_dir() {
+            SkipReason::Folder
+        } else if !is_file {
+            SkipReason::Special
+        } else if has_extension(&path, &UNREADABLE) {
+            SkipReason::UnreadableFormat
+        } else if !has_extension(&path, &EXTENSIONS) {
+            SkipReason::UnknownFormat
+        } else {
             // A folder and a file in it, or two patterns, may find the same photo.
-            None if !self.found.insert(path.clone()) => {}
-            None => self.photos.push(InputPhoto { path, content: None }),
-        }
+            if self.found.insert(path.clone()) {
+                self.photos.push(InputPhoto { path, content: None });
+            }
+            return;
+        };
+        self.skipped.push((path, skip));
     }
 }
 
-/// Whether a file is named like a photo.
+/// Whether a file is named like a photo that can be read.
 pub(super) fn is_photo(path: &Path) -> bool {
-    has_image_extension(path)
+    has_extension(path, &EXTENSIONS)
 }
 
-fn has_image_extension(path: &Path) -> bool {
-    let extension = path.extension().and_then(OsStr::to_str).unwrap_or_default();
-    EXTENSIONS.iter().any(|known| known.eq_ignore_ascii_case(extension))
+fn extension(path: &Path) -> &str {
+    path.extension().and_then(OsStr::to_str).unwrap_or_default()
+}
+
+fn has_extension(path: &Path, extensions: &[&str]) -> bool {
+    extensions.iter().any(|known| known.eq_ignore_ascii_case(extension(path)))
 }
 
 fn is_hidden(path: &Path) -> bool {
@@ -253,6 +348,20 @@ fn read_stdin(limit: u64) -> Result<Vec<u8>> {
         Error::new(ErrorKind::Io, format!("standard input cannot be read ({error}); check it"))
     })?;
     Ok(bytes)
+}
+
+fn read_list() -> Result<Vec<u8>> {
+    let list = read_stdin(MAX_LIST + 1)?;
+    if list.len() as u64 <= MAX_LIST {
+        return Ok(list);
+    }
+    Err(Error::new(
+        ErrorKind::Config,
+        format!(
+            "the list on standard input has more than {MAX_LIST} bytes; give folders instead, or \
+             several shorter lists"
+        ),
+    ))
 }
 
 /// The paths of a list. They end with NUL, as `find -print0` and `git ls-files -z` write them, or else
@@ -277,79 +386,4 @@ fn path_of(bytes: &[u8]) -> PathBuf {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::fs;
-
-    fn tree(files: &[&str]) -> tempfile::TempDir {
-        let folder = tempfile::tempdir().unwrap();
-        for file in files {
-            let path = folder.path().join(file);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, "").unwrap();
-        }
-        folder
-    }
-
-    fn find(folder: &tempfile::TempDir, arguments: &[&str], recursive: bool) -> Inputs {
-        let arguments: Vec<PathBuf> =
-            arguments.iter().map(|argument| folder.path().join(argument)).collect();
-        Inputs::find(&arguments, recursive).unwrap()
-    }
-
-    fn names(inputs: &Inputs, folder: &tempfile::TempDir) -> Vec<String> {
-        let short = |photo: &InputPhoto| {
-            photo.path.strip_prefix(folder.path()).unwrap().to_str().unwrap().to_owned()
-        };
-        inputs.photos.iter().map(short).collect()
-    }
-
-    #[test]
-    fn photos_of_a_folder_are_sorted_and_other_files_are_counted() {
-        let folder =
-            tree(&["b.JPG", "a.png", "c.txt", ".d.jpg", "e/f.webp", "e/.g/h.jpg", ".i/j.jpg"]);
-        #[cfg(unix)]
-        std::os::unix::fs::symlink(folder.path().join("a.png"), folder.path().join("k.png"))
-            .unwrap();
-        let flat = find(&folder, &[""], false);
-        assert_eq!(names(&flat, &folder), ["a.png", "b.JPG"]);
-        assert_eq!(
-            (flat.skipped(SkipReason::Hidden), flat.skipped(SkipReason::UnknownFormat)),
-            (2, 1)
-        );
-        assert_eq!((flat.skipped(SkipReason::Folder), flat.problems.len()), (1, 0));
-        #[cfg(unix)]
-        assert_eq!(flat.skipped(SkipReason::Link), 1);
-        let deep = find(&folder, &[""], true);
-        assert_eq!(names(&deep, &folder), ["a.png", "b.JPG", "e/f.webp"]);
-        assert_eq!((deep.skipped(SkipReason::Hidden), deep.skipped(SkipReason::Folder)), (3, 0));
-    }
-
-    #[test]
-    fn named_files_are_always_taken_and_found_files_once() {
-        let folder = tree(&["a.jpg", "b.dat", ".c.jpg"]);
-        let named = find(&folder, &["b.dat", ".c.jpg", "none.jpg", "a.jpg", "a.jpg"], false);
-        assert_eq!(names(&named, &folder), ["b.dat", ".c.jpg", "none.jpg", "a.jpg", "a.jpg"]);
-        let found = find(&folder, &["a.jpg", "", "*.jpg"], false);
-        assert_eq!(names(&found, &folder), ["a.jpg"]);
-    }
-
-    #[test]
-    fn patterns_match_as_in_a_shell_and_no_match_is_a_problem() {
-        let folder = tree(&["a/1.jpg", "a/2.png", "b/3.jpg", "[4].jpg"]);
-        let inputs = find(&folder, &["*/*.jpg"], false);
-        assert_eq!(names(&inputs, &folder), ["a/1.jpg", "b/3.jpg"]);
-        let inputs = find(&folder, &["**/*.png", "[4].jpg", "*.gif"], false);
-        assert_eq!(names(&inputs, &folder), ["a/2.png", "[4].jpg"]);
-        assert_eq!(inputs.problems.len(), 1);
-        assert!(inputs.problems[0].contains("*.gif"), "{:?}", inputs.problems);
-    }
-
-    #[test]
-    fn lists_are_separated_by_line_breaks_or_nuls() {
-        let list = |text: &str| paths(text.as_bytes()).collect::<Vec<_>>();
-        assert_eq!(list("a b.jpg\r\n\nc.jpg"), [Path::new("a b.jpg"), Path::new("c.jpg")]);
-        assert_eq!(list("a\nb.jpg\0c.jpg\0"), [Path::new("a\nb.jpg"), Path::new("c.jpg")]);
-        assert!(list("").is_empty());
-    }
-}
+mod tests;

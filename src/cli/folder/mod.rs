@@ -1,6 +1,6 @@
 //! Many photos at once: where they come from, and where their captions are written.
 //!
-//! - `inputs`: which photos are meant; `name`: their paths as text;
+//! - `inputs`: which photos are meant; `pattern`: which paths match a pattern; `name`: paths as text;
 //! - `resume`: which of them earlier runs have finished;
 //! - `run`: captions the others, several at a time;
 //! - `record`: what is written about a photo; `spreadsheet`: as a table; `output`: to one
@@ -13,6 +13,7 @@ pub(super) mod inputs;
 mod mark;
 pub(super) mod name;
 pub(super) mod output;
+mod pattern;
 pub(super) mod progress;
 pub(super) mod record;
 mod replace;

@@ -8,6 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use serde_json::json;
 
+use super::inputs::{Inputs, SkipReason};
 use crate::cli::complain;
 
 /// How much is reported.
@@ -45,7 +46,18 @@ pub(in crate::cli) struct PhotoCounts {
     pub(in crate::cli) failed: usize,
     /// Photos that an earlier run finished.
     pub(in crate::cli) known: usize,
+    /// Files that are no photos, or are not meant.
     pub(in crate::cli) skipped: usize,
+    /// Photos in formats that cannot be read.
+    pub(in crate::cli) unreadable: usize,
+}
+
+impl PhotoCounts {
+    /// Counts the files that were found but are not captioned.
+    pub(in crate::cli) fn add_skipped(&mut self, inputs: &Inputs) {
+        self.unreadable = inputs.skipped(SkipReason::UnreadableFormat);
+        self.skipped = inputs.skipped.len() - self.unreadable;
+    }
 }
 
 impl ProgressReporter {
@@ -113,8 +125,8 @@ impl ProgressReporter {
             Verbosity::Quiet => {}
             Verbosity::Json => self.line("end", Some(status)),
             Verbosity::Normal | Verbosity::Verbose => {
-                let PhotoCounts { known, .. } = self.counts;
-                if always || known > 0 || !skipped.is_empty() {
+                let PhotoCounts { known, unreadable, .. } = self.counts;
+                if always || known > 0 || unreadable > 0 || !skipped.is_empty() {
                     complain(&self.summary(skipped));
                 }
             }
@@ -122,7 +134,7 @@ impl ProgressReporter {
     }
 
     fn summary(&self, skipped: &str) -> String {
-        let PhotoCounts { captioned, failed, known, .. } = self.counts;
+        let PhotoCounts { captioned, failed, known, unreadable, .. } = self.counts;
         let mut text = format!("{captioned} captioned");
         let rate = captioned as f64 / self.begin.elapsed().as_secs_f64();
         // Writing to a string cannot fail.
@@ -132,6 +144,9 @@ impl ProgressReporter {
         let _ = write!(text, ", {failed} failed");
         if known > 0 {
             let _ = write!(text, ", {known} there already");
+        }
+        if unreadable > 0 {
+            let _ = write!(text, ", {unreadable} in formats that cannot be read");
         }
         if !skipped.is_empty() {
             let _ = write!(text, "; skipped: {skipped}");

@@ -263,6 +263,9 @@ fn read(path: &Path, max_bytes: usize) -> Result<Vec<u8>> {
     let opened = File::open(path);
     opened.and_then(|file| file.take(limit).read_to_end(&mut bytes)).map_err(|error| {
         let remedy = match error.kind() {
+            io::ErrorKind::NotFound if path.is_symlink() => {
+                "it is a link: restore the file that it leads to"
+            }
             io::ErrorKind::NotFound => "check the path",
             io::ErrorKind::PermissionDenied => "check its permissions",
             io::ErrorKind::IsADirectory => "name the files in it",

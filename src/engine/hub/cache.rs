@@ -16,7 +16,8 @@ use std::path::{Path, PathBuf};
 use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 
 use super::Snapshot;
-use crate::engine::layout::{self, INDEXES, SINGLES};
+use crate::engine::layout::{self, INDEXES, SINGLES, SMALL};
+use cutline_blip::weights::CheckedFile;
 use cutline_error::{Error, Result};
 
 /// The optional files of a model, in the order of downloading.
@@ -28,6 +29,9 @@ pub(super) const OPTIONAL: [&str; 6] = [
     "generation_config.json",
     "README.md",
 ];
+
+/// The largest size in bytes of a file that names a commit.
+const MAX_REFERENCE: usize = 256;
 
 /// How much of a repository is in the cache.
 pub(super) enum Cached {
@@ -96,8 +100,9 @@ impl RepoCache {
     pub(super) fn has_weights(&self, commit: &str) -> bool {
         let folder = self.snapshot(commit);
         let has_shards = |index: &str| {
-            let shards = fs::read(folder.join(index)).ok();
-            let shards = shards.and_then(|bytes| layout::shards(index, &bytes).ok());
+            let index = CheckedFile::open(&folder.join(index)).ok();
+            let shards = index
+                .and_then(|file| layout::shards(file.name(), &file.read_all(SMALL).ok()?).ok());
             shards.is_some_and(|shards| shards.iter().all(|shard| folder.join(shard).exists()))
         };
         SINGLES.iter().any(|single| folder.join(single).exists())
@@ -153,6 +158,10 @@ impl RepoCache {
             return Ok(());
         }
         let path = self.reference();
+        // Writing to a named pipe would wait for its reader.
+        if path.metadata().is_ok_and(|known| !known.is_file()) {
+            return Err(unwritable(&path, io::Error::other("it is not a regular file")));
+        }
         self.cache.create_ref(commit).map_err(|error| unwritable(&path, error))
     }
 
@@ -161,8 +170,8 @@ impl RepoCache {
         if is_commit(revision) {
             return Some(revision.into());
         }
-        let commit = fs::read_to_string(self.reference()).ok()?;
-        let commit = commit.trim();
+        let commit = CheckedFile::open(&self.reference()).ok()?.read_all(MAX_REFERENCE).ok()?;
+        let commit = str::from_utf8(&commit).ok()?.trim();
         is_plain(commit).then(|| commit.to_owned())
     }
 

@@ -43,6 +43,7 @@ pub(super) struct HubClient {
     endpoint: String,
     token: Option<String>,
     pause: Duration,
+    patience: Duration,
     attempts: u32,
 }
 
@@ -58,9 +59,19 @@ pub(super) struct Meta {
 }
 
 /// A response with the headers of the redirects that led to it, followed by its own headers.
-struct HubResponse {
-    response: Response<Body>,
+pub(super) struct HubResponse {
+    pub(super) response: Response<Body>,
     hops: Vec<HeaderMap>,
+    /// The address that sent the response.
+    url: String,
+}
+
+impl HubResponse {
+    /// The address that sent the response, for messages. It is not the one that was asked if there were
+    /// redirects.
+    pub(super) fn address(&self) -> &str {
+        without_query(&self.url)
+    }
 }
 
 impl HubClient {
@@ -97,6 +108,7 @@ impl HubClient {
             endpoint,
             token: token.map(str::to_owned),
             pause: options.retry_pause,
+            patience: options.timeout * 6,
             attempts: if retry { ATTEMPTS } else { 1 },
         })
     }
@@ -109,9 +121,13 @@ impl HubClient {
     /// Asks for a file's metadata; `None` if the repository has no such file.
     pub(super) fn meta(&self, repo: &str, revision: &str, file: &str) -> Result<Option<Meta>> {
         let url = self.url(repo, revision, file);
-        let mut answer = self.with_retries(|| self.ask(Method::HEAD, &url, None, false))?;
+        let known = |hops: &[HeaderMap]| {
+            let has = |name| hops.iter().any(|hop| header(hop, name).is_some());
+            has("x-repo-commit") && has("x-linked-etag")
+        };
+        let mut answer = self.with_retries(|| self.ask(Method::HEAD, &url, None, known))?;
         if answer.response.status() == METHOD_NOT_ALLOWED {
-            answer = self.with_retries(|| self.ask(Method::GET, &url, Some("bytes=0-0"), false))?;
+            answer = self.with_retries(|| self.ask(Method::GET, &url, Some("bytes=0-0"), known))?;
         }
         let status = answer.response.status();
         let code = header(answer.response.headers(), "x-error-code").unwrap_or_default();
@@ -119,21 +135,30 @@ impl HubClient {
             return Ok(None);
         }
         if !status.is_success() && !status.is_redirection() {
-            return Err(self.refusal(repo, revision, file, status, code));
+            return Err(match self.refusal_elsewhere(&answer, repo) {
+                Some(refusal) => refusal,
+                None => self.refusal(repo, revision, file, status, code),
+            });
         }
         self.read_meta(&answer).map(Some).ok_or_else(|| {
             Error::model(format!(
-                "{} does not answer like a Hugging Face hub (no commit or etag for {url}); check \
+                "{} does not answer like a Hugging Face hub (no commit or etag from {}); check \
                  HF_ENDPOINT",
                 self.endpoint,
+                answer.address(),
             ))
         })
     }
 
     /// Asks once for the content of a file from `offset` on.
-    pub(super) fn get(&self, url: &str, offset: u64) -> Result<Response<Body>, RequestFailure> {
+    pub(super) fn get(&self, url: &str, offset: u64) -> Result<HubResponse, RequestFailure> {
         let range = (offset > 0).then(|| format!("bytes={offset}-"));
-        self.ask(Method::GET, url, range.as_deref(), true).map(|answer| answer.response)
+        self.ask(Method::GET, url, range.as_deref(), |_| false)
+    }
+
+    /// How long a server may send next to nothing.
+    pub(super) fn patience(&self) -> Duration {
+        self.patience
     }
 
     /// Repeats `attempt` after temporary failures, with growing pauses.
@@ -166,32 +191,63 @@ impl HubClient {
         Ok(())
     }
 
-    /// Sends one request and follows its redirects; those to other origins only if `any_origin` is
-    /// set.
+    /// Sends one request and follows its redirects. The one to another origin is not followed if
+    /// `is_enough` says so of the headers so far.
     fn ask(
         &self,
         method: Method,
         url: &str,
         range: Option<&str>,
-        any_origin: bool,
+        is_enough: impl Fn(&[HeaderMap]) -> bool,
     ) -> Result<HubResponse, RequestFailure> {
         let mut url = url.to_owned();
         let mut hops = Vec::new();
         for _ in 0..=REDIRECTS {
-            let response = self.send(&method, &url, range)?;
+            let response = self.send(&method, &url, range).map_err(|failure| match failure {
+                RequestFailure::Temporary(cause) if !hops.is_empty() => RequestFailure::Temporary(
+                    format!("it redirects to {}: {cause}", without_query(&url)),
+                ),
+                failure => failure,
+            })?;
             let status = response.status();
             hops.push(response.headers().clone());
-            let next = header(response.headers(), "location").and_then(|to| join(&url, to));
-            match next {
-                Some(next)
-                    if status.is_redirection() && (any_origin || same_origin(&url, &next)) =>
-                {
-                    url = next;
-                }
-                _ => return Ok(HubResponse { response, hops }),
+            let location = header(response.headers(), "location");
+            let Some(location) = location.filter(|_| status.is_redirection()) else {
+                return Ok(HubResponse { response, hops, url });
+            };
+            let next = self.next_address(&url, location).map_err(RequestFailure::Permanent)?;
+            if !same_origin(&url, &next) && is_enough(&hops) {
+                return Ok(HubResponse { response, hops, url });
             }
+            url = next;
         }
-        Err(RequestFailure::Temporary(format!("more than {REDIRECTS} redirects")))
+        Err(RequestFailure::Permanent(Error::model(format!(
+            "the hub {} redirects more than {REDIRECTS} times, at last to {}; check HF_ENDPOINT",
+            self.endpoint,
+            without_query(&url),
+        ))))
+    }
+
+    /// The address of a redirect that may be followed.
+    fn next_address(&self, url: &str, location: &str) -> Result<String> {
+        let next = join(url, location);
+        let scheme =
+            |url: &str| url.parse().ok().as_ref().and_then(Uri::scheme_str).map(str::to_owned);
+        let problem = match next.as_deref().and_then(scheme).as_deref() {
+            Some("https") => None,
+            Some("http") if scheme(url).as_deref() != Some("https") => None,
+            Some("http") => Some("which is not encrypted"),
+            _ => Some("which is not the address of a file"),
+        };
+        match (next, problem) {
+            (Some(next), None) => Ok(next),
+            (next, _) => Err(Error::model(format!(
+                "{} redirects to {}, {}; check HF_ENDPOINT, or set it to that address if you trust it",
+                without_query(url),
+                without_query(next.as_deref().unwrap_or(location)),
+                problem.unwrap_or("which is not the address of a file"),
+            ))),
+        }
     }
 
     fn send(
@@ -237,6 +293,26 @@ impl HubClient {
             etag: etag.to_owned(),
             size: size.and_then(|size| size.parse().ok()),
         })
+    }
+
+    /// The error for a request that is refused where the hub redirects to.
+    fn refusal_elsewhere(&self, answer: &HubResponse, repo: &str) -> Option<Error> {
+        if same_origin(&answer.url, &self.endpoint) {
+            return None;
+        }
+        let token = match self.token {
+            Some(_) => {
+                "; HF_TOKEN is sent to HF_ENDPOINT only: if you trust the other address, set \
+                        HF_ENDPOINT to it"
+            }
+            None => "; check the spelling of MODEL, and HF_ENDPOINT",
+        };
+        Some(Error::model(format!(
+            "the hub {} redirects to {}, which answers {} for {repo}{token}",
+            self.endpoint,
+            answer.address(),
+            answer.response.status(),
+        )))
     }
 
     /// The error for a request that the hub refuses.
@@ -296,6 +372,11 @@ fn same_origin(a: &str, b: &str) -> bool {
     origin(a).is_some_and(|a| Some(a) == origin(b))
 }
 
+/// An address for messages: a query may hold a signature.
+pub(super) fn without_query(url: &str) -> &str {
+    url.split(['?', '#']).next().unwrap_or(url)
+}
+
 /// The address that a redirect from `url` leads to.
 fn join(url: &str, location: &str) -> Option<String> {
     let uri: Uri = url.parse().ok()?;
@@ -330,6 +411,21 @@ mod tests {
         ];
         for (url, same) in table {
             assert_eq!(same_origin(url, hub), same, "{url}");
+        }
+    }
+
+    #[test]
+    fn a_redirect_keeps_the_encryption() {
+        let client = HubClient::new(&HubOptions::default(), false).unwrap();
+        let next = |url: &str, to: &str| client.next_address(url, to).map_err(|e| e.to_string());
+        assert_eq!(next("http://a/x", "https://b/y").unwrap(), "https://b/y");
+        assert_eq!(next("http://a/x", "http://b/y").unwrap(), "http://b/y");
+        for to in ["http://a/x?key=secret", "HTTP://b/y"] {
+            let error = next("https://a/x", to).unwrap_err();
+            assert!(error.contains("not encrypted") && !error.contains("secret"), "{error}");
+        }
+        for to in ["ftp://a/x", "file:///etc/passwd", "data://x", "http://", "\u{7f}"] {
+            assert!(next("http://a/x", to).unwrap_err().contains("HF_ENDPOINT"), "{to}");
         }
     }
 

@@ -1,21 +1,32 @@
 //! Downloads a snapshot into the cache, file by file, and resumes interrupted downloads.
 
+use std::cell::Cell;
 use std::fs::{self, File, OpenOptions};
 use std::io::{IsTerminal, Read, Write};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use ureq::Body;
 use ureq::http::Response;
 
 use super::cache::{RepoCache, create_parent, unwritable};
-use super::client::{HubClient, Meta, RequestFailure, header};
-use super::{HubOptions, Snapshot};
-use crate::engine::layout::{self, INDEXES, SINGLES};
+use super::client::{HubClient, HubResponse, Meta, RequestFailure, header, without_query};
+use super::{HubOptions, Snapshot, verify};
+use crate::engine::layout::{self, INDEXES, SINGLES, SMALL};
+use cutline_blip::weights::CheckedFile;
 use cutline_error::{Error, Result};
 
 /// Bytes that are read from the network at a time.
 const CHUNK: usize = 256 << 10;
+
+/// The most bytes that the weights of one model may have. A hub that announces more, or sends without an
+/// end, must not fill the disk.
+const MAX_WEIGHTS: u64 = 16 << 30;
+
+/// Bytes after which an attempt counts as progress, and which a server must send in the time of
+/// [`HubClient::patience`].
+const PROGRESS: u64 = 64 << 10;
 
 const OK: u16 = 200;
 const PARTIAL_CONTENT: u16 = 206;
@@ -26,6 +37,8 @@ pub(super) struct Download<'a> {
     cache: &'a RepoCache,
     client: HubClient,
     progress: bool,
+    /// Bytes of weights that may still be downloaded.
+    left: Cell<u64>,
 }
 
 impl<'a> Download<'a> {
@@ -33,7 +46,7 @@ impl<'a> Download<'a> {
     pub(super) fn new(cache: &'a RepoCache, options: &HubOptions, retry: bool) -> Result<Self> {
         let client = HubClient::new(options, retry)?;
         let progress = options.progress && std::io::stderr().is_terminal();
-        Ok(Self { cache, client, progress })
+        Ok(Self { cache, client, progress, left: Cell::new(MAX_WEIGHTS) })
     }
 
     /// Downloads the missing files: the small ones first, the weights last. All files belong to one
@@ -80,7 +93,7 @@ impl<'a> Download<'a> {
                 continue;
             }
             let path = self.cache.snapshot(commit).join(index);
-            let bytes = fs::read(&path).map_err(|error| unwritable(&path, error))?;
+            let bytes = CheckedFile::open(&path)?.read_all(SMALL)?;
             for shard in layout::shards(&path.display().to_string(), &bytes)? {
                 if !self.file(commit, &shard)? {
                     return Err(Error::model(format!(
@@ -118,53 +131,76 @@ impl<'a> Download<'a> {
             return Ok(());
         }
         let blob = self.cache.blob(&meta.etag);
-        // Another revision may have the same content.
-        if !blob.exists() {
-            self.blob(commit, file, meta, &blob)?;
+        match blob.metadata() {
+            Err(_) => self.blob(commit, file, meta, &blob)?,
+            // Another revision may have the same content, but two contents may not have one name.
+            Ok(known) => match meta.size.filter(|size| *size != known.len()) {
+                None => {}
+                Some(size) => {
+                    return Err(Error::model(format!(
+                        "{} has {} bytes, but the hub announces {size} for {file}; delete that file, and \
+                         check HF_ENDPOINT if this happens again",
+                        blob.display(),
+                        known.len(),
+                    )));
+                }
+            },
         }
         self.cache.link(commit, file, &meta.etag)
     }
 
     fn blob(&self, commit: &str, file: &str, meta: &Meta, blob: &Path) -> Result<()> {
+        let url = self.client.url(self.cache.repo(), commit, file);
+        let is_weights = layout::is_weights(file);
+        let limit = if is_weights { self.left.get() } else { SMALL as u64 };
+        if let Some(size) = meta.size.filter(|size| *size > limit) {
+            return Err(too_long(&url, &format!("has {size} bytes, more"), limit));
+        }
         let partial = blob.with_file_name(format!("{}.incomplete", meta.etag));
         let mut part = create_parent(&partial)
             .and_then(|()| OpenOptions::new().create(true).append(true).open(&partial))
             .map_err(|error| unwritable(&partial, error))?;
         let written = part.metadata().map_err(|error| unwritable(&partial, error))?.len();
+        let expected = Expected { size: meta.size, limit, patience: self.client.patience() };
         let mut part = Part { file: &mut part, path: &partial, written };
         tracing::info!(file, size = meta.size, from = written, "downloading");
         let bar = self.bar(file, meta.size);
-        self.fill(&self.client.url(self.cache.repo(), commit, file), meta.size, &mut part, &bar)?;
+        self.fill(&url, &expected, &mut part, &bar)?;
         bar.finish_and_clear();
-        part.file
-            .sync_all()
-            .and_then(|()| fs::rename(&partial, blob))
-            .map_err(|error| unwritable(blob, error))
+        if is_weights {
+            self.left.set(self.left.get().saturating_sub(part.written));
+        }
+        part.file.sync_all().map_err(|error| unwritable(&partial, error))?;
+        if let Err(error) = verify::content(&url, file, &meta.etag, &partial) {
+            // Resuming it would not make it right.
+            part.restart()?;
+            return Err(error);
+        }
+        fs::rename(&partial, blob).map_err(|error| unwritable(blob, error))
     }
 
     /// Requests the rest until the file is complete. Progress resets the count of failed attempts.
     fn fill(
         &self,
         url: &str,
-        size: Option<u64>,
+        expected: &Expected,
         part: &mut Part<'_>,
         bar: &ProgressBar,
     ) -> Result<()> {
         let mut failed = 0;
         loop {
-            if size.is_some_and(|size| part.written > size) {
+            if part.written > expected.size.unwrap_or(expected.limit) {
                 part.restart()?;
             }
-            if size.is_some_and(|size| part.written == size) {
+            if expected.size.is_some_and(|size| part.written == size) {
                 return Ok(());
             }
             let before = part.written;
-            match self.client.get(url, before).and_then(|answer| part.take(answer, url, size, bar))
-            {
+            match self.client.get(url, before).and_then(|answer| part.take(answer, expected, bar)) {
                 Ok(()) => return Ok(()),
                 Err(RequestFailure::Permanent(error)) => return Err(error),
                 Err(RequestFailure::Temporary(cause)) => {
-                    failed = if part.written > before { 1 } else { failed + 1 };
+                    failed = if part.written >= before + PROGRESS { 1 } else { failed + 1 };
                     self.client.pause_after(failed, &cause)?;
                 }
             }
@@ -181,6 +217,15 @@ impl<'a> Download<'a> {
             .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
             .with_message(file.to_owned())
     }
+}
+
+/// What is known of a content before it comes.
+struct Expected {
+    /// Size in bytes, if the hub reports it.
+    size: Option<u64>,
+    /// The most bytes that are taken.
+    limit: u64,
+    patience: Duration,
 }
 
 /// A blob that is being downloaded.
@@ -201,11 +246,12 @@ impl Part<'_> {
     /// Appends the body of an answer to a request from `self.written` on.
     fn take(
         &mut self,
-        answer: Response<Body>,
-        url: &str,
-        size: Option<u64>,
+        answer: HubResponse,
+        expected: &Expected,
         bar: &ProgressBar,
     ) -> Result<(), RequestFailure> {
+        let url = answer.address().to_owned();
+        let answer = answer.response;
         match answer.status().as_u16() {
             PARTIAL_CONTENT if starts_at(&answer, self.written) => {}
             // The server ignored the range, or the part on disk does not fit: start again.
@@ -213,7 +259,7 @@ impl Part<'_> {
             PARTIAL_CONTENT | RANGE_NOT_SATISFIABLE => {
                 self.restart().map_err(RequestFailure::Permanent)?;
                 return Err(RequestFailure::Temporary(
-                    "it sent another range than requested".into(),
+                    "it sent a different range than requested".into(),
                 ));
             }
             status => {
@@ -224,22 +270,10 @@ impl Part<'_> {
             }
         }
         let announced = header(answer.headers(), "content-length")
-            .and_then(|length| Some(self.written + length.parse::<u64>().ok()?));
-        let size = size.or(announced);
-        let mut body = answer.into_body().into_reader();
-        let mut chunk = vec![0; CHUNK];
-        loop {
-            bar.set_position(self.written);
-            let read =
-                body.read(&mut chunk).map_err(|e| RequestFailure::Temporary(e.to_string()))?;
-            if read == 0 {
-                break;
-            }
-            self.file
-                .write_all(&chunk[..read])
-                .map_err(|error| RequestFailure::Permanent(unwritable(self.path, error)))?;
-            self.written += read as u64;
-        }
+            .and_then(|length| self.written.checked_add(length.parse().ok()?));
+        let size = expected.size.or(announced);
+        let limit = size.unwrap_or(expected.limit).min(expected.limit);
+        self.append(answer, &url, limit, expected.patience, bar)?;
         match size {
             Some(size) if size != self.written => Err(RequestFailure::Temporary(format!(
                 "{url} ended after {} of {size} bytes",
@@ -248,6 +282,54 @@ impl Part<'_> {
             _ => Ok(()),
         }
     }
+
+    /// Appends a body of at most `limit` bytes, those on disk included. A server that sends next to
+    /// nothing for as long as `patience` has failed, although it is never silent.
+    fn append(
+        &mut self,
+        answer: Response<Body>,
+        url: &str,
+        limit: u64,
+        patience: Duration,
+        bar: &ProgressBar,
+    ) -> Result<(), RequestFailure> {
+        let mut body = answer.into_body().into_reader();
+        let mut chunk = vec![0; CHUNK];
+        let (mut since, mut at_that_time) = (Instant::now(), self.written);
+        loop {
+            bar.set_position(self.written);
+            let read =
+                body.read(&mut chunk).map_err(|e| RequestFailure::Temporary(e.to_string()))?;
+            if read == 0 {
+                return Ok(());
+            }
+            if self.written + read as u64 > limit {
+                self.restart().map_err(RequestFailure::Permanent)?;
+                return Err(RequestFailure::Permanent(too_long(url, "sends more", limit)));
+            }
+            self.file
+                .write_all(&chunk[..read])
+                .map_err(|error| RequestFailure::Permanent(unwritable(self.path, error)))?;
+            self.written += read as u64;
+            if since.elapsed() >= patience {
+                if self.written - at_that_time < PROGRESS {
+                    return Err(RequestFailure::Temporary(format!(
+                        "{url} sends fewer than {PROGRESS} bytes in {} s",
+                        patience.as_secs_f32()
+                    )));
+                }
+                (since, at_that_time) = (Instant::now(), self.written);
+            }
+        }
+    }
+}
+
+fn too_long(url: &str, what: &str, limit: u64) -> Error {
+    Error::model(format!(
+        "{} {what} than the {limit} bytes that are expected at most; check HF_ENDPOINT, or choose another \
+         model",
+        without_query(url)
+    ))
 }
 
 /// Whether a partial answer begins at the requested offset.

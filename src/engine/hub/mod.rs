@@ -8,6 +8,7 @@
 mod cache;
 mod client;
 mod download;
+mod verify;
 
 use std::fmt;
 use std::path::PathBuf;

@@ -3,12 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use super::{ModelFiles, TokenizerFiles};
-use crate::engine::layout::{self, GGUF, INDEXES, SINGLES};
+use crate::engine::layout::{self, GGUF, INDEXES, SINGLES, SMALL};
+use crate::text;
 use cutline_blip::weights::{CheckedFile, Weights};
 use cutline_error::{Error, Result};
-
-/// The largest size of a small file in bytes; a larger one is something else.
-const SMALL: usize = 64 << 20;
 
 /// What programs append to a file's name while they copy or download it.
 const UNFINISHED: [&str; 8] =
@@ -124,7 +122,11 @@ fn small(path: &Path) -> Result<Option<Vec<u8>>> {
     if !path.exists() {
         return Ok(None);
     }
-    CheckedFile::open(path)?.read_all(SMALL).map(Some)
+    let bytes = CheckedFile::open(path)?.read_all(SMALL)?;
+    match text::without_mark(&bytes) {
+        Ok(text) => Ok(Some(text.to_vec())),
+        Err(why) => Err(Error::model(format!("{} {why}", path.display()))),
+    }
 }
 
 /// The content of a small file of well-formed JSON; `None` if it does not exist.
@@ -146,7 +148,7 @@ fn refuse_unfinished(path: &Path) -> Result<()> {
     };
     Err(Error::model(format!(
         "{} is being written: {} is next to it; wait until the copy has finished and start again, \
-         or delete what an interrupted one left behind",
+         or delete that file if the copy was interrupted",
         path.display(),
         left.display(),
     )))

@@ -1,16 +1,14 @@
 //! `application/json` with images in base64.
 //!
 //! Fields are borrowed from the body ([`RawValue`]), so that base64 is decoded straight out of it.
-//! They are kept in order, because a map would drop duplicates silently.
+//! They are kept in order, because a map would drop duplicates silently. A field that is null counts
+//! as not given.
 
 use std::borrow::Cow;
 use std::fmt;
 
 use axum::body::Body;
 use axum::http::request::Parts;
-use base64::Engine as _;
-use base64::alphabet::STANDARD;
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use serde::de::{
     Deserialize, DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess,
     Visitor,
@@ -18,19 +16,13 @@ use serde::de::{
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use super::{Form, ImageCount, Images, Transport, malformed, too_many};
+use super::names::{ImageCount, Place};
+use super::{Form, Images, Transport, encoded, malformed, too_many};
 use crate::captioner::given_twice;
-use crate::http::body::TooLarge;
-use cutline_error::Result;
+use cutline_error::{Error, Result};
 
 /// Maximum number of fields in a request, far more than there are parameters.
 const MAX_FIELDS: usize = 64;
-
-/// Padding is optional.
-const BASE64: GeneralPurpose = GeneralPurpose::new(
-    &STANDARD,
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-);
 
 pub(super) async fn read(
     parts: &Parts,
@@ -43,23 +35,34 @@ pub(super) async fn read(
     let body = reader.limited(parts, body, Transport::Json)?;
     let permit = body.permit();
     let bytes = body.collect().await?;
-    let broken = |error: serde_json::Error| {
+    // Some editors and languages put a mark at the start of UTF-8.
+    let text = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&bytes);
+    let Fields(fields) = serde_json::from_slice(text).map_err(|error| {
         let at = format!("line {} column {}", error.line(), error.column());
         let how = reader.count.instructions();
         malformed(format!("the body is not a JSON object as expected here ({at}); {how}"))
             .with_source(error)
-    };
-    let Fields(fields) = serde_json::from_slice(&bytes).map_err(broken)?;
+    })?;
     let mut has_images = false;
     for (name, value) in fields {
-        match (reader.count, name.as_str()) {
-            (ImageCount::One, "image") => {
+        let is_null = value.get() == "null";
+        if name != reader.count.field() {
+            form.expect(&name, Place::Body)?;
+            form.add(&name, scalar(&name, value)?)?;
+            continue;
+        }
+        match reader.count {
+            _ if is_null => {}
+            ImageCount::One => {
                 images.add(None, Ok(permit.photo(image(value, max_bytes)?)))?;
             }
-            (ImageCount::Many(_), "images") if has_images => return Err(given_twice("images")),
-            (ImageCount::Many(limit), "images") => {
+            ImageCount::Many(_) if has_images => return Err(given_twice("images")),
+            ImageCount::Many(limit) => {
                 has_images = true;
-                let Elements { first, more } = Elements::of(value, limit).map_err(broken)?;
+                let Elements { first, more } = Elements::of(value, limit).map_err(|error| {
+                    malformed("images must be an array; send base64 in it, even for one image")
+                        .with_source(error)
+                })?;
                 for value in first {
                     images.add(None, image(value, max_bytes).map(|bytes| permit.photo(bytes)))?;
                 }
@@ -67,7 +70,6 @@ pub(super) async fn read(
                     return Err(too_many(limit));
                 }
             }
-            _ => form.add(&name, scalar(value).map_err(broken)?)?,
         }
     }
     Ok(())
@@ -149,12 +151,20 @@ impl<'de> Visitor<'de> for AtMost {
 }
 
 /// The value of a parameter. Arrays and objects become empty ones: no parameter has such a value,
-/// and a few bytes of nested brackets would grow tenfold in memory.
-fn scalar(value: &RawValue) -> serde_json::Result<Value> {
+/// and a few bytes of nested brackets would grow tenfold in memory. So do numbers beyond the range of
+/// floating-point numbers, which no parameter accepts either.
+///
+/// # Errors
+/// [`InvalidParameter`](cutline_error::ErrorKind::InvalidParameter): the value is not Unicode.
+fn scalar(name: &str, value: &RawValue) -> Result<Value> {
     match value.get().as_bytes().first() {
         Some(b'[') => Ok(Value::Array(Vec::new())),
         Some(b'{') => Ok(Value::Object(Map::new())),
-        _ => serde_json::from_str(value.get()),
+        Some(b'"') => serde_json::from_str(value.get()).map_err(|error| {
+            let detail = format!("{name} has half of a surrogate pair; send valid Unicode text");
+            Error::parameter(name.to_owned(), detail).with_source(error)
+        }),
+        _ => Ok(serde_json::from_str(value.get()).unwrap_or_else(|_| Value::Array(Vec::new()))),
     }
 }
 
@@ -176,45 +186,12 @@ fn image(value: &RawValue, max_bytes: usize) -> Result<Vec<u8>> {
     } else {
         Cow::Borrowed(quoted)
     };
-    decode(&text, max_bytes)
-}
-
-/// Decodes base64, as it is or after the head of a `data:` URI.
-fn decode(mut text: &str, max_bytes: usize) -> Result<Vec<u8>> {
-    if text.starts_with("http://") || text.starts_with("https://") {
-        return Err(malformed("URLs are not fetched; send the image itself as base64"));
-    }
-    if text.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case("data:")) {
-        let (head, data) = text.split_once(',').unwrap_or_default();
-        let at = head.len().saturating_sub(7);
-        if !head.as_bytes()[at..].eq_ignore_ascii_case(b";base64") {
-            return Err(malformed("a data: URI must read data:image/…;base64,…"));
-        }
-        text = data;
-    }
-    let text = if text.bytes().any(|byte| byte.is_ascii_whitespace()) {
-        Cow::Owned(text.chars().filter(|c| !c.is_ascii_whitespace()).collect::<String>())
-    } else {
-        Cow::Borrowed(text)
-    };
-    let too_large = TooLarge::Image(max_bytes);
-    // Check before allocating memory; padding may add up to two bytes.
-    if text.len() / 4 * 3 > max_bytes.saturating_add(2) {
-        return Err(too_large.error());
-    }
-    let image = BASE64.decode(text.as_bytes()).map_err(|error| {
-        malformed(
-            "the image is not valid base64; encode the file's bytes with the standard alphabet",
-        )
-        .with_source(error)
-    })?;
-    if image.len() > max_bytes { Err(too_large.error()) } else { Ok(image) }
+    encoded::image(&text, max_bytes)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cutline_error::ErrorKind;
     use serde_json::json;
 
     fn parse(text: &str) -> serde_json::Result<Vec<(String, &RawValue)>> {
@@ -228,7 +205,7 @@ mod tests {
         let names: String = fields.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, "babcde");
         let values: Vec<Value> =
-            fields.into_iter().map(|(_, value)| scalar(value).unwrap()).collect();
+            fields.into_iter().map(|(_, value)| scalar("a", value).unwrap()).collect();
         assert_eq!(values, [json!(1), json!(-2), json!(0.5), json!("x"), json!(null), json!(true)]);
     }
 
@@ -237,8 +214,8 @@ mod tests {
         let deep =
             format!(r#"{{"a": {}1{}, "b": {{"c": []}}}}"#, "[".repeat(9999), "]".repeat(9999));
         let fields = parse(&deep).unwrap();
-        assert_eq!(scalar(fields[0].1).unwrap(), json!([]));
-        assert_eq!(scalar(fields[1].1).unwrap(), json!({}));
+        assert_eq!(scalar("a", fields[0].1).unwrap(), json!([]));
+        assert_eq!(scalar("a", fields[1].1).unwrap(), json!({}));
         let many: Vec<String> = (0..65).map(|i| format!("\"{i}\": 0")).collect();
         assert!(parse(&format!("{{{}}}", many.join(","))).is_err());
         assert!(parse("[1]").is_err());
@@ -258,23 +235,5 @@ mod tests {
         assert!(first.len() == 3 && more);
         let string: &RawValue = serde_json::from_str(r#""aGVsbG8=""#).unwrap();
         assert!(Elements::of(string, 3).is_err());
-    }
-
-    #[test]
-    fn base64_is_read_with_and_without_head_padding_and_line_breaks() {
-        for text in ["aGVsbG8=", "aGVsbG8", "aGVs\r\nbG8=", "data:image/png;base64,aGVsbG8="] {
-            assert_eq!(decode(text, 5).unwrap(), b"hello", "{text}");
-        }
-    }
-
-    #[test]
-    fn other_text_is_refused() {
-        for text in ["äöü", "a", "data:image/png,hello", "data:", "https://example.org/cat.jpg"]
-        {
-            let error = decode(text, 100).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::MalformedRequest, "{text}");
-        }
-        let error = decode("aGVsbG8=", 4).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::ImageTooLarge);
     }
 }

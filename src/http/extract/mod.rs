@@ -3,19 +3,23 @@
 //! Parameters in the query string apply to all three. A name that is given twice is refused, because
 //! one of the two values would be ignored.
 
+mod encoded;
+mod head;
 mod json;
 mod multipart;
+mod names;
 
 use axum::body::Body;
-use axum::extract::{Query, Request};
-use axum::http::Uri;
+use axum::extract::Request;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, Uri};
+use percent_encoding::percent_decode;
 use serde_json::Value;
 
+use self::names::{ImageCount, Place};
 use super::body::{BodyLimits, LimitedBody, TooLarge};
-use crate::captioner::{Budget, CaptionParams, Captioner, ParameterFields, Photo};
-use crate::captioner::{given_twice, shortened};
+use crate::captioner::{Budget, CaptionParams, Captioner, ParameterFields, Photo, given_twice};
 use crate::config::HttpSettings;
 use cutline_error::{Error, ErrorKind, Result};
 
@@ -54,8 +58,7 @@ pub(super) async fn upload(
     captioner: &Captioner,
 ) -> Result<Upload> {
     let reader = Reader { settings, budget: captioner.budget(), count: ImageCount::One };
-    let Uploads { items, params } =
-        reader.read(request, Form(Some(ParameterFields::default()))).await?;
+    let Uploads { items, params } = reader.read(request, Some(ParameterFields::default())).await?;
     Ok(Upload { photo: only(items)?, params })
 }
 
@@ -69,7 +72,7 @@ pub(super) async fn image(
     budget: &Budget,
 ) -> Result<Photo> {
     let reader = Reader { settings, budget, count: ImageCount::One };
-    only(reader.read(request, Form(None)).await?.items)
+    only(reader.read(request, None).await?.items)
 }
 
 fn only(mut items: Vec<UploadedImage>) -> Result<Photo> {
@@ -88,47 +91,7 @@ pub(super) async fn uploads(
     // A batch takes all its queue slots at once, so it can never be larger than the queue.
     let limit = settings.max_images_per_request.min(captioner.status().queue_capacity);
     let reader = Reader { settings, budget: captioner.budget(), count: ImageCount::Many(limit) };
-    reader.read(request, Form(Some(ParameterFields::default()))).await
-}
-
-/// How many images a request may have.
-#[derive(Debug, Clone, Copy)]
-enum ImageCount {
-    One,
-    /// At most this many.
-    Many(usize),
-}
-
-impl ImageCount {
-    fn most(self) -> usize {
-        match self {
-            Self::One => 1,
-            Self::Many(limit) => limit,
-        }
-    }
-
-    /// Whether a form part of this name holds an image.
-    fn is_image(self, name: &str) -> bool {
-        match self {
-            Self::One => matches!(name, "image" | "file"),
-            Self::Many(_) => matches!(name, "images" | "image" | "files" | "file"),
-        }
-    }
-
-    fn instructions(self) -> &'static str {
-        match self {
-            Self::One => {
-                "send the image as multipart/form-data in a part named image, as raw bytes with \
-                 Content-Type image/* or application/octet-stream, or as application/json with \
-                 base64 in the field image"
-            }
-            Self::Many(_) => {
-                "send the images as multipart/form-data in parts named images, or as \
-                 application/json with an array of base64 in the field images; a single one may \
-                 also be sent as raw bytes with Content-Type image/* or application/octet-stream"
-            }
-        }
-    }
+    reader.read(request, Some(ParameterFields::default())).await
 }
 
 /// The limits of a request that is about to be read.
@@ -140,27 +103,35 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    async fn read(self, request: Request, mut form: Form) -> Result<Uploads> {
+    async fn read(self, request: Request, params: Option<ParameterFields>) -> Result<Uploads> {
         let (parts, body) = request.into_parts();
+        let mut form = Form { params, count: self.count };
         form.query(&parts.uri)?;
         let mut images = Images { reader: self, items: Vec::new() };
-        match self.transport(&parts)? {
+        match self.transport(&parts.headers)? {
             Transport::Raw => {
                 let body = self.limited(&parts, body, Transport::Raw)?;
                 let permit = body.permit();
                 let bytes = body.collect().await?;
                 images.add(None, Ok(permit.photo(bytes)))?;
             }
-            Transport::Multipart => multipart::read(parts, body, &mut images, &mut form).await?,
+            Transport::Multipart => multipart::read(&parts, body, &mut images, &mut form).await?,
             Transport::Json => json::read(&parts, body, &mut images, &mut form).await?,
         }
         Ok(Uploads { params: form.finish()?, items: images.finish()? })
     }
 
-    fn transport(&self, parts: &Parts) -> Result<Transport> {
-        let declared = parts.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-        let kind = declared.unwrap_or("").split(';').next().unwrap_or("").trim();
-        match kind.to_ascii_lowercase().as_str() {
+    fn transport(&self, headers: &HeaderMap) -> Result<Transport> {
+        let mut declared = headers.get_all(CONTENT_TYPE).iter();
+        let first = declared.next();
+        if declared.any(|other| Some(other) != first) {
+            return Err(malformed(
+                "there are two different Content-Type headers; send the one that fits the body",
+            ));
+        }
+        let first = first.and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let kind = first.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        match kind.as_str() {
             "multipart/form-data" => Ok(Transport::Multipart),
             "application/json" => Ok(Transport::Json),
             "application/octet-stream" => Ok(Transport::Raw),
@@ -180,7 +151,7 @@ impl Reader<'_> {
             Transport::Multipart => (image.saturating_mul(count).saturating_add(ENVELOPE_BYTES), 1),
             // Four characters for three bytes, and the line breaks of some encoders. The text stays
             // in memory until the last image is decoded, beside the images and beside a copy of one
-            // text without its line breaks.
+            // text without its escapes.
             Transport::Json => {
                 let encoded = image.saturating_mul(count).saturating_mul(3) / 2;
                 (encoded.saturating_add(ENVELOPE_BYTES), 3)
@@ -200,38 +171,57 @@ impl Reader<'_> {
     }
 }
 
-/// The parameters of a request; `None` at an address that takes none.
+/// The parameters of a request.
 #[derive(Debug)]
-struct Form(Option<ParameterFields>);
+struct Form {
+    /// `None` at an address that takes none.
+    params: Option<ParameterFields>,
+    count: ImageCount,
+}
 
 impl Form {
     fn query(&mut self, uri: &Uri) -> Result<()> {
-        let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(uri).map_err(|error| {
-            malformed("the query string cannot be read; write it as name=value&name=value")
-                .with_source(error)
-        })?;
-        pairs.iter().try_for_each(|(name, value)| self.add_text(name, value))
+        let query = uri.query().unwrap_or_default();
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let name = query_text(name).unwrap_or_else(|_| pair.to_owned());
+            self.expect(&name, Place::Query)?;
+            let value = query_text(value).map_err(|error| {
+                let detail = "the value is not UTF-8; percent-encode the bytes of UTF-8 text";
+                Error::parameter(name.clone(), detail).with_source(error)
+            })?;
+            self.add_text(&name, &value, Place::Query)?;
+        }
+        Ok(())
     }
 
-    fn add_text(&mut self, name: &str, text: &str) -> Result<()> {
-        self.fields(name)?.add_text(name, text)
+    /// Checks that a parameter of this name may follow.
+    fn expect(&self, name: &str, place: Place) -> Result<()> {
+        match &self.params {
+            Some(params) if ParameterFields::is_known(name) => params.expect(name),
+            params => Err(self.count.unknown(name, place, params.is_some())),
+        }
+    }
+
+    fn add_text(&mut self, name: &str, text: &str, place: Place) -> Result<()> {
+        self.expect(name, place)?;
+        self.params.as_mut().map_or(Ok(()), |params| params.add_text(name, text))
     }
 
     fn add(&mut self, name: &str, value: Value) -> Result<()> {
-        self.fields(name)?.add(name, value)
-    }
-
-    fn fields(&mut self, name: &str) -> Result<&mut ParameterFields> {
-        self.0.as_mut().ok_or_else(|| {
-            let name = shortened(name);
-            let detail = format!("there is no parameter \"{name}\" here; send only the image");
-            Error::parameter(name, detail)
-        })
+        self.expect(name, Place::Body)?;
+        self.params.as_mut().map_or(Ok(()), |params| params.add(name, value))
     }
 
     fn finish(self) -> Result<CaptionParams> {
-        self.0.unwrap_or_default().finish()
+        self.params.unwrap_or_default().finish()
     }
+}
+
+/// Decodes a name or a value of a query string.
+fn query_text(encoded: &str) -> Result<String, std::str::Utf8Error> {
+    let blanks = encoded.replace('+', " ");
+    percent_decode(blanks.as_bytes()).decode_utf8().map(|text| text.into_owned())
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use utoipa::openapi::path::{ParameterBuilder, ParameterIn};
 use utoipa::openapi::schema::{
     AdditionalProperties, ArrayBuilder, KnownFormat, Object, ObjectBuilder, Schema, SchemaFormat,
-    Type,
+    SchemaType, Type,
 };
 use utoipa::openapi::{RefOr, Required};
 use utoipa::{IntoParams, PartialSchema, ToSchema};
@@ -16,6 +16,9 @@ use crate::captioner::Parameter;
 
 /// A red square of 8 × 8 pixels as PNG, in base64.
 pub(in crate::http) const SQUARE: &str = "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAEUlEQVR42mM4YKCAFTEMLQkAuk5EAZTx2AYAAAAASUVORK5CYII=";
+
+/// No file of fewer bytes, and so no text of fewer characters, is an image in any supported format.
+const SHORTEST_IMAGE: usize = 16;
 
 /// Declares a body: an object with the field that holds the image or images, and parameters.
 macro_rules! body {
@@ -37,12 +40,12 @@ macro_rules! body {
 }
 
 body! {
-    CaptionForm: "image", file(), Parameter::all();
-    CaptionRequest: "image", base64(), Parameter::all();
-    BatchForm: "images", list(file()), Parameter::all();
-    BatchRequest: "images", list(base64()), Parameter::all();
-    ImageForm: "image", file(), &[];
-    ImageRequest: "image", base64(), &[];
+    CaptionForm: "image", file(), parameters(Object::clone);
+    CaptionRequest: "image", base64(), parameters(nullable);
+    BatchForm: "images", list(file()), parameters(Object::clone);
+    BatchRequest: "images", list(base64()), parameters(nullable);
+    ImageForm: "image", file(), [];
+    ImageRequest: "image", base64(), [];
 }
 
 /// The bytes of one image.
@@ -81,13 +84,34 @@ impl IntoParams for CaptionQuery {
     }
 }
 
-fn object(field: &str, image: impl Into<RefOr<Schema>>, parameters: &[Parameter]) -> RefOr<Schema> {
+fn object(
+    field: &str,
+    image: impl Into<RefOr<Schema>>,
+    parameters: impl IntoIterator<Item = (&'static str, Object)>,
+) -> RefOr<Schema> {
     let first = ObjectBuilder::new().property(field, image).required(field);
     parameters
-        .iter()
-        .fold(first, |object, one| object.property(one.name(), one.schema().clone()))
+        .into_iter()
+        .fold(first, |object, (name, schema)| object.property(name, schema))
         .additional_properties(Some(AdditionalProperties::FreeForm(false)))
         .into()
+}
+
+/// The parameters of a caption, each with its schema as `write` writes it.
+fn parameters(write: fn(&Object) -> Object) -> impl Iterator<Item = (&'static str, Object)> {
+    Parameter::all().iter().map(move |parameter| (parameter.name(), write(parameter.schema())))
+}
+
+/// The schema that allows null as well: in JSON, a parameter that is null is not given.
+fn nullable(schema: &Object) -> Object {
+    let mut schema = schema.clone();
+    if let SchemaType::Type(own) = &schema.schema_type {
+        schema.schema_type = SchemaType::Array(vec![own.clone(), Type::Null]);
+    }
+    if let Some(choices) = &mut schema.enum_values {
+        choices.push(serde_json::Value::Null);
+    }
+    schema
 }
 
 fn binary(description: &str) -> Object {
@@ -108,6 +132,8 @@ fn base64() -> Object {
         .format(Some(SchemaFormat::KnownFormat(KnownFormat::Byte)))
         .content_encoding("base64")
         .description(Some("An image in base64, or a data: URI."))
+        // Nothing shorter is an image.
+        .min_length(Some(SHORTEST_IMAGE))
         .build()
 }
 

@@ -8,21 +8,24 @@ pub(super) mod bodies;
 pub(super) mod errors;
 mod flat;
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use axum::Router;
-use axum::http::HeaderValue;
-use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE};
+use axum::extract::Path;
+use axum::extract::rejection::PathRejection;
+use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION};
+use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use axum::routing::get;
 use serde_json::json;
 use utoipa::OpenApi;
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
-use utoipa::openapi::{Components, SecurityRequirement};
+use utoipa::openapi::{Components, SecurityRequirement, ServerBuilder};
 use utoipa_axum::router::OpenApiRouter;
-use utoipa_swagger_ui::{Config, SwaggerUi};
+use utoipa_swagger_ui::Config;
 
 use super::state::AppState;
-use super::{dto, routes};
+use super::{dto, not_found, routes};
 use crate::captioner;
 
 #[derive(OpenApi)]
@@ -32,7 +35,8 @@ use crate::captioner;
         description = "Captions images on your own machine, with dominant colours and a mood.\n\n\
                        The format of an image is detected from its bytes, never from a name or a \
                        declared type. Parameters in the query string apply to every way of sending \
-                       an image. A parameter that is given twice is refused.",
+                       an image. A parameter that is given twice is refused. In JSON, null means \
+                       that a parameter is not given. Bodies may be compressed with gzip or deflate.",
     ),
     components(schemas(captioner::Caption, dto::Problem, dto::TextSoFar)),
     tags(
@@ -63,6 +67,8 @@ pub(super) fn contract() -> utoipa::openapi::OpenApi {
     components.add_security_scheme("bearer", SecurityScheme::Http(bearer));
     let key = ApiKeyValue::with_description("x-api-key", "One of the server's API_KEYS.");
     components.add_security_scheme("key", SecurityScheme::ApiKey(ApiKey::Header(key)));
+    // Relative to the address of the document, which may be behind a path prefix.
+    contract.servers = Some(vec![ServerBuilder::new().url(".").build()]);
     // The empty requirement: a server without API_KEYS requires none.
     let none: [&str; 0] = [];
     contract.security = Some(vec![
@@ -124,15 +130,34 @@ pub(super) fn is_docs(route: &str) -> bool {
     route == "/api/docs" || route.starts_with("/api/docs/")
 }
 
-/// Swagger UI and its files.
+/// Swagger UI and its files. All addresses are relative, so that they are right behind a proxy that
+/// serves the server under a path of its own. utoipa-swagger-ui's own router redirects to an absolute
+/// one.
 pub(super) fn swagger_ui() -> Router<AppState> {
-    let config = Config::from("/openapi.json").use_base_layout();
-    Router::from(SwaggerUi::new("/api/docs").config(config)).layer(axum::middleware::map_response(
-        async |mut response: Response| {
-            response.headers_mut().insert(CONTENT_SECURITY_POLICY, POLICY);
-            response
-        },
-    ))
+    Router::new()
+        .route("/api/docs", get(async || (StatusCode::SEE_OTHER, [(LOCATION, "docs/")])))
+        .route("/api/docs/", get(async || swagger_file("index.html").await))
+        .route(
+            "/api/docs/{*rest}",
+            get(async |path: Result<Path<String>, PathRejection>| match path {
+                Ok(Path(path)) => swagger_file(&path).await,
+                // It is not UTF-8.
+                Err(_) => not_found().await.into_response(),
+            }),
+        )
+}
+
+async fn swagger_file(path: &str) -> Response {
+    static CONFIG: LazyLock<Arc<Config>> =
+        LazyLock::new(|| Arc::new(Config::from("../../openapi.json").use_base_layout()));
+    // It fails only if its own template is broken.
+    let Ok(Some(file)) = utoipa_swagger_ui::serve(path, Arc::clone(&CONFIG)) else {
+        return not_found().await.into_response();
+    };
+    let headers = [(CONTENT_TYPE, file.content_type)];
+    let mut response = (headers, file.bytes.into_owned()).into_response();
+    response.headers_mut().insert(CONTENT_SECURITY_POLICY, POLICY);
+    response
 }
 
 /// An example of an answer.

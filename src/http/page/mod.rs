@@ -6,13 +6,15 @@
 use std::sync::LazyLock;
 
 use axum::extract::Path;
+use axum::extract::rejection::PathRejection;
 use axum::http::header::{
-    ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_NONE_MATCH, VARY,
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_NONE_MATCH, VARY,
     X_FRAME_OPTIONS,
 };
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 
+use super::accept::prefers;
 use super::not_found;
 
 /// Only files of this server, no inline scripts or styles, no framing. `blob:` is the chosen photo,
@@ -91,7 +93,12 @@ pub(super) fn show(request: &HeaderMap) -> Response {
 }
 
 /// `GET /page/{name}`
-pub(super) async fn asset(Path(name): Path<String>, request: HeaderMap) -> Response {
+pub(super) async fn asset(
+    name: Result<Path<String>, PathRejection>,
+    request: HeaderMap,
+) -> Response {
+    // A name that is not UTF-8 is refused by the extractor.
+    let Ok(Path(name)) = name else { return not_found().await.into_response() };
     let found = ASSETS.iter().zip(&TAGS.1).find(|(asset, _)| asset.name == name);
     match found {
         Some((asset, tag)) => respond(asset, tag, &request),
@@ -125,28 +132,15 @@ fn names(tags: &HeaderValue, tag: &str) -> bool {
     tags.split(',').map(str::trim).any(|one| one == "*" || one.trim_start_matches("W/") == tag)
 }
 
-/// Whether a client with these headers prefers the page to JSON. It must name HTML: `*/*`, which curl
-/// and most libraries send, is not a browser.
+/// Whether a client with these headers prefers the page to JSON.
 pub(super) fn wanted(request: &HeaderMap) -> bool {
-    let ranges = request.get_all(ACCEPT);
-    let ranges = ranges.iter().filter_map(|value| value.to_str().ok());
-    let (mut html, mut json) = (0.0_f32, 0.0_f32);
-    for range in ranges.flat_map(|list| list.split(',')) {
-        let mut parts = range.split(';').map(str::trim);
-        let media_type = parts.next().unwrap_or("").to_ascii_lowercase();
-        let quality = parts.find_map(|part| part.strip_prefix("q=").or(part.strip_prefix("Q=")));
-        let quality = quality.map_or(1.0, |q| q.parse().unwrap_or(0.0));
-        match media_type.as_str() {
-            "text/html" => html = html.max(quality),
-            "application/json" => json = json.max(quality),
-            _ => {}
-        }
-    }
-    html > 0.0 && html >= json
+    prefers(request, "text/html", "application/json")
 }
 
 #[cfg(test)]
 mod tests {
+    use axum::http::header::ACCEPT;
+
     use super::*;
 
     fn asks(accept: &str) -> bool {

@@ -6,7 +6,8 @@ use std::path::Path;
 use cutline::http::contract_json;
 use serde_json::Value;
 
-use cutline::captioner::MemoryLimits;
+use axum::http::StatusCode;
+use cutline::captioner::{MemoryLimits, Parameter};
 
 use super::fixture::Fixture;
 
@@ -127,5 +128,46 @@ async fn it_is_served_with_a_page_to_read_it_on() {
     let text = String::from_utf8(page.body.to_vec()).unwrap();
     assert!(!text.contains("http://") && !text.contains("https://"), "nothing from elsewhere");
     let script = fixture.get("/api/docs/swagger-initializer.js").await;
-    assert!(String::from_utf8(script.body.to_vec()).unwrap().contains("/openapi.json"));
+    assert!(String::from_utf8(script.body.to_vec()).unwrap().contains("\"../../openapi.json\""));
+}
+
+#[tokio::test]
+async fn a_proxy_may_serve_it_under_a_path_of_its_own() {
+    let fixture = Fixture::new();
+    let redirect = fixture.get("/api/docs").await;
+    assert_eq!(redirect.status, StatusCode::SEE_OTHER);
+    assert_eq!(redirect.header("location"), "docs/", "relative to /prefix/api/");
+    assert_eq!(contract()["servers"], serde_json::json!([{"url": "."}]));
+    for file in ["", "index.html", "swagger-initializer.js", "index.css"] {
+        let answer = fixture.get(&format!("/api/docs/{file}")).await;
+        assert_eq!(answer.status, StatusCode::OK, "{file}");
+        let text = String::from_utf8(answer.body.to_vec()).unwrap();
+        for absolute in ["=\"/", "='/", ": \"/", "url(/", "url(\"/"] {
+            assert!(!text.contains(absolute), "{file} has an absolute address: {text}");
+        }
+    }
+    for path in ["/api/docs/nothing.js", "/api/docs/../../etc/passwd", "/api/docs/%FF", "/page/%FF"]
+    {
+        fixture.get(path).await.problem(404, "not_found");
+    }
+}
+
+#[test]
+fn it_says_which_values_are_accepted() {
+    let contract = contract();
+    let schemas = &contract["components"]["schemas"];
+    let image = &schemas["CaptionRequest"]["properties"]["image"];
+    assert!(image["minLength"].as_u64().unwrap() > 0, "an empty image is none: {image}");
+    assert_eq!(image["type"], "string", "an image is not optional");
+    assert_eq!(schemas["BatchRequest"]["properties"]["images"]["items"], *image);
+    for request in ["CaptionRequest", "BatchRequest"] {
+        for parameter in Parameter::all() {
+            let schema = &schemas[request]["properties"][parameter.name()];
+            assert_eq!(schema["type"][1], "null", "{schema}");
+            let choices = schema["enum"].as_array();
+            assert!(choices.is_none_or(|choices| choices.contains(&Value::Null)), "{schema}");
+        }
+    }
+    let form = &schemas["CaptionForm"]["properties"]["seed"];
+    assert_eq!(form["type"], "integer", "{form}");
 }

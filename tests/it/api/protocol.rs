@@ -50,6 +50,34 @@ async fn unknown_addresses_are_not_found() {
 }
 
 #[tokio::test]
+async fn every_method_has_an_answer_everywhere() {
+    let fixture = Fixture::new();
+    let documented = operations();
+    let others = ["/api/docs", "/api/docs/index.css", "/page/app.js", "/nothing", "//", "/%2e%2e/"];
+    let paths = documented.iter().map(|(_, path)| path.as_str()).chain(others);
+    for path in paths.collect::<BTreeSet<_>>() {
+        for method in ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH", "ODD"] {
+            let answer = fixture.send(request(method, path)).await;
+            let status = answer.status;
+            assert!(!status.is_server_error(), "{method} {path}: {answer:?}");
+            let refused = !(status.is_success() || status.is_redirection());
+            if refused && method != "HEAD" {
+                let code = answer.json()["code"].as_str().unwrap().to_owned();
+                answer.problem(status.as_u16(), &code);
+            }
+            if status == StatusCode::METHOD_NOT_ALLOWED {
+                assert!(!answer.header("allow").is_empty(), "{method} {path}");
+            }
+            if method == "HEAD" {
+                let get = fixture.send(request("GET", path)).await;
+                assert_eq!((answer.body.len(), status), (0, get.status), "{path}");
+                assert_eq!(answer.header("content-type"), get.header("content-type"), "{path}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn head_answers_like_get_without_a_body() {
     let fixture = Fixture::new();
     let answer = fixture.send(request("HEAD", "/model/info")).await;

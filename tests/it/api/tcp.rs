@@ -186,6 +186,88 @@ async fn garbage_does_not_stop_the_server() {
     server.still_answers().await;
 }
 
+/// The body in chunks of this size.
+fn chunked(body: &[u8], size: usize) -> Vec<u8> {
+    let chunk = |part: &[u8]| [format!("{:x}\r\n", part.len()).as_bytes(), part, b"\r\n"].concat();
+    let mut all: Vec<u8> = body.chunks(size).flat_map(chunk).collect();
+    all.extend(b"0\r\n\r\n");
+    all
+}
+
+/// Two servers that disagree on where a request ends can be made to see another one in its body.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_end_of_a_request_is_never_guessed() {
+    let server = Server::start(HttpSettings::default()).await;
+    let image = png();
+    let length = format!("content-length: {}\r\n", image.len());
+    let te = "transfer-encoding: chunked\r\n";
+    for (version, headers, body, expected) in [
+        ("1.1", &*length, image.clone(), "200"),
+        ("1.0", &*length, image.clone(), "200"),
+        ("1.1", te, chunked(&image, 10), "200"),
+        ("1.1", &format!("{length}{length}"), image.clone(), "200"),
+        ("1.1", &format!("{length}expect: 100-continue\r\n"), image.clone(), "100"),
+        ("1.1", &format!("{length}content-length: 5\r\n"), image.clone(), "400"),
+        ("1.1", "content-length: -1\r\n", image.clone(), "400"),
+        ("1.1", "content-length: 99999999999999999999\r\n", image.clone(), "400"),
+        ("1.1", "content-length: 9223372036854775807\r\n", image.clone(), "413"),
+        ("1.1", "transfer-encoding: gzip\r\n", chunked(&image, 10), "400"),
+        ("1.1", "transfer-encoding: chunked, identity\r\n", chunked(&image, 10), "400"),
+        ("1.1", "transfer-encoding : chunked\r\n", chunked(&image, 10), "400"),
+        ("1.0", te, chunked(&image, 10), "400"),
+        ("1.1", te, b"zz\r\nabc\r\n0\r\n\r\n".to_vec(), "400"),
+        ("1.1", te, b"fffffffffffffffff\r\nabc".to_vec(), "400"),
+        ("1.1", te, b"3\r\nabcdef\r\n0\r\n\r\n".to_vec(), "400"),
+    ] {
+        let mut stream = server.connect().await;
+        let head = format!(
+            "POST /caption/generate HTTP/{version}\r\nhost: x\r\ncontent-type: image/png\r\n\
+             {headers}\r\n"
+        );
+        let _ = stream.write_all(&[head.as_bytes(), &body].concat()).await;
+        let mut start = [0; 12];
+        timeout(Duration::from_secs(20), stream.read_exact(&mut start)).await.unwrap().unwrap();
+        let status = String::from_utf8_lossy(&start[9..]).into_owned();
+        assert_eq!(status, expected, "HTTP/{version} {headers}");
+    }
+    // With both, only the chunks count, and nothing after them is read as a request.
+    let smuggled = b"0\r\n\r\nGET /health/live HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    for headers in [format!("content-length: 6\r\n{te}"), format!("{te}content-length: 6\r\n")] {
+        let mut stream = server.connect().await;
+        let head = format!(
+            "POST /image/process HTTP/1.1\r\nhost: x\r\ncontent-type: image/png\r\n{headers}\r\n"
+        );
+        stream.write_all(&[head.as_bytes(), smuggled].concat()).await.unwrap();
+        let answers = read_all(&mut stream).await;
+        assert!(answers.starts_with("HTTP/1.1 415"), "an empty image: {answers}");
+        assert_eq!(answers.matches("HTTP/1.1 ").count(), 1, "{answers}");
+    }
+    server.still_answers().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn odd_targets_are_refused() {
+    let server = Server::start(HttpSettings::default()).await;
+    for (line, expected) in [
+        ("GET http://elsewhere/health/live HTTP/1.1", "200"),
+        ("GET /page/../../etc/passwd HTTP/1.1", "404"),
+        ("GET /page/..%2f..%2fetc%2fpasswd HTTP/1.1", "404"),
+        ("GET /page/%00 HTTP/1.1", "404"),
+        ("GET /health/live/ HTTP/1.1", "404"),
+        ("OPTIONS * HTTP/1.1", "404"),
+        ("CONNECT x:1 HTTP/1.1", "404"),
+        ("get /health/live HTTP/1.1", "405"),
+        ("GET health HTTP/1.1", "404"),
+    ] {
+        let mut stream = server.connect().await;
+        let head = format!("{line}\r\nhost: x\r\nconnection: close\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let answer = read_all(&mut stream).await;
+        assert_eq!(answer.get(9..12), Some(expected), "{line}: {answer}");
+    }
+    server.still_answers().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stopping_finishes_accepted_requests() {
     let shutdown_delay = Duration::ZERO;

@@ -129,6 +129,91 @@ fn paths_and_photos_are_read_from_stdin() {
 }
 
 #[test]
+fn a_list_from_another_system_is_read_or_refused_whole() {
+    let folder = album();
+    let list = folder.path().join("list");
+    fs::write(&list, "\u{feff}a.jpg\r\nb/c.JPG\r\n").unwrap();
+    let output = with_stdin(&folder, &["caption", "-", "--dry-run"], list.clone());
+    assert_status(&output, 0);
+    assert_eq!(text(&output.stdout), "a.jpg\nb/c.JPG\n");
+    for mark in ["\u{feff}", ""] {
+        let wide: Vec<u8> =
+            format!("{mark}a.jpg\r\n").encode_utf16().flat_map(u16::to_le_bytes).collect();
+        fs::write(&list, wide).unwrap();
+        let output = with_stdin(&folder, &["caption", "-"], list.clone());
+        assert_sentence(&output, 2, &["list on standard input", "UTF-16", "save it as UTF-8"]);
+    }
+}
+
+#[test]
+fn photos_in_other_formats_are_named_once_and_fail_the_run() {
+    let folder = album();
+    for name in ["b/1.heic", "b/2.HEIC", "b/3.nef"] {
+        fs::write(folder.path().join(name), "not looked at").unwrap();
+    }
+    let output = run(&folder, &["-r", ".", "-o", "out.jsonl"]);
+    assert_status(&output, 1);
+    let sentence = "3 photos are in formats that cannot be read (2 HEIC, 1 NEF); convert";
+    assert_reported(&output, &[sentence, "2 captioned", "0 failed, 3 in formats"]);
+    assert_eq!(text(&output.stderr).matches("HEIC").count(), 1);
+    assert_status(&run(&folder, &["-r", ".", "-o", "out.jsonl", "--dry-run"]), 1);
+    let output = run(&folder, &["b/*.heic", "--json-progress"]);
+    assert_status(&output, 1);
+    let end: Value = serde_json::from_str(text(&output.stderr).lines().last().unwrap()).unwrap();
+    assert_eq!((&end["unreadable"], &end["skipped"]), (&1.into(), &0.into()), "{end}");
+    let output = cutline(&folder, &["check", "-r", "."]).output().unwrap();
+    assert_reported(&output, &[sentence]);
+}
+
+#[test]
+fn nothing_to_caption_has_a_status_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("empty")).unwrap();
+    fs::write(folder.path().join("list"), "\n\n").unwrap();
+    fs::write(folder.path().join("out.jsonl"), "kept").unwrap();
+    let says = "there are no photos to caption; check the paths";
+    for arguments in [&["empty"][..], &["-r", "empty", "-o", "out.jsonl", "--overwrite"]] {
+        assert_sentence(&run(&folder, arguments), 3, &[says]);
+        assert_sentence(&run(&folder, &[arguments, &["--dry-run"]].concat()), 3, &[says]);
+        assert_sentence(&run(&folder, &[arguments, &["--quiet"]].concat()), 3, &[says]);
+    }
+    assert_eq!(fs::read_to_string(folder.path().join("out.jsonl")).unwrap(), "kept");
+    let list = folder.path().join("list");
+    assert_sentence(&with_stdin(&folder, &["caption", "-"], list), 3, &[says]);
+    assert_sentence(&run(&folder, &["*.jpg"]), 1, &["*.jpg: there is no such file"]);
+    // Other files are counted.
+    let output = run(&folder, &["."]);
+    assert_status(&output, 3);
+    let recursive = "there are no photos to caption; give --recursive";
+    assert_reported(&output, &[recursive, "skipped: 2 of unknown format, 1 folders"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn linked_photos_are_captioned_when_they_are_meant() {
+    use std::os::unix::fs::symlink;
+    let folder = album();
+    let annex = folder.path().join(".git/annex/objects");
+    fs::create_dir_all(&annex).unwrap();
+    fs::rename(folder.path().join("a.jpg"), annex.join("SHA256E-s1--cat")).unwrap();
+    symlink(".git/annex/objects/SHA256E-s1--cat", folder.path().join("a.jpg")).unwrap();
+    fs::write(folder.path().join("list"), "a.jpg\n").unwrap();
+    let output = with_stdin(&folder, &["caption", "-"], folder.path().join("list"));
+    assert_status(&output, 0);
+    assert!(text(&output.stdout).starts_with("a.jpg\t"), "{output:?}");
+    let output = run(&folder, &["-r", ".", "--dry-run"]);
+    assert_eq!(text(&output.stdout), "./b/c.JPG\n");
+    assert_reported(&output, &["1 links"]);
+    let output = run(&folder, &["-r", ".", "--follow-links", "--dry-run"]);
+    assert_eq!(text(&output.stdout), "./a.jpg\n./b/c.JPG\n");
+    // The content that a link leads to may be on another machine.
+    fs::remove_file(annex.join("SHA256E-s1--cat")).unwrap();
+    let output = run(&folder, &[".", "-L"]);
+    assert_status(&output, 1);
+    assert_reported(&output, &["./a.jpg: cannot be read", "it is a link: restore the file"]);
+}
+
+#[test]
 fn sidecars_are_written_next_to_their_photos() {
     let folder = album();
     fs::write(folder.path().join("broken.jpg"), "no photo").unwrap();

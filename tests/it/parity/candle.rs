@@ -1,12 +1,20 @@
 //! The model for GPUs on candle's CPU device: what is different from the kernels.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::path::Path;
 use std::sync::Arc;
 
-use cutline::blip::ImageStates;
+use candle_core::quantized::gguf_file::Content;
+use candle_core::{DType, Device};
+use cutline::blip::{BlipConfig, CpuModel, GpuModel, ImageStates, Model, Weights};
+use cutline::engine::hub::HubOptions;
 use cutline::engine::local::LocalEngine;
-use cutline::engine::{Engine, Job, JobId, PixelValues, Precision};
+use cutline::engine::quantize::{Destination, TensorType, quantize};
+use cutline::engine::source::{self, ModelFiles, ModelSource};
+use cutline::engine::{Engine, Job, JobId, PixelValues, Precision, Sequence};
 use cutline::generate::GenerationParams;
+use cutline::kernels::{self, Tier};
 
 use super::TINY;
 use super::checks::{Outcome, all_same, check_batches, run};
@@ -211,44 +219,105 @@ fn a_caption_that_is_started_again_begins_with_what_was_sent() {
     }
 }
 
-#[test]
-fn blocks_of_gguf_are_computed_as_accurately_as_their_bits_allow() {
-    use candle_core::{DType, Device};
-    use cutline::blip::{BlipConfig, CpuModel, GpuModel, Model};
-    use cutline::engine::hub::HubOptions;
-    use cutline::engine::quantize::{Destination, TensorType, quantize};
-    use cutline::engine::source::{self, ModelSource};
-    use cutline::kernels::{self, Tier};
+/// The step with which only the first case is chosen.
+const FIRST: usize = usize::MAX;
 
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/untied");
-    let open = |path: &std::path::Path| {
-        let source: ModelSource = path.to_str().unwrap().parse().unwrap();
-        source::open(&source, &HubOptions::default()).unwrap()
-    };
-    let dir = tempfile::TempDir::new().unwrap();
+/// The tiny model `untied` in a block format.
+struct Blocks {
+    config: BlipConfig,
+    /// As a GGUF file.
+    weights: Weights,
+    /// The same numbers in f32, read and dequantised by candle alone.
+    dequantised: Weights,
+}
+
+impl Blocks {
+    fn write(kind: TensorType, folder: &Path) -> Self {
+        let original = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/untied");
+        let destination = Destination::new(&folder.join(kind.to_string()), false);
+        let written = quantize(&open(&original), kind, &destination, &mut |_| {}).unwrap();
+        let mut file = File::open(&written.path).unwrap();
+        let content = Content::read(&mut file).unwrap();
+        let mut values = HashMap::new();
+        for name in content.tensor_infos.keys() {
+            let blocks = content.tensor(&mut file, name, &Device::Cpu).unwrap();
+            values.insert(name.clone(), blocks.dequantize(&Device::Cpu).unwrap());
+        }
+        let dequantised = folder.join(format!("{kind}.safetensors"));
+        candle_core::safetensors::save(&values, &dequantised).unwrap();
+        let files = open(&written.path);
+        Self {
+            config: BlipConfig::from_json(&files.config).unwrap(),
+            weights: files.weights,
+            dequantised: Weights::from_files(&[dequantised]).unwrap(),
+        }
+    }
+
+    /// The model on candle, with one of the two.
+    fn on_candle(&self, weights: &Weights, dtype: DType) -> GpuModel {
+        GpuModel::load(&self.config, weights, dtype, &Device::Cpu).unwrap()
+    }
+}
+
+fn open(path: &Path) -> ModelFiles {
+    let source: ModelSource = path.to_str().unwrap().parse().unwrap();
+    source::open(&source, &HubOptions::default()).unwrap()
+}
+
+/// The captions of every `step`-th case of the goldens.
+fn captions(model: impl Model + 'static, step: usize) -> Vec<Sequence> {
     let (_, cases, pixels) = Set::tiny("untied", PORTABLE).engine();
-    for kind in [TensorType::Q8_0, TensorType::Q4_0] {
-        let out = dir.path().join(kind.to_string());
-        quantize(&open(&folder), kind, &Destination::new(&out, false), &mut |_| {}).unwrap();
-        let files = open(&out);
-        let config = BlipConfig::from_json(&files.config).unwrap();
-        // The same blocks, dequantised once and multiplied in f32.
+    let chosen = cases.iter().enumerate().step_by(step);
+    let jobs = chosen.map(|(id, case)| job(id, case, &pixels));
+    let outcomes = run(&mut LocalEngine::new(Box::new(model)), jobs.collect(), 1);
+    outcomes.into_values().flat_map(|(sequences, _)| sequences).collect()
+}
+
+/// Checks that the captions have the same tokens, and returns the greatest difference of their
+/// confidences.
+#[track_caller]
+fn difference(ours: &[Sequence], expected: &[Sequence]) -> f32 {
+    let tokens = |all: &[Sequence]| all.iter().map(|one| one.ids.clone()).collect::<Vec<_>>();
+    assert_eq!(tokens(ours), tokens(expected));
+    let differences = ours.iter().zip(expected).map(|(a, b)| (a.confidence - b.confidence).abs());
+    differences.fold(0.0, f32::max)
+}
+
+#[test]
+fn the_kernels_read_the_same_numbers_from_blocks_as_candle() {
+    let dir = tempfile::TempDir::new().unwrap();
+    // The rows are too short for the k types.
+    for kind in TensorType::ALL.into_iter().filter(|kind| kind.block() == 32) {
+        let blocks = Blocks::write(kind, dir.path());
         let full = kernels::Precision::F32;
-        let dequantised = CpuModel::load(&config, &files.weights, Tier::Portable, full).unwrap();
-        let parameters = dequantised.describe().parameters;
-        let mut dequantised = LocalEngine::new(Box::new(dequantised));
-        let expected = run(&mut dequantised, vec![job(0, &cases[0], &pixels)], 1);
+        let ours = CpuModel::load(&blocks.config, &blocks.weights, Tier::Portable, full).unwrap();
+        let expected = blocks.on_candle(&blocks.dequantised, DType::F32);
+        assert_eq!(ours.describe().parameters, expected.describe().parameters);
+        let difference = difference(&captions(ours, STEP), &captions(expected, STEP));
+        println!("{kind}: {difference:.1e}");
+        assert!(difference < 1e-5, "{kind}: {difference}");
+    }
+}
+
+/// candle rounds the activations of each product to 8 bits, which moves the confidence of a model
+/// with random weights by more than one with trained ones. That the products are exact apart from
+/// this rounding is tested in crates/blip/src/gpu/layers.rs.
+#[test]
+fn candle_multiplies_the_blocks_of_the_file() {
+    let dir = tempfile::TempDir::new().unwrap();
+    // candle's debug assertions refuse the other types in rows of a single block.
+    for kind in [TensorType::Q8_0, TensorType::Q4_0] {
+        let blocks = Blocks::write(kind, dir.path());
+        let expected = blocks.on_candle(&blocks.dequantised, DType::F32);
+        let parameters = expected.describe().parameters;
+        let expected = captions(expected, FIRST);
         for dtype in [DType::F32, DType::F16] {
-            let model = GpuModel::load(&config, &files.weights, dtype, &Device::Cpu).unwrap();
+            let model = blocks.on_candle(&blocks.weights, dtype);
             assert_eq!(model.describe().precision, kind.as_str());
             assert_eq!(model.describe().parameters, parameters);
-            let mut engine = LocalEngine::new(Box::new(model));
-            let outcomes = run(&mut engine, vec![job(0, &cases[0], &pixels)], 1);
-            let (a, b) = (&expected[&0].0[0], &outcomes[&0].0[0]);
-            let difference = (a.confidence - b.confidence).abs();
-            println!("{kind} {dtype:?}: {difference:.1e}, {:?} {:?}", a.ids, b.ids);
-            assert!(difference < 5e-2, "{kind} {dtype:?}: {difference}");
-            assert!(dtype == DType::F16 || a.ids == b.ids, "{kind}");
+            let difference = difference(&captions(model, FIRST), &expected);
+            println!("{kind} {dtype:?}: {difference:.1e}");
+            assert!(difference < 1e-2, "{kind} {dtype:?}: {difference}");
         }
     }
 }

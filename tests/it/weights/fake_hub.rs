@@ -6,6 +6,9 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
 
 /// A request that a server received.
 #[derive(Debug, Clone)]
@@ -46,6 +49,8 @@ struct Reply {
     cut: Option<usize>,
     /// Send nothing, and keep the connection open.
     silent: bool,
+    /// Instead of the body, send this many bytes at a time with this pause, until the client leaves.
+    endless: Option<(usize, Duration)>,
 }
 
 impl Reply {
@@ -60,13 +65,20 @@ impl Reply {
 
     fn write(&self, stream: &mut TcpStream, head: bool) -> std::io::Result<()> {
         write!(stream, "HTTP/1.1 {} Fake\r\nconnection: close\r\n", self.status)?;
-        if !self.headers.iter().any(|(name, _)| *name == "content-length") {
+        let has_length = self.headers.iter().any(|(name, _)| *name == "content-length");
+        if !has_length && self.endless.is_none() {
             write!(stream, "content-length: {}\r\n", self.body.len())?;
         }
         for (name, value) in &self.headers {
             write!(stream, "{name}: {value}\r\n")?;
         }
         stream.write_all(b"\r\n")?;
+        if let Some((bytes, pause)) = self.endless.filter(|_| !head) {
+            loop {
+                stream.write_all(&vec![b' '; bytes])?;
+                std::thread::sleep(pause);
+            }
+        }
         if !head {
             stream.write_all(&self.body[..self.cut.unwrap_or(self.body.len())])?;
         }
@@ -77,6 +89,10 @@ impl Reply {
 /// A fault of the next answer.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Fault {
+    /// Other bytes of the same number.
+    Other,
+    /// Blanks without an end, this many at a time with this pause.
+    Endless(usize, Duration),
     /// Only this many bytes of the answer, then the connection breaks.
     Break(usize),
     /// This status instead of an answer.
@@ -150,6 +166,13 @@ pub(super) struct Script {
     pub(super) no_head: bool,
     /// Small files are redirected once within the hub, as the real one does.
     pub(super) indirect: bool,
+    /// The hub answers everything with this status and location.
+    pub(super) redirect: Option<(u16, String)>,
+    /// The hub says of large files that they have this size, and of all files that they have this etag.
+    pub(super) size: Option<u64>,
+    pub(super) etag: Option<String>,
+    /// The hub sends a small file of this name without an end.
+    pub(super) endless: Option<&'static str>,
     /// For the next requests for contents, in order.
     pub(super) faults: VecDeque<Fault>,
     /// For the next requests to the hub itself, in order.
@@ -197,6 +220,26 @@ impl FakeHub {
     }
 }
 
+/// A mirror that has nothing itself: it redirects every request to the hub.
+pub(super) struct Mirror(Server);
+
+impl Mirror {
+    pub(super) fn start(hub: &FakeHub, status: u16) -> Self {
+        let hub = hub.endpoint();
+        Self(Server::start(Arc::new(move |request: &Request| {
+            Reply::new(status).with("location", format!("{hub}{}", request.path))
+        })))
+    }
+
+    pub(super) fn endpoint(&self) -> String {
+        format!("http://{}", self.0.address)
+    }
+
+    pub(super) fn asked(&self) -> Vec<Request> {
+        self.0.log.lock().unwrap().clone()
+    }
+}
+
 impl Script {
     /// The hub's part: metadata, small files, and redirects to the storage.
     fn hub(&mut self, request: &Request, storage: SocketAddr) -> Reply {
@@ -204,6 +247,9 @@ impl Script {
             Some(Fault::Status(status)) => return Reply::new(status),
             Some(Fault::Silence) => return Reply { silent: true, ..Reply::default() },
             _ => {}
+        }
+        if let Some((status, location)) = &self.redirect {
+            return Reply::new(*status).with("location", location);
         }
         let bearer = self.token.as_ref().map(|token| format!("Bearer {token}"));
         if bearer.is_some() && request.header("authorization") != bearer.as_deref() {
@@ -226,19 +272,21 @@ impl Script {
         let Some(body) = files.get(file) else {
             return Reply::new(404).with("x-error-code", "EntryNotFound");
         };
-        let etag = etag(body);
+        let etag = self.etag.clone().unwrap_or_else(|| etag(body));
         let known = |reply: Reply| reply.with("x-repo-commit", commit.clone());
         if file.ends_with(".safetensors") || file.ends_with(".bin") {
             return known(Reply::new(302))
                 .with("x-linked-etag", format!("\"{etag}\""))
-                .with("x-linked-size", body.len().to_string())
+                .with("x-linked-size", self.size.unwrap_or(body.len() as u64).to_string())
                 .with("etag", "\"of the redirect\"")
                 .with("location", format!("http://{storage}/{commit}/{file}?signature=secret"));
         }
         if self.indirect && path == request.path {
             return known(Reply::new(307)).with("location", format!("/cache{path}"));
         }
-        known(ranged(body, request.header("range"))).with("etag", format!("W/\"{etag}\""))
+        let endless = (self.endless == Some(file)).then_some((1 << 20, Duration::ZERO));
+        let reply = Reply { endless, ..ranged(body, request.header("range")) };
+        known(reply).with("etag", format!("W/\"{etag}\""))
     }
 
     /// The storage's part: contents, with ranges.
@@ -254,15 +302,19 @@ impl Script {
             None => ranged(body, range),
             Some(Fault::Break(bytes)) => Reply { cut: Some(bytes), ..ranged(body, range) },
             Some(Fault::IgnoreRange) => ranged(body, None),
+            Some(Fault::Other) => ranged(&vec![b'x'; body.len()], range),
+            Some(Fault::Endless(bytes, pause)) => {
+                Reply { endless: Some((bytes, pause)), ..ranged(body, range) }
+            }
             Some(Fault::Status(status)) => Reply::new(status),
             Some(Fault::Silence) => Reply { silent: true, ..Reply::default() },
         }
     }
 }
 
-/// The hub's identifier of a content.
+/// The hub's identifier of a content in Git LFS.
 pub(super) fn etag(body: &[u8]) -> String {
-    blake3::hash(body).to_hex().to_string()
+    Sha256::digest(body).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn ranged(body: &[u8], range: Option<&str>) -> Reply {

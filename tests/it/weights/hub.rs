@@ -14,10 +14,10 @@ use super::fake_hub::{FakeHub, Fault, REPO, Script, etag};
 use super::{assert_says, safetensors_of};
 
 const FIRST: &str = "1111111111111111111111111111111111111111";
-const SECOND: &str = "2222222222222222222222222222222222222222";
-const SECRET: &str = "hf_secret";
+pub(super) const SECOND: &str = "2222222222222222222222222222222222222222";
+pub(super) const SECRET: &str = "hf_secret";
 
-fn weights() -> Vec<u8> {
+pub(super) fn weights() -> Vec<u8> {
     safetensors_of(&[("a", &[100, 50])])
 }
 
@@ -36,7 +36,7 @@ fn files(config: &str) -> BTreeMap<String, Vec<u8>> {
     .into()
 }
 
-fn script() -> Script {
+pub(super) fn script() -> Script {
     Script {
         revisions: [("main", SECOND), ("v1", FIRST), ("refs/pr/3", FIRST)]
             .map(|(revision, commit)| (revision.to_owned(), commit.to_owned()))
@@ -48,13 +48,13 @@ fn script() -> Script {
     }
 }
 
-struct Client {
+pub(super) struct Client {
     cache: TempDir,
-    options: HubOptions,
+    pub(super) options: HubOptions,
 }
 
 impl Client {
-    fn of(endpoint: String) -> Self {
+    pub(super) fn of(endpoint: String) -> Self {
         let cache = TempDir::new().unwrap();
         let options = HubOptions {
             endpoint,
@@ -66,11 +66,11 @@ impl Client {
         Self { cache, options }
     }
 
-    fn open(&self, model: &str) -> Result<ModelFiles, Error> {
+    pub(super) fn open(&self, model: &str) -> Result<ModelFiles, Error> {
         source::open(&model.parse::<ModelSource>().unwrap(), &self.options)
     }
 
-    fn repo(&self) -> PathBuf {
+    pub(super) fn repo(&self) -> PathBuf {
         self.options.cache_dir.join("models--org--tiny-blip")
     }
 
@@ -79,13 +79,13 @@ impl Client {
     }
 }
 
-fn start(script: Script) -> (FakeHub, Client) {
+pub(super) fn start(script: Script) -> (FakeHub, Client) {
     let hub = FakeHub::start(script);
     let client = Client::of(hub.endpoint());
     (hub, client)
 }
 
-fn same_as(file: &Path, bytes: &[u8]) {
+pub(super) fn same_as(file: &Path, bytes: &[u8]) {
     assert!(fs::read(file).unwrap() == bytes, "{} differs", file.display());
 }
 
@@ -155,7 +155,7 @@ fn offline_uses_the_cache_and_makes_no_request() {
 }
 
 /// The cache that Python's `from_pretrained` leaves behind when only the model was loaded.
-fn fill_as_python(client: &Client) {
+pub(super) fn fill_as_python(client: &Client) {
     let snapshot = client.repo().join("snapshots").join(SECOND);
     fs::create_dir_all(&snapshot).unwrap();
     fs::create_dir_all(client.repo().join("refs")).unwrap();

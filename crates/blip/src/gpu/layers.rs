@@ -185,6 +185,7 @@ fn product_dtype(x: &Tensor) -> DType {
 mod tests {
     use super::*;
     use candle_core::Device;
+    use candle_core::quantized::{GgmlDType, QTensor};
 
     fn sequence(rows: usize, columns: usize) -> Tensor {
         let values: Vec<f32> = (0..rows * columns).map(|i| ((i * 37 % 101) as f32).sin()).collect();
@@ -202,6 +203,50 @@ mod tests {
             let difference = (half.forward(&x).unwrap() - &full).unwrap().abs().unwrap();
             let worst = difference.max_all().unwrap().to_scalar::<f32>().unwrap();
             assert!(worst < 0.1, "{dtype:?}: {worst}");
+        }
+    }
+
+    /// candle rounds the activations of a block format to 8 bits, in blocks of their own. With the
+    /// same rounding, its products agree with sums in double precision.
+    #[test]
+    fn products_of_blocks_are_exact_apart_from_rounding_the_activations() {
+        use GgmlDType::{Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, Q8K};
+        let (rows, depth, width) = (3, 512, 24);
+        let values = |t: Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let values_of = |blocks: &QTensor| values(blocks.dequantize(&Device::Cpu).unwrap());
+        let (x, bias) = (sequence(rows, depth), sequence(1, width).squeeze(0).unwrap());
+        let biases = values(bias.clone());
+        for (kind, rounding, tolerance) in [
+            (Q4_0, Q8_0, 1e-6),
+            (Q5_0, Q8_0, 1e-6),
+            (Q8_0, Q8_0, 1e-6),
+            // Blocks with a minimum multiply it by the sum of the activations, which is kept in f16.
+            (Q4_1, Q8_0, 1e-4),
+            (Q5_1, Q8_0, 1e-4),
+            (Q2K, Q8K, 1e-6),
+            (Q3K, Q8K, 1e-6),
+            (Q4K, Q8K, 1e-6),
+            (Q5K, Q8K, 1e-6),
+            (Q6K, Q8K, 1e-6),
+        ] {
+            let weight = QTensor::quantize(&sequence(width, depth), kind).unwrap();
+            let weights = values_of(&weight);
+            let rounded = values_of(&QTensor::quantize(&x, rounding).unwrap());
+            let weight = QMatMul::from_qtensor(weight).unwrap();
+            let layer = Linear::Quantized { weight, bias: bias.clone() };
+            let mut worst = 0.0_f64;
+            for (y, x) in
+                values(layer.forward(&x).unwrap()).chunks(width).zip(rounded.chunks(depth))
+            {
+                for ((y, w), bias) in y.iter().zip(weights.chunks(depth)).zip(&biases) {
+                    let terms = x.iter().zip(w).map(|(x, w)| f64::from(*x) * f64::from(*w));
+                    let size = terms.clone().map(f64::abs).sum::<f64>();
+                    let sum = terms.sum::<f64>() + f64::from(*bias);
+                    worst = worst.max((f64::from(*y) - sum).abs() / size);
+                }
+            }
+            println!("{kind:?}: {worst:.1e}");
+            assert!(worst < tolerance, "{kind:?}: {worst}");
         }
     }
 }

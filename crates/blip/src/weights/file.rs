@@ -65,7 +65,9 @@ impl ByteSource {
     /// Feeds all bytes to `hasher`.
     pub(super) fn hash(&self, hasher: &mut blake3::Hasher) -> Result<()> {
         match self {
-            Self::File(file) => file.hash(hasher),
+            Self::File(file) => file.pieces(&mut |piece| {
+                hasher.update_rayon(piece);
+            }),
             Self::Memory { bytes, .. } => {
                 hasher.update_rayon(bytes);
                 Ok(())
@@ -106,11 +108,18 @@ impl CheckedFile {
     /// It is missing, unreadable, empty, a Git LFS pointer or a web page.
     pub fn open(path: &Path) -> Result<Self> {
         let name = path.display().to_string();
-        let file = File::open(path).map_err(|error| unreadable(&name, error))?;
-        let metadata = file.metadata().map_err(|error| unreadable(&name, error))?;
+        // Before it is opened: opening a named pipe waits for its writer.
+        let metadata = path.metadata().map_err(|error| unreadable(&name, error))?;
         if metadata.is_dir() {
             return Err(Error::model(format!("{name} is a folder where a file should be")));
         }
+        if !metadata.is_file() {
+            return Err(Error::model(format!(
+                "{name} is a device, pipe or socket, not a regular file; replace it with the file"
+            )));
+        }
+        let file = File::open(path).map_err(|error| unreadable(&name, error))?;
+        let metadata = file.metadata().map_err(|error| unreadable(&name, error))?;
         if metadata.len() == 0 {
             return Err(Error::model(format!(
                 "{name} is empty; replace it with a complete copy, or wait until it is written"
@@ -163,23 +172,23 @@ impl CheckedFile {
         }
     }
 
-    /// Feeds the whole file to `hasher`.
+    /// Passes the whole file to `take`, piece by piece.
     ///
     /// # Errors
     /// As for [`read_at`](Self::read_at).
-    pub fn hash(&self, hasher: &mut blake3::Hasher) -> Result<()> {
-        // Enough for all threads.
-        const CHUNK: u64 = 8 << 20;
-        let mut buffer = vec![0; CHUNK as usize];
+    pub fn pieces(&self, take: &mut dyn FnMut(&[u8])) -> Result<()> {
+        // Enough for a hash on all threads.
+        const PIECE: u64 = 8 << 20;
+        let mut buffer = vec![0; PIECE as usize];
         let mut offset = 0;
         while offset < self.length() {
-            // At most CHUNK, so the cast loses nothing.
-            let piece = &mut buffer[..CHUNK.min(self.length() - offset) as usize];
+            // At most PIECE, so the cast loses nothing.
+            let piece = &mut buffer[..PIECE.min(self.length() - offset) as usize];
             if let Err(error) = self.fill(piece, offset) {
                 self.check_unchanged()?;
                 return Err(unreadable(&self.name, error));
             }
-            hasher.update_rayon(piece);
+            take(piece);
             offset += piece.len() as u64;
         }
         self.check_unchanged()

@@ -3,8 +3,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::BufReader;
+use std::io::Cursor;
 use std::path::Path;
 
 use candle_core::quantized::{GgmlDType, QTensor, ggml_file, gguf_file};
@@ -13,6 +12,9 @@ use candle_core::{DType, Device, Tensor};
 use super::file::ByteSource;
 use super::{TensorEntry, TensorFile, TensorFormat, broken, catch_panics};
 use cutline_error::{Error, Result};
+
+/// The most bytes before the tensors. candle turns each byte of an array there into an object of 32.
+const MAX_HEADER: u64 = 8 << 20;
 
 /// One GGUF file.
 pub(super) struct Gguf {
@@ -33,10 +35,12 @@ impl Gguf {
     pub(super) fn open(path: &Path) -> Result<Self> {
         let mismatch = "is not a GGUF file; replace it with a complete copy";
         let source = ByteSource::open(path, b"GGUF", mismatch)?;
+        // At most MAX_HEADER, so the cast loses nothing.
+        let start = source.read_at(0, source.length().min(MAX_HEADER) as usize)?;
         let content = catch_panics(source.name(), "GGUF file", || {
-            gguf_file::Content::read(&mut BufReader::new(File::open(path)?))
+            gguf_file::Content::read(&mut Cursor::new(&start))
         })?;
-        source.check_unchanged()?;
+        drop(start);
         let mut entries = BTreeMap::new();
         let mut locations = BTreeMap::new();
         for (tensor, info) in &content.tensor_infos {
@@ -51,6 +55,7 @@ impl Gguf {
             entries.insert(tensor.clone(), TensorEntry { shape, format, storage: None });
             locations.insert(tensor.clone(), location);
         }
+        check_apart(&source, &locations)?;
         Ok(Self { source, entries, locations })
     }
 
@@ -86,6 +91,25 @@ fn locate(
              it with a complete copy, or wait until it is written",
             source.name(),
             source.length(),
+        ))),
+    }
+}
+
+/// Refuses tensors that share bytes: a small file could ask for any amount of memory.
+fn check_apart(source: &ByteSource, locations: &BTreeMap<String, TensorLocation>) -> Result<()> {
+    let mut sorted: Vec<_> = locations.iter().filter(|(_, one)| one.length > 0).collect();
+    sorted.sort_by_key(|(_, one)| one.offset);
+    let overlap = sorted.windows(2).find(|pair| {
+        let ((_, first), (_, second)) = (pair[0], pair[1]);
+        first.offset + first.length as u64 > second.offset
+    });
+    match overlap {
+        None => Ok(()),
+        Some(pair) => Err(Error::model(format!(
+            "{}: the tensors `{}` and `{}` overlap; replace the file with a complete copy",
+            source.name(),
+            pair[0].0,
+            pair[1].0,
         ))),
     }
 }
