@@ -68,7 +68,7 @@ struct CaptionArgs {
     /// End alternative text with a full stop
     #[arg(long, help_heading = "Captions")]
     full_stop: bool,
-    /// Skip unchanged photos that are finished with the same options (the default)
+    /// Skip unchanged photos that are finished with these options (default)
     #[arg(long, requires = "saved")]
     resume: bool,
     /// Skip all photos that have a caption, whatever its options

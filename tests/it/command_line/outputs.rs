@@ -204,6 +204,10 @@ fn odd_names_are_written_one_to_one_and_read_back() {
             }
         }
     }
+    // What --dry-run prints is read as a list.
+    let listed = shell(&folder, "$cutline caption . --dry-run -q | $cutline caption - -o list.txt");
+    assert_status(&listed, 0);
+    assert_eq!(read(&folder, "list.txt"), read(&folder, "out.txt"));
     // Without the folder before it.
     assert_status(&run(&folder, &["=1+1.jpg", "-o", "plain.csv", "-q"]), 0);
     let table = read(&folder, "plain.csv");
