@@ -315,16 +315,16 @@ impl Inputs {
             SkipReason::Folder
         } else if !is_file {
             SkipReason::Special
-        } else if has_extension(&path, &UNREADABLE) {
-            SkipReason::UnreadableFormat
-        } else if !has_extension(&path, &EXTENSIONS) {
-            SkipReason::UnknownFormat
-        } else {
+        } else if is_photo(&path) {
             // A folder and a file in it, or two patterns, may find the same photo.
             if self.found.insert(path.clone()) {
                 self.photos.push(InputPhoto { path, content: None });
             }
             return;
+        } else if has_extension(&path, &UNREADABLE) {
+            SkipReason::UnreadableFormat
+        } else {
+            SkipReason::UnknownFormat
         };
         self.skipped.push((path, skip));
     }
