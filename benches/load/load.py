@@ -11,7 +11,10 @@ import time
 from pathlib import Path
 
 import aiohttp
+import chaos
 import photos
+import pillow_images
+import soak
 from server import TYPE, Server
 
 # Every caption has exactly this many tokens, as in `cutline bench`.
@@ -29,21 +32,23 @@ class Load:
         self.photos = [path.read_bytes() for path in self.paths]
         self.chance = random.Random(5)
         self.failed = False
+        self.parameters = PARAMETERS
         self._expected = None
 
     def say(self, check, number, bound, holds, more=""):
         self.failed |= not holds
         print(f"{check:<11} {number:<34} {bound:<34} {'PASS' if holds else 'FAIL'} {more}", flush=True)
 
-    def server(self, *more):
-        return Server(self.options.cutline, [*self.model, *more], self.folder / "server.log")
+    def server(self, *more, **process):
+        return Server(self.options.cutline, [*self.model, *more], self.folder / "server.log", **process)
 
     def expected(self):
         if self._expected is None:
-            self._expected = photos.captions(
-                self.options.cutline, self.paths, self.model[:1], PARAMETERS
-            )
+            self._expected = self.captions(self.paths)
         return self._expected
+
+    def captions(self, paths):
+        return photos.captions(self.options.cutline, paths, self.model[:1], PARAMETERS)
 
     def bench(self):
         """Images per second of `cutline bench` at the same batch size and precision."""
@@ -240,13 +245,26 @@ class Load:
         self.say("memory", number, bound, growth <= 0.1 and clean, dict(first + second))
 
 
+    async def chaos(self):
+        await chaos.run(self, chaos.PARTS)
+
+    async def soak(self):
+        await soak.run(self)
+
+    async def pillow(self):
+        await pillow_images.run(self)
+
+
 CHECKS = ["throughput", "poisson", "crowd", "same", "cached", "kill", "memory"]
+# Run only if they are named.
+CHAOS = [f"chaos-{part}" for part in chaos.PARTS]
+LONG = ["chaos", *CHAOS, "soak", "pillow"]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder")
-    parser.add_argument("checks", nargs="*", help=f"some of {', '.join(CHECKS)}; all by default")
+    parser.add_argument("checks", nargs="*", help=f"some of {', '.join(CHECKS + LONG)}; the first {len(CHECKS)} by default")
     parser.add_argument("--cutline", required=True)
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--batch", type=int, default=16, help="MAX_BATCH_SIZE, and the batch size of `cutline bench`")
@@ -254,13 +272,17 @@ def main():
     parser.add_argument("--seconds", type=float, default=30)
     parser.add_argument("--crowd-seconds", type=float, default=60)
     parser.add_argument("--memory-requests", type=int, default=10_000)
+    parser.add_argument("--soak-seconds", type=float, default=3600)
     options = parser.parse_intermixed_args()
     for check in options.checks:
-        if check not in CHECKS:
+        if check not in CHECKS + LONG:
             parser.error(f"there is no check {check}")
     load = Load(options)
     for check in options.checks or CHECKS:
-        asyncio.run(getattr(load, check)())
+        if check in CHAOS:
+            asyncio.run(chaos.run(load, [check.removeprefix("chaos-")]))
+        else:
+            asyncio.run(getattr(load, check)())
     raise SystemExit(load.failed)
 
 

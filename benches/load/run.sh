@@ -3,9 +3,10 @@
 #
 #     LOAD_FOLDER=/somewhere/with/100/MB benches/load/run.sh [checks and options of load.py]
 #
-# All traffic uses the loopback interface. Every check ends after a number of requests or a time. Exits
-# with status 1 if a check fails. LOAD_PYTHON is a Python with the packages of requirements.txt; without
-# it, the script sets one up in LOAD_FOLDER.
+# All traffic uses the loopback interface. Every check ends after a number of requests or a time. The
+# checks chaos, soak and pillow run only if they are named. Exits with status 1 if a check fails.
+# LOAD_PYTHON is a Python with the packages of requirements.txt; without it, the script sets one up in
+# LOAD_FOLDER.
 set -eu
 mkdir -p "${LOAD_FOLDER:?set LOAD_FOLDER to a folder for photos and logs, 100 MB}"
 LOAD_FOLDER=$(cd "$LOAD_FOLDER" && pwd)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import socket
 import subprocess
 import time
@@ -20,18 +21,26 @@ def free_port():
 class Server:
     """A running server, stopped when the context exits."""
 
-    def __init__(self, cutline, options, log):
-        self.base = f"http://127.0.0.1:{free_port()}"
-        port = self.base.rsplit(":", 1)[1]
-        command = [cutline, "serve", "--host", "127.0.0.1", "--port", port, "--log-level", "error"]
+    def __init__(self, cutline, options, log, before=(), env=None):
+        """`before` is a command that runs the server's."""
+        self.address = ("127.0.0.1", free_port())
+        host, port = self.address
+        self.base = f"http://{host}:{port}"
+        command = [*before, cutline, "serve", "--host", host, "--port", str(port), "--log-level", "error"]
         self.log = open(log, "w")
-        self.process = subprocess.Popen([*command, *options], stdout=self.log, stderr=self.log)
+        self.process = subprocess.Popen([*command, *options], stdout=self.log, stderr=self.log, env=env)
         self.session = None
 
-    async def __aenter__(self):
+    async def reconnect(self):
+        """Closes the idle connections of the clients."""
+        if self.session:
+            await self.session.close()
         connector = aiohttp.TCPConnector(limit=0)
-        timeout = aiohttp.ClientTimeout(total=120)
+        timeout = aiohttp.ClientTimeout(total=300)
         self.session = aiohttp.ClientSession(connector=connector, timeout=timeout)
+
+    async def __aenter__(self):
+        await self.reconnect()
         end = time.monotonic() + 60
         while time.monotonic() < end:
             try:
@@ -63,8 +72,25 @@ class Server:
         async with self.session.get(f"{self.base}/health") as answer:
             return await answer.json()
 
-    def memory(self):
-        """Resident memory of the server, in bytes."""
+    async def metrics(self):
+        """Every series that has no labels, by name."""
+        async with self.session.get(f"{self.base}/metrics") as answer:
+            lines = (await answer.text()).splitlines()
+        series = (line.rsplit(" ", 1) for line in lines if not line.startswith("#") and "{" not in line)
+        return {name: float(value) for name, value in series}
+
+    async def is_ready(self):
+        async with self.session.get(f"{self.base}/health/ready") as answer:
+            return answer.status == 200
+
+    def memory(self, what="VmRSS:"):
+        """Resident memory of the server in bytes, or with VmHWM: the most that it has been."""
         with open(f"/proc/{self.process.pid}/status") as status:
-            line = next(line for line in status if line.startswith("VmRSS:"))
+            line = next(line for line in status if line.startswith(what))
         return int(line.split()[1]) * 1024
+
+    def descriptors(self):
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+
+    def threads(self):
+        return len(os.listdir(f"/proc/{self.process.pid}/task"))

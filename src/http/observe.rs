@@ -22,6 +22,7 @@ use uuid::Uuid;
 use super::connection::{BusyGuard, Connection};
 use super::error::{Failure, problem_body};
 use super::state::{ActiveRequest, AppState};
+use super::unread::BodyEnd;
 use crate::captioner::{CacheState, Caption, ProcessTimings, ProcessedImage, Timings};
 use crate::metrics::{Metrics, milliseconds};
 use crate::telemetry;
@@ -94,10 +95,11 @@ impl StreamResult {
 /// The layer itself.
 pub(super) async fn observe(
     State(state): State<AppState>,
-    mut request: Request,
+    request: Request,
     next: Next,
 ) -> Response {
     let active = state.enter();
+    let (mut request, body) = BodyEnd::watch(request);
     let connection = request.extensions().get::<ConnectInfo<Connection>>().map(|c| c.0.clone());
     let busy = connection.as_ref().map(Connection::begin_request);
     let has_body = has_body(request.headers());
@@ -110,8 +112,9 @@ pub(super) async fn observe(
     if let Some(connection) = connection.filter(|_| failed && has_body) {
         connection.linger();
     }
-    if state.draining() {
-        // The client's next request needs a new connection, and so finds another server.
+    // While the server stops, the client's next request needs a new connection, and so finds another
+    // server.
+    if !body.was_read() || state.draining() {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     match response.extensions_mut().remove::<StreamResult>() {

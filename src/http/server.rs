@@ -10,7 +10,7 @@ use super::connection::{Connection, TimeoutListener};
 use super::{AppState, app};
 use crate::captioner::Captioner;
 use crate::config::Settings;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, max_descriptors};
 use cutline_error::{Error, ErrorKind, Result};
 
 /// Time for connections to write their last answers, even when the grace period is over.
@@ -97,7 +97,8 @@ async fn serve_until(
         Ok(address) => tracing::info!("listening on http://{address}"),
         Err(error) => return Err(broken_listener(error)),
     }
-    let listener = TimeoutListener::new(listener, settings.idle_timeout, settings.max_connections);
+    let most = most_connections(settings.max_connections, max_descriptors());
+    let listener = TimeoutListener::new(listener, settings.idle_timeout, most);
     let service = app(state.clone()).into_make_service_with_connect_info::<Connection>();
     let (close, closed) = oneshot::channel::<()>();
     let mut server = Box::pin(
@@ -165,7 +166,40 @@ async fn stop(state: &AppState, shutdown: impl Future<Output = Shutdown>) -> Ins
     deadline
 }
 
+/// File descriptors that are not for connections: the runtime's own, and files that are read.
+const OTHER_DESCRIPTORS: u64 = 32;
+
+/// At most `wanted` connections, but no more than the system's limit for file descriptors leaves room
+/// for. Without a free descriptor nothing can be accepted, so silent connections could not be closed
+/// in favour of new ones.
+fn most_connections(wanted: usize, descriptors: Option<u64>) -> usize {
+    let room = descriptors.map(|most| most.saturating_sub(OTHER_DESCRIPTORS).max(1));
+    let Some(room) = room.and_then(|room| usize::try_from(room).ok()).filter(|room| *room < wanted)
+    else {
+        return wanted;
+    };
+    tracing::info!(
+        "at most {room} connections instead of MAX_CONNECTIONS={wanted}: the system's limit for open \
+         files leaves no room for more; raise it with ulimit -n or LimitNOFILE"
+    );
+    room
+}
+
 fn broken_listener(error: std::io::Error) -> Error {
     Error::new(ErrorKind::Io, "the listening socket failed; start the server again")
         .with_source(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_leave_descriptors_for_everything_else() {
+        assert_eq!(most_connections(1024, None), 1024);
+        assert_eq!(most_connections(1024, Some(4096)), 1024);
+        assert_eq!(most_connections(1024, Some(1024)), 992);
+        assert_eq!(most_connections(20, Some(64)), 20);
+        assert_eq!(most_connections(1024, Some(8)), 1, "the server must not refuse everyone");
+    }
 }

@@ -22,7 +22,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use self::process::ProcessMetrics;
-pub use self::process::{peak_resident_bytes, resident_bytes};
+pub use self::process::{max_descriptors, peak_resident_bytes, resident_bytes};
 pub use self::snapshot::{CacheSnapshot, ModelSnapshot, ServerSnapshot};
 use cutline_error::{ErrorKind, Result};
 

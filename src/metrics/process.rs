@@ -46,12 +46,7 @@ impl ProcessMetrics {
     /// `None` where the system does not report them.
     #[cfg(target_os = "linux")]
     pub(super) fn read() -> Option<Self> {
-        use procfs::process::LimitValue;
-
-        let (stat, limits) = {
-            let process = procfs::process::Process::myself().ok()?;
-            (process.stat().ok()?, process.limits().ok())
-        };
+        let stat = procfs::process::Process::myself().ok()?.stat().ok()?;
         let seconds = |ticks: u64| ticks as f64 / procfs::ticks_per_second() as f64;
         let booted = procfs::boot_time_secs().ok()? as f64;
         // One of the entries is the folder that is being read.
@@ -64,10 +59,7 @@ impl ProcessMetrics {
             virtual_bytes: stat.vsize,
             threads: u64::try_from(stat.num_threads).ok()?,
             open_fds,
-            max_fds: limits.and_then(|limits| match limits.max_open_files.soft_limit {
-                LimitValue::Value(most) => Some(most),
-                LimitValue::Unlimited => None,
-            }),
+            max_fds: max_descriptors(),
         })
     }
 
@@ -76,6 +68,22 @@ impl ProcessMetrics {
     pub(super) fn read() -> Option<Self> {
         None
     }
+}
+
+/// How many file descriptors this process may have, where the system limits and reports it.
+#[must_use]
+pub fn max_descriptors() -> Option<u64> {
+    #[cfg(target_os = "linux")]
+    {
+        use procfs::process::{LimitValue, Process};
+
+        match Process::myself().ok()?.limits().ok()?.max_open_files.soft_limit {
+            LimitValue::Value(most) => Some(most),
+            LimitValue::Unlimited => None,
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    None
 }
 
 impl Collector for ProcessMetrics {

@@ -1,27 +1,39 @@
 //! Checks of a TIFF before it is decoded.
 //!
 //! The decoder allocates memory for as many values as a field of the directory announces, up to
-//! 256 MiB, before it finds that the file has none. One wrong byte is enough.
+//! 256 MiB, before it finds that the file has none. One wrong byte is enough. At tiles that hold one
+//! colour each, it panics.
 
 use super::format::ImageFormat;
 use super::header::Needs;
 use cutline_error::{Error, ErrorKind, Result};
 
-/// Refuses a file if a field of its first directory announces more bytes than the file has.
+/// Refuses a file if a field of its first directory announces more bytes than the file has, or if
+/// its image is in a layout at which the decoder panics.
 ///
 /// # Errors
-/// [`ErrorKind::UndecodableImage`]. The decoder finds all other errors in the directory.
+/// [`ErrorKind::UndecodableImage`] or [`ErrorKind::UnsupportedFormat`]. The decoder finds all other
+/// errors in the directory.
 pub(super) fn check_fields(bytes: &[u8]) -> Result<()> {
-    if Directory::first(bytes).is_none_or(|directory| directory.fits()) {
-        return Ok(());
-    }
-    Err(Error::new(
-        ErrorKind::UndecodableImage,
-        format!(
-            "the {} image is damaged or cut off; open it, save it again and resend",
-            ImageFormat::Tiff
+    let (kind, detail) = match Directory::first(bytes) {
+        Some(directory) if !directory.fits() => (
+            ErrorKind::UndecodableImage,
+            format!(
+                "the {} image is damaged or cut off; open it, save it again and resend",
+                ImageFormat::Tiff
+            ),
         ),
-    ))
+        Some(directory) if directory.has_planar_tiles() => (
+            ErrorKind::UnsupportedFormat,
+            format!(
+                "this kind of {} image, with tiles of one colour each, is not supported; save it as \
+                 plain 8-bit JPEG or PNG",
+                ImageFormat::Tiff
+            ),
+        ),
+        _ => return Ok(()),
+    };
+    Err(Error::new(kind, detail))
 }
 
 /// The decoder holds every value of a field in this many bytes.
@@ -75,6 +87,12 @@ impl<'f> Directory<'f> {
 
     fn fits(&self) -> bool {
         self.fields().all(|field| field.bytes() <= self.file.len() as u64)
+    }
+
+    /// Whether the image is cut into tiles that hold one sample of each pixel.
+    fn has_planar_tiles(&self) -> bool {
+        let samples = self.value(277).unwrap_or(1);
+        samples > 1 && self.value(284) == Some(2) && self.value(322).is_some()
     }
 
     /// The fields that are inside the file.
@@ -170,6 +188,48 @@ mod tests {
             let error = check_fields(&tiff(kind, count)).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::UndecodableImage, "{kind} {count}");
         }
+    }
+
+    #[test]
+    fn tiles_of_one_colour_each_are_refused() {
+        /// A black image of 32 × 16 pixels, in two tiles or in two for each colour.
+        fn tiled(planar: u32) -> Vec<u8> {
+            let tiles: u32 = if planar == 2 { 6 } else { 2 };
+            let (size, lists) = (32 * 16 * 3, 8 + 32 * 16 * 3);
+            let length = size / tiles;
+            let offsets = (0..tiles).flat_map(|tile| (8 + tile * length).to_le_bytes());
+            let lengths = (0..tiles).flat_map(|_| length.to_le_bytes());
+            let fields: [(u16, u16, u32, u32); 11] = [
+                (256, 3, 1, 32),
+                (257, 3, 1, 16),
+                (258, 3, 1, 8),
+                (259, 3, 1, 1),
+                (262, 3, 1, 2),
+                (277, 3, 1, 3),
+                (284, 3, 1, planar),
+                (322, 3, 1, 16),
+                (323, 3, 1, 16),
+                (324, 4, tiles, lists),
+                (325, 4, tiles, lists + tiles * 4),
+            ];
+            let mut file = [&b"II*\0"[..], &(lists + tiles * 8).to_le_bytes()].concat();
+            file.resize(lists as usize, 0);
+            file.extend(offsets.chain(lengths));
+            file.extend(11_u16.to_le_bytes());
+            for (tag, kind, count, value) in fields {
+                file.extend(tag.to_le_bytes().into_iter().chain(kind.to_le_bytes()));
+                file.extend(count.to_le_bytes().into_iter().chain(value.to_le_bytes()));
+            }
+            file.extend([0; 4]);
+            file
+        }
+
+        let decode = |file: &[u8]| crate::decode(file, &crate::DecodeLimits::default());
+        let image = decode(&tiled(1)).unwrap();
+        assert_eq!((image.width, image.height), (32, 16));
+        let error = decode(&tiled(2)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::UnsupportedFormat);
+        assert!(error.detail().contains("save it as"), "{}", error.detail());
     }
 
     #[test]

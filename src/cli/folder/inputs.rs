@@ -371,7 +371,7 @@ fn read_list() -> Result<Vec<u8>> {
 
 /// The paths of a list. They end with NUL, as `find -print0` and `git ls-files -z` write them, or else
 /// with a line break.
-fn paths(list: &[u8]) -> impl Iterator<Item = PathBuf> {
+pub(in crate::cli) fn paths(list: &[u8]) -> impl Iterator<Item = PathBuf> {
     let end = if list.contains(&0) { 0 } else { b'\n' };
     list.split(move |byte| *byte == end).filter_map(move |path| {
         let path = if end == b'\n' { path.strip_suffix(b"\r").unwrap_or(path) } else { path };

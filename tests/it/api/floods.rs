@@ -67,6 +67,17 @@ async fn read_until(stream: &mut TcpStream, mark: &str) -> String {
     text
 }
 
+/// One answer with the length that it announces.
+async fn one_answer(stream: &mut TcpStream) -> String {
+    let mut answer = read_until(stream, "\r\n\r\n").await;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
+    let mut rest = vec![0; length.parse::<usize>().unwrap() - body.len()];
+    timeout(BOUND, stream.read_exact(&mut rest)).await.unwrap().unwrap();
+    answer.push_str(&String::from_utf8_lossy(&rest));
+    answer
+}
+
 /// Waits for the server to close the connection, and returns what it sent.
 async fn closed(stream: &mut TcpStream) -> String {
     let mut text = Vec::new();
@@ -79,6 +90,29 @@ fn short_timeouts() -> HttpSettings {
         idle_timeout: Duration::from_millis(200),
         request_timeout: Duration::from_secs(1),
         ..HttpSettings::default()
+    }
+}
+
+/// A client would send its next request on that connection, and lose it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_before_the_end_of_a_body_announces_that_the_connection_ends() {
+    let server = Server::start(HttpSettings::default()).await;
+    let whole = 20_000;
+    for (query, sent) in [("?num_beam=3", whole), ("?num_beam=3", 100), ("/nothing", whole)] {
+        let mut stream = server.connect().await;
+        stream.write_all(&request(query, whole)).await.unwrap();
+        stream.write_all(&vec![0; sent]).await.unwrap();
+        let head = read_until(&mut stream, "\r\n\r\n").await.to_ascii_lowercase();
+        assert!(head.contains("\r\nconnection: close\r\n"), "{query} {sent}: {head}");
+    }
+    // A body that was read, whatever the answer: the connection remains.
+    let mut stream = server.connect().await;
+    for (body, status) in [(vec![0; whole], "415"), (png(), "200"), (vec![0; 10], "415")] {
+        stream.write_all(&request("?cache=bypass", body.len())).await.unwrap();
+        stream.write_all(&body).await.unwrap();
+        let answer = one_answer(&mut stream).await.to_ascii_lowercase();
+        assert!(answer.starts_with(&format!("http/1.1 {status}")), "{answer}");
+        assert!(!answer.contains("connection: close"), "{answer}");
     }
 }
 

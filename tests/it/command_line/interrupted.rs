@@ -116,6 +116,35 @@ fn a_killed_run_leaves_valid_files_and_loses_only_photos_in_progress() {
     assert_eq!((rows.len(), sidecars().len()), (PHOTOS, PHOTOS));
 }
 
+/// A limit for the size of files stands in for a full disk: both end in a write that is cut off.
+#[test]
+fn a_file_that_cannot_grow_keeps_its_whole_rows_and_is_continued_later() {
+    const PHOTOS: usize = 20;
+    let folder = album(PHOTOS);
+    for name in ["out.json", "out.jsonl"] {
+        let mut shell = Command::new("/bin/sh");
+        shell.current_dir(folder.path()).env_clear().stdin(Stdio::null()).arg("-c");
+        // Blocks of 512 bytes. Without the signal, writing beyond the limit is an error.
+        shell.arg("trap '' XFSZ; ulimit -f 16; exec \"$0\" caption . --output \"$1\"");
+        let output = shell.args([env!("CARGO_BIN_EXE_cutline"), name]).output().unwrap();
+        assert_status(&output, 1);
+        let reported = text(&output.stderr);
+        assert!(reported.contains(&format!("{name}: cannot be written")), "{reported}");
+        let bytes = fs::read(folder.path().join(name)).unwrap();
+        let rows: Vec<Value> = if name == "out.json" {
+            serde_json::from_slice(&bytes).unwrap()
+        } else {
+            text(&bytes).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        };
+        assert!((1..PHOTOS).contains(&rows.len()), "{name}: {}", rows.len());
+
+        let output = begin(&folder, &["--output", name]).wait_with_output().unwrap();
+        assert_status(&output, 0);
+        let known = format!("{} there already", rows.len());
+        assert!(text(&output.stderr).contains(&known), "{output:?}");
+    }
+}
+
 #[test]
 fn a_second_signal_ends_a_run_without_waiting_for_photos_in_progress() {
     const PHOTOS: usize = 60;

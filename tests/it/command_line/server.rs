@@ -30,13 +30,13 @@ impl Server {
     /// Starts the server with these environment variables.
     pub(super) fn start_with(environment: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let mut child = cutline(&folder, &["serve", "--port", "0"])
-            .env("SHUTDOWN_DELAY", "0")
-            .envs(environment.iter().copied())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut command = cutline(&folder, &["serve", "--port", "0"]);
+        command.env("SHUTDOWN_DELAY", "0").envs(environment.iter().copied());
+        Self::spawn(command, folder)
+    }
+
+    fn spawn(mut command: Command, folder: TempDir) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
         stdout.read_line(&mut line).unwrap();
@@ -98,6 +98,22 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Without a free descriptor nothing is accepted until a silent connection has run out of time.
+#[test]
+fn silent_connections_leave_descriptors_for_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut shell = Command::new("/bin/sh");
+    shell.args(["-c", "ulimit -n 64; exec \"$0\" serve --port 0", env!("CARGO_BIN_EXE_cutline")]);
+    shell.env_clear().current_dir(&folder).stdin(Stdio::null());
+    let server = Server::spawn(shell, folder);
+    let address = server.address.strip_prefix("http://").unwrap();
+    let silent: Vec<TcpStream> = (0..100).map(|_| TcpStream::connect(address).unwrap()).collect();
+    let begin = Instant::now();
+    assert_eq!(server.get("/health/live").0, 200);
+    assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
+    drop(silent);
 }
 
 #[test]
