@@ -278,6 +278,15 @@ mod tests {
         assert_eq!(cleaning.decode(&ids).unwrap(), "cat's shirt");
     }
 
+    /// The library unwraps the result of reading a decoder.
+    #[test]
+    fn a_broken_decoder_is_an_error_and_no_panic() {
+        let json = "{\"decoder\": {\"type\": \"Byte\u{1}Level\"}, \"model\": {}}";
+        let source = TokenizerSource { json: Some(json.as_bytes()), ..TokenizerSource::default() };
+        let error = Tokenizer::load(source).unwrap_err();
+        assert!(error.detail().contains("tokenizer.json cannot be read"), "{error}");
+    }
+
     #[test]
     fn the_error_for_a_missing_tokenizer_names_the_file_to_add() {
         let error = Tokenizer::load(TokenizerSource::default()).unwrap_err();

@@ -9,6 +9,7 @@
 mod key;
 mod single_flight;
 mod store;
+mod sync;
 
 pub use key::{Key, KeyNamespace};
 pub use single_flight::{InFlight, Leader, SingleFlight};

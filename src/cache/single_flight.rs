@@ -3,14 +3,14 @@
 //! A computation has a state. Its [`Leader`] changes the state, and any number of callers watch it
 //! through a [`watch::Receiver`]. The leader is not one of the callers, so any caller may leave, even
 //! the first. When the last caller has left, the leader learns that the computation is abandoned.
+//!
+//! `tests/loom` compiles this file with a lock and a channel of its own and tries all interleavings.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use parking_lot::{Mutex, MutexGuard};
-use tokio::sync::watch;
-
 use super::key::Key;
+use super::sync::{Mutex, MutexGuard, watch};
 
 /// The computations in flight, by key. `S` is the state of a computation.
 #[derive(Debug)]

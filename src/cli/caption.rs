@@ -68,7 +68,7 @@ struct CaptionArgs {
     /// End alternative text with a full stop
     #[arg(long, help_heading = "Captions")]
     full_stop: bool,
-    /// Skip unchanged photos that are finished with the same options (the default)
+    /// Skip unchanged photos that are finished with these options (default)
     #[arg(long, requires = "saved")]
     resume: bool,
     /// Skip all photos that have a caption, whatever its options
@@ -211,7 +211,7 @@ impl CaptionArgs {
         let destination = match (&self.output, self.sidecar) {
             (Some(path), _) => Destination::of(path)?,
             (None, None) => Destination::Stdout,
-            (None, Some(_)) => return Ok((None, FinishedPhotos::new(None))),
+            (None, Some(_)) => return Ok((None, FinishedPhotos::new(None, false))),
         };
         if let Destination::File(path) = &destination {
             refuse_photo(path, photos)?;
@@ -226,7 +226,7 @@ impl CaptionArgs {
                 (Some(output), entries)
             }
         };
-        Ok((output, FinishedPhotos::new(entries)))
+        Ok((output, FinishedPhotos::new(entries, true)))
     }
 
     fn sidecars(&self, photos: &[InputPhoto]) -> Option<Sidecars> {

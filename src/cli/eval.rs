@@ -113,7 +113,7 @@ fn report_skipped(what: &str, paths: &[&str]) {
 
 /// Captions that people wrote, by the name of the photo.
 #[derive(Debug, Default)]
-struct References {
+pub(super) struct References {
     by_name: BTreeMap<String, Vec<String>>,
     /// Other names of the same photos: file names and ids.
     aliases: HashMap<String, String>,
@@ -143,7 +143,7 @@ impl References {
         Self::parse(bytes).map_err(failed)
     }
 
-    fn parse(bytes: &[u8]) -> Result<Self, String> {
+    pub(super) fn parse(bytes: &[u8]) -> Result<Self, String> {
         let mut references = Self::default();
         match serde_json::from_slice::<Value>(bytes) {
             Ok(whole) if whole["annotations"].is_array() => references.coco(&whole)?,

@@ -10,6 +10,9 @@ mod check;
 mod documents;
 mod eval;
 mod folder;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod health;
 mod model;
 mod options;

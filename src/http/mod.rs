@@ -55,6 +55,9 @@ use utoipa_axum::routes;
 use self::auth::Access;
 use self::dto::Endpoint;
 use self::error::Failure;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub use self::extract::fuzzing;
 pub use self::openapi::contract_json;
 pub use self::server::{Shutdown, run, serve};
 pub use self::state::AppState;

@@ -5,19 +5,15 @@
 //! [`with_thread_pool`] therefore borrows the threads of rayon's pool for a whole forward pass: they
 //! spin until the next operation, and one atomic store starts it.
 
+mod operation;
+mod sync;
+
 use std::cell::Cell;
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Task index of a state in which no task can be taken; also the mask of the index in the state.
-const CLOSED: u64 = u32::MAX as u64;
-
-/// After so many turns of its loop a waiting thread yields to other threads.
-const SPINS_BEFORE_YIELD: u32 = 2_000;
-
-/// How the type-erased closure of an operation is called with the index of a task.
-type Call = unsafe fn(*const (), usize);
+use self::operation::Operation;
 
 /// The threads that a forward pass may use; see [`with_thread_pool`].
 ///
@@ -33,19 +29,6 @@ pub struct ThreadPool {
     threads: usize,
     operation: Operation,
     not_sync: PhantomData<Cell<()>>,
-}
-
-/// The current operation, as all threads see it.
-#[derive(Debug, Default)]
-struct Operation {
-    /// Number of the operation in the upper half, index of its next task in the lower half.
-    state: AtomicU64,
-    tasks: AtomicUsize,
-    finished: AtomicUsize,
-    closure: AtomicPtr<()>,
-    call: AtomicPtr<()>,
-    stop: AtomicBool,
-    panicked: AtomicBool,
 }
 
 /// Runs `work` with the threads of rayon's global pool and the calling thread.
@@ -71,7 +54,7 @@ pub fn with_thread_pool<R>(work: impl FnOnce(&ThreadPool) -> R) -> R {
             }
         });
         let result = catch_unwind(AssertUnwindSafe(|| work(&pool)));
-        operation.stop.store(true, Ordering::Release);
+        operation.stop();
         result
     });
     result.unwrap_or_else(|panic| resume_unwind(panic))
@@ -97,8 +80,7 @@ impl Drop for RayonLock {
 
 impl ThreadPool {
     fn new(threads: usize) -> Self {
-        let operation = Operation { state: AtomicU64::new(CLOSED), ..Operation::default() };
-        Self { threads, operation, not_sync: PhantomData }
+        Self { threads, operation: Operation::new(), not_sync: PhantomData }
     }
 
     /// A pool of the calling thread alone.
@@ -127,90 +109,10 @@ impl ThreadPool {
     }
 }
 
-impl Operation {
-    fn run<F: Fn(usize) + Sync>(&self, tasks: usize, task: &F) {
-        /// Calls the closure behind the pointer.
-        unsafe fn call<F: Fn(usize)>(closure: *const (), index: usize) {
-            // SAFETY: the pointer is that of a closure of this type, which `run` keeps alive.
-            unsafe { (*closure.cast::<F>())(index) }
-        }
-        let number = (self.state.load(Ordering::Relaxed) >> 32).wrapping_add(1) << 32;
-        // Closed first: a late thread must not pair the old number with the new closure.
-        self.state.store(number | CLOSED, Ordering::SeqCst);
-        self.tasks.store(tasks, Ordering::SeqCst);
-        self.finished.store(0, Ordering::SeqCst);
-        self.closure.store((&raw const *task).cast_mut().cast(), Ordering::SeqCst);
-        self.call.store(call::<F> as Call as *mut (), Ordering::SeqCst);
-        self.state.store(number, Ordering::SeqCst);
-        self.take_tasks();
-        let mut turns = 0;
-        while self.finished.load(Ordering::Acquire) < tasks {
-            spin(&mut turns);
-        }
-        if self.panicked.swap(false, Ordering::AcqRel) {
-            // The panic hook has already printed the message, on the thread of the task.
-            #[allow(clippy::panic, reason = "it passes on the panic of a task")]
-            {
-                panic!("a task of a parallel kernel panicked");
-            }
-        }
-    }
-
-    /// What a borrowed thread does until the pass ends.
-    fn work_until_stopped(&self) {
-        let (mut turns, mut seen) = (0, u64::MAX);
-        while !self.stop.load(Ordering::Acquire) {
-            let state = self.state.load(Ordering::Acquire);
-            if state == seen || state & CLOSED == CLOSED {
-                spin(&mut turns);
-                continue;
-            }
-            self.take_tasks();
-            seen = self.state.load(Ordering::Acquire);
-            turns = 0;
-        }
-    }
-
-    /// Runs tasks of the current operation until none is left.
-    fn take_tasks(&self) {
-        loop {
-            let state = self.state.load(Ordering::SeqCst);
-            let tasks = self.tasks.load(Ordering::SeqCst);
-            let closure = self.closure.load(Ordering::SeqCst);
-            let call = self.call.load(Ordering::SeqCst);
-            let index = state & CLOSED;
-            if index == CLOSED || index as usize >= tasks {
-                return;
-            }
-            // Succeeds only if the operation is still the one whose closure was read.
-            let taken =
-                self.state.compare_exchange(state, state + 1, Ordering::SeqCst, Ordering::Relaxed);
-            if taken.is_err() {
-                continue;
-            }
-            // SAFETY: only `run` stores here, and only values of this type; it had opened the state.
-            let call: Call = unsafe { std::mem::transmute::<*mut (), Call>(call) };
-            // SAFETY: the closure is alive: its `run` waits until this task is counted below.
-            let task = AssertUnwindSafe(|| unsafe { call(closure, index as usize) });
-            if catch_unwind(task).is_err() {
-                self.panicked.store(true, Ordering::Release);
-            }
-            self.finished.fetch_add(1, Ordering::AcqRel);
-        }
-    }
-}
-
-fn spin(turns: &mut u32) {
-    *turns += 1;
-    if *turns < SPINS_BEFORE_YIELD {
-        std::hint::spin_loop();
-    } else {
-        std::thread::yield_now();
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicUsize;
+
     use super::*;
 
     #[test]

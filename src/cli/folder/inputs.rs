@@ -206,8 +206,13 @@ impl Inputs {
     }
 
     /// A path of a list. The list may name everything in a folder, so it is filtered like a folder. But
-    /// a link in it is meant.
+    /// a link in it is meant. A path in quotes, as in our own output, is that path unless there is a file
+    /// with quotes in its name.
     fn listed(&mut self, path: PathBuf) {
+        let path = match path.to_str().map(name::path) {
+            Some(unquoted) if path.symlink_metadata().is_err() => unquoted,
+            _ => path,
+        };
         match path.metadata() {
             Ok(metadata) => self.found(path, metadata.file_type()),
             Err(_) => self.named(&path),
@@ -366,23 +371,12 @@ fn read_list() -> Result<Vec<u8>> {
 
 /// The paths of a list. They end with NUL, as `find -print0` and `git ls-files -z` write them, or else
 /// with a line break.
-fn paths(list: &[u8]) -> impl Iterator<Item = PathBuf> {
+pub(in crate::cli) fn paths(list: &[u8]) -> impl Iterator<Item = PathBuf> {
     let end = if list.contains(&0) { 0 } else { b'\n' };
     list.split(move |byte| *byte == end).filter_map(move |path| {
         let path = if end == b'\n' { path.strip_suffix(b"\r").unwrap_or(path) } else { path };
-        if path.is_empty() { None } else { Some(path_of(path)) }
+        if path.is_empty() { None } else { Some(name::path_of(path.to_vec())) }
     })
-}
-
-#[cfg(unix)]
-fn path_of(bytes: &[u8]) -> PathBuf {
-    use std::os::unix::ffi::OsStrExt;
-    PathBuf::from(OsStr::from_bytes(bytes))
-}
-
-#[cfg(not(unix))]
-fn path_of(bytes: &[u8]) -> PathBuf {
-    PathBuf::from(String::from_utf8_lossy(bytes).into_owned())
 }
 
 #[cfg(test)]

@@ -6,10 +6,8 @@
 
 use std::fs::File;
 use std::io;
-use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use xattr::FileExt;
 
 use super::record::FileStamp;
 
@@ -33,24 +31,19 @@ impl Mark {
         Self { blake3, file: stamp.cloned() }
     }
 
-    /// The mark of the file at `path`; `None` if it has none that can be read.
-    pub(super) fn read(path: &Path) -> Option<Self> {
-        parse(xattr::get_deref(path, NAME)).ok().flatten()
-    }
-
-    /// The mark of an open file.
+    /// The mark of a file; `None` if it has none that can be read.
     ///
     /// # Errors
     /// [`Unsupported`](io::ErrorKind::Unsupported): the file system has no extended attributes.
     pub(super) fn of_file(file: &File) -> io::Result<Option<Self>> {
-        parse(file.get_xattr(NAME))
+        Ok(attributes::get(file)?.and_then(|text| serde_json::from_slice(&text).ok()))
     }
 
     /// Writes the mark. It fails silently where there are no extended attributes: the file then counts
     /// as somebody else's, and nothing is lost.
     pub(super) fn write(&self, file: &File) {
         if let Ok(text) = serde_json::to_vec(self) {
-            let _ = file.set_xattr(NAME, &text);
+            let _ = attributes::set(file, &text);
         }
     }
 
@@ -65,8 +58,44 @@ impl Mark {
     }
 }
 
-fn parse(attribute: io::Result<Option<Vec<u8>>>) -> io::Result<Option<Mark>> {
-    Ok(attribute?.and_then(|text| serde_json::from_slice(&text).ok()))
+/// The attribute of a file.
+#[cfg(unix)]
+mod attributes {
+    use std::fs::File;
+    use std::io;
+
+    use xattr::FileExt;
+
+    use super::NAME;
+
+    pub(super) fn get(file: &File) -> io::Result<Option<Vec<u8>>> {
+        file.get_xattr(NAME)
+    }
+
+    pub(super) fn set(file: &File, text: &[u8]) -> io::Result<()> {
+        file.set_xattr(NAME, text)
+    }
+}
+
+/// There are none.
+#[cfg(not(unix))]
+mod attributes {
+    use std::fs::File;
+    use std::io;
+
+    pub(super) fn get(_: &File) -> io::Result<Option<Vec<u8>>> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    pub(super) fn set(_: &File, _: &[u8]) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+/// Whether files of this folder can be marked.
+#[cfg(test)]
+pub(super) fn is_supported_in(folder: &std::path::Path) -> bool {
+    Mark::of_file(&tempfile::tempfile_in(folder).unwrap()).is_ok()
 }
 
 #[cfg(test)]
@@ -80,15 +109,15 @@ mod tests {
         let stamp = FileStamp { size_bytes: 1, modified_ms: 2, parameters: "p".into() };
         let mark = Mark::of(b"a cat\n", Some(&stamp));
         assert!(mark.fits(b"a cat\n") && !mark.fits(b"my cat\n") && !Mark::default().fits(b""));
-        if Mark::of_file(file.as_file()).is_err() {
+        let Ok(none) = Mark::of_file(file.as_file()) else {
             // No extended attributes here.
             return;
-        }
-        assert_eq!(Mark::read(file.path()), None);
+        };
+        assert_eq!(none, None);
         mark.write(file.as_file());
-        assert_eq!(Mark::read(file.path()).as_ref(), Some(&mark));
-        assert_eq!(Mark::of_file(file.as_file()).unwrap().unwrap().stamp(), Some(&stamp));
-        file.as_file().set_xattr(NAME, b"other").unwrap();
-        assert_eq!(Mark::read(file.path()), None);
+        assert_eq!(Mark::of_file(file.as_file()).unwrap().as_ref(), Some(&mark));
+        assert_eq!(mark.stamp(), Some(&stamp));
+        attributes::set(file.as_file(), b"other").unwrap();
+        assert_eq!(Mark::of_file(file.as_file()).unwrap(), None);
     }
 }

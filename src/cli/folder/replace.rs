@@ -9,7 +9,6 @@ use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
-use xattr::FileExt;
 
 use super::mark::Mark;
 
@@ -23,6 +22,7 @@ const MAX_BYTES: u64 = 64 << 20;
 #[derive(Debug)]
 pub(super) struct Current {
     pub(super) bytes: Vec<u8>,
+    pub(super) mark: Option<Mark>,
     /// Without symbolic links.
     path: PathBuf,
     metadata: Metadata,
@@ -47,11 +47,12 @@ impl Current {
         }
         let file = File::open(&path)?;
         let metadata = file.metadata()?;
+        let mark = Mark::of_file(&file).ok().flatten();
         let mut bytes = Vec::new();
         if file.take(MAX_BYTES + 1).read_to_end(&mut bytes)? as u64 > MAX_BYTES {
             return Err(io::Error::other("it is too large"));
         }
-        Ok(Some(Self { bytes, path, metadata }))
+        Ok(Some(Self { bytes, mark, path, metadata }))
     }
 
     /// Whether there is nothing in it that could be lost.
@@ -87,8 +88,8 @@ pub(super) fn replace(
     // A file that may not be written is not replaced either.
     let old = current.map(|_| File::options().read(true).write(true).open(path)).transpose()?;
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let mut temporary = temporary(folder.unwrap_or(Path::new(".")))?;
-    temporary.write_all(content)?;
+    let temporary = temporary(folder.unwrap_or(Path::new(".")))?;
+    temporary.as_file().write_all(content)?;
     let in_place = match (&old, current) {
         (Some(old), Some(current)) => {
             links(&current.metadata) > 1 || !take_over(old, &current.metadata, temporary.as_file())?
@@ -136,7 +137,8 @@ fn temporary(folder: &Path) -> io::Result<NamedTempFile> {
         // Less the umask of the process, as for any new file.
         builder.permissions(fs::Permissions::from_mode(0o666));
     }
-    let file = builder.tempfile_in(folder)?;
+    // Without the temporary name, which would be news to the user.
+    let file = builder.tempfile_in(folder).map_err(|error| io::Error::from(error.kind()))?;
     // Tells other runs that it is in use. Some file systems have no locks.
     let _ = file.as_file().try_lock();
     Ok(file)
@@ -180,6 +182,7 @@ fn overwrite(mut file: File, old: &[u8], new: &[u8]) -> io::Result<()> {
 #[cfg(unix)]
 fn take_over(old: &File, metadata: &Metadata, new: &File) -> io::Result<bool> {
     use std::os::unix::fs::{MetadataExt, fchown};
+    use xattr::FileExt;
     let created = new.metadata()?;
     let id = |now: u32, wanted: u32| (now != wanted).then_some(wanted);
     let (owner, group) = (id(created.uid(), metadata.uid()), id(created.gid(), metadata.gid()));

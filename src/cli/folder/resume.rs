@@ -26,15 +26,17 @@ pub(in crate::cli) enum ResumeMode {
 pub(in crate::cli) struct FinishedPhotos {
     /// The last row of each path; `None` if results are not written to a file.
     rows: Option<HashMap<PathBuf, ResultEntry>>,
+    /// Whether rows are written, to a file or elsewhere.
+    writes_rows: bool,
 }
 
 impl FinishedPhotos {
     /// The entries of a file of results; `None` if results are not written to a file.
-    pub(in crate::cli) fn new(entries: Option<Vec<ResultEntry>>) -> Self {
+    pub(in crate::cli) fn new(entries: Option<Vec<ResultEntry>>, writes_rows: bool) -> Self {
         let by_path = |entries: Vec<ResultEntry>| {
             entries.into_iter().map(|entry| (name::path(&entry.path), entry)).collect()
         };
-        Self { rows: entries.map(by_path) }
+        Self { rows: entries.map(by_path), writes_rows }
     }
 
     /// Whether `photo` is finished according to `mode`: in the results, if they are written to a file,
@@ -57,9 +59,10 @@ impl FinishedPhotos {
         let in_sidecar = sidecars.map(|sidecars| sidecars.is_finished(&photo.path, stamp, mode));
         match (in_results, in_sidecar) {
             // A row can be written even if the sidecar cannot.
-            (in_results, Some(Err(error))) if in_results != Some(false) => {
+            (in_results, Some(Err(error))) if !self.writes_rows || in_results == Some(true) => {
                 PhotoState::Refused(error)
             }
+            (None, Some(Err(_))) => PhotoState::Due,
             (None, None) => PhotoState::Due,
             (in_results, in_sidecar) => {
                 let finished = in_results.unwrap_or(true)
@@ -110,7 +113,7 @@ mod tests {
             matches!(finished.state(&photo, stamp, None, mode), PhotoState::Finished)
         };
         let has = |entry: ResultEntry, mode| {
-            let finished = FinishedPhotos::new(Some(vec![entry]));
+            let finished = FinishedPhotos::new(Some(vec![entry]), true);
             is_finished(&finished, Some(&stamp), mode)
         };
         assert!(has(entry(Some(stamp.clone()), false), ResumeMode::Resume));
@@ -127,8 +130,8 @@ mod tests {
         assert!(has(entry(Some(stamp.clone()), true), ResumeMode::Resume));
         assert!(!has(entry(Some(stamp.clone()), true), ResumeMode::OnlyMissing));
         assert!(!has(entry(Some(stamp.clone()), false), ResumeMode::Overwrite));
-        let known = FinishedPhotos::new(Some(vec![entry(Some(stamp.clone()), false)]));
+        let known = FinishedPhotos::new(Some(vec![entry(Some(stamp.clone()), false)]), true);
         assert!(!is_finished(&known, None, ResumeMode::Resume), "the file does not exist");
-        assert!(!is_finished(&FinishedPhotos::new(None), Some(&stamp), ResumeMode::Resume));
+        assert!(!is_finished(&FinishedPhotos::new(None, true), Some(&stamp), ResumeMode::Resume));
     }
 }

@@ -4,6 +4,8 @@
 //! one of the two values would be ignored.
 
 mod encoded;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod head;
 mod json;
 mod multipart;

@@ -84,6 +84,9 @@ fn sidecars_of_another_tool_and_of_people_stay() {
         assert_status(&run(&folder, &["a.jpg", "--sidecar", "json", "-o", "out.jsonl"]), 1);
         assert_eq!(read(&folder, "out.jsonl").lines().count(), 1);
     }
+    let output = run(&folder, &["a.jpg", "--sidecar", "json", "-o", "-"]);
+    assert_status(&output, 1);
+    assert!(text(&output.stdout).starts_with("a.jpg\t"), "{output:?}");
     assert_status(&run(&folder, &["a.jpg", "--sidecar", "json", "--overwrite"]), 0);
     assert!(read(&folder, "a.jpg.json").contains("\"captions\""));
 
@@ -201,6 +204,10 @@ fn odd_names_are_written_one_to_one_and_read_back() {
             }
         }
     }
+    // What --dry-run prints is read as a list.
+    let listed = shell(&folder, "$cutline caption . --dry-run -q | $cutline caption - -o list.txt");
+    assert_status(&listed, 0);
+    assert_eq!(read(&folder, "list.txt"), read(&folder, "out.txt"));
     // Without the folder before it.
     assert_status(&run(&folder, &["=1+1.jpg", "-o", "plain.csv", "-q"]), 0);
     let table = read(&folder, "plain.csv");
@@ -246,4 +253,36 @@ fn linked_outputs_stay_links_and_leftovers_are_removed() {
     let output = run(&folder, &["a.jpg", "--sidecar", "xmp", "--overwrite"]);
     assert_status(&output, 1);
     assert!(folder.path().join("a.jpg.xmp").is_symlink(), "{output:?}");
+}
+
+/// A limit on the size of files, unlike a full disk, needs no rights.
+#[test]
+fn a_full_disk_loses_no_row() {
+    let names = ["a", "b", "c", "d", "e", "f", "g", "h"].map(|name| name.repeat(120) + ".jpg");
+    let folder = album(&names.each_ref().map(String::as_str));
+    for name in ["out.json", "out.jsonl", "out.csv", "out.txt"] {
+        let blocks = if name.starts_with("out.json") { 3 } else { 1 };
+        let command = format!("$cutline caption . -o {name}");
+        let output = shell(&folder, &format!("trap '' XFSZ; ulimit -f {blocks}; {command}"));
+        assert_status(&output, 1);
+        assert!(text(&output.stderr).contains(&format!("{name}: cannot be written")), "{output:?}");
+        let written = read(&folder, name);
+        let whole = if name == "out.json" { "\n]\n" } else { "\n" };
+        assert!(written.ends_with(whole) && written.len() > 100, "{written}");
+        let rows = |text: &str| text.matches(".jpg").count();
+        let before = rows(&written);
+        assert_status(&shell(&folder, &command), 0);
+        let all = read(&folder, name);
+        assert!(before > 0 && rows(&all) > before, "{name}");
+        assert!(all.starts_with(written.trim_end_matches("\n]\n")), "{name}: a row was lost");
+    }
+    assert_status(&run(&folder, &[&names[0], "--sidecar", "json"]), 0);
+    let sidecar = names[0].clone() + ".json";
+    let before = read(&folder, &sidecar);
+    let command = "$cutline caption a*.jpg --sidecar json --overwrite --num-beams 2";
+    let output = shell(&folder, &format!("trap '' XFSZ; ulimit -f 0; {command}"));
+    assert_status(&output, 1);
+    assert!(text(&output.stderr).contains(".jpg.json cannot be written"), "{output:?}");
+    assert_eq!(read(&folder, &sidecar), before);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), names.len() + 5, "no leftovers");
 }

@@ -11,6 +11,7 @@ mod gguf_write;
 mod pickle;
 mod safetensors;
 mod tensor_type;
+mod unpickle;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
@@ -313,12 +314,12 @@ fn broken(
     .with_source(error)
 }
 
-/// Runs a parser that may panic on a broken file: candle's readers of pickles and GGUF use numbers
-/// from the file as indices and divisors.
-fn catch_panics<T>(
+/// Runs a parser that may panic on a broken file: candle's reader of GGUF uses numbers from the file as
+/// divisors.
+fn catch_panics<T, E: std::error::Error + Send + Sync + 'static>(
     file: &str,
     kind: &str,
-    parse: impl FnOnce() -> candle_core::Result<T>,
+    parse: impl FnOnce() -> std::result::Result<T, E>,
 ) -> Result<T> {
     let remedy = "replace it with a complete copy";
     match std::panic::catch_unwind(std::panic::AssertUnwindSafe(parse)) {

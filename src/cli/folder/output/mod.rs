@@ -262,7 +262,9 @@ fn stdout_failed(error: io::Error) -> WriteError {
 fn failed(path: &Path, error: &io::Error) -> Error {
     let remedy = match error.kind() {
         io::ErrorKind::NotFound => "create its folder first",
-        io::ErrorKind::StorageFull => "free some space, and run the same command again",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "free some space, and run the same command again"
+        }
         io::ErrorKind::TimedOut => "start the program that reads it first",
         _ => "name a file that can be written",
     };
@@ -274,6 +276,7 @@ fn failed(path: &Path, error: &io::Error) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use super::super::mark::is_supported_in;
     use super::super::record::Description;
     use super::existing::JSON_ROW;
     use super::*;
@@ -397,7 +400,7 @@ mod tests {
         ] {
             let path = folder.path().join(name);
             let format = OutputFormat::of_path(&path);
-            if format.is_plain() && xattr::get(folder.path(), "user.cutline").is_err() {
+            if format.is_plain() && !is_supported_in(folder.path()) {
                 // Without marks, rows of text are not told apart.
                 continue;
             }

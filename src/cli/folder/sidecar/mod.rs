@@ -219,7 +219,8 @@ impl Sidecars {
             }
             let content = self.content(&path, current.as_ref(), record, overwrite)?;
             let mark = (self.kind != SidecarKind::Xmp).then(|| Mark::of(&content, record.stamp));
-            if mark.is_none() && current.as_ref().is_some_and(|current| current.bytes == content) {
+            let is_same = current.as_ref().is_some_and(|current| current.bytes == content);
+            if self.kind == SidecarKind::Xmp && is_same {
                 return Ok(());
             }
             match replace(&path, current.as_ref(), &content, mark.as_ref()) {
@@ -269,8 +270,8 @@ impl Sidecars {
 
     /// Who wrote a sidecar of text or JSON.
     fn writer(&self, current: &Current) -> Writer {
-        let mark = Mark::read(current.path());
-        let fits = mark.as_ref().is_some_and(|mark| mark.fits(&current.bytes));
+        let mark = current.mark.as_ref();
+        let fits = mark.is_some_and(|mark| mark.fits(&current.bytes));
         if self.kind == SidecarKind::Txt {
             let stamp = mark.filter(|_| fits).and_then(|mark| mark.stamp().cloned());
             return stamp.map_or(Writer::Caption, |stamp| Writer::Cutline(Some(stamp)));

@@ -82,7 +82,7 @@ impl Album {
 
     /// Whether this file system stores marks.
     fn has_marks(&self) -> bool {
-        xattr::get(self.folder.path(), "user.cutline").is_ok()
+        crate::cli::folder::mark::is_supported_in(self.folder.path())
     }
 }
 
