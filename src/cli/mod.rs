@@ -2,7 +2,7 @@
 //! `bench`, `health`, `openapi`, `completions` and `man`.
 //!
 //! Exit statuses: 0 for success, 1 when something failed, 2 when the command or a setting cannot be
-//! used.
+//! used, 3 when there is nothing to caption.
 
 mod bench;
 mod caption;
