@@ -1,15 +1,17 @@
 //! Image bytes to upright 8-bit RGB, within limits.
 
+use std::borrow::Cow;
 use std::io::Cursor;
 
 use image::error::{ImageError, LimitErrorKind};
 use image::metadata::Orientation;
-use image::{ImageDecoder, ImageReader, Limits};
+use image::{ColorType, ImageDecoder, ImageReader, Limits};
 
 use super::format::ImageFormat;
 use super::header::ImageHeader;
 use super::profile::SampleSpace;
-use super::{jpeg, orient, png, rgb, tiff, webp};
+use super::rgb::Alpha;
+use super::{avif, exif, jpeg, orient, png, rgb, tiff, webp};
 use cutline_error::{Error, ErrorKind, Result};
 
 /// No side may be longer, whatever the number of pixels: the most that JPEG can express.
@@ -89,29 +91,44 @@ fn decode_with(bytes: &[u8], limits: &DecodeLimits, side: Option<usize>) -> Resu
     let header = ImageHeader::read(bytes, limits)?;
     let (image, orientation) = match header.format {
         ImageFormat::Jpeg => jpeg::decode(bytes, &header, side)?,
+        ImageFormat::Avif => avif::decode(bytes, &header)?,
         _ => read(bytes, &header)?,
     };
     Ok(orient::upright(image, orientation))
 }
 
-/// Decodes every format but JPEG: the pixels as stored, and their orientation.
+/// Decodes every other format: the pixels as stored, and their orientation.
 fn read(bytes: &[u8], header: &ImageHeader) -> Result<(DecodedImage, Orientation)> {
     let format = header.format;
     check_structure(bytes, format)?;
-    let mut decoder = open(bytes, format)?;
+    let file = match format {
+        ImageFormat::Png => png::with_end(bytes),
+        ImageFormat::WebP => webp::without_absent_metadata(bytes),
+        _ => Cow::Borrowed(bytes),
+    };
+    let mut decoder = open(&file, format)?;
     let (width, height) = decoder.dimensions();
     header.check_size(width.into(), height.into())?;
     let length = decoder.total_bytes();
     decoder.set_limits(decoder_limits(length)).map_err(|error| explain(error, format))?;
-    // Damaged metadata is no reason to refuse the image: it is then shown as stored.
-    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    let orientation = match format {
+        ImageFormat::Png => png::orientation(bytes),
+        ImageFormat::WebP => webp::orientation(bytes),
+        ImageFormat::Tiff => exif::orientation(bytes),
+        _ => Orientation::NoTransforms,
+    };
     let space = space(&mut decoder);
     let color = decoder.color_type();
     let mut pixels = vec![0; to_usize(length)?];
     decoder.read_image(&mut pixels).map_err(|error| explain(error, format))?;
 
+    let alpha = match format {
+        ImageFormat::Tiff => tiff::alpha(bytes),
+        ImageFormat::Bmp => bitmap_alpha(&pixels, color),
+        _ => Alpha::Straight,
+    };
     let image = DecodedImage {
-        rgb: rgb::to_rgb8(pixels, color)?,
+        rgb: rgb::to_rgb8(pixels, color, alpha)?,
         width: to_usize(u64::from(width))?,
         height: to_usize(u64::from(height))?,
         format,
@@ -119,6 +136,13 @@ fn read(bytes: &[u8], header: &ImageHeader) -> Result<(DecodedImage, Orientation
         space,
     };
     Ok((image, orientation))
+}
+
+/// Many programs leave the fourth byte of a bitmap's pixels 0. Others show such an image as opaque,
+/// because nobody stores an invisible one.
+fn bitmap_alpha(pixels: &[u8], color: ColorType) -> Alpha {
+    let is_blank = || pixels.as_chunks::<4>().0.iter().all(|[_, _, _, alpha]| *alpha == 0);
+    if color == ColorType::Rgba8 && is_blank() { Alpha::Ignored } else { Alpha::Straight }
 }
 
 /// The colour space of the image's profile; sRGB if the metadata is damaged. Profiles of grey and CMYK
@@ -139,6 +163,7 @@ pub(super) fn open(bytes: &[u8], format: ImageFormat) -> Result<impl ImageDecode
         ImageFormat::Gif => image::ImageFormat::Gif,
         ImageFormat::Bmp => image::ImageFormat::Bmp,
         ImageFormat::Tiff => image::ImageFormat::Tiff,
+        ImageFormat::Avif => image::ImageFormat::Avif,
     };
     let mut reader = ImageReader::with_format(Cursor::new(bytes), codec);
     let mut limits = Limits::no_limits();

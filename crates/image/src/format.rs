@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::{heif, png};
 use cutline_error::{Error, ErrorKind, Result};
 
 /// The supported formats.
@@ -20,10 +21,12 @@ pub enum ImageFormat {
     Bmp,
     /// TIFF; the first page.
     Tiff,
+    /// AVIF; the still image of an animation.
+    Avif,
 }
 
 impl ImageFormat {
-    /// The lower-case name: `jpeg`, `png`, `webp`, `gif`, `bmp`, `tiff`.
+    /// The lower-case name: `jpeg`, `png`, `webp`, `gif`, `bmp`, `tiff`, `avif`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -33,6 +36,7 @@ impl ImageFormat {
             Self::Gif => "gif",
             Self::Bmp => "bmp",
             Self::Tiff => "tiff",
+            Self::Avif => "avif",
         }
     }
 
@@ -42,10 +46,15 @@ impl ImageFormat {
     /// [`ErrorKind::UnsupportedFormat`] if they are empty, not an image, or an image of an unsupported
     /// format. The detail names the format, if it is known, and says what to send.
     pub fn of(bytes: &[u8]) -> Result<Self> {
+        if png::is_of_iphone_app(bytes) {
+            return Err(Error::new(ErrorKind::UnsupportedFormat, IPHONE_APP));
+        }
         if let Some(format) = supported(bytes) {
             return Ok(format);
         }
-        let detail = if bytes.is_empty() {
+        let detail = if heif::is_heic(bytes) {
+            HEIC.to_owned()
+        } else if bytes.is_empty() {
             format!("the image is empty; send a {SUPPORTED} file")
         } else if let Some(other) = unsupported(bytes) {
             format!("the file is {other}, which is not supported; send {SUPPORTED}")
@@ -62,7 +71,15 @@ impl fmt::Display for ImageFormat {
     }
 }
 
-const SUPPORTED: &str = "JPEG, PNG, WebP, GIF, BMP or TIFF";
+const SUPPORTED: &str = "JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF";
+
+const HEIC: &str = "the file is a HEIC image, which is not supported; send JPEG: `heif-convert \
+                    photo.heic photo.jpg` converts it, on a Mac `sips -s format jpeg photo.heic --out \
+                    photo.jpg`; an iPhone takes JPEGs with Settings > Camera > Formats > Most Compatible";
+
+const IPHONE_APP: &str = "the file is a PNG of an iPhone app (CgBI), which only Apple's programs read; \
+                          send the PNG that it was made from, or convert it with `xcrun pngcrush \
+                          -revert-iphone-optimizations in.png out.png`";
 
 fn supported(bytes: &[u8]) -> Option<ImageFormat> {
     match image::guess_format(bytes) {
@@ -73,6 +90,7 @@ fn supported(bytes: &[u8]) -> Option<ImageFormat> {
         Ok(image::ImageFormat::Tiff) => Some(ImageFormat::Tiff),
         Ok(image::ImageFormat::Bmp) => has_bitmap_header(bytes).then_some(ImageFormat::Bmp),
         _ if is_big_tiff(bytes) => Some(ImageFormat::Tiff),
+        _ if heif::is_avif(bytes) => Some(ImageFormat::Avif),
         _ => None,
     }
 }
@@ -93,10 +111,8 @@ fn is_big_tiff(bytes: &[u8]) -> bool {
 fn unsupported(bytes: &[u8]) -> Option<&'static str> {
     if let Some(brand) = iso_media_brand(bytes) {
         return Some(match brand {
-            b"avif" | b"avis" => "an AVIF image",
-            b"heic" | b"heix" | b"heim" | b"heis" | b"hevc" | b"hevx" => "a HEIC image",
-            // The brand of the container; the codec is named in a later box.
-            b"mif1" | b"msf1" => "a HEIC or AVIF image",
+            // The brand of the container of HEIC and AVIF, without that of a codec.
+            b"mif1" | b"msf1" => "an image in a HEIF container",
             b"crx " => "a raw camera image",
             _ => "a video",
         });
@@ -180,7 +196,10 @@ mod tests {
         for (bytes, name) in [
             (&b""[..], "empty"),
             (b"\0\0\0\x18ftypheic\0\0\0\0", "HEIC"),
-            (b"\0\0\0\x1Cftypavif\0\0\0\0", "AVIF"),
+            (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "Most Compatible"),
+            (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic", "HEIC"),
+            (b"\0\0\0\x14ftypmif1\0\0\0\0mif1", "HEIF container"),
+            (b"\x89PNG\r\n\x1A\n\0\0\0\x04CgBI\x50\0\x20\x06\0\0\0\0", "pngcrush"),
             (b"\0\0\0\x1Cftypisom\0\0\0\0", "video"),
             (b"%PDF-1.7", "PDF"),
             (b"<?xml version='1.0'?>\n<svg xmlns='x'/>", "SVG"),

@@ -30,6 +30,7 @@ pub(super) fn needs(bytes: &[u8]) -> Option<Needs> {
         pixel: PIXEL,
         working,
         metadata: (bytes.len() - rest.len()) as u64,
+        ..Needs::default()
     })
 }
 

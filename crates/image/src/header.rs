@@ -4,16 +4,16 @@ use image::ImageDecoder;
 
 use super::decode::{self, DecodeLimits, check_bytes, check_pixels};
 use super::format::ImageFormat;
-use super::{gif, jpeg, png, tiff, webp};
+use super::{avif, gif, jpeg, png, tiff, webp};
 use cutline_error::{Error, ErrorKind, Result};
 
 /// Memory that an image of any size takes: tables of the decoder and of a colour profile, the copies
 /// that are measured and shown to the model, thumbnails.
 const FIXED_BYTES: u64 = 12 << 20;
 
-/// Rows that a decoder keeps, in bytes for each pixel of the width: samples of several rows, before
-/// and after interpolation, in 16 bits.
-const ROW_BYTES: u64 = 400;
+/// Memory for each pixel of a side: rows that a decoder keeps, and an image that is scaled in one
+/// direction only.
+const SIDE_BYTES: u64 = 3 * 512;
 
 /// Bytes of a pixel of the decoded image.
 const RGB: u64 = 3;
@@ -36,7 +36,7 @@ pub struct ImageHeader {
 }
 
 impl ImageHeader {
-    /// Reads the header of `bytes`. This takes microseconds to milliseconds, and less than 100 kB of
+    /// Reads the header of `bytes`. This takes microseconds to milliseconds, and less than 200 kB of
     /// memory, whatever the file claims.
     ///
     /// # Errors
@@ -55,6 +55,7 @@ impl ImageHeader {
             ImageFormat::Tiff => tiff::needs(bytes),
             ImageFormat::WebP => webp::needs(bytes),
             ImageFormat::Bmp => bitmap(bytes),
+            ImageFormat::Avif => Some(avif::needs(bytes)?),
         };
         let needs = needs.ok_or_else(|| damaged(format))?;
         check_pixels(needs.width, needs.height, limits.max_pixels)?;
@@ -92,6 +93,8 @@ pub(super) struct Needs {
     pub working: u64,
     /// Bytes of copies of the metadata.
     pub metadata: u64,
+    /// Whether rows become columns.
+    pub is_turned: bool,
 }
 
 impl Needs {
@@ -100,13 +103,13 @@ impl Needs {
         let output = pixels.saturating_mul(self.pixel);
         let rgb = pixels.saturating_mul(RGB);
         let decoding = output.saturating_add(self.working);
-        // The buffer of the decoder's output becomes that of the image, unless it is too small. An
-        // orientation, or scaling, adds a copy.
-        let converting = output.max(rgb).saturating_add(rgb);
-        let rows = self.width.saturating_mul(ROW_BYTES);
-        [self.metadata, rows, FIXED_BYTES]
+        // The buffer of the decoder's output becomes that of the image, unless it is too small.
+        let converting = if self.pixel < RGB { output.saturating_add(rgb) } else { output };
+        let turning = if self.is_turned { output.max(rgb).saturating_add(rgb) } else { 0 };
+        let sides = self.width.saturating_add(self.height).saturating_mul(SIDE_BYTES);
+        [self.metadata, sides, FIXED_BYTES]
             .into_iter()
-            .fold(decoding.max(converting), u64::saturating_add)
+            .fold(decoding.max(converting).max(turning), u64::saturating_add)
     }
 }
 

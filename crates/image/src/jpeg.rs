@@ -9,6 +9,7 @@
 //! and rejected: photos stay within 3 levels, but black text on white is 4, saturated text 8 and
 //! stripes are 36 levels off, because clipped ringing is missing from their mean.
 
+use std::borrow::Cow;
 use std::panic::{self, AssertUnwindSafe};
 
 use image::metadata::Orientation;
@@ -22,11 +23,14 @@ use super::decode::DecodedImage;
 use super::format::ImageFormat;
 use super::header::{ImageHeader, Needs};
 use super::profile::SampleSpace;
-use super::rgb;
+use super::{exif, rgb, unmarked};
 use cutline_error::{Error, ErrorKind, Result, panic_message};
 
-const END_OF_IMAGE: u8 = 0xD9;
-const START_OF_SCAN: u8 = 0xDA;
+pub(super) const END_OF_IMAGE: u8 = 0xD9;
+pub(super) const START_OF_SCAN: u8 = 0xDA;
+
+/// The application segment that holds EXIF.
+const EXIF: u8 = 0xE1;
 
 /// Encoders write about a dozen scans. Each costs a pass over all pixels however few bytes it has, so
 /// a small file with thousands of scans would keep a core busy for hours.
@@ -48,8 +52,23 @@ pub(super) fn decode(
     check_scans(bytes)?;
     // libjpeg leaves through its error handler. mozjpeg turns that into unwinding without a panic
     // message, which frees the decoder's memory.
-    panic::catch_unwind(AssertUnwindSafe(|| read(bytes, header, side)))
+    panic::catch_unwind(AssertUnwindSafe(|| read(&closed(bytes)?, header, side)))
         .unwrap_or_else(|payload| Err(explain(panic_message(&*payload).unwrap_or("no message"))))
+}
+
+/// The file with an end marker.
+fn closed(bytes: &[u8]) -> Result<Cow<'_, [u8]>> {
+    if has_end(scans(bytes)) {
+        return Ok(Cow::Borrowed(bytes));
+    }
+    let decode = |bytes: &[u8]| exact(Decompress::new_mem(bytes).map_err(failed)?);
+    let closed = unmarked::closed(bytes, decode)?;
+    closed.map(Cow::Owned).ok_or_else(|| {
+        Error::new(
+            ErrorKind::UndecodableImage,
+            "the jpeg image is cut off: its end is missing; send the whole file",
+        )
+    })
 }
 
 fn read(
@@ -57,12 +76,11 @@ fn read(
     header: &ImageHeader,
     side: Option<usize>,
 ) -> Result<(DecodedImage, Orientation)> {
-    let kept = [Marker::APP(1), Marker::APP(2)];
+    let kept = [Marker::APP(2)];
     let decoder = Decompress::with_markers(&kept).from_mem(bytes).map_err(failed)?;
     let (width, height) = decoder.size();
     header.check_size(width as u64, height as u64)?;
-    // Damaged metadata is no reason to refuse the image: it is then shown as stored.
-    let orientation = orientation(&decoder).unwrap_or(Orientation::NoTransforms);
+    let orientation = orientation(bytes);
     let space = match decoder.color_space() {
         ColorSpace::JCS_RGB | ColorSpace::JCS_YCbCr => SampleSpace::of_icc(&profile(&decoder)),
         _ => SampleSpace::srgb(),
@@ -131,25 +149,15 @@ fn profile(decoder: &Decompress<&[u8]>) -> Vec<u8> {
     parts.iter().flat_map(|(_, part)| *part).copied().collect()
 }
 
-/// The orientation in the first EXIF segment.
-fn orientation(decoder: &Decompress<&[u8]>) -> Option<Orientation> {
-    let exif = decoder.markers().find_map(|marker| marker.data.strip_prefix(b"Exif\0\0"))?;
-    Orientation::from_exif_chunk(exif)
+/// Whether the end marker is there. Coded data never holds a marker by chance (there `FF` is followed by
+/// `00` or a restart marker), and searching from the end finds this one at once.
+fn has_end(scans: &[u8]) -> bool {
+    scans.windows(2).rev().any(|pair| pair == [0xFF, END_OF_IMAGE])
 }
 
-/// Refuses a file that is cut off, which the decoder would fill up with grey, and one with so many
-/// scans that decoding takes too long.
+/// Refuses a file with so many scans that decoding takes too long.
 fn check_scans(bytes: &[u8]) -> Result<()> {
-    let scans = scans(bytes);
-    // Coded data never holds a marker by chance (there `FF` is followed by `00` or a restart
-    // marker), and searching from the end finds this one at once.
-    if !scans.windows(2).rev().any(|pair| pair == [0xFF, END_OF_IMAGE]) {
-        return Err(Error::new(
-            ErrorKind::UndecodableImage,
-            "the jpeg image is cut off: its end is missing; send the whole file",
-        ));
-    }
-    if has_too_many(scans) {
+    if has_too_many(scans(bytes)) {
         return Err(Error::new(
             ErrorKind::UndecodableImage,
             format!("the jpeg image has more than {MAX_SCANS} scans; save it again and resend"),
@@ -160,6 +168,60 @@ fn check_scans(bytes: &[u8]) -> Result<()> {
 
 /// What the decoder will need. `None` if the header has no frame.
 pub(super) fn needs(bytes: &[u8]) -> Option<Needs> {
+    let frame = frame(bytes)?;
+    let (width, height) = (u64::from(frame.width), u64::from(frame.height));
+    // Unless each part of the image is complete in the first scan, the coefficients of the whole image
+    // are kept, in 16 bits.
+    let working = if frame.is_progressive || frame.in_first_scan < frame.components.len() {
+        2 * coefficients(width, height, frame.components)
+    } else {
+        0
+    };
+    let pixel = if frame.components.len() == 4 { 4 } else { 3 };
+    // The segments, and the profile that is joined from them.
+    let mut metadata = 2 * frame.metadata;
+    if !has_end(scans(bytes)) {
+        // Copies with an end.
+        metadata += 2 * bytes.len();
+    }
+    let is_turned = exif::is_turned(orientation(bytes));
+    let metadata = metadata as u64;
+    Some(Needs { width, height, pixel, working, metadata, is_turned })
+}
+
+/// Width and height, as the header says.
+pub(super) fn size(bytes: &[u8]) -> Option<(u64, u64)> {
+    frame(bytes).map(|frame| (frame.width.into(), frame.height.into()))
+}
+
+/// The orientation in the first EXIF segment before the image.
+fn orientation(bytes: &[u8]) -> Orientation {
+    let mut rest = bytes.get(2..).unwrap_or_default();
+    while let Some((marker, data)) = next_marker(&mut rest) {
+        match marker {
+            START_OF_SCAN | END_OF_IMAGE => break,
+            EXIF if data.starts_with(exif::PREFIX) => return exif::orientation(data),
+            _ => {}
+        }
+    }
+    Orientation::NoTransforms
+}
+
+/// What the header says of the image.
+pub(super) struct Header<'f> {
+    width: u16,
+    height: u16,
+    is_progressive: bool,
+    /// Identifier, sampling factors and table of each component.
+    pub components: &'f [[u8; 3]],
+    /// How many components the first scan has.
+    in_first_scan: usize,
+    /// Bytes of the other segments.
+    metadata: usize,
+}
+
+/// Reads the header. `None` if it has no frame.
+pub(super) fn frame(bytes: &[u8]) -> Option<Header<'_>> {
     let mut rest = bytes.get(2..)?;
     let mut metadata = 0;
     let (marker, frame) = loop {
@@ -168,35 +230,24 @@ pub(super) fn needs(bytes: &[u8]) -> Option<Needs> {
             (marker @ (0xC0..=0xC3 | 0xC5..=0xC7 | 0xC9..=0xCB | 0xCD..=0xCF), frame) => {
                 break (marker, frame);
             }
-            (_, data) => metadata += data.len() as u64,
+            (_, data) => metadata += data.len(),
         }
     };
     let [_, h0, h1, w0, w1, count, components @ ..] = frame else { return None };
-    let (width, height) = (u16::from_be_bytes([*w0, *w1]), u16::from_be_bytes([*h0, *h1]));
-    let components = components.as_chunks::<3>().0.get(..usize::from(*count))?;
-    let first_scan = loop {
+    let in_first_scan = loop {
         match next_marker(&mut rest)? {
-            (START_OF_SCAN, scan) => break *scan.first()?,
+            (START_OF_SCAN, scan) => break usize::from(*scan.first()?),
             (END_OF_IMAGE, _) => return None,
-            (_, data) => metadata += data.len() as u64,
+            (_, data) => metadata += data.len(),
         }
     };
-    // Unless each part of the image is complete in the first scan, the coefficients of the whole image
-    // are kept, in 16 bits.
-    let is_progressive = matches!(marker, 0xC2 | 0xC6 | 0xCA | 0xCE);
-    let working = if is_progressive || first_scan < *count {
-        2 * coefficients(width.into(), height.into(), components)
-    } else {
-        0
-    };
-    let pixel = if *count == 4 { 4 } else { 3 };
-    // The segments, and the profile that is joined from them.
-    Some(Needs {
-        width: width.into(),
-        height: height.into(),
-        pixel,
-        working,
-        metadata: 2 * metadata,
+    Some(Header {
+        width: u16::from_be_bytes([*w0, *w1]),
+        height: u16::from_be_bytes([*h0, *h1]),
+        is_progressive: matches!(marker, 0xC2 | 0xC6 | 0xCA | 0xCE),
+        components: components.as_chunks::<3>().0.get(..usize::from(*count))?,
+        in_first_scan,
+        metadata,
     })
 }
 
@@ -255,7 +306,7 @@ fn has_too_many(scans: &[u8]) -> bool {
 
 /// The next marker that begins a segment or ends the image, and the segment's data. `rest` becomes the
 /// bytes after the segment.
-fn next_marker<'f>(rest: &mut &'f [u8]) -> Option<(u8, &'f [u8])> {
+pub(super) fn next_marker<'f>(rest: &mut &'f [u8]) -> Option<(u8, &'f [u8])> {
     loop {
         match *rest {
             // Fill bytes; then coded bytes, restarts and other markers without a length.
@@ -304,7 +355,7 @@ mod tests {
     use super::*;
 
     fn has_end(bytes: &[u8]) -> bool {
-        check_scans(bytes).is_ok()
+        super::has_end(scans(bytes))
     }
 
     #[test]

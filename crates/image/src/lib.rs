@@ -7,9 +7,12 @@
 //! - [`mod@decode`]: bytes to upright 8-bit RGB, within limits;
 //! - `jpeg`: JPEG, sample for sample as Pillow decodes it, or faster where resizing hides the
 //!   difference;
+//! - `unmarked`: JPEGs without an end marker;
+//! - `avif`: AVIF, through its boxes (`heif`, `boxes`), its coded data (`av1`) and colours (`yuv`);
 //! - [`profile`]: colour profiles;
+//! - `exif`: the orientation, in every container;
 //! - [`mod@header`]: the size of an image and the memory that it will take, before it is decoded;
-//! - `gif`, `png`, `tiff`, `webp`: the structure of a file, as far as its decoder does not check it or
+//! - `gif`, `png`, `tiff`, `webp`, `vp8l`: the structure of a file, as far as its decoder does not check it or
 //!   not in time;
 //! - `rgb`: every colour type of the decoders to 8-bit RGB;
 //! - `orient`: the eight EXIF orientations;
@@ -22,11 +25,16 @@
 //! - [`mood`]: how colours are perceived, by published models;
 //! - [`measure`]: brightness, contrast, sharpness, colourfulness.
 
+mod av1;
+mod avif;
+mod boxes;
 pub mod colors;
 pub mod decode;
+mod exif;
 pub mod format;
 mod gif;
 pub mod header;
+mod heif;
 mod jpeg;
 pub mod measure;
 pub mod mood;
@@ -38,7 +46,10 @@ mod resize;
 mod rgb;
 mod thumbnail;
 mod tiff;
+mod unmarked;
+mod vp8l;
 mod webp;
+mod yuv;
 
 pub use colors::{Colors, DominantColor};
 pub use decode::{DecodeLimits, DecodedImage, decode, decode_for};

@@ -1,7 +1,11 @@
 //! What a PNG's chunks say before it is decoded.
 
+use std::borrow::Cow;
+
+use image::metadata::Orientation;
+
 use super::header::Needs;
-use super::profile;
+use super::{exif, profile};
 
 /// The signature.
 const SIGNATURE: usize = 8;
@@ -36,14 +40,69 @@ pub(super) fn needs(bytes: &[u8]) -> Option<Needs> {
         height: head.height,
         pixel: head.pixel_bytes(),
         working: 0,
-        // A profile is held by the decoder, and copied.
-        metadata: if head.profile { 3 } else { 1 } * head.metadata_limit(),
+        // A profile is held by the decoder, and copied; so is a file that lacks its end.
+        metadata: (if head.profile { 3 } else { 1 } * head.metadata_limit())
+            .saturating_add(if cut_at(bytes).is_some() { 3 * bytes.len() as u64 } else { 0 }),
+        is_turned: exif::is_turned(orientation(bytes)),
     })
 }
 
 /// The most memory that chunks before the pixels may take, as a limit of the decoder.
 pub(super) fn metadata_limit(bytes: &[u8]) -> u64 {
     Head::read(bytes).unwrap_or_default().metadata_limit()
+}
+
+/// The chunk at the end of a file.
+const END: [u8; 12] = *b"\0\0\0\0IEND\xAE\x42\x60\x82";
+
+/// The file with what may be missing after its pixels: the end of their last chunk, and the last chunk.
+/// The decoder then finds whether all pixels are there.
+pub(super) fn with_end(bytes: &[u8]) -> Cow<'_, [u8]> {
+    let Some(at) = cut_at(bytes) else { return Cow::Borrowed(bytes) };
+    let (whole, cut) = bytes.split_at(at);
+    match cut.split_at_checked(CHUNK_HEAD) {
+        Some((head, data)) if head.ends_with(b"IDAT") => {
+            let announced = head.first_chunk().map_or(0, |length| u32::from_be_bytes(*length));
+            let data = &data[..data.len().min(announced as usize)];
+            let length = u32::try_from(data.len()).unwrap_or(announced).to_be_bytes();
+            let body = [b"IDAT", data].concat();
+            let checksum = crc32fast::hash(&body).to_be_bytes();
+            Cow::Owned([whole, &length, &body, &checksum, &END].concat())
+        }
+        _ => Cow::Owned([whole, &END].concat()),
+    }
+}
+
+/// The offset of the first chunk that is cut off, or missing; `None` if the file has its end.
+fn cut_at(bytes: &[u8]) -> Option<usize> {
+    let mut at = SIGNATURE.min(bytes.len());
+    while let Some([a, b, c, d, name @ ..]) = bytes[at..].first_chunk::<CHUNK_HEAD>() {
+        let length = u32::from_be_bytes([*a, *b, *c, *d]) as usize;
+        let end = at.saturating_add(CHUNK_HEAD + CHECKSUM).saturating_add(length);
+        if end > bytes.len() {
+            break;
+        }
+        if name == b"IEND" {
+            return None;
+        }
+        at = end;
+    }
+    Some(at)
+}
+
+/// The orientation in the metadata, which may be before or after the pixels.
+pub(super) fn orientation(bytes: &[u8]) -> Orientation {
+    let metadata = chunks(bytes).find(|(name, _)| *name == b"eXIf");
+    metadata.map_or(Orientation::NoTransforms, |(_, data)| exif::orientation(data))
+}
+
+/// Whether this is a PNG in the form that Xcode gives it for iPhone apps: with other compression, the
+/// colours in reverse order and multiplied by their alpha.
+pub(super) fn is_of_iphone_app(bytes: &[u8]) -> bool {
+    matches!(
+        bytes.strip_prefix(b"\x89PNG\r\n\x1A\n"),
+        Some([_, _, _, _, b'C', b'g', b'B', b'I', ..])
+    )
 }
 
 impl Head {

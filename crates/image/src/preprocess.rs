@@ -9,7 +9,7 @@ use cutline_error::{Error, ErrorKind, Result};
 
 /// Increased whenever the same bytes give different pixel values than before. It is part of cache keys
 /// and fingerprints, so that old results are not mistaken for present ones.
-pub const PREPROCESSING_VERSION: u32 = 1;
+pub const PREPROCESSING_VERSION: u32 = 2;
 
 /// A preprocessed image: normalised RGB planes, channel-first, `3 × height × width`.
 #[derive(Debug, Clone, PartialEq)]

@@ -8,7 +8,10 @@ use std::fmt;
 use std::panic;
 use std::sync::Arc;
 
-use moxcms::{ColorProfile, DataColorSpace, Layout, Transform8BitExecutor, TransformOptions};
+use moxcms::{
+    CicpColorPrimaries, CicpProfile, ColorProfile, DataColorSpace, Layout, MatrixCoefficients,
+    TransferCharacteristics, Transform8BitExecutor, TransformOptions,
+};
 
 /// Profiles of cameras and screens have a few kilobytes. Longer ones are tables for printers.
 pub(super) const MAX_BYTES: usize = 4 << 20;
@@ -38,6 +41,30 @@ impl SampleSpace {
         }
         let to_srgb = panic::catch_unwind(|| transform(profile)).ok().flatten();
         Self { to_srgb: to_srgb.filter(|transform| !changes_nothing(&**transform)) }
+    }
+
+    /// The colour space with these primaries and this transfer function, as code points of ITU-T H.273.
+    /// Only wide gamuts of ordinary brightness are converted; all others count as sRGB, as in the
+    /// reference.
+    pub(super) fn of_code_points(primaries: u16, transfer: u16) -> Self {
+        // BT.2020, DCI-P3 and Display P3.
+        let is_wide = matches!(primaries, 9 | 11 | 12);
+        // BT.709 and its equals, BT.470, sRGB, and unspecified: all are near that of sRGB.
+        let is_ordinary = matches!(transfer, 1 | 2 | 4 | 5 | 6 | 13 | 14 | 15);
+        let Some(primaries) = u8::try_from(primaries).ok().filter(|_| is_wide && is_ordinary)
+        else {
+            return Self::srgb();
+        };
+        let Ok(color_primaries) = CicpColorPrimaries::try_from(primaries) else {
+            return Self::srgb();
+        };
+        let profile = ColorProfile::new_from_cicp(CicpProfile {
+            color_primaries,
+            transfer_characteristics: TransferCharacteristics::Srgb,
+            matrix_coefficients: MatrixCoefficients::Identity,
+            full_range: true,
+        });
+        Self { to_srgb: to_srgb(&profile) }
     }
 
     /// Whether samples need no conversion.
@@ -79,9 +106,10 @@ impl Eq for SampleSpace {}
 
 fn transform(profile: &[u8]) -> Option<Arc<Transform8BitExecutor>> {
     let profile = ColorProfile::new_from_slice(profile).ok()?;
-    if profile.color_space != DataColorSpace::Rgb {
-        return None;
-    }
+    if profile.color_space == DataColorSpace::Rgb { to_srgb(&profile) } else { None }
+}
+
+fn to_srgb(profile: &ColorProfile) -> Option<Arc<Transform8BitExecutor>> {
     let srgb = ColorProfile::new_srgb();
     profile.create_transform_8bit(Layout::Rgb, &srgb, Layout::Rgb, TransformOptions::default()).ok()
 }

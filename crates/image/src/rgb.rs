@@ -10,28 +10,52 @@ use image::ColorType;
 
 use cutline_error::{Error, ErrorKind, Result};
 
+/// How the alpha of an image is to be understood.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Alpha {
+    /// Opacity beside the colours.
+    Straight,
+    /// Opacity that the colours were multiplied by.
+    Premultiplied,
+    /// No opacity.
+    Ignored,
+}
+
 /// `pixels` (rows without padding, 16-bit samples in native order) as 8-bit RGB.
 ///
 /// # Errors
 /// [`ErrorKind::UnsupportedFormat`] for floating-point samples, which do not define white.
-pub(super) fn to_rgb8(pixels: Vec<u8>, color: ColorType) -> Result<Vec<u8>> {
+pub(super) fn to_rgb8(pixels: Vec<u8>, color: ColorType, alpha: Alpha) -> Result<Vec<u8>> {
+    match alpha {
+        Alpha::Straight => on_white(pixels, color, over_white),
+        Alpha::Premultiplied => on_white(pixels, color, premultiplied_over_white),
+        Alpha::Ignored => on_white(pixels, color, |value, _| value),
+    }
+}
+
+/// `over` puts a value with its alpha on white.
+fn on_white(
+    pixels: Vec<u8>,
+    color: ColorType,
+    over: impl Fn(u8, u8) -> u8 + Copy,
+) -> Result<Vec<u8>> {
     match color {
         ColorType::Rgb8 => Ok(pixels),
         ColorType::L8 => Ok(widen::<1>(&pixels, |[y]| [y; 3])),
-        ColorType::La8 => Ok(widen::<2>(&pixels, |[y, a]| [over_white(y, a); 3])),
-        ColorType::Rgba8 => Ok(narrow::<4>(pixels, |[r, g, b, a]| {
-            [over_white(r, a), over_white(g, a), over_white(b, a)]
-        })),
+        ColorType::La8 => Ok(widen::<2>(&pixels, |[y, a]| [over(y, a); 3])),
+        ColorType::Rgba8 => {
+            Ok(narrow::<4>(pixels, |[r, g, b, a]| [over(r, a), over(g, a), over(b, a)]))
+        }
         ColorType::L16 => Ok(widen::<2>(&pixels, |y| [high(y); 3])),
-        ColorType::La16 => Ok(narrow::<4>(pixels, |[y0, y1, a0, a1]| {
-            [over_white(high([y0, y1]), high([a0, a1])); 3]
-        })),
+        ColorType::La16 => {
+            Ok(narrow::<4>(pixels, |[y0, y1, a0, a1]| [over(high([y0, y1]), high([a0, a1])); 3]))
+        }
         ColorType::Rgb16 => Ok(narrow::<6>(pixels, |[r0, r1, g0, g1, b0, b1]| {
             [high([r0, r1]), high([g0, g1]), high([b0, b1])]
         })),
         ColorType::Rgba16 => Ok(narrow::<8>(pixels, |[r0, r1, g0, g1, b0, b1, a0, a1]| {
             let alpha = high([a0, a1]);
-            [[r0, r1], [g0, g1], [b0, b1]].map(|sample| over_white(high(sample), alpha))
+            [[r0, r1], [g0, g1], [b0, b1]].map(|sample| over(high(sample), alpha))
         })),
         other => Err(Error::new(
             ErrorKind::UnsupportedFormat,
@@ -57,13 +81,19 @@ fn under_black(ink: u8, k: u8) -> u8 {
 
 /// `value` with opacity `alpha` over white: Pillow's `AlphaComposite.c` for an opaque background,
 /// rounding included.
-fn over_white(value: u8, alpha: u8) -> u8 {
+pub(super) fn over_white(value: u8, alpha: u8) -> u8 {
     const HALF: u32 = 0x80;
     let (value, alpha) = (u32::from(value), u32::from(alpha));
     // Pillow carries 7 more bits through this division by 255. They are zero for an opaque
     // background.
     let sum = value * alpha + 255 * (255 - alpha) + HALF;
     u8::try_from(((sum >> 8) + sum) >> 8).unwrap_or(u8::MAX)
+}
+
+/// `value`, which was multiplied by `alpha`, over white. A value above its alpha, which is not possible,
+/// gives white.
+pub(super) fn premultiplied_over_white(value: u8, alpha: u8) -> u8 {
+    value.saturating_add(255 - alpha)
 }
 
 fn high(sample: [u8; 2]) -> u8 {
@@ -118,14 +148,44 @@ mod tests {
         let samples = |values: &[u16]| -> Vec<u8> {
             values.iter().flat_map(|value| value.to_ne_bytes()).collect()
         };
-        let grey = to_rgb8(samples(&[0x12FF, 0xFE00]), ColorType::L16).unwrap();
+        let grey = to_rgb8(samples(&[0x12FF, 0xFE00]), ColorType::L16, Alpha::Straight).unwrap();
         assert_eq!(grey, [0x12, 0x12, 0x12, 0xFE, 0xFE, 0xFE]);
         let color = samples(&[0x01FF, 0x02FF, 0x03FF, 0xFFFF, 0x8000, 0]);
-        assert_eq!(to_rgb8(color, ColorType::Rgb16).unwrap(), [1, 2, 3, 255, 128, 0]);
+        assert_eq!(
+            to_rgb8(color, ColorType::Rgb16, Alpha::Straight).unwrap(),
+            [1, 2, 3, 255, 128, 0]
+        );
         let clear = samples(&[0x01FF, 0x02FF, 0x03FF, 0, 0x0400, 0x0500, 0x0600, 0xFFFF]);
-        assert_eq!(to_rgb8(clear, ColorType::Rgba16).unwrap(), [255, 255, 255, 4, 5, 6]);
+        assert_eq!(
+            to_rgb8(clear, ColorType::Rgba16, Alpha::Straight).unwrap(),
+            [255, 255, 255, 4, 5, 6]
+        );
         let grey_alpha = samples(&[0x0700, 0xFFFF, 0x0700, 0]);
-        assert_eq!(to_rgb8(grey_alpha, ColorType::La16).unwrap(), [7, 7, 7, 255, 255, 255]);
+        assert_eq!(
+            to_rgb8(grey_alpha, ColorType::La16, Alpha::Straight).unwrap(),
+            [7, 7, 7, 255, 255, 255]
+        );
+    }
+
+    #[test]
+    fn multiplied_colours_are_not_multiplied_again() {
+        let rgba = || vec![100, 50, 0, 100, 255, 128, 7, 255, 9, 9, 9, 0];
+        let on = |alpha| to_rgb8(rgba(), ColorType::Rgba8, alpha).unwrap();
+        assert_eq!(on(Alpha::Premultiplied), [255, 205, 155, 255, 128, 7, 255, 255, 255]);
+        assert_eq!(on(Alpha::Straight), [194, 175, 155, 255, 128, 7, 255, 255, 255]);
+        assert_eq!(on(Alpha::Ignored), [100, 50, 0, 255, 128, 7, 9, 9, 9]);
+        // Multiplying and compositing is the same as compositing alone, within the rounding.
+        for (value, alpha) in (0..=255_u8).flat_map(|value| (0..=255).map(move |a| (value, a))) {
+            let multiplied = (u16::from(value) * u16::from(alpha) + 127) / 255;
+            let ours = premultiplied_over_white(u8::try_from(multiplied).unwrap(), alpha);
+            assert!(ours.abs_diff(over_white(value, alpha)) <= 1, "{value} {alpha}");
+        }
+        let wide = |values: [u16; 4]| values.map(u16::to_ne_bytes).as_flattened().to_vec();
+        let half = wide([0x8000, 0x4000, 0, 0x8000]);
+        let on_white = to_rgb8(half, ColorType::Rgba16, Alpha::Premultiplied).unwrap();
+        assert_eq!(on_white, [255, 191, 127]);
+        let grey = to_rgb8(vec![60, 100], ColorType::La8, Alpha::Premultiplied).unwrap();
+        assert_eq!(grey, [215; 3]);
     }
 
     #[test]
@@ -139,7 +199,7 @@ mod tests {
 
     #[test]
     fn floating_point_is_refused() {
-        let error = to_rgb8(vec![0; 12], ColorType::Rgb32F).unwrap_err();
+        let error = to_rgb8(vec![0; 12], ColorType::Rgb32F, Alpha::Straight).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::UnsupportedFormat);
     }
 }

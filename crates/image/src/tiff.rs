@@ -4,19 +4,22 @@
 //! 256 MiB, before it finds that the file has none. One wrong byte is enough. At tiles that hold one
 //! colour each, it panics.
 
+use super::exif;
 use super::format::ImageFormat;
 use super::header::Needs;
+use super::jpeg;
+use super::rgb::Alpha;
 use cutline_error::{Error, ErrorKind, Result};
 
-/// Refuses a file if a field of its first directory announces more bytes than the file has, or if
-/// its image is in a layout at which the decoder panics.
+/// Refuses a file if a field of its first directory announces more bytes than the file has, if a part
+/// of the image has more pixels than its place, or if the image is in a layout at which the decoder panics.
 ///
 /// # Errors
 /// [`ErrorKind::UndecodableImage`] or [`ErrorKind::UnsupportedFormat`]. The decoder finds all other
 /// errors in the directory.
 pub(super) fn check_fields(bytes: &[u8]) -> Result<()> {
     let (kind, detail) = match Directory::first(bytes) {
-        Some(directory) if !directory.fits() => (
+        Some(directory) if !directory.fits() || !directory.jpegs_fit() => (
             ErrorKind::UndecodableImage,
             format!(
                 "the {} image is damaged or cut off; open it, save it again and resend",
@@ -36,11 +39,28 @@ pub(super) fn check_fields(bytes: &[u8]) -> Result<()> {
     Err(Error::new(kind, detail))
 }
 
+/// How the samples beside the colours are to be understood.
+pub(super) fn alpha(bytes: &[u8]) -> Alpha {
+    match Directory::first(bytes).and_then(|directory| directory.value(EXTRA_SAMPLES)) {
+        Some(0) => Alpha::Ignored,
+        Some(1) => Alpha::Premultiplied,
+        // The usual one, and what is assumed if nothing is said.
+        _ => Alpha::Straight,
+    }
+}
+
+/// The meaning of samples beside the colours: 0 unspecified, 1 associated alpha, 2 alpha.
+const EXTRA_SAMPLES: u64 = 338;
+
 /// The decoder holds every value of a field in this many bytes.
 const VALUE_BYTES: u64 = 32;
 
 /// Compression by JPEG, one file for each strip or tile.
 const JPEG: u64 = 7;
+const COMPRESSION: u64 = 259;
+
+/// A tile may have sides of this length even if the image has not.
+const LEAST_PART: u64 = 1024;
 
 /// What the decoder will need. `None` if the file has no directory with a size.
 pub(super) fn needs(bytes: &[u8]) -> Option<Needs> {
@@ -52,18 +72,25 @@ pub(super) fn needs(bytes: &[u8]) -> Option<Needs> {
     let stored = pixels.saturating_mul(samples.saturating_mul(bits)).div_ceil(8);
     // Every strip or tile that is a JPEG is decoded into memory of its own, progressive ones by way
     // of coefficients of 16 bits.
-    let copies = if directory.value(259) == Some(JPEG) { 4 } else { 1 };
+    let working = stored.saturating_add(height);
+    let working = if directory.value(COMPRESSION) == Some(JPEG) {
+        let least = (LEAST_PART * LEAST_PART).saturating_mul(samples);
+        working.max(least).saturating_mul(4)
+    } else {
+        working
+    };
     Some(Needs {
         width,
         height,
         pixel: samples.saturating_mul(bits.div_ceil(8)),
-        working: stored.saturating_add(height).saturating_mul(copies),
+        working,
         metadata: directory.values().saturating_mul(VALUE_BYTES),
+        is_turned: exif::is_turned(exif::orientation(bytes)),
     })
 }
 
 /// A directory of fields.
-struct Directory<'f> {
+pub(super) struct Directory<'f> {
     file: &'f [u8],
     little: bool,
     /// BigTIFF has counts and offsets of 64 bits.
@@ -74,7 +101,8 @@ struct Directory<'f> {
 }
 
 impl<'f> Directory<'f> {
-    fn first(file: &'f [u8]) -> Option<Self> {
+    /// The first directory of a TIFF. It is not checked that `file` is one.
+    pub(super) fn first(file: &'f [u8]) -> Option<Self> {
         let little = file.starts_with(b"II");
         let directory = Self { file, little, big: false, fields: 0, count: 0 };
         let big = directory.number(2, 2)? == 43;
@@ -115,22 +143,58 @@ impl<'f> Directory<'f> {
     }
 
     /// The first value of the field with this tag, if it is a whole number.
-    fn value(&self, tag: u64) -> Option<u64> {
+    pub(super) fn value(&self, tag: u64) -> Option<u64> {
+        self.numbers(tag)?.next()
+    }
+
+    /// The values of the field with this tag, if they are whole numbers, as far as they are there.
+    fn numbers(&self, tag: u64) -> Option<impl Iterator<Item = u64>> {
         let field = self.fields().find(|field| field.tag == tag)?;
         let width = match field.kind {
-            1 => 1,
-            3 => 2,
-            4 | 13 => 4,
-            16 | 18 => 8,
+            // Signed numbers that are not negative have the same bytes.
+            1 | 6 | 7 => 1,
+            3 | 8 => 2,
+            4 | 9 | 13 => 4,
+            16..=18 => 8,
             _ => return None,
         };
         let room = if self.big { 8 } else { 4 };
-        let at = match field.bytes() {
-            0 => return None,
-            bytes if bytes <= room as u64 => field.value,
-            _ => usize::try_from(self.number(field.value, room)?).ok()?,
+        let at = if field.bytes() <= room as u64 {
+            field.value
+        } else {
+            usize::try_from(self.number(field.value, room)?).ok()?
         };
-        self.number(at, width)
+        let count = usize::try_from(field.count).ok()?;
+        Some(
+            (0..count).map_while(move |index| {
+                self.number(at.checked_add(index.checked_mul(width)?)?, width)
+            }),
+        )
+    }
+
+    /// Whether no strip or tile that is a JPEG is larger than its place: the decoder would allocate
+    /// memory for all of its pixels.
+    fn jpegs_fit(&self) -> bool {
+        if self.value(COMPRESSION) != Some(JPEG) {
+            return true;
+        }
+        let side = |image, parts: [u64; 2]| {
+            let image = self.value(image).unwrap_or(0);
+            let part = parts.into_iter().find_map(|tag| self.value(tag)).unwrap_or(image);
+            part.min(image.max(LEAST_PART)).next_multiple_of(16)
+        };
+        let (width, height) = (side(256, [322, 322]), side(257, [323, 278]));
+        let (offsets, lengths) = if self.value(322).is_some() { (324, 325) } else { (273, 279) };
+        let (Some(offsets), Some(lengths)) = (self.numbers(offsets), self.numbers(lengths)) else {
+            return true;
+        };
+        offsets.zip(lengths).all(|(offset, length)| {
+            let part = usize::try_from(offset).ok().and_then(|offset| self.file.get(offset..));
+            let part = part.unwrap_or_default();
+            let length = part.len().min(usize::try_from(length).unwrap_or(usize::MAX));
+            jpeg::size(&part[..length])
+                .is_none_or(|(across, down)| across <= width && down <= height)
+        })
     }
 
     /// The whole number in `width` bytes at `offset`, if they are there.
@@ -251,5 +315,37 @@ mod tests {
         assert!(check_fields(&big[..30]).is_ok());
         assert!(check_fields(b"II*\0\xFF\xFF\xFF\xFF").is_ok());
         assert!(check_fields(b"II").is_ok());
+    }
+
+    /// A file of one strip that is a JPEG of this size, in an image of 32 × 16.
+    fn jpeg_strip(width: u16, height: u16) -> Vec<u8> {
+        let strip = [
+            &b"\xFF\xD8\xFF\xC0\x00\x0B\x08"[..],
+            &height.to_be_bytes(),
+            &width.to_be_bytes(),
+            b"\x01\x01\x11\x00\xFF\xDA\x00\x08\x01\x01\x00\x00\x3F\x00\x00",
+        ]
+        .concat();
+        let length = u32::try_from(strip.len()).unwrap();
+        let fields = [(256, 32), (257, 16), (258, 8), (259, 7), (273, 8), (277, 1), (279, length)];
+        let mut file = [&b"II*\0"[..], &(8 + length).to_le_bytes(), &strip].concat();
+        file.extend(u16::try_from(fields.len()).unwrap().to_le_bytes());
+        for (tag, value) in fields {
+            file.extend([&u16::to_le_bytes(tag)[..], &[4, 0, 1, 0, 0, 0]].concat());
+            file.extend(u32::to_le_bytes(value));
+        }
+        file
+    }
+
+    #[test]
+    fn a_jpeg_in_a_tiff_must_fit_its_place() {
+        for (width, height, is_sound) in
+            [(32, 16, true), (17, 3, true), (33, 16, false), (32, 60_000, false)]
+        {
+            let file = jpeg_strip(width, height);
+            assert_eq!(check_fields(&file).is_ok(), is_sound, "{width} × {height}");
+        }
+        let needs = needs(&jpeg_strip(32, 16)).unwrap();
+        assert!(needs.working >= 1024 * 1024, "{}", needs.working);
     }
 }

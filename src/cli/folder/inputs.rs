@@ -21,14 +21,14 @@ const MAX_LIST: u64 = 256 << 20;
 
 /// The extensions of photos in folders. The format of a photo is detected from its bytes; but a folder
 /// holds many other files, and each would have to be opened.
-const EXTENSIONS: [&str; 11] =
-    ["jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "dib", "tif", "tiff"];
+const EXTENSIONS: [&str; 12] =
+    ["jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "dib", "tif", "tiff", "avif"];
 
 /// The extensions of photos that cannot be read: those of phones, the raw formats of cameras, and the
 /// successors of JPEG.
 #[rustfmt::skip]
-const UNREADABLE: [&str; 45] = [
-    "heic", "heif", "heics", "heifs", "hif", "avci", "avif", "avifs",
+const UNREADABLE: [&str; 44] = [
+    "heic", "heif", "heics", "heifs", "hif", "avci", "avifs",
     "3fr", "arw", "cr2", "cr3", "crw", "dcr", "dng", "erf", "fff", "gpr", "iiq", "kdc", "mef", "mos",
     "mrw", "nef", "nrw", "orf", "pef", "raf", "raw", "rw2", "rwl", "sr2", "srf", "srw", "x3f",
     "jxl", "jp2", "j2k", "jpf", "jpx", "jxr", "hdp", "wdp", "psd", "psb",

@@ -101,7 +101,7 @@ fn example(kind: ErrorKind) -> Error {
         }
         ErrorKind::BatchTooLarge => "a batch may have at most 32 images; send several batches",
         ErrorKind::UnsupportedFormat => {
-            "the image format is not supported; send JPEG, PNG, WebP, GIF, BMP or TIFF"
+            "the image format is not supported; send JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF"
         }
         ErrorKind::UndecodableImage => "the PNG image is cut off; send the whole file",
         ErrorKind::InvalidParameter => {

@@ -1,13 +1,13 @@
 """Makes the images that tests/it/image.rs decodes, one for each kind, and the reference results of Pillow
 and transformers.
 
-    pip install -r requirements.txt
+    pip install -r requirements.txt     # and avifenc 0.11.1, in Debian's libavif-bin
     python make_image_goldens.py        # from any folder; writes next to this file
 
 `zoo/NAME.EXT` is an input and `resized/NAME.png` its reference result: Pillow's `open`,
 `ImageOps.exif_transpose`, transformers' `convert_to_rgb` (which puts transparency on white), and
-Pillow's bicubic `resize` to SIZE × SIZE. `photos/NAME.png` is the same for the photos in
-`assets/`. `pixel_values.bin` is the output of `BlipImageProcessorPil` for one photo, little-endian float32.
+Pillow's bicubic `resize` to SIZE × SIZE. `decoded/NAME.png` is the reference of an AVIF before the resize.
+`photos/NAME.png` is the same as `resized` for the photos in `assets/`. `pixel_values.bin` is the output of `BlipImageProcessorPil` for one photo, little-endian float32.
 `refused/CODE/NAME.EXT` are files that must be refused with that error code: one for each kind of damage,
 one for each limit, and unsupported formats.
 
@@ -19,10 +19,14 @@ The output is deterministic: running the script again changes nothing.
 
 import io
 import logging
+import re
 import struct
+import subprocess
+import tempfile
 import zlib
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 from PIL import Image, ImageCms, ImageOps
 from transformers.image_transforms import convert_to_rgb
@@ -284,6 +288,64 @@ def others(rgb: Image.Image) -> dict[str, bytes]:
     }
 
 
+def avifs(rgb: Image.Image) -> dict[str, bytes]:
+    """AVIFs of every kind. Pillow writes 8 bits per sample; avifenc, the tool of libavif, writes the others."""
+    rgba = rgb.copy()
+    rgba.putalpha(Image.fromarray(alpha()))
+    small = rgb.resize((36, 24), BICUBIC)
+    wide = Image.open(PHOTOS / "cat.jpg").convert("RGB").resize((160, 128), BICUBIC)
+
+    def pillow(image: Image.Image, **options) -> bytes:
+        return encode(image, "AVIF", **{"quality": 90, "speed": 6, "codec": "aom", "max_threads": 1, **options})
+
+    def avifenc(image: Image.Image, *options: str) -> bytes:
+        with tempfile.TemporaryDirectory() as folder:
+            source, target = Path(folder) / "in.png", Path(folder) / "out.avif"
+            image.save(source)
+            quality = ["--min", "10", "--max", "10"] if "-l" not in options else []
+            command = ["avifenc", "-c", "aom", "-j", "1", "-s", "6", *quality, *options, source, target]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            return target.read_bytes()
+
+    def undated(data: bytes) -> bytes:
+        """Without the time of creation, so that the output is always the same."""
+        for name in (b"mvhd", b"tkhd", b"mdhd"):
+            times = data.index(name) + 8
+            data = data[:times] + bytes(16) + data[times + 16 :]
+        return data
+
+    orientations = {}
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        orientations[f"avif_exif_{orientation}.avif"] = pillow(small, subsampling="4:4:4", exif=exif)
+    return {
+        **orientations,
+        "avif.avif": pillow(rgb, subsampling="4:2:0"),
+        "avif_422.avif": pillow(rgb, subsampling="4:2:2"),
+        "avif_444.avif": pillow(rgb, subsampling="4:4:4"),
+        "avif_grey.avif": pillow(rgb.convert("L"), subsampling="4:0:0"),
+        "avif_odd.avif": pillow(rgb.crop((0, 0, 71, 47)), subsampling="4:2:0"),
+        "avif_limited.avif": pillow(rgb, subsampling="4:2:0", range="limited"),
+        "avif_alpha.avif": pillow(rgba, subsampling="4:2:0"),
+        "avif_premultiplied.avif": pillow(rgba, subsampling="4:4:4", alpha_premultiplied=True),
+        "avif_icc_p3.avif": pillow(small, subsampling="4:4:4", icc_profile=P3),
+        "avif_animated.avif": undated(pillow(small, save_all=True, append_images=[ImageOps.invert(small)], duration=50)),
+        "avif_10.avif": avifenc(rgb, "-d", "10", "-y", "420"),
+        "avif_10_422_limited.avif": avifenc(rgb, "-d", "10", "-y", "422", "-r", "limited"),
+        "avif_10_alpha.avif": avifenc(rgba, "-d", "10", "-y", "420"),
+        "avif_12_444.avif": avifenc(rgb, "-d", "12", "-y", "444"),
+        "avif_12_grey.avif": avifenc(rgb.convert("L"), "-d", "12", "-y", "400"),
+        "avif_bt709.avif": avifenc(rgb, "-y", "444", "--cicp", "1/13/1"),
+        "avif_10_bt2020.avif": avifenc(rgb, "-d", "10", "-y", "444", "--cicp", "1/13/9"),
+        "avif_ycgco.avif": avifenc(rgb, "-y", "444", "--cicp", "1/13/8"),
+        "avif_identity.avif": avifenc(small, "-l", "--cicp", "1/13/0"),
+        "avif_grain.avif": avifenc(rgb, "-y", "420", "-a", "film-grain-test=4"),
+        "avif_grid.avif": avifenc(wide, "-y", "420", "--grid", "2x2"),
+        "avif_turned_and_mirrored.avif": avifenc(small, "-y", "444", "--irot", "1", "--imir", "0"),
+    }
+
+
 def refused(zoo: dict[str, bytes]) -> dict[str, bytes]:
     """Files that must be refused, by error code and name."""
 
@@ -355,7 +417,17 @@ def sized(width: int, height: int) -> bytes:
     return whole[:12] + ihdr + struct.pack(">I", zlib.crc32(ihdr)) + whole[33:]
 
 
+def deep_avif(data: bytes, bits: int) -> Image.Image:
+    """An AVIF of more than 8 bits, rounded. Pillow asks libavif for 8 bits, which then rounds down, by 0.2 to 0.6
+    levels on average."""
+    levels = imagecodecs.avif_decode(data).astype(np.float64) * 255 / ((1 << bits) - 1)
+    return Image.fromarray(np.round(levels).astype(np.uint8).squeeze())
+
+
 def reference(data: bytes, name: str) -> Image.Image:
+    deep = re.search("avif_(10|12)", name)
+    if deep:
+        return Image.fromarray(convert_to_rgb(deep_avif(data, int(deep[1])), return_numpy=True))
     image = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
     if image.mode.startswith("I;16"):
         # Pillow's conversion of I;16 to RGB clips at 255, which makes the image white. For 16-bit
@@ -375,16 +447,18 @@ def resize(data: bytes, name: str, size: int) -> Image.Image:
 
 
 def main() -> None:
-    for folder in ("zoo", "resized", "photos"):
+    for folder in ("zoo", "resized", "decoded", "photos"):
         (HERE / folder).mkdir(exist_ok=True)
     rgb = photo()
-    zoo = {**jpegs(rgb), **pngs(rgb), **others(rgb)}
+    zoo = {**jpegs(rgb), **pngs(rgb), **others(rgb), **avifs(rgb)}
     for name, data in refused(zoo).items():
         path = HERE / "refused" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
     for name, data in zoo.items():
         (HERE / "zoo" / name).write_bytes(data)
+        if name.endswith(".avif"):
+            reference(data, name).save(HERE / "decoded" / f"{name.split('.')[0]}.png", optimize=True)
         resized = resize(data, name, SIZE)
         resized.save(HERE / "resized" / f"{name.split('.')[0]}.png", optimize=True)
     for path in sorted(PHOTOS.glob("*.jpg")):
