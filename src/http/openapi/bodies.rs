@@ -40,9 +40,9 @@ macro_rules! body {
 }
 
 body! {
-    CaptionForm: "image", file(), parameters(Object::clone);
+    CaptionForm: "image", file(), parameters(nullable_text);
     CaptionRequest: "image", base64(), parameters(nullable);
-    BatchForm: "images", list(file()), parameters(Object::clone);
+    BatchForm: "images", list(file()), parameters(nullable_text);
     BatchRequest: "images", list(base64()), parameters(nullable);
     ImageForm: "image", file(), [];
     ImageRequest: "image", base64(), [];
@@ -67,7 +67,7 @@ impl IntoParams for CaptionQuery {
     /// that is also in the body is refused.
     fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<utoipa::openapi::path::Parameter> {
         let each = Parameter::all().iter().map(|parameter| {
-            let mut schema = parameter.schema().clone();
+            let mut schema = nullable_text(parameter.schema());
             let mut description = schema.description.take().unwrap_or_default();
             if let Some(default) = schema.default.take() {
                 description += &format!(" The default is {default}.");
@@ -95,6 +95,12 @@ fn object(
         .fold(first, |object, (name, schema)| object.property(name, schema))
         .additional_properties(Some(AdditionalProperties::FreeForm(false)))
         .into()
+}
+
+/// The schema for forms and query strings, where the text null means null, except in free text.
+fn nullable_text(schema: &Object) -> Object {
+    let is_text = matches!(schema.schema_type, SchemaType::Type(Type::String));
+    if is_text && schema.enum_values.is_none() { schema.clone() } else { nullable(schema) }
 }
 
 /// The parameters of a caption, each with its schema as `write` writes it.

@@ -168,6 +168,7 @@ fn it_says_which_values_are_accepted() {
             assert!(choices.is_none_or(|choices| choices.contains(&Value::Null)), "{schema}");
         }
     }
-    let form = &schemas["CaptionForm"]["properties"]["seed"];
-    assert_eq!(form["type"], "integer", "{form}");
+    let form = &schemas["CaptionForm"]["properties"];
+    assert_eq!(form["seed"]["type"], serde_json::json!(["integer", "null"]), "{form}");
+    assert_eq!(form["prompt"]["type"], "string", "the text null is text: {form}");
 }
