@@ -302,11 +302,11 @@ fn files_that_are_no_images_are_unsupported() {
     }
 }
 
-/// Bytes at the end of a file that hold no pixels: the end marker of JPEG and padding, the checksum of the last row
-/// and the end marker of PNG, the end code and trailer of GIF, the padding of WebP.
+/// Bytes at the end of a file that hold no pixels: the end marker of JPEG and padding; the end
+/// code, the checksums and the end marker of PNG; the end code and trailer of GIF; the padding of WebP.
 fn expendable(name: &str) -> usize {
     match name.rsplit_once('.').unwrap().1 {
-        "png" => 4 + 4 + 12,
+        "png" => 1 + 4 + 4 + 12,
         "gif" => 4,
         "jpg" => 3,
         "webp" => 1,

@@ -84,7 +84,10 @@ fn scans_are_complete(coded: &[u8]) -> bool {
         else {
             return false;
         };
-        let band = usize::from(*first).min(63)..=usize::from(*last).min(63);
+        if first > last || *last > 63 {
+            return false;
+        }
+        let band = usize::from(*first)..=usize::from(*last);
         for [component, _] in parts.as_chunks::<2>().0 {
             let Some(index) = identifiers.iter().position(|known| known == component) else {
                 return false;

@@ -147,6 +147,9 @@ impl Code {
         let first = u16::try_from(bits.read(if wide { 8 } else { 1 })?).ok()?;
         let symbols =
             if two { vec![first, u16::try_from(bits.read(8)?).ok()?] } else { vec![first] };
+        if symbols.iter().any(|symbol| usize::from(*symbol) >= alphabet) {
+            return None;
+        }
         let mut counts = [0; 16];
         counts[1] = 2;
         Some(Self { counts, symbols, bytes: CODE + 3 * NODES })
