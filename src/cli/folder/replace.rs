@@ -314,13 +314,4 @@ mod tests {
         assert_eq!((metadata.uid(), metadata.gid()), (1234, 4321));
         assert_eq!(fs::read(&path).unwrap(), b"new");
     }
-
-    #[cfg(unix)]
-    #[test]
-    fn a_pipe_is_not_waited_for() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("pipe");
-        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
-        assert!(rewrite(&path, "x").is_err());
-    }
 }

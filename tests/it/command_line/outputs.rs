@@ -248,6 +248,8 @@ fn linked_outputs_stay_links_and_leftovers_are_removed() {
     assert_status(&run(&folder, &["a.jpg", "-o", "out.csv", "--sidecar", "txt"]), 0);
     assert!(folder.path().join("out.csv").is_symlink() && !leftover.exists());
     assert!(folder.path().join("elsewhere/out.csv").exists());
+    // A sidecar that is a pipe, which is not waited for.
+    assert_status(&shell(&folder, "mkfifo a.jpg.json; $cutline caption a.jpg --sidecar json"), 1);
     // A sidecar that is a link to nothing, as those of git-annex are before they are fetched.
     symlink("not/here", folder.path().join("a.jpg.xmp")).unwrap();
     let output = run(&folder, &["a.jpg", "--sidecar", "xmp", "--overwrite"]);
