@@ -88,6 +88,16 @@ impl BodyPermit {
         Photo::new(bytes, permit)
     }
 
+    /// Memory for a copy of `bytes` bytes of the body, until the result is dropped.
+    ///
+    /// # Errors
+    /// [`QueueFull`](ErrorKind::QueueFull): there is none.
+    pub(super) fn copy(&self, bytes: usize) -> Result<Permit> {
+        let mut permit = self.lock();
+        permit.grow(bytes as u64)?;
+        Ok(permit.split(bytes as u64))
+    }
+
     /// The lock guards two numbers, which are valid even after a panic.
     fn lock(&self) -> MutexGuard<'_, Permit> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)

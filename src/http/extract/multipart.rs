@@ -18,7 +18,7 @@ use super::head::HeaderParameters;
 use super::names::Place;
 use super::{Form, Images, Transport, encoded, malformed};
 use crate::captioner::{ParameterFields, shortened, too_long};
-use crate::http::body::{LimitedBody, TooLarge, append};
+use crate::http::body::{BodyPermit, LimitedBody, TooLarge, append};
 use cutline_error::{Error, Result};
 
 /// Limit on what precedes the content of a part: its headers, and text before the first part.
@@ -50,7 +50,7 @@ pub(super) async fn read(
         };
         if reader.count.is_image(&name) {
             let photo = match content(part, max_image_bytes).await? {
-                Some(bytes) => head.transfer.decode(bytes, max_image_bytes),
+                Some(bytes) => head.transfer.decode(bytes, max_image_bytes, &permit),
                 None => Err(TooLarge::Image(max_image_bytes).error()),
             };
             images.add(head.file, photo.map(|bytes| permit.photo(bytes)))?;
@@ -59,7 +59,7 @@ pub(super) async fn read(
             form.expect(&name, Place::Body)?;
             let content = content(part, ParameterFields::MAX_BYTES).await?;
             let content = content.ok_or_else(|| too_long(&name))?;
-            let content = head.transfer.decode(content, ParameterFields::MAX_BYTES)?;
+            let content = head.transfer.decode(content, ParameterFields::MAX_BYTES, &permit)?;
             let text = std::str::from_utf8(&content).map_err(|error| {
                 Error::parameter(name.clone(), "the value is not UTF-8; send it as UTF-8 text")
                     .with_source(error)
@@ -125,10 +125,14 @@ impl Transfer {
         }
     }
 
-    fn decode(&self, content: Vec<u8>, max_bytes: usize) -> Result<Vec<u8>> {
+    fn decode(&self, content: Vec<u8>, max_bytes: usize, permit: &BodyPermit) -> Result<Vec<u8>> {
         match self {
             Self::Plain => Ok(content),
-            Self::Base64 => encoded::base64(&content, false, max_bytes),
+            Self::Base64 => {
+                // Text and image are in memory together.
+                let _copy = permit.copy(content.len())?;
+                encoded::base64(&content, false, max_bytes)
+            }
             Self::Unknown(name) => Err(malformed(format!(
                 "the Content-Transfer-Encoding \"{name}\" of a part is not supported; send its \
                  bytes as they are, without that header"
