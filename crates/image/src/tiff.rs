@@ -84,7 +84,8 @@ pub(super) fn needs(bytes: &[u8]) -> Option<Needs> {
         height,
         pixel: samples.saturating_mul(bits.div_ceil(8)),
         working,
-        metadata: directory.values().saturating_mul(VALUE_BYTES),
+        // Fields that claim more than the file has are refused before anything is read.
+        metadata: if directory.fits() { directory.values().saturating_mul(VALUE_BYTES) } else { 0 },
         is_turned: exif::is_turned(exif::orientation(bytes)),
     })
 }
@@ -252,6 +253,21 @@ mod tests {
             let error = check_fields(&tiff(kind, count)).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::UndecodableImage, "{kind} {count}");
         }
+    }
+
+    #[test]
+    fn a_false_count_claims_no_memory() {
+        // A width, a height, and a colour profile of 2 GiB.
+        let head = [&b"II*\0"[..], &8_u32.to_le_bytes(), &3_u16.to_le_bytes()].concat();
+        let field = |tag: u16, kind: u16, count: u32, value: u32| {
+            let (tag, kind) = (tag.to_le_bytes(), kind.to_le_bytes());
+            [&tag[..], &kind, &count.to_le_bytes(), &value.to_le_bytes()].concat()
+        };
+        let fields =
+            [field(256, 4, 1, 60), field(257, 4, 1, 40), field(34675, 7, i32::MAX as u32, 8)];
+        let file = [head, fields.concat(), vec![0; 4]].concat();
+        assert_eq!(needs(&file).unwrap().metadata, 0);
+        assert_eq!(check_fields(&file).unwrap_err().kind(), ErrorKind::UndecodableImage);
     }
 
     #[test]

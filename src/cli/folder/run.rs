@@ -256,8 +256,15 @@ fn report(
     written
 }
 
-/// Reads the file. Stops as soon as it is known to be too large.
+/// Reads the file. Stops as soon as it is known to be too large. Pipes and devices are refused, because
+/// opening or reading them may take for ever.
 fn read(path: &Path, max_bytes: usize) -> Result<Vec<u8>> {
+    if path.metadata().is_ok_and(|found| !found.is_file() && !found.is_dir()) {
+        return Err(Error::new(
+            ErrorKind::Io,
+            "is not a regular file; send the image to --stdin-image",
+        ));
+    }
     let limit = u64::try_from(max_bytes).unwrap_or(u64::MAX).saturating_add(1);
     let mut bytes = Vec::new();
     let opened = File::open(path);

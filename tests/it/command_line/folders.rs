@@ -294,3 +294,14 @@ fn progress_is_reported_as_json() {
     let quiet = run(&folder, &["-r", ".", "--quiet"]);
     assert_eq!(text(&quiet.stderr).lines().count(), 1, "{quiet:?}");
 }
+
+#[test]
+fn a_pipe_is_not_waited_for() {
+    let folder = album();
+    let made = std::process::Command::new("mkfifo").arg(folder.path().join("p.jpg")).status();
+    assert!(made.unwrap().success());
+    let named = run(&folder, &["p.jpg"]);
+    assert_status(&named, 1);
+    assert!(text(&named.stderr).contains("not a regular file"), "{named:?}");
+    assert_status(&run(&folder, &["."]), 0);
+}
