@@ -21,13 +21,14 @@ pub(super) const JSON_ROW: &[u8] = b"{\"path\":";
 
 const NOT_OURS: &str = "it contains rows that cutline did not write";
 
-/// The results in a file to which rows are to be appended.
+/// The results in a file to which rows are to be appended, and its last row if that may have been cut off
+/// inside its caption: it is a whole row, but no line break follows.
 pub(super) fn continued(
     file: &mut File,
     path: &Path,
     format: OutputFormat,
     photos: &[InputPhoto],
-) -> Result<Results> {
+) -> Result<(Results, Vec<u8>)> {
     let refused = |what: &str| {
         let detail = format!(
             "{}: {what}, so rows cannot be appended as {}; give another --output or --format, or \
@@ -56,11 +57,14 @@ pub(super) fn continued(
     if !may_be_cut(&bytes[results.end..], format, photos) {
         return Err(refused("its last line is incomplete, and not the beginning of a row"));
     }
-    // Its caption may have been cut off, so the photo gets another row.
+    let mut torn = Vec::new();
     if results.unterminated && format != OutputFormat::JsonLines {
+        // The photo gets another row.
         results.entries.pop();
+        let start = bytes[..results.end].iter().rposition(|byte| *byte == b'\n');
+        torn = bytes[start.map_or(0, |at| at + 1)..results.end].to_vec();
     }
-    Ok(results)
+    Ok((results, torn))
 }
 
 /// Whether a file of text carries our mark. Where files have no such marks, its rows must do.

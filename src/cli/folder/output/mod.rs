@@ -30,6 +30,8 @@ pub(in crate::cli) struct Output {
     rows: usize,
     /// What comes before the next row.
     before: String,
+    /// The last row of the file, if it may have been cut off. A row that begins like it replaces it.
+    torn: Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -72,7 +74,13 @@ impl Output {
         // A program that reads a pipe takes the mark for a part of the first name.
         let mark = if stdout_is_new_file() { MARK } else { "" };
         let before = start(format, mark)?;
-        Ok(Self { target: OutputTarget::Stdout(io::stdout()), format, rows: 0, before })
+        Ok(Self {
+            target: OutputTarget::Stdout(io::stdout()),
+            format,
+            rows: 0,
+            before,
+            torn: Vec::new(),
+        })
     }
 
     /// What `destination` stands for, and the results that it already contains; `overwrite` discards
@@ -91,7 +99,8 @@ impl Output {
             Destination::Stream(path) => {
                 let file = open_stream(path).map_err(|error| failed(path, &error))?;
                 let target = OutputTarget::Stream { file, path: path.clone() };
-                Ok((Self { target, format, rows: 0, before: start(format, "")? }, None))
+                let before = start(format, "")?;
+                Ok((Self { target, format, rows: 0, before, torn: Vec::new() }, None))
             }
             Destination::File(path) => {
                 let (output, entries) = Self::file(path, format, overwrite, photos)?;
@@ -116,8 +125,8 @@ impl Output {
             );
             return Err(Error::new(ErrorKind::Config, detail));
         }
-        let results = if overwrite {
-            Results::default()
+        let (results, torn) = if overwrite {
+            Default::default()
         } else {
             continued(&mut file, path, format, photos)?
         };
@@ -128,9 +137,11 @@ impl Output {
         }
         let length = file.metadata().map_err(|error| failed(path, &error))?.len();
         let target = OutputTarget::File { file, path: path.to_owned(), end, length };
-        let mut output = Self { target, format, rows: results.entries.len(), before };
-        // The file is complete even if no row follows. Only what is to be discarded waits for a row.
-        if !overwrite && let Err(WriteError::Error(error)) = output.put("") {
+        let waits = overwrite || !torn.is_empty();
+        let mut output = Self { target, format, rows: results.entries.len(), before, torn };
+        // The file is complete even if no row follows. Only what is to be discarded, or may be cut off,
+        // waits for a row.
+        if !waits && let Err(WriteError::Error(error)) = output.put("") {
             return Err(error);
         }
         Ok((output, results.entries))
@@ -146,7 +157,7 @@ impl Output {
         photos: &[InputPhoto],
     ) -> Result<Vec<ResultEntry>> {
         match File::open(path) {
-            Ok(mut file) => Ok(continued(&mut file, path, format, photos)?.entries),
+            Ok(mut file) => Ok(continued(&mut file, path, format, photos)?.0.entries),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
             Err(error) => Err(failed(path, &error)),
         }
@@ -161,6 +172,14 @@ impl Output {
             _ => row,
         };
         self.rows += 1;
+        let torn = std::mem::take(&mut self.torn);
+        if let OutputTarget::File { end, .. } = &mut self.target
+            && !torn.is_empty()
+            && text.as_bytes().starts_with(&torn)
+        {
+            *end -= torn.len() as u64;
+            self.before.clear();
+        }
         self.put(&text)
     }
 
@@ -428,6 +447,18 @@ mod tests {
             // The last caption may be incomplete, except in JSON.
             let known = open(whole.trim_end(), &[]).unwrap();
             assert_eq!(known.len(), if name == "a.jsonl" { 2 } else { 1 }, "{name}");
+            if name != "a.jsonl" {
+                // The row that begins like it replaces it; another one follows it.
+                assert_eq!(std::fs::read_to_string(&path).unwrap(), whole.trim_end(), "{name}");
+                write(&path, format, &["b"]);
+                assert_eq!(std::fs::read_to_string(&path).unwrap(), whole, "{name}");
+                let edited = format!("{} edited", whole.trim_end());
+                open(&edited, &[]).unwrap();
+                write(&path, format, &["b"]);
+                let kept = std::fs::read_to_string(&path).unwrap();
+                assert!(kept.starts_with(&format!("{edited}\n")) && kept.len() > edited.len() + 3);
+                std::fs::write(&path, &whole).unwrap();
+            }
             assert_eq!(std::fs::read_to_string(&path).unwrap(), whole, "{name}");
             let torn = if name == "a.jsonl" { "{\"path\":\"photo" } else { "phot" };
             assert_eq!(open(&format!("{whole}{torn}"), &["photo.jpg"]).unwrap().len(), 2);
