@@ -107,7 +107,8 @@ pub(super) fn needs(bytes: &[u8]) -> Option<Needs> {
     } else if has(b"ALPH") {
         blocks + PARTITION + lossless(7)
     } else if has(b"VP8L") {
-        lossless(6)
+        // With alpha, the decoder writes to the pixels directly.
+        lossless(if has_alpha { 3 } else { 6 })
     } else {
         blocks + PARTITION
     };
