@@ -17,7 +17,7 @@ use super::mark::Mark;
 use super::name;
 use super::record::{OutputFormat, Record, header};
 use super::replace::{links, lock};
-use super::results::{ResultEntry, Results};
+use super::results::ResultEntry;
 use super::spreadsheet::MARK;
 use crate::cli::unwritable;
 use cutline_error::{Error, ErrorKind, Result};
