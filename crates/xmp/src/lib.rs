@@ -40,6 +40,9 @@ const PROPERTIES: [(&str, &str); 2] = [
     ("Iptc4xmpCore:AltTextAccessibility", "http://iptc.org/std/Iptc4xmpCore/1.0/xmlns/"),
 ];
 
+/// The mark of a file in UTF-8.
+const MARK: char = '\u{feff}';
+
 /// A file without properties.
 const EMPTY: &str = "<?xpacket begin=\"\u{feff}\" id=\"W5M0MpCehiHzreSzNTczkc9d\"?>\n\
     <x:xmpmeta xmlns:x=\"adobe:ns:meta/\">\n \
@@ -206,7 +209,8 @@ impl Element {
     fn text(&self, xmp: &str) -> Option<String> {
         let markup = &xmp[self.inside()?];
         let mut reader = Reader::from_str(markup);
-        let mut text = String::new();
+        // The reader takes this character for the mark of a file.
+        let mut text = if markup.starts_with(MARK) { MARK.to_string() } else { String::new() };
         loop {
             match reader.read_event() {
                 Ok(Event::Text(part)) => text += &part.xml10_content(),

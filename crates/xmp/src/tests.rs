@@ -107,6 +107,13 @@ fn properties_are_filled_in_every_form() {
 }
 
 #[test]
+fn a_text_may_begin_with_the_mark_of_a_file() {
+    let wanted = texts("\u{feff}a cat", "\u{feff}a pet");
+    let merged = merge(None, &wanted, Existing::Keep).unwrap();
+    assert_eq!(read(&merged).unwrap(), wanted, "{merged}");
+}
+
+#[test]
 fn invalid_files_are_rejected() {
     for text in ["notes", "<a/>", "<a><b></a>", "<rdf:RDF xmlns:rdf='urn:x'/>", "<a>", "{\"a\": 1}"]
     {

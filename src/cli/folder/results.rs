@@ -172,7 +172,7 @@ fn array(bytes: &[u8]) -> Result<Results, String> {
         let start = line.end - usize::from(line.terminated) - bare.len();
         if row.is_empty() {
             // The bracket that opens the array, or one that closes it.
-            if results.entries.is_empty() && line.terminated {
+            if results.entries.is_empty() && line.terminated && line.text.starts_with(b"[") {
                 results.end = start;
             }
             continue;

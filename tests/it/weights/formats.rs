@@ -304,4 +304,12 @@ fn broken_gguf_never_panics() {
     assert_says(&refused("model.gguf", b"PK\x03\x04"), &["not a GGUF file"]);
     let alignment = gguf(&[("general.alignment", &Value::U32(0))]);
     assert_says(&refused("model.gguf", &alignment), &["GGUF"]);
+    // The fields of a tensor: name, number of dimensions, dimensions, type, offset.
+    let info = bytes.windows(2).position(|name| name == b"q4").unwrap() + 2;
+    let mut odd = bytes.clone();
+    odd[info + 4 + 16 + 4] += 1;
+    assert_says(&refused("model.gguf", &odd), &["`q4`", "multiple of 8"]);
+    let mut empty = bytes;
+    empty[info + 4..info + 4 + 16].fill(0);
+    assert_says(&refused("model.gguf", &empty), &["`q4`", "whole blocks"]);
 }

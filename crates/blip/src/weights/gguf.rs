@@ -69,6 +69,9 @@ impl Gguf {
     }
 }
 
+/// Every alignment that GGUF allows is a multiple of this.
+const ALIGNMENT: u64 = 8;
+
 fn locate(
     source: &ByteSource,
     tensor: &str,
@@ -78,10 +81,15 @@ fn locate(
     let kind = info.ggml_dtype;
     let elements = info.shape.dims().iter().try_fold(1usize, |n, &dim| n.checked_mul(dim));
     let length = elements
-        .filter(|elements| elements.is_multiple_of(kind.block_size()))
+        .filter(|elements| *elements > 0 && elements.is_multiple_of(kind.block_size()))
         .and_then(|elements| (elements / kind.block_size()).checked_mul(kind.type_size()))
         .ok_or_else(|| broken(source.name(), tensor, "its shape does not fill whole blocks"))?;
     let offset = data.checked_add(info.offset);
+    // candle takes the bytes for blocks of numbers where they are.
+    if offset.is_some_and(|offset| !offset.is_multiple_of(ALIGNMENT)) {
+        let why = format!("it does not begin at a multiple of {ALIGNMENT} bytes");
+        return Err(broken(source.name(), tensor, why));
+    }
     match offset.and_then(|offset| offset.checked_add(length as u64).map(|end| (offset, end))) {
         Some((offset, end)) if end <= source.length() => {
             Ok(TensorLocation { kind, offset, length })

@@ -470,6 +470,18 @@ mod tests {
     }
 
     #[test]
+    fn blank_lines_before_an_array_are_no_part_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.json");
+        for start in ["\n\n", "\n\n[", "\n[\n"] {
+            std::fs::write(&path, start).unwrap();
+            write(&path, OutputFormat::Json, &["a"]);
+            let bytes = std::fs::read(&path).unwrap();
+            assert_eq!(serde_json::from_slice::<Vec<serde_json::Value>>(&bytes).unwrap().len(), 1);
+        }
+    }
+
+    #[test]
     fn nothing_is_discarded_before_there_is_something_new() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.jsonl");
