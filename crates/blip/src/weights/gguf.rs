@@ -81,7 +81,8 @@ fn locate(
     let kind = info.ggml_dtype;
     let elements = info.shape.dims().iter().try_fold(1usize, |n, &dim| n.checked_mul(dim));
     let length = elements
-        .filter(|elements| *elements > 0 && elements.is_multiple_of(kind.block_size()))
+        .filter(|elements| *elements > 0 || kind.block_size() == 1)
+        .filter(|elements| elements.is_multiple_of(kind.block_size()))
         .and_then(|elements| (elements / kind.block_size()).checked_mul(kind.type_size()))
         .ok_or_else(|| broken(source.name(), tensor, "its shape does not fill whole blocks"))?;
     let offset = data.checked_add(info.offset);
@@ -146,6 +147,9 @@ impl TensorFile for Gguf {
 
     fn read_quantized(&self, name: &str, device: &Device) -> Result<QTensor> {
         let (kind, entry, bytes) = self.bytes(name)?;
+        if bytes.is_empty() {
+            return Err(broken(self.source.name(), name, "it has no elements"));
+        }
         ggml_file::qtensor_from_ggml(kind, &bytes, entry.shape.clone(), device)
             .map_err(|error| broken(self.source.name(), name, error))
     }
