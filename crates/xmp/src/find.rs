@@ -8,7 +8,7 @@ use quick_xml::events::{BytesStart, Event};
 use quick_xml::name::{Namespace, NamespaceResolver, ResolveResult};
 
 use super::encoding::Encoding;
-use super::{PROPERTIES, RDF, not_xmp};
+use super::{MARK, PROPERTIES, RDF, not_xmp};
 use cutline_error::Result;
 
 /// The properties whose value is the name of a file, or an extension, and their namespaces. Camera Raw
@@ -123,7 +123,7 @@ struct Finder {
 /// [`Io`](cutline_error::ErrorKind::Io): `xmp` is not well-formed XML, or contains no RDF.
 pub(super) fn find(xmp: &str) -> Result<Layout> {
     // The reader skips a byte order mark and does not count it.
-    let mark = if xmp.starts_with('\u{feff}') { '\u{feff}'.len_utf8() } else { 0 };
+    let mark = if xmp.starts_with(MARK) { MARK.len_utf8() } else { 0 };
     let mut reader = NsReader::from_str(&xmp[mark..]);
     let mut search = Finder::default();
     loop {

@@ -19,6 +19,7 @@ use serde_json::{Map, Value};
 use super::names::{ImageCount, Place};
 use super::{Form, Images, Transport, encoded, malformed, too_many};
 use crate::captioner::given_twice;
+use crate::text;
 use cutline_error::{Error, Result};
 
 /// Maximum number of fields in a request, far more than there are parameters.
@@ -35,9 +36,8 @@ pub(super) async fn read(
     let body = reader.limited(parts, body, Transport::Json)?;
     let permit = body.permit();
     let bytes = body.collect().await?;
-    // Some editors and languages put a mark at the start of UTF-8.
-    let text = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&bytes);
-    let Fields(fields) = serde_json::from_slice(text).map_err(|error| {
+    let json = text::without_mark(&bytes).map_err(|why| malformed(format!("the body {why}")))?;
+    let Fields(fields) = serde_json::from_slice(json).map_err(|error| {
         let at = format!("line {} column {}", error.line(), error.column());
         let how = reader.count.instructions();
         malformed(format!("the body is not a JSON object as expected here ({at}); {how}"))

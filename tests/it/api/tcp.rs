@@ -93,20 +93,25 @@ async fn a_client_that_expects_100_continue_need_not_send() {
     server.still_answers().await;
 }
 
+/// Reads an answer with a JSON object from a connection that stays open.
+async fn expect_json(stream: &mut TcpStream) {
+    let mut text = String::new();
+    while !text.ends_with('}') {
+        let mut part = [0; 1024];
+        let length = stream.read(&mut part).await.unwrap();
+        assert!(length > 0, "the server hung up: {text}");
+        text.push_str(std::str::from_utf8(&part[..length]).unwrap());
+    }
+    assert!(text.starts_with("HTTP/1.1 200 OK"), "{text}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_is_reused() {
     let server = Server::start(HttpSettings::default()).await;
     let mut stream = server.connect().await;
     for _ in 0..3 {
         stream.write_all(b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
-        let mut text = String::new();
-        while !text.ends_with('}') {
-            let mut part = [0; 1024];
-            let length = stream.read(&mut part).await.unwrap();
-            assert!(length > 0, "the server hung up: {text}");
-            text.push_str(std::str::from_utf8(&part[..length]).unwrap());
-        }
-        assert!(text.starts_with("HTTP/1.1 200 OK"), "{text}");
+        expect_json(&mut stream).await;
     }
 }
 
@@ -366,14 +371,7 @@ async fn headers_are_bounded_for_each_request_and_not_for_a_connection() {
     let head = format!("GET /health/live HTTP/1.1\r\nhost: x\r\nx: {}\r\n\r\n", "y".repeat(20_000));
     for _ in 0..10 {
         stream.write_all(head.as_bytes()).await.unwrap();
-        let mut text = String::new();
-        while !text.ends_with('}') {
-            let mut part = [0; 1024];
-            let length = stream.read(&mut part).await.unwrap();
-            assert!(length > 0, "the server hung up: {text}");
-            text.push_str(std::str::from_utf8(&part[..length]).unwrap());
-        }
-        assert!(text.starts_with("HTTP/1.1 200 OK"), "{text}");
+        expect_json(&mut stream).await;
     }
     let mut stream = server.connect().await;
     stream.write_all(b"GET /health/live HTTP/1.1\r\nhost: x\r\nx: ").await.unwrap();

@@ -81,8 +81,10 @@ fn locate(
     let kind = info.ggml_dtype;
     let elements = info.shape.dims().iter().try_fold(1usize, |n, &dim| n.checked_mul(dim));
     let length = elements
-        .filter(|elements| *elements > 0 || kind.block_size() == 1)
-        .filter(|elements| elements.is_multiple_of(kind.block_size()))
+        .filter(|&elements| {
+            let block = kind.block_size();
+            elements.is_multiple_of(block) && (elements > 0 || block == 1)
+        })
         .and_then(|elements| (elements / kind.block_size()).checked_mul(kind.type_size()))
         .ok_or_else(|| broken(source.name(), tensor, "its shape does not fill whole blocks"))?;
     let offset = data.checked_add(info.offset);

@@ -1,0 +1,94 @@
+use super::*;
+
+fn refused(json: &str) -> String {
+    let error = BlipConfig::from_json(json.as_bytes()).unwrap_err();
+    assert_eq!(error.kind(), cutline_error::ErrorKind::Model);
+    error.to_string()
+}
+
+#[test]
+fn missing_fields_have_the_defaults_of_transformers() {
+    let config = BlipConfig::from_json(br#"{"model_type": "blip"}"#).unwrap();
+    assert_eq!(config.vision.grid(), 24);
+    assert_eq!(config.vision.num_attention_heads, 12);
+    assert_eq!(config.vision.layer_norm_eps, 1e-5);
+    assert_eq!(config.text.num_attention_heads, 8);
+    assert_eq!(config.text.layer_norm_eps, 1e-12);
+    assert_eq!((config.text.bos_token_id, config.text.sep_token_id), (30522, 102));
+    assert_eq!(config.text.vocab_size, 30524);
+    assert!(config.tie_word_embeddings);
+}
+
+#[test]
+fn the_head_is_untied_only_if_both_sections_say_so() {
+    let tied = |top, text| {
+        let json = format!(
+            r#"{{"model_type": "blip", "tie_word_embeddings": {top},
+                "text_config": {{"tie_word_embeddings": {text}}}}}"#
+        );
+        BlipConfig::from_json(json.as_bytes()).unwrap().tie_word_embeddings
+    };
+    assert!(tied(true, true) && tied(true, false) && tied(false, true));
+    assert!(!tied(false, false));
+}
+
+#[test]
+fn other_architectures_are_refused_with_the_reason() {
+    assert!(refused(r#"{"model_type": "blip-2"}"#).contains("blip-2"));
+    assert!(refused("{}").contains("model_type"));
+    let vqa = r#"{"model_type": "blip", "architectures": ["BlipForQuestionAnswering"]}"#;
+    assert!(refused(vqa).contains("BlipForQuestionAnswering"));
+    assert!(refused("not json").contains("config.json"));
+}
+
+#[test]
+fn impossible_shapes_are_refused_with_the_field() {
+    let with = |section: &str| refused(&format!(r#"{{"model_type": "blip", {section}}}"#));
+    assert!(with(r#""text_config": {"num_attention_heads": 7}"#).contains("text_config"));
+    assert!(with(r#""vision_config": {"num_attention_heads": 0}"#).contains("vision_config"));
+    assert!(with(r#""vision_config": {"hidden_act": "mish"}"#).contains("mish"));
+    assert!(with(r#""vision_config": {"image_size": [384, 224]}"#).contains("384 × 224"));
+    assert!(with(r#""vision_config": {"image_size": 383}"#).contains("patch_size"));
+    assert!(with(r#""text_config": {"sep_token_id": null}"#).contains("sep_token_id"));
+    assert!(with(r#""text_config": {"bos_token_id": 30524}"#).contains("bos_token_id"));
+    assert!(with(r#""text_config": {"is_decoder": false}"#).contains("is_decoder"));
+}
+
+#[test]
+fn absurd_numbers_are_refused_before_anything_is_read() {
+    for (section, field) in [
+        ("vision_config", "hidden_size"),
+        ("vision_config", "intermediate_size"),
+        ("vision_config", "num_hidden_layers"),
+        ("vision_config", "image_size"),
+        ("text_config", "hidden_size"),
+        ("text_config", "intermediate_size"),
+        ("text_config", "num_hidden_layers"),
+        ("text_config", "vocab_size"),
+        ("text_config", "max_position_embeddings"),
+    ] {
+        // The last is the largest that the type can hold.
+        for number in ["0", "1000000000", "1099511627776", "18446744073709551615"] {
+            let json = format!(r#"{{"model_type": "blip", "{section}": {{"{field}": {number}}}}}"#);
+            let error = refused(&json);
+            assert!(error.contains(section) && error.contains(field), "{error}");
+        }
+        for number in ["-1", "1e300", "1.5", "18446744073709551616", "\"12\"", "[1e9, 1e9]"] {
+            let json = format!(r#"{{"model_type": "blip", "{section}": {{"{field}": {number}}}}}"#);
+            refused(&json);
+        }
+    }
+    let with = |section: &str| refused(&format!(r#"{{"model_type": "blip", {section}}}"#));
+    let patches = r#""vision_config": {"image_size": 8192, "patch_size": 1}"#;
+    assert!(with(patches).contains("patches"));
+    assert!(with(r#""text_config": {"layer_norm_eps": 1e300}"#).contains("layer_norm_eps"));
+    assert!(with(r#""vision_config": {"layer_norm_eps": -1}"#).contains("layer_norm_eps"));
+}
+
+#[test]
+fn an_unused_padding_token_need_not_be_valid() {
+    for id in ["null", "-1", "99999"] {
+        let json = format!(r#"{{"model_type": "blip", "text_config": {{"pad_token_id": {id}}}}}"#);
+        BlipConfig::from_json(json.as_bytes()).unwrap();
+    }
+}
