@@ -1,8 +1,8 @@
 //! The memory of images that are being decoded, and the most memory that a server takes.
 //!
-//! [`Budget`] counts the bytes of image files and refuses; [`DecodeMemory`] counts decoded pixels and waits.
-//! A file that waits costs little, and its client is told if that takes too long. Both are
-//! bounded, and so is everything else; [`MemoryBound`] is the sum.
+//! [`Budget`] counts the bytes of image files, and refuses a file if there is no memory for it.
+//! [`DecodeMemory`] counts decoded pixels, and lets an image wait. A waiting file costs little, and a
+//! timeout ends a long wait. [`MemoryBound`] is the sum of these limits and all others.
 
 use std::sync::Arc;
 

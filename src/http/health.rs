@@ -124,9 +124,8 @@ pub(super) async fn live(State(state): State<AppState>) -> Result<Json<Probe>, F
 
 /// Readiness probe
 ///
-/// Fails while the model loads, and from the moment that the server is told to stop. A full queue
-/// does not matter here: otherwise all servers of a busy fleet would leave their load balancer
-/// together.
+/// Fails while the model loads, and as soon as the server stops. A full queue does not matter here:
+/// otherwise all servers of a busy fleet would leave their load balancer together.
 #[utoipa::path(
     get,
     path = "/health/ready",

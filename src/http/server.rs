@@ -16,7 +16,7 @@ use cutline_error::{Error, ErrorKind, Result};
 /// Time for connections to write their last answers, even when the grace period is over.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How a server is told to stop.
+/// How a server stops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Shutdown {
     /// New requests are accepted for `SHUTDOWN_DELAY`, while the server reports that it is not ready.

@@ -1,4 +1,4 @@
-//! The names of images in forms and in JSON, and what is said about any other name.
+//! The names of images in forms and in JSON, and the errors for all other names.
 
 use crate::captioner::{Parameter, shortened};
 use cutline_error::Error;

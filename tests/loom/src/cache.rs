@@ -124,7 +124,7 @@ pub(crate) fn a_late_caller_is_never_lost() {
     assert!(!service.flights.lock().contains(&KEY), "nothing is left in the map");
 }
 
-/// A leader that ends without a result ends the wait of a caller who joins in that moment.
+/// A leader ends without a result while another caller joins. That caller does not wait for ever.
 pub(crate) fn a_dropped_leader_is_noticed() {
     let service = Arc::new(Service::default());
     let Found::New(leader, first) = service.look_up() else { panic!("the service is new") };
@@ -153,7 +153,7 @@ pub(crate) fn only_the_newest_is_kept() {
     assert!(!service.flights.lock().contains(&KEY));
 }
 
-/// A caller who comes while a flight finishes finds the flight or its value, never nothing.
+/// A flight finishes while another caller looks it up. That caller finds the flight or its value.
 pub(crate) fn flight_or_value() {
     let service = Arc::new(Service::default());
     let Found::New(leader, _first) = service.look_up() else { panic!("the service is new") };
