@@ -133,8 +133,7 @@ fn http_stays_in_its_module() {
 
 #[test]
 fn nothing_below_the_scheduler_knows_tokio() {
-    let above =
-        ["src/scheduler/", "src/cache/", "src/captioner/", "src/fetch/", "src/http/", "src/cli/"];
+    let above = ["src/scheduler/", "src/cache/", "src/captioner/", "src/http/", "src/cli/"];
     absent(&["tokio"], &above);
 }
 
@@ -147,16 +146,15 @@ fn only_the_settings_read_the_environment() {
 #[test]
 fn imports_go_downwards() {
     // Each module, and those below it that it may name.
-    let layers: [(&str, &[&str]); 9] = [
+    let layers: [(&str, &[&str]); 8] = [
         ("engine", &[]),
         ("tokenizer", &[]),
         ("metrics", &[]),
         ("cache", &[]),
         ("scheduler", &["engine", "metrics"]),
         ("captioner", &["cache", "scheduler", "tokenizer", "engine", "metrics"]),
-        ("fetch", &["captioner"]),
         ("telemetry", &["config"]),
-        ("config", &["captioner", "scheduler", "engine", "fetch", "metrics"]),
+        ("config", &["captioner", "scheduler", "engine", "metrics"]),
     ];
     let modules = [
         "cache",
@@ -164,7 +162,6 @@ fn imports_go_downwards() {
         "cli",
         "config",
         "engine",
-        "fetch",
         "http",
         "metrics",
         "scheduler",

@@ -28,14 +28,14 @@ pub enum ErrorKind {
     UnsupportedFormat,
     /// The image has a supported format, but is corrupt.
     UndecodableImage,
-    /// The image at an address could not be fetched.
-    FetchFailed,
     /// A parameter is unknown, out of range, or contradicts another.
     InvalidParameter,
     /// The request needs an API key and has none.
     Unauthorized,
     /// The API key of the request is not valid.
     Forbidden,
+    /// A page of another web site, which the settings do not allow, wants to connect.
+    OriginNotAllowed,
     /// The client has exceeded its request rate.
     RateLimited,
     /// The queue is full; nothing was queued.
@@ -74,10 +74,10 @@ impl ErrorKind {
             Self::BatchTooLarge => "batch_too_large",
             Self::UnsupportedFormat => "unsupported_format",
             Self::UndecodableImage => "undecodable_image",
-            Self::FetchFailed => "fetch_failed",
             Self::InvalidParameter => "invalid_parameter",
             Self::Unauthorized => "unauthorized",
             Self::Forbidden => "forbidden",
+            Self::OriginNotAllowed => "origin_not_allowed",
             Self::RateLimited => "rate_limited",
             Self::QueueFull => "queue_full",
             Self::NotReady => "not_ready",

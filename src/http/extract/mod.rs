@@ -1,5 +1,4 @@
-//! Images and their parameters out of a request, in each of the three ways of sending them. An address
-//! may stand for an image; it is fetched when everything else in the request is known to be valid.
+//! Images and their parameters out of a request, in each of the three ways of sending them.
 //!
 //! Parameters in the query string apply to all three. A name that is given twice is refused, because
 //! one of the two values would be ignored.
@@ -9,10 +8,11 @@ mod encoded;
 pub mod fuzzing;
 mod head;
 mod json;
+mod message;
 mod multipart;
 mod names;
 
-use axum::body::{Body, HttpBody};
+use axum::body::Body;
 use axum::extract::Request;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
@@ -20,12 +20,14 @@ use axum::http::{HeaderMap, Uri};
 use percent_encoding::percent_decode;
 use serde_json::Value;
 
+pub(super) use self::message::{
+    BadMessage, CaptionCommand, Command, command, head_length, id_in, message_limits, no_head,
+    within,
+};
 use self::names::{ImageCount, Place};
 use super::body::{BodyLimits, LimitedBody, TooLarge};
-use super::state::AppState;
 use crate::captioner::{Budget, CaptionParams, Captioner, ParameterFields, Photo, given_twice};
 use crate::config::HttpSettings;
-use crate::fetch::{Fetcher, MAX_URL_BYTES, URL_FIELD};
 use cutline_error::{Error, ErrorKind, Result};
 
 /// Allowance for everything in a body that is not an image: parameters, part headers, JSON.
@@ -59,10 +61,10 @@ pub(super) struct UploadedImage {
 /// The kinds that the contract lists for a malformed body, a size, a time or a parameter.
 pub(super) async fn upload(
     request: Request,
-    state: &AppState,
+    settings: &HttpSettings,
     captioner: &Captioner,
 ) -> Result<Upload> {
-    let reader = Reader::new(state, captioner.budget(), ImageCount::One);
+    let reader = Reader { settings, budget: captioner.budget(), count: ImageCount::One };
     let Uploads { items, params } = reader.read(request, Some(ParameterFields::default())).await?;
     Ok(Upload { photo: only(items)?, params })
 }
@@ -71,8 +73,12 @@ pub(super) async fn upload(
 ///
 /// # Errors
 /// As [`upload`]; every parameter is refused as unknown.
-pub(super) async fn image(request: Request, state: &AppState, budget: &Budget) -> Result<Photo> {
-    let reader = Reader::new(state, budget, ImageCount::One);
+pub(super) async fn image(
+    request: Request,
+    settings: &HttpSettings,
+    budget: &Budget,
+) -> Result<Photo> {
+    let reader = Reader { settings, budget, count: ImageCount::One };
     only(reader.read(request, None).await?.items)
 }
 
@@ -86,12 +92,12 @@ fn only(mut items: Vec<UploadedImage>) -> Result<Photo> {
 /// As [`upload`], or [`BatchTooLarge`](ErrorKind::BatchTooLarge).
 pub(super) async fn uploads(
     request: Request,
-    state: &AppState,
+    settings: &HttpSettings,
     captioner: &Captioner,
 ) -> Result<Uploads> {
     // A batch takes all its queue slots at once, so it can never be larger than the queue.
-    let limit = state.settings().max_images_per_request.min(captioner.status().queue_capacity);
-    let reader = Reader::new(state, captioner.budget(), ImageCount::Many(limit));
+    let limit = settings.max_images_per_request.min(captioner.status().queue_capacity);
+    let reader = Reader { settings, budget: captioner.budget(), count: ImageCount::Many(limit) };
     reader.read(request, Some(ParameterFields::default())).await
 }
 
@@ -99,25 +105,16 @@ pub(super) async fn uploads(
 #[derive(Debug, Clone, Copy)]
 struct Reader<'a> {
     settings: &'a HttpSettings,
-    fetcher: &'a Fetcher,
     budget: &'a Budget,
     count: ImageCount,
 }
 
-impl<'a> Reader<'a> {
-    fn new(state: &'a AppState, budget: &'a Budget, count: ImageCount) -> Self {
-        Self { settings: state.settings(), fetcher: state.fetcher(), budget, count }
-    }
-
+impl Reader<'_> {
     async fn read(self, request: Request, params: Option<ParameterFields>) -> Result<Uploads> {
         let (parts, body) = request.into_parts();
         let mut form = Form { params, count: self.count };
+        form.query(&parts.uri)?;
         let mut images = Images { reader: self, items: Vec::new() };
-        form.query(&parts.uri, &mut images)?;
-        if !images.items.is_empty() && body.is_end_stream() {
-            // The address says it all.
-            return self.arrived(form, images).await;
-        }
         match self.transport(&parts.headers)? {
             Transport::Raw => {
                 let body = self.limited(&parts, body, Transport::Raw)?;
@@ -128,24 +125,7 @@ impl<'a> Reader<'a> {
             Transport::Multipart => multipart::read(&parts, body, &mut images, &mut form).await?,
             Transport::Json => json::read(&parts, body, &mut images, &mut form).await?,
         }
-        self.arrived(form, images).await
-    }
-
-    /// Checks what was sent, then fetches the images of which only the address was sent.
-    async fn arrived(self, form: Form, images: Images<'_>) -> Result<Uploads> {
-        let (params, items) = (form.finish()?, images.finish()?);
-        let urls: Vec<String> = items.iter().filter_map(|item| item.url().cloned()).collect();
-        let mut fetched = self.fetcher.fetch_all(urls, self.budget).await.into_iter();
-        let items = items.into_iter().map(|SentImage { name, source }| {
-            let photo = match source {
-                ImageSource::Here(photo) => photo,
-                ImageSource::At(_) => fetched
-                    .next()
-                    .unwrap_or_else(|| Err(Error::internal("an image was not fetched"))),
-            };
-            UploadedImage { name, photo }
-        });
-        Ok(Uploads { params, items: items.collect() })
+        Ok(Uploads { params: form.finish()?, items: images.finish()? })
     }
 
     fn transport(&self, headers: &HeaderMap) -> Result<Transport> {
@@ -171,6 +151,10 @@ impl<'a> Reader<'a> {
     }
 
     fn limited(&self, parts: &Parts, body: Body, transport: Transport) -> Result<LimitedBody> {
+        LimitedBody::new(&parts.headers, body, self.limits(transport), self.budget)
+    }
+
+    fn limits(&self, transport: Transport) -> BodyLimits {
         let image = self.settings.max_image_bytes;
         let count = self.count.most();
         let (bytes, copies) = match transport {
@@ -193,8 +177,7 @@ impl<'a> Reader<'a> {
             TooLarge::Batch(bytes)
         };
         let time = self.settings.request_timeout;
-        let limits = BodyLimits { bytes, copies, time, too_large };
-        LimitedBody::new(&parts.headers, body, limits, self.budget)
+        BodyLimits { bytes, copies, time, too_large }
     }
 }
 
@@ -207,24 +190,17 @@ struct Form {
 }
 
 impl Form {
-    fn query(&mut self, uri: &Uri, images: &mut Images<'_>) -> Result<()> {
+    fn query(&mut self, uri: &Uri) -> Result<()> {
         let query = uri.query().unwrap_or_default();
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             let name = query_text(name).unwrap_or_else(|_| pair.to_owned());
-            let is_url = self.count.is_url(&name);
-            if !is_url {
-                self.expect(&name, Place::Query)?;
-            }
+            self.expect(&name, Place::Query)?;
             let value = query_text(value).map_err(|error| {
                 let detail = "the value is not UTF-8; percent-encode the bytes of UTF-8 text";
                 Error::parameter(name.clone(), detail).with_source(error)
             })?;
-            if is_url {
-                images.add_url_text(value)?;
-            } else {
-                self.add_text(&name, &value, Place::Query)?;
-            }
+            self.add_text(&name, &value, Place::Query)?;
         }
         Ok(())
     }
@@ -269,30 +245,7 @@ enum Transport {
 #[derive(Debug)]
 struct Images<'a> {
     reader: Reader<'a>,
-    items: Vec<SentImage>,
-}
-
-#[derive(Debug)]
-struct SentImage {
-    name: Option<String>,
-    source: ImageSource,
-}
-
-#[derive(Debug)]
-enum ImageSource {
-    /// The bytes were sent, or are wrong.
-    Here(Result<Photo>),
-    /// The address was sent.
-    At(String),
-}
-
-impl SentImage {
-    fn url(&self) -> Option<&String> {
-        match &self.source {
-            ImageSource::Here(_) => None,
-            ImageSource::At(url) => Some(url),
-        }
-    }
+    items: Vec<UploadedImage>,
 }
 
 impl Images<'_> {
@@ -301,57 +254,16 @@ impl Images<'_> {
     /// # Errors
     /// There are too many images, or the only image has an error.
     fn add(&mut self, name: Option<String>, photo: Result<Photo>) -> Result<()> {
-        self.expect(self.reader.count.field())?;
-        let photo = match self.reader.count {
-            ImageCount::One => Ok(photo?),
-            ImageCount::Many(_) => photo,
-        };
-        self.items.push(SentImage { name, source: ImageSource::Here(photo) });
-        Ok(())
-    }
-
-    /// Adds the address of the next image.
-    ///
-    /// # Errors
-    /// As [`add`](Self::add).
-    fn add_url(&mut self, url: String) -> Result<()> {
-        self.expect(URL_FIELD)?;
-        if url.len() > MAX_URL_BYTES {
-            let detail =
-                format!("{URL_FIELD} must not be longer than {MAX_URL_BYTES} bytes; shorten it");
-            return self.add(None, Err(Error::parameter(URL_FIELD, detail)));
-        }
-        self.items.push(SentImage { name: None, source: ImageSource::At(url) });
-        Ok(())
-    }
-
-    /// [`add_url`](Self::add_url) from a form or a query string, where the text null means that there is
-    /// none.
-    fn add_url_text(&mut self, url: String) -> Result<()> {
-        if url == "null" { Ok(()) } else { self.add_url(url) }
-    }
-
-    /// Checks that another image may follow in `field`.
-    fn expect(&self, field: &'static str) -> Result<()> {
-        let first = self.items.first().map(|first| match first.url() {
-            Some(_) => URL_FIELD,
-            None => self.reader.count.field(),
-        });
         match self.reader.count {
-            ImageCount::One => match first {
-                None => Ok(()),
-                Some(first) if first == field => Err(given_twice(field)),
-                Some(_) => Err(Error::parameter(
-                    URL_FIELD,
-                    "there are both image and image_url; send one of them",
-                )),
-            },
-            ImageCount::Many(limit) if self.items.len() == limit => Err(too_many(limit)),
-            ImageCount::Many(_) => Ok(()),
+            ImageCount::One if !self.items.is_empty() => return Err(given_twice("image")),
+            ImageCount::One => self.items.push(UploadedImage { name, photo: Ok(photo?) }),
+            ImageCount::Many(limit) if self.items.len() == limit => return Err(too_many(limit)),
+            ImageCount::Many(_) => self.items.push(UploadedImage { name, photo }),
         }
+        Ok(())
     }
 
-    fn finish(self) -> Result<Vec<SentImage>> {
+    fn finish(self) -> Result<Vec<UploadedImage>> {
         let count = self.reader.count;
         let missing = match count {
             ImageCount::One => "there is no image",

@@ -18,7 +18,6 @@ const BODY: &[ErrorKind] = &[
     ErrorKind::ImageTooLarge,
     ErrorKind::UnsupportedFormat,
     ErrorKind::UndecodableImage,
-    ErrorKind::FetchFailed,
     ErrorKind::InvalidParameter,
     ErrorKind::QueueFull,
     ErrorKind::InferenceTimeout,
@@ -47,6 +46,7 @@ problems! {
     CaptionProblems: KEY, BODY, MODEL;
     BatchProblems: KEY, BODY, MODEL, &[ErrorKind::BatchTooLarge];
     ImageProblems: KEY, BODY;
+    RealtimeProblems: KEY, MODEL, &[ErrorKind::MalformedRequest, ErrorKind::OriginNotAllowed];
     ModelProblems: KEY, MODEL;
     LiveProblems: &[ErrorKind::NotReady];
     ReadyProblems: MODEL;
@@ -105,10 +105,6 @@ fn example(kind: ErrorKind) -> Error {
             "the image format is not supported; send JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF"
         }
         ErrorKind::UndecodableImage => "the PNG image is cut off; send the whole file",
-        ErrorKind::FetchFailed => {
-            "the server of the image answered with the status 404; check that the address leads to an \
-             image that everyone may read"
-        }
         ErrorKind::InvalidParameter => {
             return Error::parameter("num_beams", "num_beams must be between 1 and 10");
         }
@@ -118,6 +114,10 @@ fn example(kind: ErrorKind) -> Error {
         }
         ErrorKind::Forbidden => {
             "this server does not know the API key; check it, or ask the operator of the server for one"
+        }
+        ErrorKind::OriginNotAllowed => {
+            "pages of this origin may not connect; list it in CORS_ALLOW_ORIGINS, and let a proxy \
+             pass the header Host on"
         }
         ErrorKind::RateLimited => {
             "your address may send 60 requests per minute; wait as long as Retry-After says"

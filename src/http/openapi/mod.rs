@@ -25,7 +25,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_swagger_ui::Config;
 
 use super::state::AppState;
-use super::{dto, not_found, routes};
+use super::{dto, not_found, realtime, routes};
 use crate::captioner;
 
 #[derive(OpenApi)]
@@ -39,10 +39,10 @@ use crate::captioner;
                        that a parameter is not given. Bodies may be compressed with gzip or deflate.",
     ),
     components(schemas(
-        bodies::ImageReference,
         captioner::Caption,
         dto::Problem,
         dto::TextSoFar,
+        realtime::RealtimeEvent,
     )),
     tags(
         (name = "captions", description = "Captions of images"),
