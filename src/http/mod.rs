@@ -4,7 +4,8 @@
 //! - [`run`] serves it on a listener, loads the model in the background, and shuts down gracefully;
 //! - one file per resource: `index` with `page`, `health`, `model`, `generate` with `stream`,
 //!   `batch`, `process`, `metrics`, `openapi` with Swagger UI; `dto` holds their JSON;
-//! - `extract` reads the three ways of sending images, `body` limits what is read, `coding`
+//! - `realtime` answers the same requests as messages of a WebSocket;
+//! - `extract` reads the ways of sending images, `body` limits what is read, `coding`
 //!   decompresses it;
 //! - `accept` reads which format of an answer the client prefers;
 //! - `error` is the only place where an [`ErrorKind`] becomes a status;
@@ -36,6 +37,7 @@ mod openapi;
 mod page;
 mod process;
 mod rate;
+mod realtime;
 mod server;
 mod state;
 mod stream;
@@ -59,17 +61,21 @@ use self::error::Failure;
 #[doc(hidden)]
 pub use self::extract::fuzzing;
 pub use self::openapi::contract_json;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub use self::realtime::fuzzing as fuzzing_realtime;
 pub use self::server::{Shutdown, run, serve};
 pub use self::state::AppState;
 use cutline_error::{Error, ErrorKind};
 
 /// Every route and who may use it. Path, method and documentation are declared at the handler; the
 /// router, the contract, the list at `GET /` and the check of API keys all follow from this list.
-fn routes() -> [(Access, UtoipaMethodRouter<AppState>); 10] {
+fn routes() -> [(Access, UtoipaMethodRouter<AppState>); 11] {
     [
         (Access::Key, routes!(generate::generate)),
         (Access::Key, routes!(batch::batch)),
         (Access::Key, routes!(process::process)),
+        (Access::Key, routes!(realtime::connect)),
         (Access::Open, routes!(index::show)),
         (Access::Health, routes!(health::show)),
         (Access::Open, routes!(health::live)),

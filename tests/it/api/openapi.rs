@@ -42,6 +42,7 @@ fn it_describes_the_endpoints_of_the_design() {
     let expected = [
         ("GET", "/"),
         ("GET", "/api/docs/"),
+        ("GET", "/api/realtime"),
         ("GET", "/health"),
         ("GET", "/health/live"),
         ("GET", "/health/ready"),
