@@ -7,7 +7,7 @@
 //! - `work`: compute a new answer for everyone who waits for it;
 //! - `stream`: one caller's view of that work;
 //! - `answer`: the data that callers and caches share; `keys`: cache keys and fingerprints;
-//! - `style`: captions as the model writes them, or as alternative text;
+//! - `style`: captions as the model writes them, or as alternative text; `tags`: words from captions;
 //! - `budget`: the bytes of images in memory; `memory`: the memory of decoded images, and of the whole
 //!   server; `decoders`: the threads that decode images;
 //! - `process`: image analysis without the model;
@@ -28,6 +28,7 @@ mod params;
 mod process;
 mod stream;
 mod style;
+mod tags;
 mod work;
 
 use std::sync::Arc;
@@ -47,6 +48,7 @@ pub(crate) use self::params::{given_twice, shortened, too_long};
 pub use self::process::{ProcessTimings, ProcessedImage, ProcessedInfo};
 pub use self::stream::{CaptionEvent, CaptionStream};
 pub use self::style::{Fallback, Style, TextStyle, repeats_itself};
+pub use self::tags::{Tag, tag_params, tags};
 use crate::cache::{SingleFlight, Store};
 use crate::engine::Engine;
 use crate::metrics::{CacheSnapshot, Metrics, ModelSnapshot};

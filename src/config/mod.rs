@@ -112,6 +112,8 @@ pub struct HttpSettings {
     pub shutdown_grace: Duration,
     /// Images in one batch request.
     pub max_images_per_request: usize,
+    /// Other names of the model for clients of other programs; `*` for any.
+    pub model_aliases: Vec<String>,
     /// Open connections.
     pub max_connections: usize,
     /// How long a connection may be without a request, whose headers count as well; and how long a
@@ -135,6 +137,7 @@ impl HttpSettings {
             shutdown_delay: server.shutdown_delay,
             shutdown_grace: server.shutdown_grace,
             max_images_per_request: server.max_images_per_request,
+            model_aliases: server.model_aliases.map(|names| names.0).unwrap_or_default(),
             max_connections: server.max_connections,
             idle_timeout: Duration::from_secs(60),
             protection: protection_settings(values)?,

@@ -111,3 +111,16 @@ pub(super) fn address(text: &str) -> Result<String, String> {
     }
     Err("give an address that starts with https:// or http://".to_owned())
 }
+
+/// Names that are separated by commas.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Names(pub(super) Vec<String>);
+
+pub(super) fn names(text: &str) -> Result<Names, String> {
+    let names: Vec<String> =
+        text.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect();
+    if names.is_empty() {
+        return Err("give names separated by commas, or leave it out".to_owned());
+    }
+    Ok(Names(names))
+}

@@ -11,7 +11,8 @@
 //! - `observe` gives every request its id, its log line and its `server-timing`;
 //! - `auth` and `rate` check who may send requests and how often, `cors` and `headers` instruct
 //!   browsers;
-//! - `connection` limits the sockets.
+//! - `connection` limits the sockets;
+//! - `contracts` are the interfaces of other programs, one folder each.
 //!
 //! A new endpoint is a handler with its documentation, and a line in `routes`.
 
@@ -21,6 +22,7 @@ mod batch;
 mod body;
 mod coding;
 mod connection;
+mod contracts;
 mod cors;
 mod dto;
 mod error;
@@ -65,8 +67,8 @@ use cutline_error::{Error, ErrorKind};
 
 /// Every route and who may use it. Path, method and documentation are declared at the handler; the
 /// router, the contract, the list at `GET /` and the check of API keys all follow from this list.
-fn routes() -> [(Access, UtoipaMethodRouter<AppState>); 10] {
-    [
+fn routes() -> Vec<(Access, UtoipaMethodRouter<AppState>)> {
+    let own = [
         (Access::Key, routes!(generate::generate)),
         (Access::Key, routes!(batch::batch)),
         (Access::Key, routes!(process::process)),
@@ -77,7 +79,8 @@ fn routes() -> [(Access, UtoipaMethodRouter<AppState>); 10] {
         (Access::Key, routes!(model::info)),
         (Access::Metrics, routes!(metrics::show)),
         (Access::Docs, routes!(openapi::document)),
-    ]
+    ];
+    own.into_iter().chain(contracts::routes()).collect()
 }
 
 /// The files of the page, which are not part of the contract.
@@ -117,6 +120,7 @@ pub fn app(state: AppState) -> Router {
     let routes = documented.fold(OpenApiRouter::new(), |router, (_, route)| router.routes(route));
     let routes = Router::from(routes)
         .route(PAGE_FILES, get(page::asset))
+        .merge(contracts::more_routes())
         .merge(openapi::swagger_ui())
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)

@@ -11,6 +11,7 @@ mod fixture;
 mod floods;
 mod forms;
 mod metrics;
+mod openai;
 mod openapi;
 mod page;
 mod process;

@@ -43,6 +43,7 @@ use crate::captioner;
         (name = "captions", description = "Captions of images"),
         (name = "images", description = "Properties of images, without the model"),
         (name = "operation", description = "State of the server and the model"),
+        (name = "openai", description = "OpenAI's API, for its clients"),
         (name = "documents", description = "Descriptions of this server"),
     ),
 )]

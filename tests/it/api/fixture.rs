@@ -253,6 +253,7 @@ fn model_info() -> ModelInfo {
         device: "cpu".into(),
         gpu: None,
         threads: 1,
+        image_tokens: 5,
         input_size: [32, 32],
         vocab_size: 10,
         max_positions: 64,
