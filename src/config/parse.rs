@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tracing::Level;
 
+use super::HfTask;
 use crate::engine::{KernelChoice, Precision};
 
 /// The longest time that can be set: a day.
@@ -90,6 +91,13 @@ pub(super) fn precision() -> Vec<(&'static str, Precision)> {
 /// The engine decides which of them this CPU has.
 pub(super) fn cpu_kernels() -> Vec<(&'static str, KernelChoice)> {
     KernelChoice::all().collect()
+}
+
+pub(super) fn hf_task() -> Vec<(&'static str, HfTask)> {
+    vec![
+        ("image-to-text", HfTask::ImageToText),
+        ("image-classification", HfTask::ImageClassification),
+    ]
 }
 
 /// The levels, and the names that Python has for them.

@@ -87,14 +87,17 @@ fn routes() -> Vec<(Access, UtoipaMethodRouter<AppState>)> {
 const PAGE_FILES: &str = "/page/{name}";
 
 /// Who may use the route with this pattern. A route that is not in [`routes`] needs a key.
-fn access(route: &str) -> Access {
-    static ACCESS: LazyLock<HashMap<String, Access>> = LazyLock::new(|| {
+fn access(method: &Method, route: &str) -> Access {
+    /// With whether the route is for requests that send something.
+    static ACCESS: LazyLock<HashMap<(bool, String), Access>> = LazyLock::new(|| {
         let paths = routes().into_iter().flat_map(|(access, (_, item, _))| {
-            item.paths.into_iter().map(move |(path, _)| (path, access))
+            let each = item.paths.into_iter();
+            each.map(move |(path, item)| ((item.post.is_some(), path), access))
         });
-        paths.chain([(PAGE_FILES.to_owned(), Access::Open)]).collect()
+        paths.chain([((false, PAGE_FILES.to_owned()), Access::Open)]).collect()
     });
-    let documented = ACCESS.get(route).copied();
+    let sends = !matches!(*method, Method::GET | Method::HEAD);
+    let documented = ACCESS.get(&(sends, route.to_owned())).copied();
     documented.unwrap_or(if openapi::is_docs(route) { Access::Docs } else { Access::Key })
 }
 

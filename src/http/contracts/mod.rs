@@ -5,7 +5,7 @@
 //! - `error`: errors in the shape of the contract, also those of layers in front of the handlers;
 //! - `body`: bodies within the limits of the server; `json`: its texts and arrays, bounded in memory;
 //! - `images`: images in text; `names`: which model is meant;
-//! - `intent`: what an instruction asks for; `structured`: answers that follow a JSON schema;
+//! - `sampling`: how to decode; `intent`: what an instruction asks for; `structured`: answers that follow a JSON schema;
 //! - `ask`: from images and an intent to captions; `stream`: the same, piece by piece.
 //!
 //! These contracts are lenient where their clients are careless: unknown fields are ignored, numbers
@@ -14,11 +14,15 @@
 mod ask;
 mod body;
 pub(super) mod error;
+mod huggingface;
 mod images;
 mod intent;
 mod json;
 mod names;
+mod ollama;
 mod openai;
+mod photoprism;
+mod sampling;
 mod stream;
 mod structured;
 
@@ -92,12 +96,13 @@ impl Contract {
 
 /// The routes of all contracts, and who may use them.
 pub(super) fn routes() -> Vec<(Access, UtoipaMethodRouter<AppState>)> {
-    openai::routes()
+    let rooms = [openai::routes(), ollama::routes(), photoprism::routes(), huggingface::routes()];
+    rooms.into_iter().flatten().collect()
 }
 
 /// Routes that are no part of the OpenAPI document.
 pub(super) fn more_routes() -> Router<AppState> {
-    openai::more_routes()
+    openai::more_routes().merge(huggingface::more_routes())
 }
 
 /// A random id with the prefix that a contract demands.

@@ -79,6 +79,11 @@ const FOREIGN: &[ErrorKind] = &[
 contract_problems! {
     OpenAiProblems: OpenAi, KEY, BODY, MODEL, FOREIGN;
     OpenAiModelProblems: OpenAi, KEY, MODEL;
+    OllamaProblems: Ollama, KEY, BODY, MODEL, FOREIGN;
+    OllamaModelProblems: Ollama, KEY, MODEL, &[ErrorKind::MalformedRequest, ErrorKind::ModelNotFound];
+    PhotoPrismProblems: PhotoPrism, KEY, BODY, MODEL, FOREIGN;
+    HuggingFaceProblems: HuggingFace, KEY, BODY, MODEL, FOREIGN;
+    HuggingFaceModelProblems: HuggingFace, KEY, MODEL;
 }
 
 /// The errors as the clients of a contract read them.

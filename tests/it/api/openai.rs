@@ -239,7 +239,7 @@ async fn a_client_that_leaves_cancels_its_captions() {
     let response = tower::ServiceExt::oneshot(fixture.app(), request).await.unwrap();
     assert_eq!(fixture.captioner.status().in_flight, 1);
     drop(response);
-    emptied(&fixture).await;
+    emptied(&fixture.captioner).await;
 }
 
 #[tokio::test]

@@ -8,13 +8,14 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::messages::{Conversation, MESSAGES, Message};
-use super::{ResponseFormat, Sampling, fingerprint, limit_tokens};
+use super::{ResponseFormat, fingerprint};
 use crate::captioner::{CaptionParams, Captioner, Choice, ParameterFields};
 use crate::http::contracts::ask::{Ask, Reply};
 use crate::http::contracts::body::receive;
 use crate::http::contracts::error::openai as error_object;
 use crate::http::contracts::intent::Intent;
 use crate::http::contracts::json::{List, Text, native_parameters};
+use crate::http::contracts::sampling::{Sampling, limit_tokens};
 use crate::http::contracts::stream::{self, Dialect, event};
 use crate::http::contracts::structured::Format;
 use crate::http::contracts::{images, names, new_id, unix_seconds};
@@ -121,7 +122,7 @@ fn params(
     let mut params = fields.finish()?;
     limit_tokens(&mut params, chat.max_completion_tokens.or(chat.max_tokens), captioner);
     let ChatRequest { temperature, top_p, seed, .. } = *chat;
-    Sampling { temperature, top_p, seed }.apply(&mut params);
+    Sampling { temperature, top_p, seed, top_k: None }.apply(&mut params);
     if let Some(prefill) = conversation.prefill {
         params.prompt = Some(prefill.to_owned());
     }

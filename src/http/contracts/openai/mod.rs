@@ -19,7 +19,7 @@ use utoipa_axum::routes;
 use super::ask::Usage;
 use super::json::Text;
 use super::structured::Format;
-use crate::captioner::{CaptionParams, Captioner, ModelInfo};
+use crate::captioner::ModelInfo;
 use crate::http::auth::Access;
 use crate::http::state::AppState;
 use cutline_error::{Error, Result};
@@ -35,40 +35,6 @@ pub(super) fn routes() -> Vec<(Access, UtoipaMethodRouter<AppState>)> {
 /// Routes whose patterns OpenAPI cannot express: ids of models contain slashes.
 pub(super) fn more_routes() -> Router<AppState> {
     Router::new().route("/v1/models/{*id}", get(models::retrieve))
-}
-
-/// How to sample, in OpenAI's words.
-#[derive(Debug, Default)]
-struct Sampling {
-    temperature: Option<f64>,
-    top_p: Option<f64>,
-    seed: Option<i64>,
-}
-
-/// Below this temperature the most likely token is taken. Some clients always send 0.1 and mean "no
-/// surprises"; sampling would keep their answers out of the cache.
-const COLD: f64 = 0.2;
-
-impl Sampling {
-    /// The native parameters: out of range is clamped.
-    fn apply(&self, params: &mut CaptionParams) {
-        let Some(temperature) = self.temperature.filter(|t| *t > COLD) else { return };
-        params.do_sample = true;
-        params.temperature = temperature.min(2.0) as f32;
-        if let Some(top_p) = self.top_p.filter(|p| *p > 0.0) {
-            params.top_p = top_p.min(1.0) as f32;
-        }
-        params.seed = self.seed.map(i64::cast_unsigned);
-    }
-}
-
-/// Sets the maximum number of tokens to what the model can write, at most `wanted`.
-fn limit_tokens(params: &mut CaptionParams, wanted: Option<u64>, captioner: &Captioner) {
-    let generation = &captioner.info().generation;
-    if let Some(wanted) = wanted.and_then(|wanted| usize::try_from(wanted).ok()) {
-        params.max_new_tokens =
-            wanted.clamp(1, generation.max_new_tokens.max(params.max_new_tokens));
-    }
 }
 
 /// `{"type": "json_schema", …}`, wherever the two endpoints put the schema.

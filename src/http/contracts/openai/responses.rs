@@ -11,14 +11,15 @@ use serde::de::{Deserializer, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+use super::ResponseFormat;
 use super::messages::{Conversation, MESSAGES, Message};
-use super::{ResponseFormat, Sampling, limit_tokens};
 use crate::captioner::ParameterFields;
 use crate::http::contracts::ask::{Ask, Reply};
 use crate::http::contracts::body::receive;
 use crate::http::contracts::error::openai as error_object;
 use crate::http::contracts::intent::Intent;
 use crate::http::contracts::json::{List, Text, native_parameters};
+use crate::http::contracts::sampling::{Sampling, limit_tokens};
 use crate::http::contracts::stream::{self, Dialect, event};
 use crate::http::contracts::structured::Format;
 use crate::http::contracts::{images, names, new_id, unix_seconds};
@@ -114,7 +115,8 @@ pub(super) async fn create(
     let mut params = fields.finish()?;
     params.stream = false;
     limit_tokens(&mut params, asked.max_output_tokens, captioner);
-    Sampling { temperature: asked.temperature, top_p: asked.top_p, seed: None }.apply(&mut params);
+    let ResponseRequest { temperature, top_p, .. } = asked;
+    Sampling { temperature, top_p, ..Sampling::default() }.apply(&mut params);
     params.prompt = conversation.prefill.map(str::to_owned).or(params.prompt);
     let answer = Answer {
         id: new_id("resp_"),
