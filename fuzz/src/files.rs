@@ -192,18 +192,24 @@ pub fn xmp(data: &[u8]) -> Corpus {
     extensions(file).expect("a file that was read before");
     for existing in [Existing::Keep, Existing::Replace] {
         let merged = bounded(MEMORY, || merge_bytes(Some(file), &texts, existing));
-        let Ok(merged) = merged else { continue };
+        let merged = match merged {
+            Ok(merged) => merged,
+            // The reader of XML accepts some files that are not well-formed, such as those with a slash
+            // at the end of an attribute without quotes. They may be refused here.
+            Err(error) => {
+                assert_eq!(error.kind(), cutline::error::ErrorKind::Io, "{error:?}");
+                continue;
+            }
+        };
         let after = read_bytes(&merged).expect("what was merged is valid");
         for (before, wanted, after) in [
             (&before.description, &texts.description, after.description),
             (&before.alt_text, &texts.alt_text, after.alt_text),
         ] {
             let kept = before.is_some() && existing == Existing::Keep;
-            let expected = match wanted {
-                Some(wanted) if !kept => Some(written(wanted)),
-                _ => before.clone(),
-            };
-            assert_eq!(after, expected.filter(|text| !text.is_empty()), "{existing:?}");
+            // A blank text counts as none.
+            let wanted = wanted.as_deref().map(written).filter(|text| !text.is_empty() && !kept);
+            assert_eq!(after, wanted.or(before.clone()), "{existing:?}");
         }
         if let (Ok(file), Ok(merged)) = (std::str::from_utf8(file), std::str::from_utf8(&merged)) {
             assert_eq!(others(merged), others(file), "{existing:?}\n{merged}");
@@ -214,7 +220,8 @@ pub fn xmp(data: &[u8]) -> Corpus {
 
 /// A text as XML can express it.
 fn written(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).collect::<String>().trim().to_owned()
+    let allowed = |c: &char| !c.is_control() && !matches!(c, '\u{fffe}' | '\u{ffff}');
+    text.chars().filter(allowed).collect::<String>().trim().to_owned()
 }
 
 /// The events of a file without the two properties, without empty descriptions, and without whitespace

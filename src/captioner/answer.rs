@@ -68,9 +68,17 @@ fn heap_bytes(colors: &Colors) -> usize {
 pub(super) struct CaptionProgress {
     /// The image is decoded and the job is in the queue: from now on only the model can fail.
     pub(super) accepted: bool,
+    /// The model has begun with it.
+    pub(super) started: bool,
     /// The prompt and the tokens written so far. Beam search adds none before the end.
     pub(super) ids: Vec<u32>,
     pub(super) end: Option<Result<Arc<ComputedAnswer>>>,
+}
+
+impl CaptionProgress {
+    pub(super) fn has_started(&self) -> bool {
+        self.started || self.end.is_some()
+    }
 }
 
 /// A computed answer, and where its time went.

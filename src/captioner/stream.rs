@@ -103,6 +103,34 @@ impl CaptionStream {
         }
     }
 
+    /// Whether the answer is cached. Such a caption never waits.
+    #[must_use]
+    pub fn is_cached(&self) -> bool {
+        matches!(self.source, AnswerSource::Cache(_))
+    }
+
+    /// Whether the model has begun with the caption, or the answer is there.
+    #[must_use]
+    pub fn has_started(&self) -> bool {
+        match &self.source {
+            AnswerSource::Cache(_) => true,
+            AnswerSource::Flight { progress, .. } => progress.borrow().has_started(),
+        }
+    }
+
+    /// Waits for [`has_started`](Self::has_started).
+    ///
+    /// # Errors
+    /// The image is bad or the model failed.
+    pub async fn started(&mut self) -> Result<()> {
+        let AnswerSource::Flight { progress, .. } = &mut self.source else { return Ok(()) };
+        let now = progress.wait_for(CaptionProgress::has_started).await;
+        match &now.map_err(|_| lost())?.end {
+            Some(Err(error)) => Err(error.clone()),
+            _ => Ok(()),
+        }
+    }
+
     /// The next event.
     ///
     /// # Errors

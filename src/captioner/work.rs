@@ -83,7 +83,10 @@ async fn compute(
     let mut queued = Duration::ZERO;
     loop {
         match submission.next().await {
-            Some(JobEvent::Started { queued: time }) => queued = time,
+            Some(JobEvent::Started { queued: time }) => {
+                queued = time;
+                leader.update(|progress| progress.started = true);
+            }
             Some(JobEvent::Encoded(encoded)) => {
                 store_encoded(captioner, vision, encoded, &prepared);
             }

@@ -2,13 +2,16 @@
 //!
 //! Routes that are not declared open need a key, so a new route is protected by default.
 
+use std::borrow::Cow;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use axum::extract::{ConnectInfo, MatchedPath, Request, State};
-use axum::http::header::AUTHORIZATION;
+use axum::http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
 use axum::http::{HeaderMap, Method};
 use axum::middleware::Next;
 use axum::response::Response;
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD as URL_SAFE_NO_PAD;
 
 use super::connection::Connection;
 use super::error::Failure;
@@ -19,6 +22,9 @@ use cutline_error::{Error, ErrorKind, Result};
 
 /// The alternative to `Authorization: Bearer`.
 pub(super) const API_KEY: &str = "x-api-key";
+
+/// The subprotocol that carries a key.
+const KEY_PROTOCOL: &[u8] = b"cutline.key.";
 
 const FORWARDED_FOR: &str = "x-forwarded-for";
 
@@ -69,7 +75,17 @@ impl Guard {
         }
     }
 
-    fn count(&self, client: &ClientId) -> Result<()> {
+    /// Who sends a request that was admitted.
+    pub(super) fn client(&self, request: &Request) -> ClientId {
+        let number = self.key(request.headers()).ok().flatten();
+        number.map_or_else(|| self.address(request), ClientId::Key)
+    }
+
+    /// Counts a request of `client`.
+    ///
+    /// # Errors
+    /// [`RateLimited`](ErrorKind::RateLimited).
+    pub(super) fn count(&self, client: &ClientId) -> Result<()> {
         self.limiter.as_ref().map_or(Ok(()), |limiter| limiter.take(client))
     }
 
@@ -86,7 +102,7 @@ impl Guard {
                  `x-api-key: KEY`",
             ));
         }
-        given.find_map(|key| self.keys.find(key)).map(Some).ok_or_else(|| {
+        given.find_map(|key| self.keys.find(&key)).map(Some).ok_or_else(|| {
             Error::new(
                 ErrorKind::Forbidden,
                 "this server does not know the API key; check it, or ask the operator of the server \
@@ -132,14 +148,23 @@ impl Access {
 }
 
 /// The keys in a request. Other schemes of `Authorization` are ignored; they may be for a proxy.
-fn keys(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+fn keys(headers: &HeaderMap) -> impl Iterator<Item = Cow<'_, [u8]>> {
     let bearer = headers.get_all(AUTHORIZATION).iter().filter_map(|value| {
         let value = value.as_bytes();
         let (scheme, key) = value.split_at(value.iter().position(|byte| *byte == b' ')?);
         scheme.eq_ignore_ascii_case(b"bearer").then_some(key)
     });
     let own = headers.get_all(API_KEY).iter().map(|value| value.as_bytes());
-    bearer.chain(own).map(<[u8]>::trim_ascii).filter(|key| !key.is_empty())
+    let own = bearer.chain(own).map(<[u8]>::trim_ascii).map(Cow::Borrowed);
+    own.chain(protocol_keys(headers)).filter(|key| !key.is_empty())
+}
+
+/// The keys among the subprotocols of a WebSocket, in base64url: pages can set no other header.
+fn protocol_keys(headers: &HeaderMap) -> impl Iterator<Item = Cow<'_, [u8]>> {
+    let lines = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter();
+    let protocols = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+    let encoded = protocols.filter_map(|one| one.trim_ascii().strip_prefix(KEY_PROTOCOL));
+    encoded.filter_map(|key| URL_SAFE_NO_PAD.decode(key).ok()).map(Cow::Owned)
 }
 
 /// The address that a trusted proxy has recorded; `hop` 0 is the proxy that is connected to us.
@@ -198,11 +223,17 @@ mod tests {
             (&[("authorization", "Bearer ")], &[]),
             (&[("authorization", "abc")], &[]),
             (&[("x-api-key", "")], &[]),
+            // "a/b="
+            (&[("sec-websocket-protocol", "cutline.v1, cutline.key.YS9iPQ")], &["a/b="]),
+            (&[("sec-websocket-protocol", "cutline.key.YQ,cutline.key.Yg")], &["a", "b"]),
+            (&[("sec-websocket-protocol", "cutline.key.YS9iPQ==")], &[]),
+            (&[("sec-websocket-protocol", "cutline.v1, cutline.key.")], &[]),
             (&[], &[]),
         ] {
             let headers = headers(lines);
-            let found: Vec<&[u8]> = keys(&headers).collect();
-            let expected: Vec<&[u8]> = expected.iter().map(|key| key.as_bytes()).collect();
+            let found: Vec<_> = keys(&headers).collect();
+            let expected: Vec<Cow<'_, [u8]>> =
+                expected.iter().map(|key| Cow::Borrowed(key.as_bytes())).collect();
             assert_eq!(found, expected, "{lines:?}");
         }
     }

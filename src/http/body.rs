@@ -199,7 +199,8 @@ fn no_memory(error: TryReserveError) -> Error {
 }
 
 impl BodyLimits {
-    fn claimed(&self, bytes: usize) -> u64 {
+    /// What so many bytes count against the budget.
+    pub(super) fn claimed(&self, bytes: usize) -> u64 {
         self.copies.saturating_mul(bytes as u64)
     }
 
@@ -252,7 +253,8 @@ fn announced_length(headers: &HeaderMap) -> Option<usize> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-fn too_slow(limit: Duration) -> Error {
+/// The error of a body that takes longer than `limit` to arrive.
+pub(super) fn too_slow(limit: Duration) -> Error {
     Error::new(
         ErrorKind::RequestTimeout,
         format!(

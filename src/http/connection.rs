@@ -98,6 +98,12 @@ impl Connection {
         BusyGuard(self.slot.clone())
     }
 
+    /// Leaves the limits on silence and on heads to the protocol that follows from now on. While no
+    /// request is in progress, the connection may still be evicted.
+    pub(super) fn upgrade(&self) {
+        self.slot.upgraded.store(true, Ordering::Relaxed);
+    }
+
     /// The address of the peer: the client or a proxy.
     pub(super) fn peer(&self) -> IpAddr {
         self.peer.ip()
@@ -223,6 +229,10 @@ impl AsyncRead for TimeoutStream {
     ) -> Poll<io::Result<()>> {
         if self.slot.is_busy() {
             self.was_busy = true;
+        } else if self.slot.upgraded.load(Ordering::Relaxed) {
+            if self.slot.is_evicted(cx) {
+                return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+            }
         } else {
             // A request may begin and end between two reads.
             let begun = self.slot.begun.load(Ordering::Relaxed);
@@ -321,6 +331,8 @@ pub(super) struct ConnectionState {
     begun: AtomicU64,
     /// The last request was refused while its body was still arriving.
     pub(super) linger: AtomicBool,
+    /// It has left HTTP.
+    upgraded: AtomicBool,
     idle_since: AtomicU64,
     evicted: AtomicBool,
     /// Wakes the task that waits for the next request.

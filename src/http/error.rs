@@ -34,10 +34,8 @@ impl IntoResponse for Failure {
         *response.status_mut() = status(self.0.kind());
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if let Some(after) = retry_after(&self.0) {
-            // Whole seconds, and never 0, which would make clients retry at once.
-            let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
-            headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+        if let Some(seconds) = retry_seconds(&self.0) {
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
         if self.0.kind() == ErrorKind::Unauthorized {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
@@ -93,7 +91,7 @@ pub(super) fn status(kind: ErrorKind) -> StatusCode {
             StatusCode::UNPROCESSABLE_ENTITY
         }
         ErrorKind::Unauthorized => StatusCode::UNAUTHORIZED,
-        ErrorKind::Forbidden => StatusCode::FORBIDDEN,
+        ErrorKind::Forbidden | ErrorKind::OriginNotAllowed => StatusCode::FORBIDDEN,
         ErrorKind::RateLimited | ErrorKind::QueueFull => StatusCode::TOO_MANY_REQUESTS,
         ErrorKind::NotReady | ErrorKind::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
         ErrorKind::InferenceTimeout => StatusCode::GATEWAY_TIMEOUT,
@@ -122,6 +120,7 @@ fn title(kind: ErrorKind) -> &'static str {
         ErrorKind::InvalidParameter => "A parameter is invalid",
         ErrorKind::Unauthorized => "An API key is missing",
         ErrorKind::Forbidden => "The API key is wrong",
+        ErrorKind::OriginNotAllowed => "The web site is not allowed",
         ErrorKind::RateLimited => "Too many requests",
         ErrorKind::QueueFull => "The queue is full",
         ErrorKind::NotReady => "The server is not ready",
@@ -134,6 +133,12 @@ fn title(kind: ErrorKind) -> &'static str {
         | ErrorKind::Io
         | ErrorKind::Internal => "The server failed",
     }
+}
+
+/// The value of `Retry-After`: whole seconds, and never 0, which would make clients retry at once.
+pub(super) fn retry_seconds(error: &Error) -> Option<u64> {
+    let after = retry_after(error)?;
+    Some((after.as_secs() + u64::from(after.subsec_nanos() > 0)).max(1))
 }
 
 /// The contract promises `Retry-After` for these kinds, whether or not the error has a time.

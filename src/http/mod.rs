@@ -4,7 +4,8 @@
 //! - [`run`] serves it on a listener, loads the model in the background, and shuts down gracefully;
 //! - one file per resource: `index` with `page`, `health`, `model`, `generate` with `stream`,
 //!   `batch`, `process`, `metrics`, `openapi` with Swagger UI; `dto` holds their JSON;
-//! - `extract` reads the three ways of sending images, `body` limits what is read, `coding`
+//! - `realtime` answers the same requests as messages of a WebSocket;
+//! - `extract` reads the ways of sending images, `body` limits what is read, `coding`
 //!   decompresses it;
 //! - `accept` reads which format of an answer the client prefers;
 //! - `error` is the only place where an [`ErrorKind`] becomes a status;
@@ -38,6 +39,7 @@ mod openapi;
 mod page;
 mod process;
 mod rate;
+mod realtime;
 mod server;
 mod state;
 mod stream;
@@ -47,7 +49,8 @@ use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use axum::Router;
-use axum::http::{Method, Uri};
+use axum::extract::MatchedPath;
+use axum::http::Method;
 use axum::middleware;
 use axum::routing::get;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -72,6 +75,7 @@ fn routes() -> Vec<(Access, UtoipaMethodRouter<AppState>)> {
         (Access::Key, routes!(generate::generate)),
         (Access::Key, routes!(batch::batch)),
         (Access::Key, routes!(process::process)),
+        (Access::Key, routes!(realtime::connect)),
         (Access::Open, routes!(index::show)),
         (Access::Health, routes!(health::show)),
         (Access::Open, routes!(health::live)),
@@ -147,12 +151,13 @@ async fn not_found() -> Failure {
     ))
 }
 
-async fn method_not_allowed(method: Method, uri: Uri) -> Failure {
-    let here = endpoints().iter().filter(|endpoint| endpoint.path == uri.path());
+async fn method_not_allowed(method: Method, route: Option<MatchedPath>) -> Failure {
+    let route = route.as_ref().map_or("", MatchedPath::as_str);
+    let here = endpoints().iter().filter(|endpoint| endpoint.path == route);
     let mut allowed: Vec<&str> = here.map(|endpoint| endpoint.method).collect();
     if allowed.is_empty() {
-        // The files of the page.
-        allowed.push("GET");
+        // Routes that are not in the document.
+        allowed.push(if contracts::takes_posts(route) { "POST" } else { "GET" });
     }
     Failure(Error::new(
         ErrorKind::MethodNotAllowed,

@@ -22,7 +22,7 @@ use uuid::Uuid;
 use super::connection::{BusyGuard, Connection};
 use super::contracts::Contract;
 use super::contracts::error::shape;
-use super::error::Failure;
+use super::error::{Failure, status};
 use super::state::{ActiveRequest, AppState};
 use super::unread::BodyEnd;
 use crate::captioner::{CacheState, Caption, ProcessTimings, ProcessedImage, Timings};
@@ -116,7 +116,8 @@ pub(super) async fn observe(
     }
     // While the server stops, the client's next request needs a new connection, and so finds another
     // server.
-    if !body.was_read() || state.draining() {
+    let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    if !upgraded && (!body.was_read() || state.draining()) {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     match response.extensions_mut().remove::<StreamResult>() {
@@ -187,22 +188,71 @@ struct RequestLog {
     written: bool,
 }
 
+/// The log line, metrics and trace span of a request that is a message of a connection. If it is dropped
+/// before [`finish`](Self::finish), the client has disconnected or cancelled the request.
+pub(super) struct MessageLog(RequestLog);
+
+impl MessageLog {
+    /// Begins with a message to `route` whose first bytes arrived at `begin`.
+    pub(super) fn begin(route: &'static str, begin: Instant, metrics: Metrics) -> Self {
+        let request_id = Uuid::now_v7().to_string();
+        let span = request_span(route, &Method::GET, &request_id);
+        let route = route.to_owned();
+        let method = Method::GET;
+        let contract = Contract::Realtime;
+        Self(RequestLog {
+            begin,
+            request_id,
+            method,
+            contract,
+            route,
+            metrics,
+            span,
+            written: false,
+        })
+    }
+
+    pub(super) fn request_id(&self) -> &str {
+        &self.0.request_id
+    }
+
+    pub(super) fn span(&self) -> Span {
+        self.0.span.clone()
+    }
+
+    /// Writes the line of a request with this result.
+    pub(super) fn finish(mut self, result: &Result<Caption, Error>) {
+        let elapsed = self.0.begin.elapsed();
+        match result {
+            Ok(caption) => self.0.write(200, elapsed, Some(&ImageReport::of(caption)), None),
+            Err(error) => {
+                let status = status(error.kind()).as_u16();
+                self.0.write(status, elapsed, None, Some(&Failure(error.clone())));
+            }
+        }
+    }
+}
+
+fn request_span(route: &str, method: &Method, request_id: &str) -> Span {
+    tracing::info_span!(
+        target: "trace",
+        "request",
+        otel.kind = "server",
+        http.route = route,
+        http.request.method = method.as_str(),
+        http.response.status_code = Empty,
+        otel.status_code = Empty,
+        request_id,
+    )
+}
+
 impl RequestLog {
     fn begin(request: &Request, metrics: Metrics) -> Self {
         // The pattern, not the path: clients can invent any number of paths.
         let route = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
         let route = route.unwrap_or("unmatched").to_owned();
         let request_id = request_id(request.headers());
-        let span = tracing::info_span!(
-            target: "trace",
-            "request",
-            otel.kind = "server",
-            http.route = route,
-            http.request.method = request.method().as_str(),
-            http.response.status_code = Empty,
-            otel.status_code = Empty,
-            request_id,
-        );
+        let span = request_span(&route, request.method(), &request_id);
         let parent = request.headers().get("traceparent").and_then(|value| value.to_str().ok());
         telemetry::follow(&span, parent);
         Self {

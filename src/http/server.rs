@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::connection::{Connection, TimeoutListener};
 use super::{AppState, app};
@@ -114,11 +114,13 @@ async fn serve_until(
         deadline = stop(&state, shutdown) => deadline,
     };
     let _ = close.send(());
-    let left = deadline.saturating_duration_since(Instant::now()).max(DRAIN_TIMEOUT);
+    let end = deadline.max(Instant::now() + DRAIN_TIMEOUT);
     // Connections that remain after that neither send nor receive; they end with the process.
-    if let Ok(ended) = timeout(left, server).await {
+    if let Ok(ended) = timeout_at(end, server).await {
         ended.map_err(broken_listener)?;
     }
+    // They close themselves once their requests have ended.
+    let _ = timeout_at(end, state.sessions_closed()).await;
     if state.loaded().is_some_and(Captioner::has_failed) {
         return Err(Error::model(
             "the model has stopped and cannot recover, see the log; start the server again",

@@ -29,10 +29,12 @@ struct ServerState {
     captioner: SetOnce<Captioner>,
     /// For images that arrive before the captioner is loaded.
     decoders: Decoders,
-    draining: AtomicBool,
+    draining: watch::Sender<bool>,
     refusing: AtomicBool,
     /// Requests in progress.
     active: watch::Sender<usize>,
+    /// Open WebSocket connections.
+    sessions: watch::Sender<usize>,
 }
 
 impl AppState {
@@ -54,9 +56,10 @@ impl AppState {
                 settings,
                 started: Instant::now(),
                 captioner: SetOnce::new(),
-                draining: AtomicBool::new(false),
+                draining: watch::Sender::new(false),
                 refusing: AtomicBool::new(false),
                 active: watch::Sender::new(0),
+                sessions: watch::Sender::new(0),
             }),
             metrics: Metrics::new(),
         }
@@ -77,7 +80,7 @@ impl AppState {
     /// Reports from now on that the server is not ready, and asks clients to close their connections,
     /// so that a load balancer sends new requests elsewhere. Requests are still answered.
     pub fn drain(&self) {
-        self.inner.draining.store(true, Ordering::Relaxed);
+        self.inner.draining.send_replace(true);
     }
 
     /// Refuses new captions from now on; accepted requests continue. Includes [`drain`](Self::drain).
@@ -112,7 +115,24 @@ impl AppState {
 
     /// Whether the server is about to stop. It may still accept requests.
     pub(super) fn draining(&self) -> bool {
-        self.inner.draining.load(Ordering::Relaxed)
+        *self.inner.draining.borrow()
+    }
+
+    /// Changes when the server is about to stop.
+    pub(super) fn watch_draining(&self) -> watch::Receiver<bool> {
+        self.inner.draining.subscribe()
+    }
+
+    /// Waits until no WebSocket connection is open.
+    pub(super) async fn sessions_closed(&self) {
+        // As in `idle`.
+        let _ = self.inner.sessions.subscribe().wait_for(|open| *open == 0).await;
+    }
+
+    /// Counts a WebSocket connection until the result is dropped.
+    pub(super) fn open_session(&self) -> OpenSession {
+        self.inner.sessions.send_modify(|open| *open += 1);
+        OpenSession(self.clone())
     }
 
     fn refusing(&self) -> bool {
@@ -178,6 +198,15 @@ pub(super) struct ActiveRequest(AppState);
 impl Drop for ActiveRequest {
     fn drop(&mut self) {
         self.0.inner.active.send_modify(|active| *active -= 1);
+    }
+}
+
+/// An open WebSocket connection.
+pub(super) struct OpenSession(AppState);
+
+impl Drop for OpenSession {
+    fn drop(&mut self) {
+        self.0.inner.sessions.send_modify(|open| *open -= 1);
     }
 }
 

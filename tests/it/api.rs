@@ -19,6 +19,7 @@ mod page;
 mod process;
 mod protocol;
 mod rate;
+mod realtime;
 mod states;
 mod stream;
 mod tcp;

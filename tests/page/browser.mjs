@@ -26,15 +26,16 @@ export function launch() {
   return chromium.launch({ executablePath: PATH, headless: true, chromiumSandbox: !root, args });
 }
 
-/** Opens the page at `url` in a new context. */
-export async function visit(browser, url, options = {}) {
+/** Opens the page at `url` in a new context. `sockets` handles its WebSockets instead of the server. */
+export async function visit(browser, url, { sockets, ...options } = {}) {
   const context = await browser.newContext({
     viewport: { width: 1280, height: 900 },
     permissions: ['clipboard-read', 'clipboard-write'],
     ...options,
   });
   const page = await context.newPage();
-  const seen = { complaints: [], strangers: [], streams: [] };
+  const seen = { complaints: [], strangers: [], streams: [], sockets: [] };
+  if (sockets) await page.routeWebSocket('**/api/realtime', sockets);
   const host = new URL(url).host;
   page.on('console', (message) => {
     if (['error', 'warning'].includes(message.type())) seen.complaints.push(message.text());
@@ -48,6 +49,12 @@ export async function visit(browser, url, options = {}) {
   });
   page.on('response', (response) => {
     if (response.url().endsWith('/caption/generate')) seen.streams.push(response);
+  });
+  page.on('websocket', (socket) => {
+    if (new URL(socket.url()).host !== host) seen.strangers.push(socket.url());
+    const frames = [];
+    seen.sockets.push(frames);
+    socket.on('framereceived', ({ payload }) => frames.push(JSON.parse(payload)));
   });
   await page.goto(url);
   await page.locator('#server strong').waitFor();

@@ -108,7 +108,7 @@ function task(log, name, run) {
 function pool(limit) {
   let tell;
   const empty = new Promise((resolve) => (tell = resolve));
-  const made = new Pool(limit, () => made.open === 0 && tell());
+  const made = new Pool(() => limit, () => made.open === 0 && tell());
   return [made, empty];
 }
 

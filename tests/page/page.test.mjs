@@ -75,7 +75,7 @@ test('three photos are dropped, one of them broken', async (t) => {
     await shot(page, 'empty-light');
   });
 
-  await t.test('captions appear word by word, from the stream', async () => {
+  await t.test('captions appear word by word, over one connection', async () => {
     await page.evaluate(() => {
       globalThis.states = new Set();
       new MutationObserver(() => {
@@ -93,8 +93,10 @@ test('three photos are dropped, one of them broken', async (t) => {
       const shown = shorter.filter((text) => states.includes(text));
       assert.ok(shown.length > words.length / 2, `${shown.length} states before "${caption}"`);
     }
-    const types = seen.streams.map((response) => response.headers()['content-type']).sort();
-    assert.deepEqual(types, ['application/problem+json', 'text/event-stream', 'text/event-stream']);
+    assert.equal(seen.streams.length, 0);
+    assert.equal(seen.sockets.length, 1);
+    const ends = seen.sockets[0].map(({ type }) => type).filter((type) => ['done', 'error'].includes(type));
+    assert.deepEqual(ends.sort(), ['done', 'done', 'error']);
   });
 
   await t.test('the broken photo shows the error', async () => {
@@ -105,7 +107,7 @@ test('three photos are dropped, one of them broken', async (t) => {
     await failed.getByRole('button', { name: 'Try again for broken.jpg' }).click();
     await idle(page, 3);
     assert.equal(await failed.getAttribute('data-state'), 'failed');
-    assert.equal(seen.streams.length, 4);
+    assert.equal(seen.sockets[0].filter(({ type }) => type === 'error').length, 2);
   });
 
   await t.test('colours are swatches that copy their code', async () => {
@@ -215,7 +217,7 @@ test('three photos are dropped, one of them broken', async (t) => {
     assert.equal(await page.locator('#sheet li').count(), 0);
   });
 
-  clean(seen, [422, 422]);
+  clean(seen);
   await context.close();
 });
 
@@ -326,8 +328,82 @@ test('all images of a dropped folder are captioned', async () => {
   }
 });
 
-test('many photos are sent a few at a time, and wait as long as Retry-After says', async () => {
+test('many photos are sent over one connection, several at a time', async () => {
   const { page, context, seen } = await visit(browser, url);
+  await page.evaluate(() => {
+    let now = 0;
+    globalThis.most = 0;
+    const { send } = WebSocket.prototype;
+    WebSocket.prototype.send = function (data) {
+      const ended = ({ data }) => (now -= JSON.parse(data).type === 'done');
+      if (!this.counted) this.addEventListener('message', ended, { capture: true });
+      this.counted = true;
+      now += 1;
+      most = Math.max(most, now);
+      send.call(this, data);
+    };
+  });
+  await drop(page, await Promise.all(Array.from({ length: 20 }, async (_, n) => [`${n}.jpg`, (await unseen('cat.jpg'))[1]])));
+  await idle(page, 20);
+  assert.equal(await page.locator('.print[data-state="done"]').count(), 20);
+  assert.equal(seen.streams.length, 0);
+  assert.equal(seen.sockets.length, 1);
+  assert.equal(seen.sockets[0].filter(({ type }) => type === 'done').length, 20);
+  const most = await page.evaluate(() => globalThis.most);
+  assert.ok(most > 4 && most <= 8, `${most} at a time`);
+  // A single photo does not need a connection, but uses the one that is there.
+  await drop(page, [await unseen('coffee.jpg')]);
+  await idle(page, 21);
+  assert.equal(seen.streams.length, 0);
+  clean(seen);
+  await context.close();
+});
+
+test('over a connection, photos can be stopped, and a full queue makes them wait', async () => {
+  const sent = [];
+  let refuse = true;
+  const sockets = (socket) => socket.onMessage((message) => {
+    const request = JSON.parse(message.toString().split('\n')[0]);
+    sent.push(request);
+    if (!refuse) return;
+    refuse = false;
+    const error = { title: 'The queue is full', status: 429, code: 'queue_full', detail: 'it is full' };
+    socket.send(JSON.stringify({ type: 'error', id: request.id, retry_after: 1, error }));
+  });
+  const { page, context, seen } = await visit(browser, url, { sockets });
+  await drop(page, Array.from({ length: 12 }, (_, n) => [`${n}.jpg`, Buffer.from('x')]));
+  await page.getByText('The server is busy').waitFor();
+  const asked = () => sent.filter(({ type }) => type === 'caption');
+  const until = Date.now() + 20_000;
+  while (asked().length < 9 && Date.now() < until) await page.waitForTimeout(50);
+  assert.equal(asked().length, 9, 'one is asked for again, and eight wait for an answer');
+  await page.getByRole('button', { name: 'Stop' }).click();
+  await idle(page, 12);
+  assert.equal(await page.locator('.print[data-state="stopped"]').count(), 12);
+  const waiting = asked().map(({ id }) => id).slice(1).sort();
+  assert.deepEqual(sent.filter(({ type }) => type === 'cancel').map(({ id }) => id).sort(), waiting);
+  assert.equal(seen.streams.length, 0);
+  clean(seen);
+  await context.close();
+});
+
+test('a connection that breaks is replaced by single requests', async () => {
+  for (const sockets of [
+    (socket) => socket.onMessage(() => socket.close()),
+    (socket) => socket.close(),
+  ]) {
+    const { page, context, seen } = await visit(browser, url, { sockets });
+    await drop(page, [await unseen('cat.jpg'), await unseen('coffee.jpg'), await unseen('rocket.jpg')]);
+    await idle(page, 3);
+    assert.equal(await page.locator('.print[data-state="done"]').count(), 3);
+    assert.equal(seen.streams.length, 3);
+    clean(seen);
+    await context.close();
+  }
+});
+
+test('without a connection, many photos are sent a few at a time, and wait as long as Retry-After says', async () => {
+  const { page, context, seen } = await visit(browser, url, { sockets: (socket) => socket.close() });
   let [now, most, asked] = [0, 0, 0];
   const times = [];
   await page.route('**/caption/generate', async (route) => {
@@ -371,7 +447,7 @@ test('many photos are sent a few at a time, and wait as long as Retry-After says
 });
 
 test('unfinished photos can be stopped', async () => {
-  const { page, context, seen } = await visit(browser, url);
+  const { page, context, seen } = await visit(browser, url, { sockets: (socket) => socket.close() });
   await page.route('**/caption/generate', () => {});
   await drop(page, ['a', 'b', 'c', 'd', 'e', 'f'].map((name) => [`${name}.jpg`, Buffer.from('x')]));
   const asked = page.locator('.print').filter({ hasText: 'Captioning' });

@@ -34,6 +34,8 @@ pub enum ErrorKind {
     Unauthorized,
     /// The API key of the request is not valid.
     Forbidden,
+    /// A page of another web site, which the settings do not allow, wants to connect.
+    OriginNotAllowed,
     /// The client has exceeded its request rate.
     RateLimited,
     /// The queue is full; nothing was queued.
@@ -81,6 +83,7 @@ impl ErrorKind {
             Self::InvalidParameter => "invalid_parameter",
             Self::Unauthorized => "unauthorized",
             Self::Forbidden => "forbidden",
+            Self::OriginNotAllowed => "origin_not_allowed",
             Self::RateLimited => "rate_limited",
             Self::QueueFull => "queue_full",
             Self::NotReady => "not_ready",

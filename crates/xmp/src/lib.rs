@@ -52,7 +52,8 @@ const EMPTY: &str = "<?xpacket begin=\"\u{feff}\" id=\"W5M0MpCehiHzreSzNTczkc9d\
     </x:xmpmeta>\n\
     <?xpacket end=\"w\"?>\n";
 
-/// The texts of a photo.
+/// The texts of a photo. [`merge`] takes a text for `None` if nothing but whitespace is left of it
+/// without the characters that XML cannot express: [`read`] would not find it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Texts {
     /// `dc:description`.
@@ -107,7 +108,8 @@ pub fn merge_bytes(xmp: Option<&[u8]>, texts: &Texts, existing: Existing) -> Res
     Ok(encoding.encode(&merge(Some(&xmp), texts, existing)?))
 }
 
-/// Adds `texts` to `xmp`, the content of a file, or to a new file if it is `None` or empty.
+/// Adds `texts` to `xmp`, the content of a file, or to a new file if it is `None` or empty. A blank text
+/// replaces nothing; see [`Texts`].
 ///
 /// # Errors
 /// [`Io`](ErrorKind::Io): `xmp` is not valid XMP.
@@ -116,20 +118,22 @@ pub fn merge(xmp: Option<&str>, texts: &Texts, existing: Existing) -> Result<Str
     let found = find(xmp)?;
     let mut edits: Vec<(Range<usize>, String)> = Vec::new();
     let mut new = String::new();
-    let wanted = [&texts.description, &texts.alt_text];
-    for ((property, text), (name, namespace)) in found.properties.iter().zip(wanted).zip(PROPERTIES)
+    let wanted = [&texts.description, &texts.alt_text]
+        .map(|text| text.as_deref().map(escaped).filter(|text| !text.trim().is_empty()));
+    for ((property, text), (name, namespace)) in
+        found.properties.iter().zip(&wanted).zip(PROPERTIES)
     {
-        let Some(text) = text.as_deref().map(escaped) else { continue };
+        let Some(text) = text else { continue };
         match property {
             None => {
                 new += &format!(
                     "\n   <{name} xmlns:{}=\"{namespace}\">{}</{name}>",
                     name.split(':').next().unwrap_or_default(),
-                    alternative(&found.prefix, &text)
+                    alternative(&found.prefix, text)
                 )
             }
             Some(old) if existing == Existing::Keep && old.text(xmp).is_some() => {}
-            Some(old) => edits.push(old.replaced(&found.prefix, &text)),
+            Some(old) => edits.push(old.replaced(&found.prefix, text)),
         }
     }
     if !new.is_empty() {
@@ -142,8 +146,8 @@ pub fn merge(xmp: Option<&str>, texts: &Texts, existing: Existing) -> Result<Str
     }
     // The caller overwrites the file of another program, so the result is checked.
     let after = read(&merged)?;
-    let has = |text: Option<String>, wanted: &Option<String>| wanted.is_none() || text.is_some();
-    if has(after.description, &texts.description) && has(after.alt_text, &texts.alt_text) {
+    let after = [after.description, after.alt_text];
+    if wanted.iter().zip(&after).all(|(wanted, after)| wanted.is_none() || after.is_some()) {
         return Ok(merged);
     }
     Err(Error::internal("a merged XMP file lacks a text that was added to it"))

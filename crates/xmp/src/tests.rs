@@ -114,6 +114,26 @@ fn a_text_may_begin_with_the_mark_of_a_file() {
 }
 
 #[test]
+fn a_blank_text_counts_as_none() {
+    let twice = described(
+        "<dc:description>one</dc:description><dc:description>two</dc:description>\
+         <i:AltTextAccessibility xmlns:i='http://iptc.org/std/Iptc4xmpCore/1.0/xmlns/'>three\
+         </i:AltTextAccessibility>",
+    );
+    for blank in ["", " ", "\u{2003}\t", "\u{1}\u{fffe}", "\u{7f} \n"] {
+        let wanted = texts(blank, blank);
+        for existing in [Existing::Keep, Existing::Replace] {
+            for file in [&twice, &described(""), &described("<dc:description/>"), EMPTY] {
+                assert_eq!(merge(Some(file), &wanted, existing).unwrap(), *file, "{blank:?}");
+            }
+            assert_eq!(merge(None, &wanted, existing).unwrap(), EMPTY, "{blank:?}");
+        }
+        let one = merge(Some(&twice), &texts("a cat", blank), Existing::Replace).unwrap();
+        assert_eq!(read(&one).unwrap(), texts("a cat", "three"), "{blank:?}");
+    }
+}
+
+#[test]
 fn invalid_files_are_rejected() {
     for text in ["notes", "<a/>", "<a><b></a>", "<rdf:RDF xmlns:rdf='urn:x'/>", "<a>", "{\"a\": 1}"]
     {

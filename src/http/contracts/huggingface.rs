@@ -44,9 +44,12 @@ pub(super) fn routes() -> Vec<(Access, UtoipaMethodRouter<AppState>)> {
     ]
 }
 
-/// The hub's older addresses; ids of models contain slashes.
+/// The hub's older addresses.
+pub(super) const BY_MODEL: &str = "/models/{*id}";
+
+/// Routes whose patterns OpenAPI cannot express: ids of models contain slashes.
 pub(super) fn more_routes() -> Router<AppState> {
-    Router::new().route("/models/{*id}", post(by_model))
+    Router::new().route(BY_MODEL, post(by_model))
 }
 
 #[derive(Debug, Default, Deserialize)]

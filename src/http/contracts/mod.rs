@@ -105,6 +105,11 @@ pub(super) fn more_routes() -> Router<AppState> {
     openai::more_routes().merge(huggingface::more_routes())
 }
 
+/// Whether one of [`more_routes`] is for requests that send something.
+pub(super) fn takes_posts(route: &str) -> bool {
+    route == huggingface::BY_MODEL
+}
+
 /// A random id with the prefix that a contract demands.
 fn new_id(prefix: &str) -> String {
     format!("{prefix}{}", uuid::Uuid::now_v7().simple())

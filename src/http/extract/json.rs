@@ -77,7 +77,7 @@ pub(super) async fn read(
 
 /// The fields of an object in their order, duplicates included.
 #[derive(Debug)]
-struct Fields<'a>(Vec<(String, &'a RawValue)>);
+pub(super) struct Fields<'a>(pub(super) Vec<(String, &'a RawValue)>);
 
 impl<'de> Deserialize<'de> for Fields<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -156,7 +156,7 @@ impl<'de> Visitor<'de> for AtMost {
 ///
 /// # Errors
 /// [`InvalidParameter`](cutline_error::ErrorKind::InvalidParameter): the value is not Unicode.
-fn scalar(name: &str, value: &RawValue) -> Result<Value> {
+pub(super) fn scalar(name: &str, value: &RawValue) -> Result<Value> {
     match value.get().as_bytes().first() {
         Some(b'[') => Ok(Value::Array(Vec::new())),
         Some(b'{') => Ok(Value::Object(Map::new())),
@@ -173,7 +173,7 @@ fn scalar(name: &str, value: &RawValue) -> Result<Value> {
 /// # Errors
 /// [`MalformedRequest`](cutline_error::ErrorKind::MalformedRequest) or
 /// [`ImageTooLarge`](cutline_error::ErrorKind::ImageTooLarge).
-fn image(value: &RawValue, max_bytes: usize) -> Result<Vec<u8>> {
+pub(super) fn image(value: &RawValue, max_bytes: usize) -> Result<Vec<u8>> {
     let quoted = value.get().strip_prefix('"').and_then(|text| text.strip_suffix('"'));
     let Some(quoted) = quoted else {
         return Err(malformed("an image must be a string of base64"));

@@ -8,6 +8,7 @@ pub(super) mod encoded;
 pub mod fuzzing;
 mod head;
 mod json;
+mod message;
 mod multipart;
 mod names;
 
@@ -19,6 +20,10 @@ use axum::http::{HeaderMap, Uri};
 use percent_encoding::percent_decode;
 use serde_json::Value;
 
+pub(super) use self::message::{
+    BadMessage, CaptionCommand, Command, command, head_length, id_in, message_limits, no_head,
+    within,
+};
 use self::names::{ImageCount, Place};
 use super::body::{BodyLimits, LimitedBody, TooLarge};
 use crate::captioner::{Budget, CaptionParams, Captioner, ParameterFields, Photo, given_twice};
@@ -146,6 +151,10 @@ impl Reader<'_> {
     }
 
     fn limited(&self, parts: &Parts, body: Body, transport: Transport) -> Result<LimitedBody> {
+        LimitedBody::new(&parts.headers, body, self.limits(transport), self.budget)
+    }
+
+    fn limits(&self, transport: Transport) -> BodyLimits {
         let image = self.settings.max_image_bytes;
         let count = self.count.most();
         let (bytes, copies) = match transport {
@@ -168,8 +177,7 @@ impl Reader<'_> {
             TooLarge::Batch(bytes)
         };
         let time = self.settings.request_timeout;
-        let limits = BodyLimits { bytes, copies, time, too_large };
-        LimitedBody::new(&parts.headers, body, limits, self.budget)
+        BodyLimits { bytes, copies, time, too_large }
     }
 }
 

@@ -48,6 +48,7 @@ problems! {
     CaptionProblems: KEY, BODY, MODEL;
     BatchProblems: KEY, BODY, MODEL, &[ErrorKind::BatchTooLarge];
     ImageProblems: KEY, BODY;
+    RealtimeProblems: KEY, MODEL, &[ErrorKind::MalformedRequest, ErrorKind::OriginNotAllowed];
     ModelProblems: KEY, MODEL;
     LiveProblems: &[ErrorKind::NotReady];
     ReadyProblems: MODEL;
@@ -172,6 +173,10 @@ fn example(kind: ErrorKind) -> Error {
         }
         ErrorKind::Forbidden => {
             "this server does not know the API key; check it, or ask the operator of the server for one"
+        }
+        ErrorKind::OriginNotAllowed => {
+            "pages of this origin may not connect; list it in CORS_ALLOW_ORIGINS, and let a proxy \
+             pass the header Host on"
         }
         ErrorKind::RateLimited => {
             "your address may send 60 requests per minute; wait as long as Retry-After says"

@@ -25,7 +25,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_swagger_ui::Config;
 
 use super::state::AppState;
-use super::{dto, not_found, routes};
+use super::{dto, not_found, realtime, routes};
 use crate::captioner;
 
 #[derive(OpenApi)]
@@ -38,7 +38,12 @@ use crate::captioner;
                        an image. A parameter that is given twice is refused. In JSON, null means \
                        that a parameter is not given. Bodies may be compressed with gzip or deflate.",
     ),
-    components(schemas(captioner::Caption, dto::Problem, dto::TextSoFar)),
+    components(schemas(
+        captioner::Caption,
+        dto::Problem,
+        dto::TextSoFar,
+        realtime::RealtimeEvent,
+    )),
     tags(
         (name = "captions", description = "Captions of images"),
         (name = "images", description = "Properties of images, without the model"),

@@ -57,7 +57,7 @@ macro_rules! asset {
 static INDEX: Asset = asset!("index.html", HTML);
 
 /// The files that it loads from `/page/`.
-static ASSETS: [Asset; 10] = [
+static ASSETS: [Asset; 11] = [
     asset!("api.js", SCRIPT),
     asset!("app.js", SCRIPT),
     asset!("card.js", SCRIPT),
@@ -67,6 +67,7 @@ static ASSETS: [Asset; 10] = [
     asset!("page.css", CSS),
     asset!("pool.js", SCRIPT),
     asset!("results.js", SCRIPT),
+    asset!("socket.js", SCRIPT),
     asset!("visit.js", SCRIPT),
 ];
 

@@ -308,6 +308,17 @@ impl Answer {
     }
 }
 
+/// Whether errors of this address are problem documents, or have the shape of another program.
+pub(super) fn has_problems(method: &str, path: &str) -> bool {
+    let foreign = ["/v1", "/v2", "/api", "/pipeline", "/models", "/predict", "/info", "/mcp"];
+    let own = ["/api/docs", "/api/realtime"];
+    let below = |prefixes: &[&str]| {
+        let rests = prefixes.iter().filter_map(|prefix| path.strip_prefix(prefix));
+        rests.into_iter().any(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    below(&own) || !(below(&foreign) || path == "/" && !matches!(method, "GET" | "HEAD"))
+}
+
 pub(super) fn picture(format: ImageFormat, width: u32, height: u32) -> Vec<u8> {
     let image = RgbImage::from_fn(width, height, |x, y| image::Rgb([200, x as u8, y as u8]));
     if format == ImageFormat::Jpeg {

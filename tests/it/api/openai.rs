@@ -1,7 +1,5 @@
 //! OpenAI's API: what its clients read, and in which order.
 
-use std::time::Duration;
-
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use base64::Engine as _;
@@ -10,7 +8,7 @@ use cutline::captioner::MemoryLimits;
 use cutline::config::{ApiKeys, HttpSettings, ProtectionSettings};
 use serde_json::{Value, json};
 
-use super::fixture::{Answer, Fixture, distinct, emptied, png};
+use super::fixture::{Answer, Fixture, distinct, emptied, eventually, png};
 
 fn fixture() -> Fixture {
     Fixture::roomy(8, MemoryLimits::default())
@@ -237,7 +235,7 @@ async fn a_client_that_leaves_cancels_its_captions() {
     fixture.script.let_step(1);
     let request = request("/v1/chat/completions", &chat("?", json!({"stream": true})));
     let response = tower::ServiceExt::oneshot(fixture.app(), request).await.unwrap();
-    assert_eq!(fixture.captioner.status().in_flight, 1);
+    eventually("one in the model", || fixture.captioner.status().in_flight == 1).await;
     drop(response);
     emptied(&fixture.captioner).await;
 }
@@ -273,29 +271,27 @@ async fn errors_have_openais_shape_wherever_they_arise() {
 async fn a_full_queue_is_a_rate_limit() {
     let fixture = Fixture::new();
     fixture.script.set_stuck(true);
-    let app = fixture.app();
     let body = |number: u32| {
         let url = json!({"type": "image_url", "image_url": {"url": uri(&distinct(number))}});
         json!({"messages": [{"role": "user", "content": [url]}]})
     };
-    let held: Vec<_> = (1..3)
-        .map(|number| {
-            let request = request("/v1/chat/completions", &body(number));
-            tokio::spawn(tower::ServiceExt::oneshot(app.clone(), request))
-        })
-        .collect();
-    for _ in 0..500 {
-        let status = fixture.captioner.status();
-        if status.queue_depth + status.in_flight == 2 {
-            break;
+    let status = || fixture.captioner.status();
+    let (_, _, third) = tokio::join!(
+        async { complete(&fixture, &body(1)).await },
+        async {
+            eventually("one in the model", || status().in_flight == 1).await;
+            complete(&fixture, &body(2)).await
+        },
+        async {
+            let both = || (status().in_flight, status().queue_depth) == (1, 1);
+            eventually("one in the model and one in the queue", both).await;
+            let third = complete(&fixture, &body(3)).await;
+            fixture.script.set_stuck(false);
+            third
         }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    let answer = complete(&fixture, &body(3)).await;
-    error(&answer, 429, "rate_limit_error", "rate_limit_exceeded");
-    assert!(answer.header("retry-after").parse::<u64>().unwrap() >= 1);
-    held.iter().for_each(tokio::task::JoinHandle::abort);
-    fixture.script.set_stuck(false);
+    );
+    error(&third, 429, "rate_limit_error", "rate_limit_exceeded");
+    assert!(third.header("retry-after").parse::<u64>().unwrap() >= 1);
 }
 
 #[tokio::test]

@@ -6,17 +6,21 @@ import { announce, byId, copyButton, count, h, save } from './dom.js';
 import { listen } from './intake.js';
 import { Pool } from './pool.js';
 import { toCsv, toCurl, toJson } from './results.js';
+import { Socket } from './socket.js';
 import { Visit, thumbnail } from './visit.js';
 
-/** Captions requested at a time. Browsers open six connections to a server; some stay free. */
+/** Captions requested at a time with fetch. Browsers open six connections to a server; some stay free. */
 const LIMIT = 4;
+/** Captions requested at a time over one WebSocket. */
+const SOCKET_LIMIT = 8;
 /** Parameters of another caption: likely words, but not always the most likely ones. */
 const ANOTHER = { do_sample: true, temperature: 0.7, top_p: 0.9 };
 /** Up to this many photos, each caption is announced to screen readers; beyond it, only progress. */
 const ANNOUNCED_EACH = 3;
 
 const visit = new Visit();
-const pool = new Pool(LIMIT, () => show());
+const socket = new Socket(new URL('api/realtime', document.baseURI).href.replace(/^http/, 'ws'), () => pool.resume());
+const pool = new Pool(() => (socket.open ? SOCKET_LIMIT : LIMIT), () => show());
 const cards = new Set();
 let run = { total: 0, done: 0, failed: 0, since: 0, announced: 0 };
 
@@ -35,7 +39,7 @@ function take(files) {
   byId('again').hidden = false;
   for (const card of added) {
     cards.add(card);
-    request(card, settings());
+    request(card, settings(), added.length > 1);
   }
   // When the photos are below the window, as on a phone.
   if (added[0].element.getBoundingClientRect().top > innerHeight * 0.7) byId('ledger').scrollIntoView();
@@ -51,7 +55,13 @@ function retry(card) {
   request(card, card.params ?? settings());
 }
 
-function request(card, params) {
+/** Asks over the WebSocket for one of many photos, or if it is open; else, or without an answer, with fetch. */
+async function ask(file, params, options, many) {
+  const answer = many || socket.open ? await socket.caption(file, params, options) : undefined;
+  return answer ?? caption(file, params, options);
+}
+
+function request(card, params, many = false) {
   if (pool.open === 0) run = { total: 0, done: 0, failed: 0, since: performance.now(), announced: 0 };
   run.total += 1;
   card.params = params;
@@ -59,7 +69,7 @@ function request(card, params) {
   pool.add({
     async run(signal) {
       card.begin(params);
-      const answer = await caption(card.file, params, { signal, onText: (text) => card.write(text) });
+      const answer = await ask(card.file, params, { signal, onText: (text) => card.write(text) }, many);
       card.finish(answer, toCurl(address(), card.name, params, key.get() !== ''));
       run.done += 1;
       if (run.total <= ANNOUNCED_EACH) announce(`${card.name}: ${answer.caption}`);
@@ -205,7 +215,8 @@ async function describe() {
 listen(byId('drop'), byId('files'), take);
 byId('settings').addEventListener('submit', (event) => {
   event.preventDefault();
-  for (const card of cards) if (!card.busy) request(card, settings());
+  const ended = [...cards].filter((card) => !card.busy);
+  for (const card of ended) request(card, settings(), ended.length > 1);
 });
 byId('beams').addEventListener('input', () => (byId('beams-value').textContent = byId('beams').value));
 byId('stop').addEventListener('click', () => pool.stop());

@@ -20,6 +20,7 @@ export class Pool {
   #held = false;
   #timer;
 
+  /** @param {function(): number} limit says how many tasks may run at a time. */
   constructor(limit, changed = () => {}) {
     this.#limit = limit;
     this.#changed = changed;
@@ -40,6 +41,11 @@ export class Pool {
     this.#pump();
   }
 
+  /** Starts more tasks if the limit has grown. */
+  resume() {
+    this.#pump();
+  }
+
   /** Cancels everything that is not done. */
   stop() {
     for (const { task } of this.#queue.splice(0)) task.stopped();
@@ -56,7 +62,7 @@ export class Pool {
       this.#timer = setTimeout(() => this.#pump(), wait);
       return;
     }
-    while (!this.#held && this.#queue.length && this.#running.size < this.#limit) {
+    while (!this.#held && this.#queue.length && this.#running.size < this.#limit()) {
       this.#start(this.#queue.shift());
     }
   }
