@@ -260,10 +260,17 @@ const NOUNS: [&str; 24] = [
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::captioner::TokenSequence;
     use crate::engine::FinishReason;
 
     fn choice(text: &str, confidence: f32) -> Choice {
-        Choice { text: text.into(), confidence, tokens: 5, finish_reason: FinishReason::Stop }
+        Choice {
+            text: text.into(),
+            confidence,
+            tokens: 5,
+            finish_reason: FinishReason::Stop,
+            sequence: TokenSequence::default(),
+        }
     }
 
     #[test]

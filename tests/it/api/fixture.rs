@@ -138,6 +138,7 @@ impl Engine for ScriptedEngine {
                 ids: [&[CLS], job.prompt.as_slice(), written].concat(),
                 generated: length,
                 confidence: 0.5,
+                log_probabilities: vec![0.5_f32.ln(); length],
                 score: None,
                 finish_reason: if whole { FinishReason::Stop } else { FinishReason::Length },
             };

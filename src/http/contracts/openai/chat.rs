@@ -37,6 +37,7 @@ struct ChatRequest<'a> {
     temperature: Option<f64>,
     top_p: Option<f64>,
     seed: Option<i64>,
+    logprobs: Option<bool>,
     stream: Option<bool>,
     stream_options: Option<StreamOptions>,
     #[serde(borrow)]
@@ -95,7 +96,7 @@ pub(super) async fn complete(
     };
     let params = params(&chat, &conversation, captioner)?;
     let photos = images::photos(&conversation.images, &received, &state).await?;
-    let completion = Completion::new(captioner);
+    let completion = Completion::new(captioner, chat.logprobs.unwrap_or(false));
     let streamed = chat.stream.unwrap_or(false);
     let usage = chat.stream_options.and_then(|options| options.include_usage).unwrap_or(false);
     drop(received);
@@ -143,12 +144,15 @@ struct Completion {
     created: u64,
     model: String,
     fingerprint: String,
+    /// Makes texts of tokens, if the client wants their probabilities.
+    tokens_of: Option<Captioner>,
 }
 
 impl Completion {
-    fn new(captioner: &Captioner) -> Self {
+    fn new(captioner: &Captioner, logprobs: bool) -> Self {
         let info = captioner.info();
         Self {
+            tokens_of: logprobs.then(|| captioner.clone()),
             id: new_id("chatcmpl-"),
             created: unix_seconds(),
             model: info.id.clone(),
@@ -172,14 +176,14 @@ impl Completion {
         let choices: Vec<Value> = choices(reply)
             .into_iter()
             .enumerate()
-            .map(|(index, (text, finish_reason))| {
+            .map(|(index, OneChoice { text, finish_reason, captions })| {
                 let message = json!({
                     "role": "assistant", "content": text, "refusal": null, "annotations": [],
                 });
                 json!({
                     "index": index,
                     "message": message,
-                    "logprobs": null,
+                    "logprobs": self.logprobs(&captions),
                     "finish_reason": finish_reason,
                 })
             })
@@ -187,22 +191,68 @@ impl Completion {
         self.object("chat.completion", &json!(choices), &reply.usage.chat())
     }
 
+    /// The tokens of the captions with their logarithmic probabilities; null if they are not wanted, or
+    /// if the text is not that of the model. Alternatives are not kept.
+    fn logprobs(&self, captions: &[&Choice]) -> Value {
+        let Some(captioner) = self.tokens_of.as_ref().filter(|_| !captions.is_empty()) else {
+            return Value::Null;
+        };
+        let mut content = Vec::new();
+        for (index, caption) in captions.iter().enumerate() {
+            // A broken tokenizer would have failed before.
+            let tokens = captioner.token_texts(&caption.sequence).unwrap_or_default();
+            for (at, (text, logprob)) in tokens.into_iter().enumerate() {
+                let line_break = if index > 0 && at == 0 { "\n" } else { "" };
+                let token = format!("{line_break}{text}");
+                content.push(json!({
+                    "token": token,
+                    "logprob": logprob,
+                    "bytes": token.as_bytes(),
+                    "top_logprobs": [],
+                }));
+            }
+        }
+        json!({"content": content, "refusal": null})
+    }
+
     fn chunk(&self, choices: &Value, usage: &Value) -> Value {
         self.object("chat.completion.chunk", choices, usage)
     }
 }
 
-/// Texts with their reasons for ending: the reply, and for one image the other captions.
-fn choices(reply: &Reply) -> Vec<(&str, &'static str)> {
-    let mut choices = vec![(reply.text.as_str(), reply.finish_reason())];
+/// A text, why it ends, and the captions that it consists of.
+struct OneChoice<'r> {
+    text: &'r str,
+    finish_reason: &'static str,
+    /// Empty if the text is not that of the model.
+    captions: Vec<&'r Choice>,
+}
+
+/// The reply, and for one image the other captions.
+fn choices(reply: &Reply) -> Vec<OneChoice<'_>> {
+    let best = reply.captions.iter().filter_map(|caption| caption.captions.first());
+    let own: Vec<&Choice> = best.collect();
+    let text: Vec<&str> = own.iter().map(|choice| choice.text.as_str()).collect();
+    let is_own = reply.intent == Intent::Caption && text.join("\n") == reply.text;
+    let mut choices = vec![OneChoice {
+        text: &reply.text,
+        finish_reason: reply.finish_reason(),
+        captions: if is_own { own } else { Vec::new() },
+    }];
     if let ([only], Intent::Caption | Intent::AltText { .. }) = (&*reply.captions, reply.intent)
         && reply.text == only.caption
     {
-        let other = |choice: &'_ Choice| choice.finish_reason.as_str();
-        choices.extend(only.captions.iter().skip(1).map(|c| (c.text.as_str(), other(c))));
+        choices.extend(only.captions.iter().skip(1).map(|choice| OneChoice {
+            text: &choice.text,
+            finish_reason: choice.finish_reason.as_str(),
+            captions: if is_own { vec![choice] } else { Vec::new() },
+        }));
     }
     choices
 }
+
+/// Neither probabilities nor a reason to end yet.
+const OPEN: (Value, Value) = (Value::Null, Value::Null);
 
 /// The stream of chunks.
 struct Chunks {
@@ -212,9 +262,10 @@ struct Chunks {
 }
 
 impl Chunks {
-    fn write(&self, index: usize, delta: &Value, finish_reason: &Value, out: &mut Vec<u8>) {
+    fn write(&self, index: usize, delta: &Value, finish: (Value, Value), out: &mut Vec<u8>) {
+        let (logprobs, finish_reason) = finish;
         let choice = json!({
-            "index": index, "delta": delta, "logprobs": null, "finish_reason": finish_reason,
+            "index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason,
         });
         event(None, &self.completion.chunk(&json!([choice]), &Value::Null), out);
     }
@@ -225,20 +276,22 @@ impl Dialect for Chunks {
     const KEEP_ALIVE: Option<&'static str> = Some(": keep-alive\n\n");
 
     fn begin(&mut self, out: &mut Vec<u8>) {
-        self.write(0, &json!({"role": "assistant", "content": ""}), &Value::Null, out);
+        self.write(0, &json!({"role": "assistant", "content": ""}), OPEN, out);
     }
 
     fn piece(&mut self, text: &str, out: &mut Vec<u8>) {
-        self.write(0, &json!({"content": text}), &Value::Null, out);
+        self.write(0, &json!({"content": text}), OPEN, out);
     }
 
     fn end(&mut self, reply: &Reply, out: &mut Vec<u8>) {
-        for (index, (text, reason)) in choices(reply).into_iter().enumerate() {
+        for (index, choice) in choices(reply).into_iter().enumerate() {
             if index > 0 {
-                let delta = json!({"role": "assistant", "content": text});
-                self.write(index, &delta, &Value::Null, out);
+                let delta = json!({"role": "assistant", "content": choice.text});
+                self.write(index, &delta, OPEN, out);
             }
-            self.write(index, &json!({}), &json!(reason), out);
+            // The probabilities of all tokens come at once, because words are sent before they are known.
+            let logprobs = self.completion.logprobs(&choice.captions);
+            self.write(index, &json!({}), (logprobs, json!(choice.finish_reason)), out);
         }
         if self.usage {
             event(None, &self.completion.chunk(&json!([]), &reply.usage.chat()), out);
