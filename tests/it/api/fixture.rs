@@ -317,7 +317,7 @@ pub(super) fn has_problems(method: &str, path: &str) -> bool {
         let rests = prefixes.iter().filter_map(|prefix| path.strip_prefix(prefix));
         rests.into_iter().any(|rest| rest.is_empty() || rest.starts_with('/'))
     };
-    below(&own) || !(below(&foreign) || path == "/" && !matches!(method, "GET" | "HEAD"))
+    below(&own) || !(below(&foreign) || path == "/" && method == "POST")
 }
 
 pub(super) fn picture(format: ImageFormat, width: u32, height: u32) -> Vec<u8> {
