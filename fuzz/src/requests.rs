@@ -1,4 +1,4 @@
-//! Requests over HTTP.
+//! Requests over HTTP, and messages on a WebSocket.
 
 use std::sync::LazyLock;
 
@@ -9,6 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use cutline::config::{HttpSettings, Settings};
 use cutline::http::fuzzing::{ReadRequest, read};
+use cutline::http::fuzzing_realtime::read_connection;
 use cutline::http::{AppState, app};
 use tokio::runtime::{Builder, Runtime};
 use tower::ServiceExt;
@@ -108,6 +109,34 @@ pub fn json_seeds() -> Seeds {
         "\0{\"image\": \"data:image/png,%89PNG%0d%0a\"}".to_owned(),
         "\u{1}{\"images\": [\"aGVsbG8\", 5, \"aGVs\\r\\nbG8=\"], \"num_beams\": 3.0}".to_owned(),
         "\u{feff}{\"image\": \"\\u0061GVs\"}".to_owned(),
+    ])
+}
+
+/// What a client sends on a WebSocket after the handshake. The first byte chooses the size of the pieces.
+pub fn realtime(data: &[u8]) -> Corpus {
+    let Some((piece, sent)) = data.split_first() else { return Corpus::Reject };
+    let read =
+        |piece| bounded(MEMORY, || RUNTIME.block_on(read_connection(sent, piece, &SETTINGS)));
+    let whole = read(usize::MAX);
+    assert_eq!(whole, read(usize::from(*piece) + 1), "it depends on how the bytes arrive");
+    Corpus::Keep
+}
+
+/// Messages of every type, in one frame and in several, and frames between them.
+pub fn realtime_seeds() -> Seeds {
+    let frame = |first: u8, payload: &str| {
+        let length = 0x80 | u8::try_from(payload.len()).expect("a short payload");
+        [&[first, length, 0, 0, 0, 0], payload.as_bytes()].concat()
+    };
+    let text = r#"{"type": "caption", "id": "a", "image": "aGVsbG8=", "num_beams": 3}"#;
+    let (start, rest) = text.split_at(30);
+    seeds::texts([
+        [vec![0], frame(0x81, text), frame(0x81, r#"{"type": "cancel", "id": "a"}"#)].concat(),
+        [vec![3], frame(0x82, "{\"type\": \"caption\", \"id\": \"b\"}\nimage")].concat(),
+        [vec![1], frame(0x01, start), frame(0x89, "ping"), frame(0x80, rest)].concat(),
+        [vec![9], frame(0x81, r#"{"type": "ping"}"#), frame(0x88, "\u{3}\u{e}")].concat(),
+        // Longer than a message may be.
+        [vec![7], vec![0x82, 0xFF, 0, 0, 0, 0, 0, 1, 0x86, 0xA0, 0, 0, 0, 0], text.into()].concat(),
     ])
 }
 

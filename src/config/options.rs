@@ -84,7 +84,7 @@ pub(super) struct ServerOptions {
     /// Open connections; beyond this, the longest idle one is closed to admit a new one
     #[arg(long, env, default_value = "1024", value_parser = number::<usize>(1, 1 << 20))]
     pub(super) max_connections: usize,
-    /// Images in one batch request; never more than QUEUE_CAPACITY
+    /// Images in one batch request, or in progress on one WebSocket; a batch never has more than QUEUE_CAPACITY
     #[arg(long, env, default_value = "32", value_parser = number::<usize>(1, 1 << 16))]
     pub(super) max_images_per_request: usize,
     /// Comma-separated names under which clients of other programs may ask for the model, such as

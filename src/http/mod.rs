@@ -64,6 +64,9 @@ use self::error::Failure;
 #[doc(hidden)]
 pub use self::extract::fuzzing;
 pub use self::openapi::contract_json;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub use self::realtime::fuzzing as fuzzing_realtime;
 pub use self::server::{Shutdown, run, serve};
 pub use self::state::AppState;
 use cutline_error::{Error, ErrorKind};

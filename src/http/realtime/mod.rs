@@ -9,6 +9,8 @@
 
 mod entrance;
 mod events;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod outbox;
 mod reader;
 mod requests;
