@@ -70,6 +70,14 @@ impl Captioner {
         self.admit(photos, &prompt, &params, priority, begin)
     }
 
+    /// The tokens of the prompt.
+    ///
+    /// # Errors
+    /// [`InvalidParameter`](cutline_error::ErrorKind::InvalidParameter): it does not fit.
+    pub fn prompt_tokens(&self, params: &CaptionParams) -> Result<usize> {
+        self.prompt(params).map(|ids| ids.len())
+    }
+
     /// The ids of the prompt, checked together with the requested length against the number of the
     /// model's positions.
     fn prompt(&self, params: &CaptionParams) -> Result<Vec<u32>> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Choice, ImageInfo, VisionCacheState};
+use super::{Choice, ImageInfo, TokenSequence, VisionCacheState};
 use crate::cache::Weigh;
 use crate::engine::EncodedImage;
 use cutline_error::Result;
@@ -21,7 +21,11 @@ pub(super) struct Answer {
 
 impl Weigh for Arc<Answer> {
     fn bytes(&self) -> usize {
-        let texts: usize = self.choices.iter().map(|choice| choice.text.capacity()).sum();
+        let heap = |choice: &Choice| {
+            let TokenSequence { ids, log_probabilities } = &choice.sequence;
+            choice.text.capacity() + 4 * (ids.capacity() + log_probabilities.capacity())
+        };
+        let texts: usize = self.choices.iter().map(heap).sum();
         let choices = self.choices.capacity() * size_of::<Choice>();
         let reference_counts = 2 * size_of::<usize>();
         size_of::<Self>()

@@ -20,6 +20,18 @@ pub struct Choice {
     #[serde(serialize_with = "finish_reason")]
     #[schema(value_type = String, example = "stop")]
     pub finish_reason: FinishReason,
+    /// Its tokens, for contracts that return them.
+    #[serde(skip)]
+    pub sequence: TokenSequence,
+}
+
+/// The tokens of a caption.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct TokenSequence {
+    /// The prompt and the generated tokens.
+    pub ids: Vec<u32>,
+    /// The logarithm of the probability that the model gave to each generated token.
+    pub log_probabilities: Vec<f32>,
 }
 
 fn finish_reason<S: serde::Serializer>(

@@ -28,6 +28,10 @@ pub struct ModelInfo {
     pub threads: usize,
     /// Width and height of the model's input, in pixels.
     pub input_size: [usize; 2],
+    /// What an image is in the model, in tokens: its patches and one more. For contracts that count
+    /// tokens.
+    #[serde(skip)]
+    pub image_tokens: usize,
     /// Rows of the word embedding.
     pub vocab_size: usize,
     /// Limit on prompt and answer together, in tokens.

@@ -221,6 +221,12 @@ fn check_memory(settings: &CaptionerSettings, preprocess: &PreprocessConfig) -> 
     Ok(())
 }
 
+/// The positions of the vision tower: one for each patch, and one for the whole image.
+fn image_tokens(preprocess: &PreprocessConfig, patch: usize) -> usize {
+    let patch = patch.max(1);
+    (preprocess.width / patch) * (preprocess.height / patch) + 1
+}
+
 fn describe(
     files: ModelFiles,
     engine: &EngineInfo,
@@ -240,6 +246,7 @@ fn describe(
         gpu: engine.gpu.clone().map(Gpu::from),
         threads: engine.threads,
         input_size: [preprocess.width, preprocess.height],
+        image_tokens: image_tokens(preprocess, engine.patch_size),
         vocab_size: engine.vocab_size,
         max_positions: engine.max_positions,
         generation: GenerationDefaults {

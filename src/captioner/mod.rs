@@ -7,7 +7,7 @@
 //! - `work`: compute a new answer for everyone who waits for it;
 //! - `stream`: one caller's view of that work;
 //! - `answer`: the data that callers and caches share; `keys`: cache keys and fingerprints;
-//! - `style`: captions as the model writes them, or as alternative text;
+//! - `style`: captions as the model writes them, or as alternative text; `tags`: words from captions;
 //! - `budget`: the bytes of images in memory; `memory`: the memory of decoded images, and of the whole
 //!   server; `decoders`: the threads that decode images;
 //! - `process`: image analysis without the model;
@@ -28,6 +28,7 @@ mod params;
 mod process;
 mod stream;
 mod style;
+mod tags;
 mod work;
 
 use std::sync::Arc;
@@ -35,7 +36,9 @@ use std::time::Duration;
 
 use self::answer::{Answer, CaptionProgress, EncodedImageEntry};
 pub use self::budget::{Budget, Permit, Photo};
-pub use self::caption::{CacheState, Caption, Choice, ImageInfo, Timings, VisionCacheState};
+pub use self::caption::{
+    CacheState, Caption, Choice, ImageInfo, Timings, TokenSequence, VisionCacheState,
+};
 pub use self::decoders::Decoders;
 pub use self::info::{GenerationDefaults, Gpu, ModelInfo};
 use self::keys::CaptionKeys;
@@ -47,6 +50,7 @@ pub(crate) use self::params::{given_twice, shortened, too_long};
 pub use self::process::{ProcessTimings, ProcessedImage, ProcessedInfo};
 pub use self::stream::{CaptionEvent, CaptionStream};
 pub use self::style::{Fallback, Style, TextStyle, repeats_itself};
+pub use self::tags::{Tag, tag_params, tags};
 use crate::cache::{SingleFlight, Store};
 use crate::engine::Engine;
 use crate::metrics::{CacheSnapshot, Metrics, ModelSnapshot};
@@ -273,6 +277,31 @@ impl Captioner {
     /// Those of [`start`](Self::start); also if the image is bad or the model fails.
     pub async fn caption(&self, photo: impl Into<Photo>, params: CaptionParams) -> Result<Caption> {
         self.start(photo, params).await?.end().await
+    }
+
+    /// The text of each generated token of a caption, with the logarithm of its probability. The texts
+    /// make up the caption; tokens without a text, such as the last one, are left out.
+    ///
+    /// # Errors
+    /// [`Internal`](cutline_error::ErrorKind::Internal): the tokenizer is broken.
+    pub fn token_texts(&self, sequence: &TokenSequence) -> Result<Vec<(String, f32)>> {
+        let TokenSequence { ids, log_probabilities } = sequence;
+        let prompt = ids.len().saturating_sub(log_probabilities.len());
+        let mut before = self.decode(&ids[..prompt])?;
+        let mut texts = Vec::with_capacity(log_probabilities.len());
+        for (end, log_probability) in (prompt + 1..=ids.len()).zip(log_probabilities) {
+            let text = self.decode(&ids[..end])?;
+            let own = match text.strip_prefix(&before) {
+                Some(more) => more.to_owned(),
+                // Cleaning up has changed the text in front of it.
+                None => self.decode(&ids[end - 1..end])?,
+            };
+            if !own.is_empty() {
+                texts.push((own, *log_probability));
+            }
+            before = text;
+        }
+        Ok(texts)
     }
 
     fn decode(&self, ids: &[u32]) -> Result<String> {

@@ -242,6 +242,7 @@ fn capitalized(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::captioner::TokenSequence;
     use crate::engine::FinishReason;
 
     fn alt(text: &str) -> String {
@@ -318,6 +319,7 @@ mod tests {
             confidence: 0.5,
             tokens: 3,
             finish_reason: FinishReason::Stop,
+            sequence: TokenSequence::default(),
         };
         let texts = |choices: &[Choice]| -> Vec<String> {
             choices.iter().map(|choice| choice.text.clone()).collect()

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::answer::{Answer, CaptionProgress, ComputedAnswer, EncodedImageEntry};
 use super::budget::{Permit, Photo};
-use super::{Captioner, CaptionerInner, Choice, ImageInfo, VisionCacheState};
+use super::{Captioner, CaptionerInner, Choice, ImageInfo, TokenSequence, VisionCacheState};
 use crate::cache::{Key, Leader};
 use crate::engine::{EncodedImage, GenerationParams, ImageInput, Sequence};
 use crate::metrics::{CacheName, Lookup, Stage};
@@ -196,6 +196,10 @@ fn choices(captioner: &Captioner, sequences: &[Sequence]) -> Result<Vec<Choice>>
             confidence: sequence.confidence,
             tokens: sequence.generated,
             finish_reason: sequence.finish_reason,
+            sequence: TokenSequence {
+                ids: sequence.ids.clone(),
+                log_probabilities: sequence.log_probabilities.clone(),
+            },
         })
     };
     sequences.iter().map(choice).collect()

@@ -91,6 +91,15 @@ pub fn listen_address(values: &Values) -> Result<(String, u16)> {
     Ok((host, port))
 }
 
+/// A task of Hugging Face's inference API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HfTask {
+    /// A caption.
+    ImageToText,
+    /// Tags.
+    ImageClassification,
+}
+
 /// Limits of the HTTP server.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HttpSettings {
@@ -112,6 +121,10 @@ pub struct HttpSettings {
     pub shutdown_grace: Duration,
     /// Images in one batch request.
     pub max_images_per_request: usize,
+    /// What the bytes of an image mean to clients of Hugging Face.
+    pub hf_task: HfTask,
+    /// Other names of the model for clients of other programs; `*` for any.
+    pub model_aliases: Vec<String>,
     /// Open connections.
     pub max_connections: usize,
     /// How long a connection may be without a request, whose headers count as well; and how long a
@@ -135,6 +148,8 @@ impl HttpSettings {
             shutdown_delay: server.shutdown_delay,
             shutdown_grace: server.shutdown_grace,
             max_images_per_request: server.max_images_per_request,
+            hf_task: server.hf_task,
+            model_aliases: server.model_aliases.map(|names| names.0).unwrap_or_default(),
             max_connections: server.max_connections,
             idle_timeout: Duration::from_secs(60),
             protection: protection_settings(values)?,

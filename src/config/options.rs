@@ -10,9 +10,10 @@ use std::time::Duration;
 use clap::{ArgAction, Args, Command};
 use tracing::Level;
 
+use super::HfTask;
 use super::parse::{
-    address, choice, cpu_kernels, flag, log_level, number, number_or_auto, precision, seconds,
-    use_gpu,
+    Names, address, choice, cpu_kernels, flag, hf_task, log_level, names, number, number_or_auto,
+    precision, seconds, use_gpu,
 };
 use super::protection::{self, ApiKeys, CorsOrigins, PublicEndpoints};
 use crate::engine::source::ModelSource;
@@ -86,6 +87,14 @@ pub(super) struct ServerOptions {
     /// Images in one batch request, or in progress on one WebSocket; a batch never has more than QUEUE_CAPACITY
     #[arg(long, env, default_value = "32", value_parser = number::<usize>(1, 1 << 16))]
     pub(super) max_images_per_request: usize,
+    /// Comma-separated names under which clients of other programs may ask for the model, such as
+    /// gpt-4o-mini, or * for any; if unset, its own name only
+    #[arg(long, env, value_parser = names)]
+    pub(super) model_aliases: Option<Names>,
+    /// What POST / with the bytes of an image means to clients of Hugging Face: image-to-text or
+    /// image-classification
+    #[arg(long, env, default_value = "image-to-text", value_parser = choice(hf_task()))]
+    pub(super) hf_task: HfTask,
 }
 
 // The settings of the server that `cutline caption` obeys as well. Not a doc comment: clap would take

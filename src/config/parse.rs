@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tracing::Level;
 
+use super::HfTask;
 use crate::engine::{KernelChoice, Precision};
 
 /// The longest time that can be set: a day.
@@ -92,6 +93,13 @@ pub(super) fn cpu_kernels() -> Vec<(&'static str, KernelChoice)> {
     KernelChoice::all().collect()
 }
 
+pub(super) fn hf_task() -> Vec<(&'static str, HfTask)> {
+    vec![
+        ("image-to-text", HfTask::ImageToText),
+        ("image-classification", HfTask::ImageClassification),
+    ]
+}
+
 /// The levels, and the names that Python has for them.
 pub(super) fn log_level() -> Vec<(&'static str, Level)> {
     vec![
@@ -110,4 +118,17 @@ pub(super) fn address(text: &str) -> Result<String, String> {
         return Ok(text.to_owned());
     }
     Err("give an address that starts with https:// or http://".to_owned())
+}
+
+/// Names that are separated by commas.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Names(pub(super) Vec<String>);
+
+pub(super) fn names(text: &str) -> Result<Names, String> {
+    let names: Vec<String> =
+        text.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect();
+    if names.is_empty() {
+        return Err("give names separated by commas, or leave it out".to_owned());
+    }
+    Ok(Names(names))
 }

@@ -237,6 +237,7 @@ impl Engine for FakeEngine {
                     ids: (0..*written).collect(),
                     generated: *written as usize,
                     confidence: 1.0,
+                    log_probabilities: vec![0.0; *written as usize],
                     score: None,
                     finish_reason: FinishReason::Length,
                 };

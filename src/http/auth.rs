@@ -64,7 +64,7 @@ impl Guard {
             return Ok(());
         }
         let route = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
-        let access = super::access(route.unwrap_or(""));
+        let access = super::access(request.method(), route.unwrap_or(""));
         match self.key(request.headers()) {
             Err(_) if access.is_open(self.public) => Ok(()),
             // Wrong keys count as well, so that guessing is slow.
@@ -253,17 +253,20 @@ mod tests {
             "/api/docs/",
             "/api/docs/{*rest}",
         ] {
-            assert!(access(open).is_open(public), "{open}");
+            assert!(access(&Method::GET, open).is_open(public), "{open}");
         }
         let closed = ["", "/model/info", "/caption/generate", "/caption/batch", "/image/process"];
         for route in closed.into_iter().chain(["/api/docsx", "/healthy", "/page", "/metrics/"]) {
-            assert!(!access(route).is_open(public), "{route}");
+            assert!(!access(&Method::GET, route).is_open(public), "{route}");
         }
         let public = PublicEndpoints { health: false, metrics: false, docs: false };
         for route in ["/health", "/metrics", "/openapi.json", "/api/docs/"] {
-            assert!(!access(route).is_open(public), "{route}");
+            assert!(!access(&Method::GET, route).is_open(public), "{route}");
         }
-        assert!(access("/health/ready").is_open(public));
+        assert!(access(&Method::GET, "/health/ready").is_open(public));
+        assert!(access(&Method::HEAD, "/").is_open(public));
+        assert!(!access(&Method::POST, "/").is_open(public), "it captions");
+        assert!(!access(&Method::DELETE, "/").is_open(public));
     }
 
     #[test]

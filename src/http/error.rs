@@ -81,13 +81,13 @@ pub(super) fn from_panic(payload: Box<dyn Any + Send>) -> Response {
 /// The status of every kind of error, as in the contract.
 pub(super) fn status(kind: ErrorKind) -> StatusCode {
     match kind {
-        ErrorKind::MalformedRequest => StatusCode::BAD_REQUEST,
-        ErrorKind::NotFound => StatusCode::NOT_FOUND,
+        ErrorKind::MalformedRequest | ErrorKind::ImageRequired => StatusCode::BAD_REQUEST,
+        ErrorKind::NotFound | ErrorKind::ModelNotFound => StatusCode::NOT_FOUND,
         ErrorKind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
         ErrorKind::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
         ErrorKind::ImageTooLarge | ErrorKind::BatchTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         ErrorKind::UnsupportedFormat => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-        ErrorKind::UndecodableImage | ErrorKind::InvalidParameter => {
+        ErrorKind::UndecodableImage | ErrorKind::InvalidParameter | ErrorKind::Unsupported => {
             StatusCode::UNPROCESSABLE_ENTITY
         }
         ErrorKind::Unauthorized => StatusCode::UNAUTHORIZED,
@@ -109,6 +109,9 @@ fn title(kind: ErrorKind) -> &'static str {
         ErrorKind::MalformedRequest => "The request is malformed",
         ErrorKind::NotFound => "The address does not exist",
         ErrorKind::MethodNotAllowed => "The method is not allowed",
+        ErrorKind::ModelNotFound => "The model does not exist",
+        ErrorKind::ImageRequired => "The image is missing",
+        ErrorKind::Unsupported => "The model cannot do this",
         ErrorKind::RequestTimeout => "The request took too long to arrive",
         ErrorKind::ImageTooLarge => "The image is too large",
         ErrorKind::BatchTooLarge => "The batch is too large",

@@ -12,7 +12,8 @@
 //! - `observe` gives every request its id, its log line and its `server-timing`;
 //! - `auth` and `rate` check who may send requests and how often, `cors` and `headers` instruct
 //!   browsers;
-//! - `connection` limits the sockets.
+//! - `connection` limits the sockets;
+//! - `contracts` are the interfaces of other programs, one folder each.
 //!
 //! A new endpoint is a handler with its documentation, and a line in `routes`.
 
@@ -22,6 +23,7 @@ mod batch;
 mod body;
 mod coding;
 mod connection;
+mod contracts;
 mod cors;
 mod dto;
 mod error;
@@ -47,7 +49,8 @@ use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use axum::Router;
-use axum::http::{Method, Uri};
+use axum::extract::MatchedPath;
+use axum::http::Method;
 use axum::middleware;
 use axum::routing::get;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -70,8 +73,8 @@ use cutline_error::{Error, ErrorKind};
 
 /// Every route and who may use it. Path, method and documentation are declared at the handler; the
 /// router, the contract, the list at `GET /` and the check of API keys all follow from this list.
-fn routes() -> [(Access, UtoipaMethodRouter<AppState>); 11] {
-    [
+fn routes() -> Vec<(Access, UtoipaMethodRouter<AppState>)> {
+    let own = [
         (Access::Key, routes!(generate::generate)),
         (Access::Key, routes!(batch::batch)),
         (Access::Key, routes!(process::process)),
@@ -83,21 +86,25 @@ fn routes() -> [(Access, UtoipaMethodRouter<AppState>); 11] {
         (Access::Key, routes!(model::info)),
         (Access::Metrics, routes!(metrics::show)),
         (Access::Docs, routes!(openapi::document)),
-    ]
+    ];
+    own.into_iter().chain(contracts::routes()).collect()
 }
 
 /// The files of the page, which are not part of the contract.
 const PAGE_FILES: &str = "/page/{name}";
 
 /// Who may use the route with this pattern. A route that is not in [`routes`] needs a key.
-fn access(route: &str) -> Access {
-    static ACCESS: LazyLock<HashMap<String, Access>> = LazyLock::new(|| {
+fn access(method: &Method, route: &str) -> Access {
+    /// With whether the route is for requests that send something.
+    static ACCESS: LazyLock<HashMap<(bool, String), Access>> = LazyLock::new(|| {
         let paths = routes().into_iter().flat_map(|(access, (_, item, _))| {
-            item.paths.into_iter().map(move |(path, _)| (path, access))
+            let each = item.paths.into_iter();
+            each.map(move |(path, item)| ((item.post.is_some(), path), access))
         });
-        paths.chain([(PAGE_FILES.to_owned(), Access::Open)]).collect()
+        paths.chain([((false, PAGE_FILES.to_owned()), Access::Open)]).collect()
     });
-    let documented = ACCESS.get(route).copied();
+    let sends = !matches!(*method, Method::GET | Method::HEAD);
+    let documented = ACCESS.get(&(sends, route.to_owned())).copied();
     documented.unwrap_or(if openapi::is_docs(route) { Access::Docs } else { Access::Key })
 }
 
@@ -123,6 +130,7 @@ pub fn app(state: AppState) -> Router {
     let routes = documented.fold(OpenApiRouter::new(), |router, (_, route)| router.routes(route));
     let routes = Router::from(routes)
         .route(PAGE_FILES, get(page::asset))
+        .merge(contracts::more_routes())
         .merge(openapi::swagger_ui())
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
@@ -146,12 +154,13 @@ async fn not_found() -> Failure {
     ))
 }
 
-async fn method_not_allowed(method: Method, uri: Uri) -> Failure {
-    let here = endpoints().iter().filter(|endpoint| endpoint.path == uri.path());
+async fn method_not_allowed(method: Method, route: Option<MatchedPath>) -> Failure {
+    let route = route.as_ref().map_or("", MatchedPath::as_str);
+    let here = endpoints().iter().filter(|endpoint| endpoint.path == route);
     let mut allowed: Vec<&str> = here.map(|endpoint| endpoint.method).collect();
     if allowed.is_empty() {
-        // The files of the page.
-        allowed.push("GET");
+        // Routes that are not in the document.
+        allowed.push(if contracts::takes_posts(route) { "POST" } else { "GET" });
     }
     Failure(Error::new(
         ErrorKind::MethodNotAllowed,

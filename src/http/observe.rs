@@ -20,7 +20,9 @@ use tracing::{Instrument, Span};
 use uuid::Uuid;
 
 use super::connection::{BusyGuard, Connection};
-use super::error::{Failure, problem_body, status};
+use super::contracts::Contract;
+use super::contracts::error::shape;
+use super::error::{Failure, status};
 use super::state::{ActiveRequest, AppState};
 use super::unread::BodyEnd;
 use crate::captioner::{CacheState, Caption, ProcessTimings, ProcessedImage, Timings};
@@ -178,6 +180,7 @@ struct RequestLog {
     begin: Instant,
     request_id: String,
     method: Method,
+    contract: Contract,
     route: String,
     metrics: Metrics,
     /// The span of the request in a trace; it ends with this value.
@@ -196,7 +199,17 @@ impl MessageLog {
         let span = request_span(route, &Method::GET, &request_id);
         let route = route.to_owned();
         let method = Method::GET;
-        Self(RequestLog { begin, request_id, method, route, metrics, span, written: false })
+        let contract = Contract::Realtime;
+        Self(RequestLog {
+            begin,
+            request_id,
+            method,
+            contract,
+            route,
+            metrics,
+            span,
+            written: false,
+        })
     }
 
     pub(super) fn request_id(&self) -> &str {
@@ -246,6 +259,7 @@ impl RequestLog {
             begin: Instant::now(),
             request_id,
             method: request.method().clone(),
+            contract: Contract::of(request.method(), request.uri().path()),
             route,
             metrics,
             span,
@@ -258,9 +272,7 @@ impl RequestLog {
         let report = response.extensions_mut().remove::<ImageReport>();
         let elapsed = self.begin.elapsed();
         if let Some(Failure(error)) = &failure {
-            *response.body_mut() = problem_body(error, Some(&self.request_id));
-            // It is the length of the body without the id.
-            response.headers_mut().remove(CONTENT_LENGTH);
+            shape(self.contract, response, error, &self.request_id);
         }
         self.head(response, report.as_ref(), elapsed);
         self.write(response.status().as_u16(), elapsed, report.as_ref(), failure.as_ref());
@@ -295,7 +307,7 @@ impl RequestLog {
     }
 
     fn count(&self, status: u16, elapsed: Duration, failure: Option<&Failure>) {
-        self.metrics.request(&self.route, status, elapsed);
+        self.metrics.request(self.contract.as_str(), &self.route, status, elapsed);
         // A probe that reports an unready server is not refused work.
         let probe = self.route.starts_with("/health");
         if let Some(Failure(error)) = failure.filter(|_| !probe) {
@@ -326,6 +338,7 @@ impl RequestLog {
                     request_id = self.request_id,
                     method = self.method.as_str(),
                     route = self.route,
+                    contract = self.contract.as_str(),
                     status,
                     cache = report.and_then(|report| report.cache).map(CacheState::as_str),
                     batch_size = report.and_then(|report| report.batch_size),

@@ -122,6 +122,7 @@ impl Lookup {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
+    contract: &'static str,
     route: String,
     status: u16,
 }
@@ -193,10 +194,11 @@ impl Metrics {
 
     /// Counts an answered request. `route` must be one of the server's own patterns, not an address:
     /// clients can invent addresses, and each would become a series of its own.
-    pub fn request(&self, route: &str, status: u16, took: Duration) {
+    pub fn request(&self, contract: &'static str, route: &str, status: u16, took: Duration) {
         let inner = &*self.inner;
         let route = route.to_owned();
-        inner.requests.get_or_create(&RequestLabels { route: route.clone(), status }).inc();
+        let labels = RequestLabels { contract, route: route.clone(), status };
+        inner.requests.get_or_create(&labels).inc();
         inner.request_seconds.get_or_create(&RouteLabel { route }).observe(took.as_secs_f64());
     }
 

@@ -48,6 +48,12 @@ pub enum ErrorKind {
     NotFound,
     /// The resource does not support this method.
     MethodNotAllowed,
+    /// No model has the name in the request.
+    ModelNotFound,
+    /// The request has no image, and only images can be described.
+    ImageRequired,
+    /// The loaded model cannot do what is asked.
+    Unsupported,
     /// A setting is invalid.
     Config,
     /// The model cannot be found, downloaded, read or run.
@@ -84,6 +90,9 @@ impl ErrorKind {
             Self::ShuttingDown => "shutting_down",
             Self::NotFound => "not_found",
             Self::MethodNotAllowed => "method_not_allowed",
+            Self::ModelNotFound => "model_not_found",
+            Self::ImageRequired => "image_required",
+            Self::Unsupported => "unsupported",
             Self::Config => "invalid_setting",
             Self::Model => "model_error",
             Self::OutOfMemory => "out_of_memory",

@@ -36,6 +36,8 @@ struct Beam {
     score: f32,
     /// Sum of the raw log-probabilities.
     log_probability: f64,
+    /// Of each generated token.
+    log_probabilities: Vec<f32>,
 }
 
 #[derive(Debug, Clone)]
@@ -52,6 +54,8 @@ struct Candidate {
     source: usize,
     token: u32,
     score: f32,
+    /// Of the token, before any processor.
+    raw: f32,
     log_probability: f64,
     /// Whether the sequence ends here, by its last token or its length.
     ends: bool,
@@ -59,7 +63,12 @@ struct Candidate {
 
 impl BeamSearch {
     pub(super) fn new(params: &GenerationParams, input: DecoderInput) -> Self {
-        let beam = |score| Beam { ids: input.prompt.clone(), score, log_probability: 0.0 };
+        let beam = |score| Beam {
+            ids: input.prompt.clone(),
+            score,
+            log_probability: 0.0,
+            log_probabilities: Vec::new(),
+        };
         let beams = params.num_beams;
         // Only the first beam counts at the start; otherwise all would be the same.
         let running = (0..beams).map(|n| beam(if n == 0 { 0.0 } else { WORST })).collect();
@@ -179,15 +188,17 @@ impl BeamSearch {
             source,
             token,
             score,
+            raw,
             log_probability: beam.log_probability + f64::from(raw),
             ends: self.rules.finish_reason(token, beam.ids.len() + 1).is_some(),
         }
     }
 
     fn extend(&self, candidate: &Candidate, score: f32) -> Beam {
-        let mut ids = self.running[candidate.source].ids.clone();
+        let Beam { mut ids, mut log_probabilities, .. } = self.running[candidate.source].clone();
         ids.push(candidate.token);
-        Beam { ids, score, log_probability: candidate.log_probability }
+        log_probabilities.push(candidate.raw);
+        Beam { ids, score, log_probability: candidate.log_probability, log_probabilities }
     }
 
     /// The best candidates that do not end: the rows that they continue, and the new beams.
@@ -268,6 +279,7 @@ impl BeamSearch {
         Sequence {
             generated,
             confidence: confidence(finished.beam.log_probability, generated),
+            log_probabilities: finished.beam.log_probabilities,
             score: Some(finished.score),
             finish_reason: if stopped { FinishReason::Stop } else { FinishReason::Length },
             ids,
@@ -331,6 +343,9 @@ mod tests {
         for (ours, (score, ids)) in found.iter().zip(&all) {
             assert_eq!(&ours.ids, ids);
             assert!((ours.score.unwrap() - score).abs() < 1e-5);
+            let sum: f32 = ours.log_probabilities.iter().sum();
+            assert_eq!(ours.log_probabilities.len(), ours.generated);
+            assert!((sum - score).abs() < 1e-5, "{ours:?}");
         }
     }
 

@@ -175,6 +175,8 @@ pub struct Sequence {
     /// The geometric mean of the probabilities that the model gave to the generated tokens, before
     /// any processor or temperature, 0–1.
     pub confidence: f32,
+    /// The logarithms of these probabilities, one for each generated token.
+    pub log_probabilities: Vec<f32>,
     /// The length-normalised log-probability in beam search; `None` without beams.
     pub score: Option<f32>,
     /// Why it ended.

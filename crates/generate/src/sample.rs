@@ -23,6 +23,8 @@ pub(super) struct Sampler {
 struct GrowingSequence {
     ids: Vec<u32>,
     log_probability: f64,
+    /// Of each generated token.
+    log_probabilities: Vec<f32>,
     random: Option<Random>,
     finished: Option<FinishReason>,
 }
@@ -33,6 +35,7 @@ impl Sampler {
         let sequence = |row| GrowingSequence {
             ids: input.prompt.clone(),
             log_probability: 0.0,
+            log_probabilities: Vec::new(),
             random: params.do_sample.then(|| Random::new(seed, row)),
             finished: None,
         };
@@ -123,6 +126,7 @@ impl Sampler {
     fn grow(&mut self, index: usize, token: u32, log_probability: f64) {
         let sequence = &mut self.sequences[index];
         sequence.log_probability += log_probability;
+        sequence.log_probabilities.push(log_probability as f32);
         sequence.ids.push(token);
         sequence.finished = self.rules.finish_reason(token, sequence.ids.len());
     }
@@ -133,6 +137,7 @@ impl Sampler {
             Sequence {
                 generated,
                 confidence: confidence(sequence.log_probability, generated),
+                log_probabilities: sequence.log_probabilities,
                 score: None,
                 finish_reason: sequence.finished.unwrap_or(FinishReason::Length),
                 ids: sequence.ids,
@@ -160,6 +165,10 @@ mod tests {
         assert_eq!(sequences[0].generated, 3);
         assert_eq!(sequences[0].finish_reason, FinishReason::Stop);
         assert_eq!(tokens, [3, 4, 2]);
+        let each = &sequences[0].log_probabilities;
+        assert_eq!(each.len(), 3);
+        let mean = each.iter().sum::<f32>() / 3.0;
+        assert!((mean.exp() - sequences[0].confidence).abs() < 1e-6, "{:?}", sequences[0]);
         assert_eq!(script.inputs, [vec![vec![9]], vec![vec![9, 3]], vec![vec![9, 3, 4]]]);
     }
 

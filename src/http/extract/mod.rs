@@ -3,7 +3,7 @@
 //! Parameters in the query string apply to all three. A name that is given twice is refused, because
 //! one of the two values would be ignored.
 
-mod encoded;
+pub(super) mod encoded;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod head;

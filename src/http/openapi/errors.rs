@@ -8,6 +8,8 @@ use utoipa::openapi::{
     example::ExampleBuilder,
 };
 
+use super::super::contracts::Contract;
+use super::super::contracts::error::{contract_status, value};
 use super::super::error::{problem, status};
 use cutline_error::{Error, ErrorKind};
 
@@ -51,6 +53,63 @@ problems! {
     LiveProblems: &[ErrorKind::NotReady];
     ReadyProblems: MODEL;
     MetricsProblems: &[ErrorKind::Unauthorized, ErrorKind::Forbidden];
+}
+
+/// Declares the errors of other programs' contracts.
+macro_rules! contract_problems {
+    ($($name:ident: $contract:ident, $($kinds:expr),+;)+) => {$(
+        pub(in crate::http) struct $name;
+
+        impl IntoResponses for $name {
+            fn responses() -> BTreeMap<String, RefOr<Response>> {
+                let kinds: &[&[ErrorKind]] = &[$($kinds),+];
+                contract_responses(Contract::$contract, &kinds.concat())
+            }
+        }
+    )+};
+}
+
+/// Requests for a caption in the words of another program.
+const FOREIGN: &[ErrorKind] = &[
+    ErrorKind::ModelNotFound,
+    ErrorKind::ImageRequired,
+    ErrorKind::Unsupported,
+    ErrorKind::BatchTooLarge,
+];
+
+contract_problems! {
+    OpenAiProblems: OpenAi, KEY, BODY, MODEL, FOREIGN;
+    OpenAiModelProblems: OpenAi, KEY, MODEL;
+    OllamaProblems: Ollama, KEY, BODY, MODEL, FOREIGN;
+    OllamaModelProblems: Ollama, KEY, MODEL, &[ErrorKind::MalformedRequest, ErrorKind::ModelNotFound];
+    PhotoPrismProblems: PhotoPrism, KEY, BODY, MODEL, FOREIGN;
+    HuggingFaceProblems: HuggingFace, KEY, BODY, MODEL, FOREIGN;
+    HuggingFaceModelProblems: HuggingFace, KEY, MODEL;
+}
+
+/// The errors as the clients of a contract read them.
+fn contract_responses(
+    contract: Contract,
+    kinds: &[ErrorKind],
+) -> BTreeMap<String, RefOr<Response>> {
+    let mut by_status: BTreeMap<u16, Vec<ErrorKind>> = BTreeMap::new();
+    for kind in kinds {
+        by_status.entry(contract_status(contract, *kind).as_u16()).or_default().push(*kind);
+    }
+    let response = |kinds: Vec<ErrorKind>| {
+        let codes: Vec<_> = kinds.iter().map(|kind| format!("`{}`", kind.code())).collect();
+        let examples = kinds.iter().map(|kind| {
+            let value = value(contract, &example(*kind));
+            (kind.code(), ExampleBuilder::new().value(value).build())
+        });
+        let object = ObjectBuilder::new().schema_type(Type::Object).build();
+        let content =
+            ContentBuilder::new().schema(Some(object)).examples_from_iter(examples).build();
+        let response = ResponseBuilder::new().description(codes.join(" or "));
+        response.content("application/json", content).build()
+    };
+    let each = by_status.into_iter();
+    each.map(|(status, kinds)| (status.to_string(), response(kinds).into())).collect()
 }
 
 fn responses(kinds: &[ErrorKind]) -> BTreeMap<String, RefOr<Response>> {
@@ -125,6 +184,17 @@ fn example(kind: ErrorKind) -> Error {
         ErrorKind::QueueFull => "the queue is full; wait as long as Retry-After says",
         ErrorKind::NotReady => "the model is still loading; try again in a few seconds",
         ErrorKind::ShuttingDown => "the server is stopping; send the request to another server",
+        ErrorKind::ModelNotFound => {
+            "model 'x' not found; use 'cutline-small', or let the operator of the server add the name \
+             to MODEL_ALIASES"
+        }
+        ErrorKind::ImageRequired => {
+            "there is no image in the request, and this model only describes images; send one"
+        }
+        ErrorKind::Unsupported => {
+            "the schema requires year, which this model cannot answer; ask for a caption (a string \
+             named caption or description) or for tags (an array named labels or tags)"
+        }
         _ => "",
     };
     Error::new(kind, detail)

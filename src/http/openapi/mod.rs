@@ -48,6 +48,10 @@ use crate::captioner;
         (name = "captions", description = "Captions of images"),
         (name = "images", description = "Properties of images, without the model"),
         (name = "operation", description = "State of the server and the model"),
+        (name = "openai", description = "OpenAI's API, for its clients"),
+        (name = "ollama", description = "Ollama's API, for its clients"),
+        (name = "photoprism", description = "PhotoPrism's vision service"),
+        (name = "huggingface", description = "The tasks of Hugging Face's inference API"),
         (name = "documents", description = "Descriptions of this server"),
     ),
 )]

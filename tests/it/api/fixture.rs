@@ -138,6 +138,7 @@ impl Engine for ScriptedEngine {
                 ids: [&[CLS], job.prompt.as_slice(), written].concat(),
                 generated: length,
                 confidence: 0.5,
+                log_probabilities: vec![0.5_f32.ln(); length],
                 score: None,
                 finish_reason: if whole { FinishReason::Stop } else { FinishReason::Length },
             };
@@ -253,6 +254,7 @@ fn model_info() -> ModelInfo {
         device: "cpu".into(),
         gpu: None,
         threads: 1,
+        image_tokens: 5,
         input_size: [32, 32],
         vocab_size: 10,
         max_positions: 64,
@@ -305,6 +307,17 @@ impl Answer {
         assert!(problem.as_object().unwrap().values().all(|value| !value.is_null()));
         problem
     }
+}
+
+/// Whether errors of this address are problem documents, or have the shape of another program.
+pub(super) fn has_problems(method: &str, path: &str) -> bool {
+    let foreign = ["/v1", "/v2", "/api", "/pipeline", "/models", "/predict", "/info", "/mcp"];
+    let own = ["/api/docs", "/api/realtime"];
+    let below = |prefixes: &[&str]| {
+        let rests = prefixes.iter().filter_map(|prefix| path.strip_prefix(prefix));
+        rests.into_iter().any(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    below(&own) || !(below(&foreign) || path == "/" && method == "POST")
 }
 
 pub(super) fn picture(format: ImageFormat, width: u32, height: u32) -> Vec<u8> {

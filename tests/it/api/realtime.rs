@@ -227,7 +227,7 @@ async fn requests_are_counted_like_those_of_http() {
     let metrics = String::from_utf8(server.fixture.get("/metrics").await.body.to_vec()).unwrap();
     for (status, count) in [(101, 1), (200, 1), (422, 1)] {
         let line = format!(
-            "cutline_http_requests_total{{route=\"/api/realtime\",status=\"{status}\"}} {count}"
+            "cutline_http_requests_total{{contract=\"realtime\",route=\"/api/realtime\",status=\"{status}\"}} {count}"
         );
         assert!(metrics.contains(&line), "{line} is not in {metrics}");
     }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::captioner::{CacheState, Caption, Choice, ImageInfo, Timings};
+use crate::captioner::{CacheState, Caption, Choice, ImageInfo, Timings, TokenSequence};
 use crate::cli::folder::record::Description;
 use crate::generate::FinishReason;
 
@@ -11,6 +11,7 @@ fn description(text: &str) -> Description {
             confidence: 0.5,
             tokens: 3,
             finish_reason: FinishReason::Stop,
+            sequence: TokenSequence::default(),
         }],
         fallback: None,
         model: "small".into(),

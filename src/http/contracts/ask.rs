@@ -1,0 +1,162 @@
+//! From images and an intent to captions, in the same way for every contract.
+
+use std::time::Duration;
+
+use axum::http::HeaderValue;
+use axum::response::Response;
+use tokio::time::{Instant, timeout_at};
+
+use super::INTENT;
+use super::intent::Intent;
+use super::structured::{Facts, Format};
+use crate::captioner::{Caption, CaptionParams, CaptionStream, Captioner, Photo, Priority, tags};
+use crate::http::generate::too_late;
+use crate::http::observe::ImageReport;
+use crate::http::state::AppState;
+use cutline_error::Result;
+
+/// What a request asks for.
+pub(super) struct Ask {
+    pub(super) photos: Vec<Photo>,
+    pub(super) params: CaptionParams,
+    pub(super) intent: Intent,
+    pub(super) format: Format,
+}
+
+/// The tokens of a request, for clients that count them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Usage {
+    /// Of the images and the prompt.
+    pub(super) prompt: usize,
+    /// Of the images alone.
+    pub(super) image: usize,
+    /// Of all captions.
+    pub(super) completion: usize,
+}
+
+/// The answer to an [`Ask`].
+pub(super) struct Reply {
+    /// What the client asked for: captions, alternative texts or tags, one line for each image, or JSON.
+    pub(super) text: String,
+    /// One for each image.
+    pub(super) captions: Vec<Caption>,
+    pub(super) usage: Usage,
+    pub(super) intent: Intent,
+}
+
+/// Captions that are being computed.
+pub(super) struct Asked {
+    pub(super) runs: Vec<CaptionStream>,
+    pub(super) intent: Intent,
+    pub(super) format: Format,
+    usage: Usage,
+    begin: Instant,
+    pub(super) limit: Duration,
+}
+
+impl Ask {
+    /// Checks the parameters, and reserves places in the queue for all images.
+    ///
+    /// # Errors
+    /// Those of [`Captioner::start_all`].
+    pub(super) async fn start(self, state: &AppState, captioner: &Captioner) -> Result<Asked> {
+        let begin = Instant::now();
+        let limit = state.settings().request_timeout;
+        let Self { photos, params, intent, format } = self;
+        // Tags come from several captions, the first of which is the caption.
+        let tagged = if format.wants_tags() { Intent::Tags } else { intent };
+        let params = tagged.apply(intent.apply(params));
+        let images = photos.len() * captioner.info().image_tokens;
+        let prompt = images + captioner.prompt_tokens(&params)?;
+        let usage = Usage { prompt, image: images, completion: 0 };
+        let priority = if photos.len() == 1 { Priority::Interactive } else { Priority::Bulk };
+        let work = Box::pin(captioner.start_all(photos, params, priority));
+        let deadline = begin + limit;
+        let runs = timeout_at(deadline, work).await.map_err(|_| too_late(limit))??;
+        Ok(Asked { runs, intent, format, usage, begin, limit })
+    }
+
+    /// The whole answer.
+    ///
+    /// # Errors
+    /// Those of [`start`](Self::start); also if an image is bad or the model fails.
+    pub(super) async fn answer(self, state: &AppState, captioner: &Captioner) -> Result<Reply> {
+        let mut asked = self.start(state, captioner).await?;
+        let mut captions = Vec::with_capacity(asked.runs.len());
+        for run in &mut asked.runs {
+            let end = timeout_at(asked.begin + asked.limit, run.end()).await;
+            captions.push(end.unwrap_or_else(|_| Err(too_late(asked.limit)))?);
+        }
+        asked.reply(captions)
+    }
+}
+
+impl Asked {
+    /// When the answer must be complete.
+    pub(super) fn deadline(&self) -> Instant {
+        self.begin + self.limit
+    }
+
+    /// The answer from all captions.
+    ///
+    /// # Errors
+    /// [`Unsupported`](cutline_error::ErrorKind::Unsupported): the schema asks for something that the
+    /// program does not know.
+    pub(super) fn reply(&self, captions: Vec<Caption>) -> Result<Reply> {
+        let texts: Vec<String> = captions.iter().map(|caption| self.text(caption)).collect();
+        let text = match &self.format {
+            Format::Text => texts.join("\n"),
+            format => {
+                let each = captions.iter().zip(&texts).map(|(caption, text)| {
+                    let caption_text = match self.intent {
+                        Intent::Tags => caption.caption.clone(),
+                        _ => text.clone(),
+                    };
+                    format.fill(&Facts {
+                        caption: caption_text,
+                        tags: tags(&caption.captions),
+                        confidence: caption.captions.first().map_or(0.0, |best| best.confidence),
+                        labels_only: self.intent == Intent::Tags,
+                    })
+                });
+                each.collect::<Result<Vec<String>>>()?.join("\n")
+            }
+        };
+        let all = captions.iter().flat_map(|caption| &caption.captions);
+        let usage = Usage { completion: all.map(|choice| choice.tokens).sum(), ..self.usage };
+        Ok(Reply { text, captions, usage, intent: self.intent })
+    }
+
+    /// What a client without a schema reads.
+    fn text(&self, caption: &Caption) -> String {
+        match self.intent {
+            Intent::Tags => {
+                let names = tags(&caption.captions).into_iter().map(|tag| tag.name);
+                names.collect::<Vec<_>>().join(", ")
+            }
+            Intent::Caption | Intent::AltText { .. } => caption.caption.clone(),
+        }
+    }
+}
+
+impl Reply {
+    /// Why the text ends: `stop`, or `length` if a caption was cut off.
+    pub(super) fn finish_reason(&self) -> &'static str {
+        let mut best = self.captions.iter().filter_map(|caption| caption.captions.first());
+        let cut = best.any(|choice| choice.finish_reason.as_str() == "length");
+        if cut { "length" } else { "stop" }
+    }
+
+    /// For the log line.
+    pub(super) fn report(&self) -> Option<ImageReport> {
+        self.captions.first().map(ImageReport::of)
+    }
+
+    /// Adds what the log and the client should know to a response.
+    pub(super) fn annotate(&self, response: &mut Response) {
+        response.headers_mut().insert(INTENT, HeaderValue::from_static(self.intent.as_str()));
+        if let Some(report) = self.report() {
+            response.extensions_mut().insert(report);
+        }
+    }
+}
