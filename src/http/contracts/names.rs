@@ -12,13 +12,17 @@ const LATEST: &str = ":latest";
 /// Accepts any name.
 const ANY: &str = "*";
 
+/// What `huggingface_hub` sends if it was given an address in the place of a model.
+const UNNAMED: &str = "dummy";
+
 /// Checks that `name` means the loaded model. Percent-encoding is undone, because some clients encode
 /// the slash of a hub id.
 ///
 /// # Errors
 /// [`ModelNotFound`](ErrorKind::ModelNotFound).
 pub(super) fn check(name: Option<&str>, state: &AppState, captioner: &Captioner) -> Result<()> {
-    let Some(name) = name.filter(|name| !name.is_empty()) else { return Ok(()) };
+    let named = name.filter(|name| !name.is_empty() && *name != UNNAMED);
+    let Some(name) = named else { return Ok(()) };
     let decoded = percent_encoding::percent_decode_str(name).decode_utf8();
     let wanted = bare(&decoded.unwrap_or(Cow::Borrowed(name))).to_owned();
     let own = &captioner.info().id;

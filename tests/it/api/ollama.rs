@@ -120,9 +120,18 @@ async fn an_empty_request_loads_and_unloads() {
     let fixture = fixture();
     let answer = post(&fixture, "/api/generate", &json!({"model": "scripted"})).await.json();
     assert_eq!((&answer["done_reason"], &answer["response"]), (&json!("load"), &json!("")));
-    let body = json!({"model": "scripted", "messages": [], "keep_alive": 0});
-    let answer = post(&fixture, "/api/chat", &body).await.json();
-    assert_eq!(answer["done_reason"], "unload");
+    // Ollama's client for Python sends 0.0 for 0.
+    for (keep_alive, reason) in [
+        (json!(0), "unload"),
+        (json!(0.0), "unload"),
+        (json!("0s"), "unload"),
+        (json!("5m"), "load"),
+        (json!(-1), "load"),
+    ] {
+        let body = json!({"model": "scripted", "messages": [], "keep_alive": keep_alive});
+        let answer = post(&fixture, "/api/chat", &body).await.json();
+        assert_eq!(answer["done_reason"], reason, "{body}");
+    }
     fixture.still_answers().await;
 }
 

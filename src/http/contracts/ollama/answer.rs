@@ -221,10 +221,13 @@ pub(super) async fn chat(
     answer(wanted, &received, &state, captioner).await
 }
 
-/// `keep_alive` of zero, as a number or a text.
+/// `keep_alive` of zero, as a number or a text: `0`, `0.0` or `"0s"`.
 fn unloads(keep_alive: Option<&RawValue>) -> bool {
-    keep_alive
-        .is_some_and(|value| matches!(value.get().trim_matches('"'), "0" | "0s" | "0m" | "0h"))
+    let zero = |value: &RawValue| {
+        let text = value.get().trim_matches('"').trim_end_matches(['s', 'm', 'h']);
+        text.parse::<f64>().is_ok_and(|number| number == 0.0)
+    };
+    keep_alive.is_some_and(zero)
 }
 
 /// The answer to a request that only loads or unloads the model, which is always loaded.
