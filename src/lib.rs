@@ -26,6 +26,7 @@
 //! | [`cli`] | parses the command line and runs one command |
 //! | [`http`] | parses requests, applies limits, and writes answers and errors |
 //! | [`config`] | all settings: names, defaults, ranges |
+//! | [`fetch`] | images by URL, from hosts that the operator allows |
 //! | [`captioner`] | the use case: photos and parameters in, captions out |
 //! | [`cache`] | stores answers, and lets equal requests share one computation |
 //! | [`tokenizer`] | prompts to token ids, token ids to text |
@@ -43,6 +44,7 @@ pub mod captioner;
 pub mod cli;
 pub mod config;
 pub mod engine;
+pub mod fetch;
 pub mod http;
 pub mod metrics;
 pub mod scheduler;

@@ -228,6 +228,53 @@ fn no_bytes_take_more_memory_than_the_limits_allow() {
     println!("changed files: {} bytes at most", WORST.get());
 }
 
+fn boxed(name: &[u8; 4], content: &[&[u8]]) -> Vec<u8> {
+    let content = content.concat();
+    [&u32::try_from(content.len() + 8).unwrap().to_be_bytes()[..], name, &content].concat()
+}
+
+/// The bytes of a file may be named many times.
+#[test]
+fn tiles_with_the_same_bytes_take_no_more_memory() {
+    let _alone = alone();
+    const DATA: u32 = 1 << 20;
+    let side = 1024_u16.to_be_bytes();
+    let grid = [&[0, 0, 15, 15][..], &side, &side].concat();
+    let tiles: Vec<u8> = (0..256).flat_map(|_| [0, 2]).collect();
+    let item = |id: u8, kind: &[u8; 4]| boxed(b"infe", &[&[2, 0, 0, 0, 0, id, 0, 0], kind, &[0]]);
+    // Item 2 has two parts, which are the same.
+    let half = (DATA / 2).to_be_bytes();
+    let extents = [&[0; 4][..], &half, &[0; 4], &half].concat();
+    let locations: [&[u8]; 4] = [
+        &[1, 0, 0, 0, 0x44, 0, 0, 2],
+        &[0, 1, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 8],
+        &[0, 2, 0, 0, 0, 0, 0, 2],
+        &extents,
+    ];
+    let size = boxed(b"ispe", &[&[0, 0, 0, 0, 0, 0], &side, &[0, 0], &side]);
+    let properties = boxed(
+        b"iprp",
+        &[&boxed(b"ipco", &[&size]), &boxed(b"ipma", &[&[0, 0, 0, 0, 0, 0, 0, 1, 0, 1, 1, 1]])],
+    );
+    let meta = boxed(
+        b"meta",
+        &[
+            &[0; 4],
+            &boxed(b"pitm", &[&[0, 0, 0, 0, 0, 1]]),
+            &boxed(b"iinf", &[&[0, 0, 0, 0, 0, 2], &item(1, b"grid"), &item(2, b"av01")]),
+            &boxed(b"iloc", &locations),
+            &boxed(b"iref", &[&[0; 4], &boxed(b"dimg", &[&[0, 1, 1, 0], &tiles])]),
+            &properties,
+            &boxed(b"idat", &[&grid]),
+        ],
+    );
+    let file = [boxed(b"ftyp", &[b"avif\0\0\0\0avif"]), meta, vec![0; DATA as usize]].concat();
+    check("an AVIF with 256 equal tiles", &file);
+    // Only the coded data is wrong.
+    let error = decode(&file, &LARGE).unwrap_err();
+    assert!(error.detail().contains("damaged"), "{error}");
+}
+
 /// Noise does not compress.
 const LARGE: DecodeLimits = DecodeLimits { max_bytes: 64 << 20, max_pixels: 4_000_000 };
 

@@ -1,6 +1,7 @@
 //! A limit on the bytes of images in memory: bodies that are being received, photos that wait to be
 //! decoded, and inputs that wait for the model.
 
+use std::collections::TryReserveError;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -97,6 +98,37 @@ fn full() -> Error {
          little later",
     )
     .with_retry_after(Duration::from_secs(1))
+}
+
+/// Appends `chunk`. The capacity stays within an eighth of the length, or 64 KiB, because the budget counts
+/// lengths: a vector that doubles its capacity would take up to twice as much.
+///
+/// # Errors
+/// [`QueueFull`](ErrorKind::QueueFull): the system has no memory.
+pub(crate) fn append(bytes: &mut Vec<u8>, chunk: &[u8]) -> Result<()> {
+    if bytes.capacity() - bytes.len() < chunk.len() {
+        let more = chunk.len().max(bytes.len() / 8).max(64 << 10);
+        bytes.try_reserve_exact(more).map_err(no_memory)?;
+    }
+    bytes.extend_from_slice(chunk);
+    Ok(())
+}
+
+/// The refusal of an image file of more than `most` bytes.
+pub(crate) fn image_too_large(most: usize) -> Error {
+    let detail =
+        format!("the image is larger than {most} bytes; scale it down or compress it more");
+    Error::new(ErrorKind::ImageTooLarge, detail)
+}
+
+/// The system has no memory for an image that the budget allows.
+pub(crate) fn no_memory(error: TryReserveError) -> Error {
+    Error::new(
+        ErrorKind::QueueFull,
+        "the system has no memory for this image; nothing was queued, try again a little later",
+    )
+    .with_retry_after(Duration::from_secs(1))
+    .with_source(error)
 }
 
 /// The bytes of an image file, with their permit.

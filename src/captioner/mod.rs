@@ -36,6 +36,7 @@ use std::time::Duration;
 
 use self::answer::{Answer, CaptionProgress, EncodedImageEntry};
 pub use self::budget::{Budget, Permit, Photo};
+pub(crate) use self::budget::{append, image_too_large, no_memory};
 pub use self::caption::{
     CacheState, Caption, Choice, ImageInfo, Timings, TokenSequence, VisionCacheState,
 };

@@ -22,14 +22,16 @@ pub use tracing::Level;
 pub use self::document::{env_example, markdown, with_server_settings, with_settings};
 pub use self::options::Group;
 use self::options::{
-    CacheOptions, ImageOptions, LogOptions, ModelOptions, ProtectionOptions, QueueOptions,
-    ServerOptions, TraceOptions,
+    CacheOptions, FetchOptions, ImageOptions, LogOptions, ModelOptions, ProtectionOptions,
+    QueueOptions, ServerOptions, TraceOptions,
 };
+use self::parse::FetchUrls;
 pub use self::protection::{ApiKeys, CorsOrigins, ProtectionSettings, PublicEndpoints, RateLimit};
 pub use self::values::Values;
 use crate::captioner::{CaptionerSettings, MemoryLimits, WORKERS_ON_CPU, decode_bytes};
 use crate::engine::source::ModelSource;
 use crate::engine::{DeviceChoice, EngineOptions, HubOptions};
+use crate::fetch::{FetchSettings, FetchSources};
 use crate::metrics::Metrics;
 use crate::scheduler::VisionOrder;
 use cutline_error::Result;
@@ -132,6 +134,8 @@ pub struct HttpSettings {
     pub idle_timeout: Duration,
     /// Who may use the server, from which origins, and how often.
     pub protection: ProtectionSettings,
+    /// Where images may be fetched from.
+    pub fetch: FetchSettings,
 }
 
 impl HttpSettings {
@@ -153,6 +157,7 @@ impl HttpSettings {
             max_connections: server.max_connections,
             idle_timeout: Duration::from_secs(60),
             protection: protection_settings(values)?,
+            fetch: fetch_settings(values)?,
         })
     }
 }
@@ -183,6 +188,28 @@ fn protection_settings(values: &Values) -> Result<ProtectionSettings> {
         rate,
         proxies: options.trusted_proxy_count,
     })
+}
+
+/// Where images may be fetched from, for every program that takes their addresses.
+///
+/// # Errors
+/// As [`Settings::new`].
+pub fn fetch_settings(values: &Values) -> Result<FetchSettings> {
+    let FetchOptions { fetch_urls, fetch_hosts, fetch_timeout } = values.read()?;
+    let sources = match (fetch_urls, fetch_hosts) {
+        (FetchUrls::List, Some(hosts)) => FetchSources::Listed(hosts),
+        (FetchUrls::List, None) => {
+            return Err(values.unusable("FETCH_URLS", "it needs FETCH_HOSTS; set that too"));
+        }
+        // Someone who lists hosts believes that only these are allowed.
+        (_, Some(_)) => {
+            return Err(values.unusable("FETCH_HOSTS", "it needs FETCH_URLS=list; set that too"));
+        }
+        (FetchUrls::Public, None) => FetchSources::Public,
+        (FetchUrls::Off, None) => FetchSources::Off,
+    };
+    let max_bytes = values.read::<ImageOptions>()?.max_image_size;
+    Ok(FetchSettings { sources, timeout: fetch_timeout, max_bytes })
 }
 
 /// What is logged, and how.

@@ -12,12 +12,13 @@ use tracing::Level;
 
 use super::HfTask;
 use super::parse::{
-    Names, address, choice, cpu_kernels, flag, hf_task, log_level, names, number, number_or_auto,
-    precision, seconds, use_gpu,
+    FetchUrls, Names, address, choice, cpu_kernels, fetch_urls, flag, hf_task, log_level, names,
+    number, number_or_auto, precision, seconds, use_gpu,
 };
 use super::protection::{self, ApiKeys, CorsOrigins, PublicEndpoints};
 use crate::engine::source::ModelSource;
 use crate::engine::{DeviceChoice, KernelChoice, Precision};
+use crate::fetch::FetchHosts;
 
 /// Settings that belong together, under one heading of `--help`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +31,8 @@ pub enum Group {
     Model,
     /// Limits of images, and their preparation.
     Images,
+    /// Images by URL.
+    Fetch,
     /// What is cached.
     Cache,
     /// Logs and traces.
@@ -38,8 +41,15 @@ pub enum Group {
 
 impl Group {
     /// All groups, in the order of the documentation.
-    pub const ALL: [Self; 6] =
-        [Self::Server, Self::Protection, Self::Model, Self::Images, Self::Cache, Self::Logs];
+    pub const ALL: [Self; 7] = [
+        Self::Server,
+        Self::Protection,
+        Self::Model,
+        Self::Images,
+        Self::Fetch,
+        Self::Cache,
+        Self::Logs,
+    ];
 
     /// Adds the settings of this group to `command` as options.
     pub(super) fn augment(self, command: Command) -> Command {
@@ -48,6 +58,7 @@ impl Group {
             Self::Protection => ProtectionOptions::augment_args(command),
             Self::Model => ModelOptions::augment_args(command),
             Self::Images => ImageOptions::augment_args(command),
+            Self::Fetch => FetchOptions::augment_args(command),
             Self::Cache => CacheOptions::augment_args(command),
             Self::Logs => TraceOptions::augment_args(LogOptions::augment_args(command)),
         }
@@ -203,6 +214,22 @@ pub(super) struct ImageOptions {
     /// Alternative text of a photo that cannot be described
     #[arg(long, env, default_value = "Image description not available")]
     pub(super) fallback_text: String,
+}
+
+#[derive(Args)]
+#[command(next_help_heading = "Images by URL")]
+pub(super) struct FetchOptions {
+    /// Where images may be fetched from: off for nowhere, public for the public internet, list for
+    /// FETCH_HOSTS
+    #[arg(long, env, default_value = "off", value_parser = choice(fetch_urls()))]
+    pub(super) fetch_urls: FetchUrls,
+    /// Comma-separated hosts for FETCH_URLS=list, which may be private ones: names, *.name for all below a
+    /// name, IP addresses; each with a port if it is not 80 or 443
+    #[arg(long, env)]
+    pub(super) fetch_hosts: Option<FetchHosts>,
+    /// Seconds that fetching one image may take
+    #[arg(long, env, default_value = "10", value_parser = seconds(0.001))]
+    pub(super) fetch_timeout: Duration,
 }
 
 #[derive(Args)]

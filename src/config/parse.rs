@@ -81,6 +81,18 @@ pub(super) fn use_gpu() -> Vec<(&'static str, Option<bool>)> {
     [("auto", None)].into_iter().chain(flags.map(|(name, value)| (name, Some(value)))).collect()
 }
 
+/// Where images may be fetched from; `FETCH_HOSTS` are read apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum FetchUrls {
+    Off,
+    Public,
+    List,
+}
+
+pub(super) fn fetch_urls() -> Vec<(&'static str, FetchUrls)> {
+    vec![("off", FetchUrls::Off), ("public", FetchUrls::Public), ("list", FetchUrls::List)]
+}
+
 /// The engine decides which of them this build and this device have.
 pub(super) fn precision() -> Vec<(&'static str, Precision)> {
     [Precision::Auto, Precision::F32, Precision::F16, Precision::Bf16, Precision::Int8]

@@ -68,7 +68,7 @@ pub(super) async fn batch(
     let captioner = state.captioner()?;
     let settings = state.settings();
     let lines = prefers(request.headers(), LINES, "application/json");
-    let uploads = extract::uploads(request, settings, captioner).await?;
+    let uploads = extract::uploads(request, &state, captioner).await?;
     if uploads.params.stream {
         return Err(Failure(Error::parameter(
             "stream",

@@ -1,6 +1,5 @@
 //! Reads a request's body within limits of size, time and memory.
 
-use std::collections::TryReserveError;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
@@ -15,7 +14,7 @@ use tokio::time::{Sleep, sleep};
 use tokio_stream::StreamExt;
 
 use super::coding::{Coding, DecodedBody};
-use crate::captioner::{Budget, Permit, Photo};
+use crate::captioner::{Budget, Permit, Photo, append, image_too_large, no_memory};
 use cutline_error::{Error, ErrorKind, Result};
 
 /// How large a body may be and how long it may take.
@@ -43,12 +42,7 @@ pub(super) enum TooLarge {
 impl TooLarge {
     pub(super) fn error(self) -> Error {
         match self {
-            Self::Image(limit) => Error::new(
-                ErrorKind::ImageTooLarge,
-                format!(
-                    "the image is larger than {limit} bytes; scale it down or compress it more"
-                ),
-            ),
+            Self::Image(limit) => image_too_large(limit),
             Self::Batch(limit) => Error::new(
                 ErrorKind::BatchTooLarge,
                 format!(
@@ -173,29 +167,6 @@ impl LimitedBody {
         let before = self.limits.claimed(self.announced.unwrap_or(0).max(self.read - chunk.len()));
         self.permit.lock().grow(claimed.saturating_sub(before))
     }
-}
-
-/// Appends `chunk`. The capacity stays within an eighth of the length, or 64 KiB, because the budget counts
-/// lengths: a vector that doubles its capacity would take up to twice as much.
-///
-/// # Errors
-/// [`QueueFull`](ErrorKind::QueueFull): the system has no memory.
-pub(super) fn append(bytes: &mut Vec<u8>, chunk: &[u8]) -> Result<()> {
-    if bytes.capacity() - bytes.len() < chunk.len() {
-        let more = chunk.len().max(bytes.len() / 8).max(64 << 10);
-        bytes.try_reserve_exact(more).map_err(no_memory)?;
-    }
-    bytes.extend_from_slice(chunk);
-    Ok(())
-}
-
-fn no_memory(error: TryReserveError) -> Error {
-    Error::new(
-        ErrorKind::QueueFull,
-        "the system has no memory for this image; nothing was queued, try again a little later",
-    )
-    .with_retry_after(Duration::from_secs(1))
-    .with_source(error)
 }
 
 impl BodyLimits {

@@ -87,9 +87,11 @@ pub(super) fn status(kind: ErrorKind) -> StatusCode {
         ErrorKind::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
         ErrorKind::ImageTooLarge | ErrorKind::BatchTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         ErrorKind::UnsupportedFormat => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-        ErrorKind::UndecodableImage | ErrorKind::InvalidParameter | ErrorKind::Unsupported => {
-            StatusCode::UNPROCESSABLE_ENTITY
-        }
+        // Not of the kind that clients repeat by themselves.
+        ErrorKind::UndecodableImage
+        | ErrorKind::FetchFailed
+        | ErrorKind::InvalidParameter
+        | ErrorKind::Unsupported => StatusCode::UNPROCESSABLE_ENTITY,
         ErrorKind::Unauthorized => StatusCode::UNAUTHORIZED,
         ErrorKind::Forbidden | ErrorKind::OriginNotAllowed => StatusCode::FORBIDDEN,
         ErrorKind::RateLimited | ErrorKind::QueueFull => StatusCode::TOO_MANY_REQUESTS,
@@ -117,6 +119,7 @@ fn title(kind: ErrorKind) -> &'static str {
         ErrorKind::BatchTooLarge => "The batch is too large",
         ErrorKind::UnsupportedFormat => "The format is not supported",
         ErrorKind::UndecodableImage => "The image cannot be decoded",
+        ErrorKind::FetchFailed => "The image cannot be fetched",
         ErrorKind::InvalidParameter => "A parameter is invalid",
         ErrorKind::Unauthorized => "An API key is missing",
         ErrorKind::Forbidden => "The API key is wrong",

@@ -11,7 +11,7 @@ use super::dto::StreamEvent;
 use super::error::Failure;
 use super::extract::{self, Upload};
 use super::observe::{ImageReport, RequestId};
-use super::openapi::bodies::{CaptionForm, CaptionQuery, CaptionRequest, RawImage, SQUARE};
+use super::openapi::bodies::{CaptionForm, CaptionJson, CaptionQuery, RawImage, SQUARE};
 use super::openapi::caption_example;
 use super::openapi::errors::CaptionProblems;
 use super::state::AppState;
@@ -21,7 +21,8 @@ use cutline_error::{Error, Result};
 
 /// Captions an image
 ///
-/// Answers at once, or word by word with `stream=true`.
+/// Answers at once, or word by word with `stream=true`. A request with `image_url` in the query string
+/// needs no body.
 #[utoipa::path(
     post,
     path = "/caption/generate",
@@ -31,7 +32,7 @@ use cutline_error::{Error, Result};
     request_body(content(
         (CaptionForm = "multipart/form-data"),
         (
-            CaptionRequest = "application/json",
+            inline(CaptionJson) = "application/json",
             example = json!({"image": SQUARE, "max_new_tokens": 10}),
         ),
         (inline(RawImage) = "image/*"),
@@ -57,7 +58,7 @@ pub(super) async fn generate(
     // Before the body is read: a client that waits for `100 Continue` need not send it.
     let captioner = state.captioner()?;
     let settings = state.settings();
-    let upload = extract::upload(request, settings, captioner).await?;
+    let upload = extract::upload(request, &state, captioner).await?;
     let limit = settings.request_timeout;
     if upload.params.stream {
         return Ok(stream::respond(captioner, upload, limit, id).await?);

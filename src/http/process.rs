@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use super::error::Failure;
 use super::extract;
 use super::observe::ImageReport;
-use super::openapi::bodies::{ImageForm, ImageRequest, RawImage, SQUARE};
+use super::openapi::bodies::{ImageForm, ImageJson, ImageQuery, RawImage, SQUARE};
 use super::openapi::errors::ImageProblems;
 use super::state::AppState;
 use crate::captioner::{ProcessTimings, ProcessedImage};
@@ -26,9 +26,10 @@ use cutline_error::{Error, Result};
     path = "/image/process",
     operation_id = "process_image",
     tag = "images",
+    params(ImageQuery),
     request_body(content(
         (ImageForm = "multipart/form-data"),
-        (ImageRequest = "application/json", example = json!({"image": SQUARE})),
+        (inline(ImageJson) = "application/json", example = json!({"image": SQUARE})),
         (inline(RawImage) = "image/*"),
         (inline(RawImage) = "application/octet-stream"),
     )),
@@ -43,7 +44,7 @@ pub(super) async fn process(
 ) -> Result<Response, Failure> {
     let decoders = state.decoders()?;
     let settings = state.settings();
-    let image = extract::image(request, settings, decoders.budget()).await?;
+    let image = extract::image(request, &state, decoders.budget()).await?;
     let limit = settings.request_timeout;
     let too_late = |_| Error::too_late("result", limit, "send a smaller image");
     let processed = timeout(limit, decoders.process(image)).await.map_err(too_late)??;

@@ -10,6 +10,7 @@ use tokio::sync::{SetOnce, watch};
 use super::auth::Guard;
 use crate::captioner::{Captioner, Decoders, ImageMemory};
 use crate::config::HttpSettings;
+use crate::fetch::Fetcher;
 use crate::metrics::Metrics;
 use cutline_error::{Error, ErrorKind, Result};
 use cutline_image::DecodeLimits;
@@ -29,6 +30,7 @@ struct ServerState {
     captioner: SetOnce<Captioner>,
     /// For images that arrive before the captioner is loaded.
     decoders: Decoders,
+    fetcher: Fetcher,
     draining: watch::Sender<bool>,
     refusing: AtomicBool,
     /// Requests in progress.
@@ -53,6 +55,7 @@ impl AppState {
                     settings.max_workers,
                     ImageMemory::new(settings.max_inflight_bytes, settings.max_decode_bytes),
                 ),
+                fetcher: Fetcher::new(settings.fetch.clone()),
                 settings,
                 started: Instant::now(),
                 captioner: SetOnce::new(),
@@ -162,6 +165,12 @@ impl AppState {
             return Err(Error::shutting_down());
         }
         Ok(self.loaded().map_or(&self.inner.decoders, Captioner::decoders))
+    }
+
+    /// Fetches images by URL, if the settings allow it.
+    #[must_use]
+    pub fn fetcher(&self) -> &Fetcher {
+        &self.inner.fetcher
     }
 
     /// The metrics.

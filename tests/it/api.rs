@@ -24,3 +24,4 @@ mod states;
 mod stream;
 mod tcp;
 mod uploads;
+mod urls;

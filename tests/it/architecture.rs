@@ -133,7 +133,8 @@ fn http_stays_in_its_module() {
 
 #[test]
 fn nothing_below_the_scheduler_knows_tokio() {
-    let above = ["src/scheduler/", "src/cache/", "src/captioner/", "src/http/", "src/cli/"];
+    let above =
+        ["src/scheduler/", "src/cache/", "src/captioner/", "src/fetch/", "src/http/", "src/cli/"];
     absent(&["tokio"], &above);
 }
 
@@ -146,15 +147,16 @@ fn only_the_settings_read_the_environment() {
 #[test]
 fn imports_go_downwards() {
     // Each module, and those below it that it may name.
-    let layers: [(&str, &[&str]); 8] = [
+    let layers: [(&str, &[&str]); 9] = [
         ("engine", &[]),
         ("tokenizer", &[]),
         ("metrics", &[]),
         ("cache", &[]),
         ("scheduler", &["engine", "metrics"]),
         ("captioner", &["cache", "scheduler", "tokenizer", "engine", "metrics"]),
+        ("fetch", &["captioner"]),
         ("telemetry", &["config"]),
-        ("config", &["captioner", "scheduler", "engine", "metrics"]),
+        ("config", &["captioner", "scheduler", "engine", "fetch", "metrics"]),
     ];
     let modules = [
         "cache",
@@ -162,6 +164,7 @@ fn imports_go_downwards() {
         "cli",
         "config",
         "engine",
+        "fetch",
         "http",
         "metrics",
         "scheduler",

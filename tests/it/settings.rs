@@ -11,6 +11,7 @@ use cutline::config::{
 };
 use cutline::engine::{DeviceChoice, Precision};
 use cutline::error::ErrorKind;
+use cutline::fetch::{FetchSettings, FetchSources};
 
 fn settings(pairs: &[(&str, &str)]) -> cutline::error::Result<Settings> {
     Settings::new(&Values::of_environment(pairs.iter().copied()))
@@ -156,6 +157,14 @@ fn each_invalid_value_is_reported_with_its_name_and_a_remedy() {
         // Without RATE_LIMIT.
         ("RATE_LIMIT_BURST", "5"),
         ("TRUSTED_PROXY_COUNT", "true"),
+        ("FETCH_URLS", "on"),
+        // Without FETCH_HOSTS.
+        ("FETCH_URLS", "list"),
+        // Without FETCH_URLS=list.
+        ("FETCH_HOSTS", "photos.example.com"),
+        ("FETCH_HOSTS", "https://photos.example.com/"),
+        ("FETCH_HOSTS", ","),
+        ("FETCH_TIMEOUT", "0"),
     ] {
         let error = settings(&[(name, value)]).expect_err(name);
         assert_eq!(error.kind(), ErrorKind::Config, "{name}={value}: {error}");
@@ -359,4 +368,25 @@ fn the_settings_of_protection_are_read() {
     assert_eq!(rate(&[("RATE_LIMIT", "60")]), Some((60, 60)));
     assert_eq!(rate(&[("RATE_LIMIT", "60"), ("RATE_LIMIT_BURST", "5")]), Some((60, 5)));
     assert_eq!(protection(&[("TRUSTED_PROXY_COUNT", "1")]).proxies, 1);
+}
+
+#[test]
+fn images_are_fetched_from_where_the_operator_says() {
+    let fetch = |pairs: &[(&str, &str)]| settings(pairs).map(|settings| settings.http.fetch);
+    let off = fetch(&[]).unwrap();
+    assert_eq!(off.sources, FetchSources::Off);
+    assert_eq!((off.timeout, off.max_bytes), (Duration::from_secs(10), 10 << 20));
+    let public =
+        fetch(&[("FETCH_URLS", "Public"), ("FETCH_TIMEOUT", "2.5"), ("MAX_IMAGE_SIZE", "1000")]);
+    let expected = FetchSettings {
+        sources: FetchSources::Public,
+        timeout: Duration::from_millis(2500),
+        max_bytes: 1000,
+    };
+    assert_eq!(public.unwrap(), expected);
+    let hosts = "photos.example.com, *.example.org,192.168.1.5:9000";
+    let listed = fetch(&[("FETCH_URLS", "list"), ("FETCH_HOSTS", hosts)]).unwrap();
+    assert_eq!(listed.sources, FetchSources::Listed(hosts.parse().unwrap()));
+    let unused = fetch(&[("FETCH_URLS", "public"), ("FETCH_HOSTS", hosts)]).unwrap_err();
+    assert!(unused.detail().contains("FETCH_URLS=list"), "{unused}");
 }

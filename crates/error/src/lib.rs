@@ -28,6 +28,8 @@ pub enum ErrorKind {
     UnsupportedFormat,
     /// The image has a supported format, but is corrupt.
     UndecodableImage,
+    /// The image at an address could not be fetched.
+    FetchFailed,
     /// A parameter is unknown, out of range, or contradicts another.
     InvalidParameter,
     /// The request needs an API key and has none.
@@ -80,6 +82,7 @@ impl ErrorKind {
             Self::BatchTooLarge => "batch_too_large",
             Self::UnsupportedFormat => "unsupported_format",
             Self::UndecodableImage => "undecodable_image",
+            Self::FetchFailed => "fetch_failed",
             Self::InvalidParameter => "invalid_parameter",
             Self::Unauthorized => "unauthorized",
             Self::Forbidden => "forbidden",

@@ -10,10 +10,7 @@ use rusty_av1d::{
 };
 
 use super::boxes::{Coding, Fault};
-
-/// A still image is one frame. A layered one has up to four, and encoders may hide a few more. Each may
-/// cost as much time as a whole image, however few bytes it has.
-const MAX_FRAMES: usize = 8;
+use super::units::{MAX_FRAMES, Units};
 
 /// A decoded frame.
 pub(super) struct Frame {
@@ -58,10 +55,14 @@ impl Layout {
 }
 
 impl Frame {
-    /// Decodes the coded bytes of one image. `max_pixels` limits its size, and `profile` is the largest
-    /// profile of AV1 that it may have: 0 has halved chroma and at most 10 bits.
-    pub(super) fn decode(coded: &[u8], max_pixels: u32, profile: u8) -> Result<Self, Fault> {
-        check_units(coded, profile)?;
+    /// Decodes the coded bytes of one image, which are in one or more parts. `max_pixels` limits the size
+    /// of a frame, and `most` what else decoding may take.
+    pub(super) fn decode(parts: &[&[u8]], max_pixels: u32, most: &Units) -> Result<Self, Fault> {
+        let coded = parts.concat();
+        let units = Units::read(&coded)?;
+        if units.with(most) != *most {
+            return Err(Fault::Damaged);
+        }
         let mut settings = Settings::new();
         settings.set_n_threads(1);
         settings.set_max_frame_delay(1);
@@ -120,7 +121,7 @@ impl Frame {
     }
 }
 
-fn first_picture(decoder: &mut Decoder, coded: &[u8]) -> Result<Picture, Fault> {
+fn first_picture(decoder: &mut Decoder, coded: Vec<u8>) -> Result<Picture, Fault> {
     let mut sent = decoder.send_data(coded.into(), None, None, None);
     for _ in 0..=MAX_FRAMES {
         if sent.is_err_and(|error| error != Rav1dError::TryAgain) {
@@ -130,48 +131,6 @@ fn first_picture(decoder: &mut Decoder, coded: &[u8]) -> Result<Picture, Fault> 
             Ok(picture) => return Ok(picture),
             Err(Rav1dError::TryAgain) => sent = decoder.send_pending_data(),
             Err(_) => return Err(Fault::Damaged),
-        }
-    }
-    Err(Fault::Damaged)
-}
-
-/// Walks over the units (OBU) of the coded bytes. Refuses more frames than an image has, and profiles
-/// that need more memory than announced.
-fn check_units(coded: &[u8], profile: u8) -> Result<(), Fault> {
-    const SEQUENCE_HEADER: u8 = 1;
-    const FRAME_HEADER: u8 = 3;
-    const FRAME: u8 = 6;
-    let mut rest = coded;
-    let mut frames = 0;
-    while let [head, tail @ ..] = rest {
-        rest = tail;
-        let (has_extension, has_size) = (head & 4 != 0, head & 2 != 0);
-        if has_extension {
-            rest = rest.get(1..).ok_or(Fault::Damaged)?;
-        }
-        let size = if has_size { variable_length(&mut rest)? } else { rest.len() };
-        let (content, after) = rest.split_at_checked(size).ok_or(Fault::Damaged)?;
-        rest = after;
-        match (head >> 3) & 15 {
-            SEQUENCE_HEADER if content.first().is_none_or(|first| first >> 5 > profile) => {
-                return Err(Fault::Damaged);
-            }
-            FRAME_HEADER | FRAME => frames += 1,
-            _ => {}
-        }
-    }
-    if frames > MAX_FRAMES { Err(Fault::Unsupported("an AVIF of many frames")) } else { Ok(()) }
-}
-
-/// A number in the lower seven bits of each byte; the highest says that another follows.
-fn variable_length(rest: &mut &[u8]) -> Result<usize, Fault> {
-    let mut number = 0_u64;
-    for index in 0..8 {
-        let (byte, tail) = rest.split_first().ok_or(Fault::Damaged)?;
-        *rest = tail;
-        number |= u64::from(byte & 0x7F) << (7 * index);
-        if byte & 0x80 == 0 {
-            return usize::try_from(number).map_err(|_| Fault::Damaged);
         }
     }
     Err(Fault::Damaged)

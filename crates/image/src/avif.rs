@@ -10,18 +10,22 @@ use super::boxes::{Coding, Fault};
 use super::decode::DecodedImage;
 use super::format::ImageFormat;
 use super::header::{ImageHeader, Needs};
-use super::heif::{self, Coded, Mirror, Outline};
+use super::heif::{self, Coded, Mirror};
 use super::profile::SampleSpace;
 use super::rgb::{over_white, premultiplied_over_white};
+use super::units::Units;
 use super::yuv::Conversion;
 use cutline_error::{Error, ErrorKind, Result};
 
 /// A tile may have this many pixels even if the image has fewer.
 const LEAST_TILE: u64 = 64 * 64;
 
-/// Bytes that the decoder holds for each pixel beside its planes, and for an image of any size.
-const INTERNAL: u64 = 2;
-const INTERNAL_FIXED: u64 = 8 << 20;
+/// Bytes that the decoder holds beside the planes: for each pixel, the same again for each frame; for each
+/// of its tiles, which may be as small as 64 × 64; and for an image of any size.
+const INTERNAL: u64 = 1;
+const TILE: u64 = 16 << 10;
+const MAX_TILES: u64 = 64 * 64;
+const INTERNAL_FIXED: u64 = 4 << 20;
 
 /// What decoding will need.
 ///
@@ -31,25 +35,49 @@ const INTERNAL_FIXED: u64 = 8 << 20;
 pub(super) fn needs(bytes: &[u8]) -> Result<Needs> {
     let outline = heif::outline(bytes).map_err(refuse)?;
     let (width, height) = (u64::from(outline.width), u64::from(outline.height));
-    // The decoder works in blocks of 128 × 128.
-    let pixels = width.next_multiple_of(128).saturating_mul(height.next_multiple_of(128));
-    let planes = pixels.saturating_mul(plane_bytes(&outline));
-    // A frame with film grain is held twice. Tiles are copied to where they belong.
-    let copies = if outline.is_grid { 4 } else { 2 };
-    let alpha = if outline.has_alpha { pixels.saturating_mul(2 * copies) } else { 0 };
-    let working = planes
-        .saturating_mul(copies)
-        .saturating_add(pixels.saturating_mul(INTERNAL))
-        .saturating_add(alpha + INTERNAL_FIXED);
-    // The coded data is copied for the decoder, once more if it is in several parts.
-    let metadata = 2 * bytes.len() as u64;
+    let pixels = width.saturating_mul(height);
+    let largest = largest_frame(pixels.max(LEAST_TILE), &outline.units);
+    let frames = u64::from(outline.units.frames);
+    let (frame, canvas) = (planes(largest, &outline.units), planes(pixels, &outline.units));
+    // Film grain and columns that were left out make a copy. The decoder gives no frame back before the
+    // last is gone.
+    let copies = frames + 1 + u64::from(outline.units.widens);
+    let planes = frame.saturating_mul(copies);
+    let (held, canvas) = if outline.is_grid { (canvas, canvas) } else { (planes, 0) };
+    let decoding = planes
+        .saturating_add(largest.saturating_mul(INTERNAL * (1 + frames)))
+        .saturating_add((largest / LEAST_TILE).min(MAX_TILES) * TILE + INTERNAL_FIXED)
+        .saturating_add(canvas);
+    // The samples stay while those of the opacity are decoded. Both are there while they become colours,
+    // which are counted as output.
+    let (held, decoding) = if outline.has_alpha {
+        (held.saturating_mul(2), held.saturating_add(decoding))
+    } else {
+        (held, decoding)
+    };
+    let working = held.max(decoding.saturating_sub(pixels.saturating_mul(3)));
+    // The coded data is copied for the decoder, one tile after another.
+    let metadata = bytes.len() as u64;
     let is_turned = outline.turns % 2 == 1;
     Ok(Needs { width, height, pixel: 3, working, metadata, is_turned })
 }
 
-/// Bytes of a pixel in the planes: samples of 16 bits, with chroma for every fourth pixel or for all.
-fn plane_bytes(outline: &Outline) -> u64 {
-    if outline.profile == 0 { 3 } else { 6 }
+/// Bytes of the planes of a frame: chroma for every fourth pixel, or for all.
+fn planes(pixels: u64, units: &Units) -> u64 {
+    let samples = if units.profile == 0 { pixels / 2 * 3 } else { pixels.saturating_mul(3) };
+    samples.saturating_mul(units.sample_bytes.into())
+}
+
+/// Pixels of the planes of the largest frame that has at most `pixels`. The decoder works in blocks of
+/// 128 × 128, and avoids rows of some lengths. A frame may have another shape than the image.
+fn largest_frame(pixels: u64, units: &Units) -> u64 {
+    const BEYOND: u64 = 256;
+    let sides = units.side_bits.map(|bits| {
+        let longest = pixels.min(1 << bits);
+        (pixels / longest.max(1)).saturating_add(longest)
+    });
+    let beyond = sides[0].max(sides[1]).saturating_add(BEYOND).saturating_mul(BEYOND);
+    pixels.saturating_add(beyond)
 }
 
 /// Decodes `bytes` and returns the image as stored, with its orientation.
@@ -65,8 +93,7 @@ fn read(bytes: &[u8], header: &ImageHeader) -> Result<(DecodedImage, Orientation
     let (width, height) = (image.outline.width as usize, image.outline.height as usize);
     let pixels = (header.width * header.height).max(LEAST_TILE);
     let limit = u32::try_from(pixels).unwrap_or(u32::MAX);
-    let decode =
-        |coded: &Coded| Samples::decode(coded, width, height, limit, image.outline.profile);
+    let decode = |coded: &Coded| Samples::decode(coded, width, height, limit, &image.outline.units);
 
     let samples = decode(&image.color)?;
     let coding = image.coding.unwrap_or(samples.coding());
@@ -159,9 +186,9 @@ impl Samples {
         width: usize,
         height: usize,
         max_pixels: u32,
-        profile: u8,
+        most: &Units,
     ) -> Result<Self, Fault> {
-        let decode = |tile: &[u8]| Frame::decode(tile, max_pixels, profile);
+        let decode = |tile: &[&[u8]]| Frame::decode(tile, max_pixels, most);
         let [only] = &coded.tiles[..] else {
             return Tiles::decode(coded, width, height, decode).map(Self::Tiles);
         };
@@ -209,7 +236,7 @@ impl Tiles {
         coded: &Coded,
         width: usize,
         height: usize,
-        decode: impl Fn(&[u8]) -> Result<Frame, Fault>,
+        decode: impl Fn(&[&[u8]]) -> Result<Frame, Fault>,
     ) -> Result<Self, Fault> {
         let mut canvas: Option<(Self, usize, usize)> = None;
         for (index, tile) in coded.tiles.iter().enumerate() {

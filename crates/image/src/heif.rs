@@ -4,22 +4,21 @@
 //! is larger than the file, and no box is read through a recursion: every box that matters has a known
 //! depth.
 
-use std::borrow::Cow;
-
 use super::boxes::{self, Coding, Fault, Grid, Location, MAX_ENTRIES, Numbers, Result, boxes};
+use super::units::Units;
 
 /// The most tiles of a grid. Cameras and encoders write up to a few dozen.
 const MAX_TILES: usize = 256;
 
-/// What the boxes say of the size of the image.
+/// What the boxes say of the size of the image, and the headers in the coded data.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Outline {
     /// Pixels a row, before the image is cropped and turned.
     pub width: u32,
     /// Rows.
     pub height: u32,
-    /// The largest profile of AV1 in it: 0 has halved chroma and at most 10 bits.
-    pub profile: u8,
+    /// The most that the coded data of an image or tile takes.
+    pub units: Units,
     /// Whether it is put together from tiles.
     pub is_grid: bool,
     pub has_alpha: bool,
@@ -52,8 +51,9 @@ pub(super) struct Image<'f> {
 pub(super) struct Coded<'f> {
     /// Tiles a row.
     pub columns: usize,
-    /// AV1 data of each tile, row after row.
-    pub tiles: Vec<Cow<'f, [u8]>>,
+    /// The parts of each tile's AV1 data, row after row. They are joined when the tile is decoded: many
+    /// tiles may have the same parts, so that all together are longer than the file.
+    pub tiles: Vec<Vec<&'f [u8]>>,
 }
 
 /// How a mirrored image is mirrored.
@@ -168,20 +168,31 @@ impl<'f> Meta<'f> {
     fn outline(&self) -> Result<Outline> {
         let (width, height) = self.size(self.primary).ok_or(Fault::Damaged)?;
         let alpha = self.alpha();
-        let items = [Some(self.primary), alpha].into_iter().flatten();
-        let profile = items.flat_map(|item| self.parts(item).chain([item])).filter_map(|item| {
-            let (_, content) = self.properties_of(item).find(|(name, _)| *name == b"av1C")?;
-            content.get(1).map(|byte| byte >> 5)
-        });
+        let mut units = Units::default();
+        for item in [Some(self.primary), alpha].into_iter().flatten() {
+            for coded in self.parts(item).take(MAX_TILES).chain([item]) {
+                if self.kind(coded) == Some(*b"av01") {
+                    units = units.with(&self.units(coded)?);
+                }
+            }
+        }
         let turns = self.properties_of(self.primary).find(|(name, _)| *name == b"irot");
         Ok(Outline {
             width,
             height,
-            profile: profile.max().unwrap_or(0),
+            units,
             is_grid: self.kind(self.primary) == Some(*b"grid"),
             has_alpha: alpha.is_some(),
             turns: turns.and_then(|(_, content)| content.first()).map_or(0, |turns| turns & 3),
         })
+    }
+
+    /// What an item of coded data takes. Data in several parts is not joined for this.
+    fn units(&self, item: u32) -> Result<Units> {
+        match self.data(item)?[..] {
+            [only] => Units::read(only),
+            _ => Ok(Units::MOST),
+        }
     }
 
     fn image(&self) -> Result<Image<'f>> {
@@ -263,9 +274,9 @@ impl<'f> Meta<'f> {
     /// The coded samples of an item, which has to be of this size.
     fn coded(&self, item: u32, width: u32, height: u32) -> Result<Coded<'f>> {
         match &self.kind(item).ok_or(Fault::Damaged)? {
-            b"av01" => Ok(Coded { columns: 1, tiles: vec![self.bytes(item)?] }),
+            b"av01" => Ok(Coded { columns: 1, tiles: vec![self.data(item)?] }),
             b"grid" => {
-                let bytes = self.bytes(item)?;
+                let bytes = self.data(item)?.concat();
                 let grid = Grid::read(Numbers(&bytes))?;
                 if (grid.width, grid.height) != (width, height) {
                     return Err(Fault::Damaged);
@@ -288,12 +299,13 @@ impl<'f> Meta<'f> {
         if parts.iter().any(|part| self.kind(*part) != Some(*b"av01")) {
             return Err(Fault::Unsupported("an AVIF grid of other images"));
         }
-        let tiles = parts.iter().map(|part| self.bytes(*part)).collect::<Result<_>>()?;
+        let tiles = parts.iter().map(|part| self.data(*part)).collect::<Result<_>>()?;
         Ok(Coded { columns: grid.columns, tiles })
     }
 
-    /// The bytes of an item. They are borrowed from the file unless they are in several parts.
-    fn bytes(&self, item: u32) -> Result<Cow<'f, [u8]>> {
+    /// The bytes of an item, in one or more parts. Parts may overlap, but together they are never longer
+    /// than the file.
+    fn data(&self, item: u32) -> Result<Vec<&'f [u8]>> {
         let location = self.locations.iter().find(|location| location.item == item);
         let location = location.ok_or(Fault::Damaged)?;
         let source = if location.in_data { self.data } else { self.file };
@@ -304,13 +316,7 @@ impl<'f> Meta<'f> {
         let parts: Option<Vec<&[u8]>> =
             location.extents.iter().map(|extent| part(*extent)).collect();
         let parts = parts.ok_or(Fault::Damaged)?;
-        // Parts may be named repeatedly; together they are never longer than the file.
         let total = parts.iter().fold(0_usize, |sum, part| sum.saturating_add(part.len()));
-        match parts[..] {
-            [] => Err(Fault::Damaged),
-            [only] => Ok(Cow::Borrowed(only)),
-            _ if total > self.file.len() => Err(Fault::Damaged),
-            _ => Ok(Cow::Owned(parts.concat())),
-        }
+        if parts.is_empty() || total > self.file.len() { Err(Fault::Damaged) } else { Ok(parts) }
     }
 }

@@ -46,6 +46,7 @@ mod resize;
 mod rgb;
 mod thumbnail;
 mod tiff;
+mod units;
 mod unmarked;
 mod vp8l;
 mod webp;

@@ -34,7 +34,9 @@ pub(in crate::http) fn image(text: &str, max_bytes: usize) -> Result<Vec<u8>> {
         return base64(text.as_bytes(), false, max_bytes);
     };
     if !start[..colon].eq_ignore_ascii_case(b"data") {
-        return Err(malformed("URLs are not fetched; send the image itself as base64"));
+        return Err(malformed(
+            "an address is no base64; send it in the field image_url, or the image itself as base64",
+        ));
     }
     let uri = &text[colon + 1..];
     let (kind, data) = uri.split_once(',').ok_or_else(|| {

@@ -8,6 +8,7 @@ use axum::http::{HeaderValue, Uri};
 use super::{ImageCount, Reader, Uploads};
 use crate::captioner::{Budget, CaptionParams, ParameterFields};
 use crate::config::HttpSettings;
+use crate::fetch::Fetcher;
 use cutline_error::{Error, Result};
 
 /// What a request contains.
@@ -41,8 +42,9 @@ pub async fn read(
     request.headers_mut().insert(CONTENT_TYPE, value.map_err(|_| super::malformed("no header"))?);
     let budget = Budget::new(settings.max_inflight_bytes);
     let count = limit.map_or(ImageCount::One, ImageCount::Many);
+    let fetcher = Fetcher::new(settings.fetch.clone());
     let reader = Reader { settings, budget: &budget, count };
-    let read = reader.read(request, Some(ParameterFields::default())).await;
+    let read = reader.read(request, Some(ParameterFields::default()), &fetcher).await;
     let read = read.map(|Uploads { items, params }| {
         let size = |photo: Result<crate::captioner::Photo>| {
             photo.map(|photo| photo.len()).map_err(|error| error.to_string())

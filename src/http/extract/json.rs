@@ -1,4 +1,4 @@
-//! `application/json` with images in base64.
+//! `application/json` with images in base64, or their addresses.
 //!
 //! Fields are borrowed from the body ([`RawValue`]), so that base64 is decoded straight out of it.
 //! They are kept in order, because a map would drop duplicates silently. A field that is null counts
@@ -19,6 +19,7 @@ use serde_json::{Map, Value};
 use super::names::{ImageCount, Place};
 use super::{Form, Images, Transport, encoded, malformed, too_many};
 use crate::captioner::given_twice;
+use crate::fetch::{MAX_URL_BYTES, URL_FIELD};
 use crate::text;
 use cutline_error::{Error, Result};
 
@@ -46,6 +47,12 @@ pub(super) async fn read(
     let mut has_images = false;
     for (name, value) in fields {
         let is_null = value.get() == "null";
+        if name == URL_FIELD {
+            if !is_null {
+                images.add_url(address(value)?)?;
+            }
+            continue;
+        }
         if name != reader.count.field() {
             form.expect(&name, Place::Body)?;
             form.add(&name, scalar(&name, value)?)?;
@@ -64,7 +71,15 @@ pub(super) async fn read(
                         .with_source(error)
                 })?;
                 for value in first {
-                    images.add(None, image(value, max_bytes).map(|bytes| permit.photo(bytes)))?;
+                    if !value.get().starts_with('{') {
+                        images
+                            .add(None, image(value, max_bytes).map(|bytes| permit.photo(bytes)))?;
+                        continue;
+                    }
+                    match reference(value) {
+                        Ok(url) => images.add_url(url)?,
+                        Err(error) => images.add(None, Err(error))?,
+                    }
                 }
                 if more {
                     return Err(too_many(limit));
@@ -166,6 +181,40 @@ pub(super) fn scalar(name: &str, value: &RawValue) -> Result<Value> {
         }),
         _ => Ok(serde_json::from_str(value.get()).unwrap_or_else(|_| Value::Array(Vec::new()))),
     }
+}
+
+/// The most characters of JSON that an address takes: six for each, and the rest of an object.
+const MAX_REFERENCE: usize = 6 * MAX_URL_BYTES + 64;
+
+/// The value of `image_url`.
+///
+/// # Errors
+/// [`InvalidParameter`](cutline_error::ErrorKind::InvalidParameter).
+fn address(value: &RawValue) -> Result<String> {
+    let text = Some(value.get()).filter(|text| text.len() <= MAX_REFERENCE);
+    text.and_then(|text| serde_json::from_str(text).ok()).ok_or_else(|| {
+        let detail = format!(
+            "{URL_FIELD} must be the address of an image, such as https://example.com/cat.jpg"
+        );
+        Error::parameter(URL_FIELD, detail)
+    })
+}
+
+/// The address in an element such as `{"image_url": "https://…"}`.
+///
+/// # Errors
+/// [`MalformedRequest`](cutline_error::ErrorKind::MalformedRequest).
+fn reference(value: &RawValue) -> Result<String> {
+    #[derive(serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Reference {
+        image_url: String,
+    }
+    let text = Some(value.get()).filter(|text| text.len() <= MAX_REFERENCE);
+    let reference = text.and_then(|text| serde_json::from_str(text).ok());
+    reference.map(|Reference { image_url }| image_url).ok_or_else(|| {
+        malformed("an image must be a string of base64, or an object with the one field image_url")
+    })
 }
 
 /// The bytes of an image, at most `max_bytes`.

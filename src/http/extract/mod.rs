@@ -1,4 +1,5 @@
-//! Images and their parameters out of a request, in each of the three ways of sending them.
+//! Images and their parameters out of a request, in each of the three ways of sending them. An address
+//! may stand for an image; it is fetched when everything else in the request is known to be valid.
 //!
 //! Parameters in the query string apply to all three. A name that is given twice is refused, because
 //! one of the two values would be ignored.
@@ -12,7 +13,7 @@ mod message;
 mod multipart;
 mod names;
 
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use axum::extract::Request;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
@@ -26,8 +27,10 @@ pub(super) use self::message::{
 };
 use self::names::{ImageCount, Place};
 use super::body::{BodyLimits, LimitedBody, TooLarge};
+use super::state::AppState;
 use crate::captioner::{Budget, CaptionParams, Captioner, ParameterFields, Photo, given_twice};
 use crate::config::HttpSettings;
+use crate::fetch::{Fetcher, MAX_URL_BYTES, URL_FIELD};
 use cutline_error::{Error, ErrorKind, Result};
 
 /// Allowance for everything in a body that is not an image: parameters, part headers, JSON.
@@ -61,11 +64,13 @@ pub(super) struct UploadedImage {
 /// The kinds that the contract lists for a malformed body, a size, a time or a parameter.
 pub(super) async fn upload(
     request: Request,
-    settings: &HttpSettings,
+    state: &AppState,
     captioner: &Captioner,
 ) -> Result<Upload> {
+    let settings = state.settings();
     let reader = Reader { settings, budget: captioner.budget(), count: ImageCount::One };
-    let Uploads { items, params } = reader.read(request, Some(ParameterFields::default())).await?;
+    let params = Some(ParameterFields::default());
+    let Uploads { items, params } = reader.read(request, params, state.fetcher()).await?;
     Ok(Upload { photo: only(items)?, params })
 }
 
@@ -73,13 +78,9 @@ pub(super) async fn upload(
 ///
 /// # Errors
 /// As [`upload`]; every parameter is refused as unknown.
-pub(super) async fn image(
-    request: Request,
-    settings: &HttpSettings,
-    budget: &Budget,
-) -> Result<Photo> {
-    let reader = Reader { settings, budget, count: ImageCount::One };
-    only(reader.read(request, None).await?.items)
+pub(super) async fn image(request: Request, state: &AppState, budget: &Budget) -> Result<Photo> {
+    let reader = Reader { settings: state.settings(), budget, count: ImageCount::One };
+    only(reader.read(request, None, state.fetcher()).await?.items)
 }
 
 fn only(mut items: Vec<UploadedImage>) -> Result<Photo> {
@@ -92,13 +93,14 @@ fn only(mut items: Vec<UploadedImage>) -> Result<Photo> {
 /// As [`upload`], or [`BatchTooLarge`](ErrorKind::BatchTooLarge).
 pub(super) async fn uploads(
     request: Request,
-    settings: &HttpSettings,
+    state: &AppState,
     captioner: &Captioner,
 ) -> Result<Uploads> {
     // A batch takes all its queue slots at once, so it can never be larger than the queue.
+    let settings = state.settings();
     let limit = settings.max_images_per_request.min(captioner.status().queue_capacity);
     let reader = Reader { settings, budget: captioner.budget(), count: ImageCount::Many(limit) };
-    reader.read(request, Some(ParameterFields::default())).await
+    reader.read(request, Some(ParameterFields::default()), state.fetcher()).await
 }
 
 /// The limits of a request that is about to be read.
@@ -110,11 +112,20 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    async fn read(self, request: Request, params: Option<ParameterFields>) -> Result<Uploads> {
+    async fn read(
+        self,
+        request: Request,
+        params: Option<ParameterFields>,
+        fetcher: &Fetcher,
+    ) -> Result<Uploads> {
         let (parts, body) = request.into_parts();
         let mut form = Form { params, count: self.count };
-        form.query(&parts.uri)?;
         let mut images = Images { reader: self, items: Vec::new() };
+        form.query(&parts.uri, &mut images)?;
+        if !images.items.is_empty() && body.is_end_stream() {
+            // The address says it all.
+            return self.arrived(form, images, fetcher).await;
+        }
         match self.transport(&parts.headers)? {
             Transport::Raw => {
                 let body = self.limited(&parts, body, Transport::Raw)?;
@@ -125,7 +136,24 @@ impl Reader<'_> {
             Transport::Multipart => multipart::read(&parts, body, &mut images, &mut form).await?,
             Transport::Json => json::read(&parts, body, &mut images, &mut form).await?,
         }
-        Ok(Uploads { params: form.finish()?, items: images.finish()? })
+        self.arrived(form, images, fetcher).await
+    }
+
+    /// Checks what was sent, then fetches the images of which only the address was sent.
+    async fn arrived(self, form: Form, images: Images<'_>, fetcher: &Fetcher) -> Result<Uploads> {
+        let (params, items) = (form.finish()?, images.finish()?);
+        let urls: Vec<String> = items.iter().filter_map(|item| item.url().cloned()).collect();
+        let mut fetched = fetcher.fetch_all(urls, self.budget).await.into_iter();
+        let items = items.into_iter().map(|SentImage { name, source }| {
+            let photo = match source {
+                ImageSource::Here(photo) => photo,
+                ImageSource::At(_) => fetched
+                    .next()
+                    .unwrap_or_else(|| Err(Error::internal("an image was not fetched"))),
+            };
+            UploadedImage { name, photo }
+        });
+        Ok(Uploads { params, items: items.collect() })
     }
 
     fn transport(&self, headers: &HeaderMap) -> Result<Transport> {
@@ -190,17 +218,24 @@ struct Form {
 }
 
 impl Form {
-    fn query(&mut self, uri: &Uri) -> Result<()> {
+    fn query(&mut self, uri: &Uri, images: &mut Images<'_>) -> Result<()> {
         let query = uri.query().unwrap_or_default();
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             let name = query_text(name).unwrap_or_else(|_| pair.to_owned());
-            self.expect(&name, Place::Query)?;
+            let is_url = self.count.is_url(&name);
+            if !is_url {
+                self.expect(&name, Place::Query)?;
+            }
             let value = query_text(value).map_err(|error| {
                 let detail = "the value is not UTF-8; percent-encode the bytes of UTF-8 text";
                 Error::parameter(name.clone(), detail).with_source(error)
             })?;
-            self.add_text(&name, &value, Place::Query)?;
+            if is_url {
+                images.add_url_text(value)?;
+            } else {
+                self.add_text(&name, &value, Place::Query)?;
+            }
         }
         Ok(())
     }
@@ -245,7 +280,30 @@ enum Transport {
 #[derive(Debug)]
 struct Images<'a> {
     reader: Reader<'a>,
-    items: Vec<UploadedImage>,
+    items: Vec<SentImage>,
+}
+
+#[derive(Debug)]
+struct SentImage {
+    name: Option<String>,
+    source: ImageSource,
+}
+
+#[derive(Debug)]
+enum ImageSource {
+    /// The bytes were sent, or are wrong.
+    Here(Result<Photo>),
+    /// The address was sent.
+    At(String),
+}
+
+impl SentImage {
+    fn url(&self) -> Option<&String> {
+        match &self.source {
+            ImageSource::Here(_) => None,
+            ImageSource::At(url) => Some(url),
+        }
+    }
 }
 
 impl Images<'_> {
@@ -254,16 +312,57 @@ impl Images<'_> {
     /// # Errors
     /// There are too many images, or the only image has an error.
     fn add(&mut self, name: Option<String>, photo: Result<Photo>) -> Result<()> {
-        match self.reader.count {
-            ImageCount::One if !self.items.is_empty() => return Err(given_twice("image")),
-            ImageCount::One => self.items.push(UploadedImage { name, photo: Ok(photo?) }),
-            ImageCount::Many(limit) if self.items.len() == limit => return Err(too_many(limit)),
-            ImageCount::Many(_) => self.items.push(UploadedImage { name, photo }),
-        }
+        self.expect(self.reader.count.field())?;
+        let photo = match self.reader.count {
+            ImageCount::One => Ok(photo?),
+            ImageCount::Many(_) => photo,
+        };
+        self.items.push(SentImage { name, source: ImageSource::Here(photo) });
         Ok(())
     }
 
-    fn finish(self) -> Result<Vec<UploadedImage>> {
+    /// Adds the address of the next image.
+    ///
+    /// # Errors
+    /// As [`add`](Self::add).
+    fn add_url(&mut self, url: String) -> Result<()> {
+        self.expect(URL_FIELD)?;
+        if url.len() > MAX_URL_BYTES {
+            let detail =
+                format!("{URL_FIELD} must not be longer than {MAX_URL_BYTES} bytes; shorten it");
+            return self.add(None, Err(Error::parameter(URL_FIELD, detail)));
+        }
+        self.items.push(SentImage { name: None, source: ImageSource::At(url) });
+        Ok(())
+    }
+
+    /// [`add_url`](Self::add_url) from a form or a query string, where the text null means that there is
+    /// none.
+    fn add_url_text(&mut self, url: String) -> Result<()> {
+        if url == "null" { Ok(()) } else { self.add_url(url) }
+    }
+
+    /// Checks that another image may follow in `field`.
+    fn expect(&self, field: &'static str) -> Result<()> {
+        let first = self.items.first().map(|first| match first.url() {
+            Some(_) => URL_FIELD,
+            None => self.reader.count.field(),
+        });
+        match self.reader.count {
+            ImageCount::One => match first {
+                None => Ok(()),
+                Some(first) if first == field => Err(given_twice(field)),
+                Some(_) => Err(Error::parameter(
+                    URL_FIELD,
+                    "there are both image and image_url; send one of them",
+                )),
+            },
+            ImageCount::Many(limit) if self.items.len() == limit => Err(too_many(limit)),
+            ImageCount::Many(_) => Ok(()),
+        }
+    }
+
+    fn finish(self) -> Result<Vec<SentImage>> {
         let count = self.reader.count;
         let missing = match count {
             ImageCount::One => "there is no image",

@@ -17,8 +17,8 @@ use multer::{Field, Multipart};
 use super::head::HeaderParameters;
 use super::names::Place;
 use super::{Form, Images, Transport, encoded, malformed};
-use crate::captioner::{ParameterFields, shortened, too_long};
-use crate::http::body::{BodyPermit, LimitedBody, TooLarge, append};
+use crate::captioner::{ParameterFields, append, shortened, too_long};
+use crate::http::body::{BodyPermit, LimitedBody, TooLarge};
 use cutline_error::{Error, Result};
 
 /// Limit on what precedes the content of a part: its headers, and text before the first part.
@@ -54,17 +54,13 @@ pub(super) async fn read(
                 None => Err(TooLarge::Image(max_image_bytes).error()),
             };
             images.add(head.file, photo.map(|bytes| permit.photo(bytes)))?;
+        } else if reader.count.is_url(&name) {
+            images.add_url_text(text(part, &name, &head.transfer, &permit).await?)?;
         } else {
             // Before the content, which may be an image under a wrong name.
             form.expect(&name, Place::Body)?;
-            let content = content(part, ParameterFields::MAX_BYTES).await?;
-            let content = content.ok_or_else(|| too_long(&name))?;
-            let content = head.transfer.decode(content, ParameterFields::MAX_BYTES, &permit)?;
-            let text = std::str::from_utf8(&content).map_err(|error| {
-                Error::parameter(name.clone(), "the value is not UTF-8; send it as UTF-8 text")
-                    .with_source(error)
-            })?;
-            form.add_text(&name, text, Place::Body)?;
+            let text = text(part, &name, &head.transfer, &permit).await?;
+            form.add_text(&name, &text, Place::Body)?;
         }
     }
 }
@@ -194,6 +190,22 @@ impl Stream for PartSource {
         self.passed = true;
         Poll::Ready(Some(Ok(piece)))
     }
+}
+
+/// The content of a part that is a parameter.
+async fn text(
+    part: Field<'_>,
+    name: &str,
+    transfer: &Transfer,
+    permit: &BodyPermit,
+) -> Result<String> {
+    let content = content(part, ParameterFields::MAX_BYTES).await?;
+    let content = content.ok_or_else(|| too_long(name))?;
+    let content = transfer.decode(content, ParameterFields::MAX_BYTES, permit)?;
+    String::from_utf8(content).map_err(|error| {
+        Error::parameter(name.to_owned(), "the value is not UTF-8; send it as UTF-8 text")
+            .with_source(error)
+    })
 }
 
 /// The content of the part; `None` for more than `limit` bytes, which are read and dropped.

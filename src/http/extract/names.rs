@@ -1,6 +1,7 @@
 //! The names of images in forms and in JSON, and the errors for all other names.
 
 use crate::captioner::{Parameter, shortened};
+use crate::fetch::URL_FIELD;
 use cutline_error::Error;
 
 /// How many images a request may have.
@@ -43,6 +44,15 @@ impl ImageCount {
             Self::Many(_) => &["images", "files"],
         };
         own.iter().chain(aliases).any(|alias| alias.eq_ignore_ascii_case(without_index(name)))
+    }
+
+    /// Whether a parameter of this name is the address of an image.
+    pub(super) fn is_url(self, name: &str) -> bool {
+        let name = match self {
+            Self::One => name,
+            Self::Many(_) => without_index(name),
+        };
+        URL_FIELD.eq_ignore_ascii_case(name)
     }
 
     pub(super) fn instructions(self) -> &'static str {

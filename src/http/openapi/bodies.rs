@@ -6,13 +6,14 @@ use std::borrow::Cow;
 
 use utoipa::openapi::path::{ParameterBuilder, ParameterIn};
 use utoipa::openapi::schema::{
-    AdditionalProperties, ArrayBuilder, KnownFormat, Object, ObjectBuilder, Schema, SchemaFormat,
-    SchemaType, Type,
+    AdditionalProperties, ArrayBuilder, KnownFormat, Object, ObjectBuilder, OneOfBuilder, Schema,
+    SchemaFormat, SchemaType, Type,
 };
-use utoipa::openapi::{RefOr, Required};
+use utoipa::openapi::{Ref, RefOr, Required};
 use utoipa::{IntoParams, PartialSchema, ToSchema};
 
 use crate::captioner::Parameter;
+use crate::fetch::{MAX_URL_BYTES, URL_FIELD};
 
 /// A red square of 8 × 8 pixels as PNG, in base64.
 pub(in crate::http) const SQUARE: &str = "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAEUlEQVR42mM4YKCAFTEMLQkAuk5EAZTx2AYAAAAASUVORK5CYII=";
@@ -43,9 +44,38 @@ body! {
     CaptionForm: "image", file(), parameters(nullable_text);
     CaptionRequest: "image", base64(), parameters(nullable);
     BatchForm: "images", list(file()), parameters(nullable_text);
-    BatchRequest: "images", list(base64()), parameters(nullable);
+    BatchRequest: "images", list(base64_or_url()), parameters(nullable);
     ImageForm: "image", file(), [];
     ImageRequest: "image", base64(), [];
+    CaptionUrlRequest: "image_url", url(), parameters(nullable);
+    ImageUrlRequest: "image_url", url(), [];
+    ImageReference: "image_url", url(), [];
+}
+
+/// Declares a JSON body that is one of two.
+macro_rules! either {
+    ($($name:ident: $one:ident, $other:ident;)+) => {$(
+        pub(in crate::http) struct $name;
+
+        impl PartialSchema for $name {
+            fn schema() -> RefOr<Schema> {
+                let refs = [stringify!($one), stringify!($other)].map(Ref::from_schema_name);
+                OneOfBuilder::new().item(refs[0].clone()).item(refs[1].clone()).into()
+            }
+        }
+
+        impl ToSchema for $name {
+            fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+                schemas.push((stringify!($one).to_owned(), $one::schema()));
+                schemas.push((stringify!($other).to_owned(), $other::schema()));
+            }
+        }
+    )+};
+}
+
+either! {
+    CaptionJson: CaptionRequest, CaptionUrlRequest;
+    ImageJson: ImageRequest, ImageUrlRequest;
 }
 
 /// The bytes of one image.
@@ -66,7 +96,7 @@ impl IntoParams for CaptionQuery {
     /// Defaults are part of the description: a generated client would send them, and a parameter
     /// that is also in the body is refused.
     fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<utoipa::openapi::path::Parameter> {
-        let each = Parameter::all().iter().map(|parameter| {
+        let parameters = Parameter::all().iter().map(|parameter| {
             let mut schema = nullable_text(parameter.schema());
             let mut description = schema.description.take().unwrap_or_default();
             if let Some(default) = schema.default.take() {
@@ -80,8 +110,28 @@ impl IntoParams for CaptionQuery {
                 .schema(Some(schema))
                 .build()
         });
-        each.collect()
+        [url_parameter()].into_iter().chain(parameters).collect()
     }
+}
+
+/// The address of an image in the query string.
+pub(in crate::http) struct ImageQuery;
+
+impl IntoParams for ImageQuery {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<utoipa::openapi::path::Parameter> {
+        vec![url_parameter()]
+    }
+}
+
+fn url_parameter() -> utoipa::openapi::path::Parameter {
+    let mut schema = nullable(&url());
+    ParameterBuilder::new()
+        .name(URL_FIELD)
+        .parameter_in(ParameterIn::Query)
+        .required(Required::False)
+        .description(schema.description.take())
+        .schema(Some(schema))
+        .build()
 }
 
 fn object(
@@ -143,7 +193,24 @@ fn base64() -> Object {
         .build()
 }
 
+fn url() -> Object {
+    ObjectBuilder::new()
+        .schema_type(Type::String)
+        .format(Some(SchemaFormat::Custom("uri".to_owned())))
+        .description(Some(
+            "The address of an image, instead of the image, if the server's setting FETCH_URLS allows \
+             that.",
+        ))
+        .max_length(Some(MAX_URL_BYTES))
+        .build()
+}
+
+fn base64_or_url() -> Schema {
+    let reference = Ref::from_schema_name("ImageReference");
+    Schema::OneOf(OneOfBuilder::new().item(base64()).item(reference).build())
+}
+
 /// At least one; the setting `MAX_IMAGES_PER_REQUEST` limits how many.
-fn list(of: Object) -> Schema {
-    Schema::Array(ArrayBuilder::new().items(of).min_items(Some(1)).build())
+fn list(of: impl Into<RefOr<Schema>>) -> Schema {
+    Schema::Array(ArrayBuilder::new().items(of.into()).min_items(Some(1)).build())
 }

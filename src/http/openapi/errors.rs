@@ -20,6 +20,7 @@ const BODY: &[ErrorKind] = &[
     ErrorKind::ImageTooLarge,
     ErrorKind::UnsupportedFormat,
     ErrorKind::UndecodableImage,
+    ErrorKind::FetchFailed,
     ErrorKind::InvalidParameter,
     ErrorKind::QueueFull,
     ErrorKind::InferenceTimeout,
@@ -164,6 +165,10 @@ fn example(kind: ErrorKind) -> Error {
             "the image format is not supported; send JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF"
         }
         ErrorKind::UndecodableImage => "the PNG image is cut off; send the whole file",
+        ErrorKind::FetchFailed => {
+            "the server of the image answered with the status 404; check that the address leads to an \
+             image that everyone may read"
+        }
         ErrorKind::InvalidParameter => {
             return Error::parameter("num_beams", "num_beams must be between 1 and 10");
         }

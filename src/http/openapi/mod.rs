@@ -39,6 +39,7 @@ use crate::captioner;
                        that a parameter is not given. Bodies may be compressed with gzip or deflate.",
     ),
     components(schemas(
+        bodies::ImageReference,
         captioner::Caption,
         dto::Problem,
         dto::TextSoFar,

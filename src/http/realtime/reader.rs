@@ -15,8 +15,8 @@ use tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
 
 use super::Closing;
 use super::entrance::{Entrance, InProgress};
-use crate::captioner::{Budget, Permit};
-use crate::http::body::{BodyLimits, append, too_slow};
+use crate::captioner::{Budget, Permit, append};
+use crate::http::body::{BodyLimits, too_slow};
 use cutline_error::{Error, Result};
 
 /// Bytes that are read from the connection at a time.

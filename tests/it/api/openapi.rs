@@ -176,7 +176,15 @@ fn it_says_which_values_are_accepted() {
     let image = &schemas["CaptionRequest"]["properties"]["image"];
     assert!(image["minLength"].as_u64().unwrap() > 0, "an empty image is none: {image}");
     assert_eq!(image["type"], "string", "an image is not optional");
-    assert_eq!(schemas["BatchRequest"]["properties"]["images"]["items"], *image);
+    let elements = &schemas["BatchRequest"]["properties"]["images"]["items"]["oneOf"];
+    assert_eq!(elements[0], *image);
+    assert_eq!(elements[1]["$ref"], "#/components/schemas/ImageReference");
+    for by_url in ["CaptionUrlRequest", "ImageUrlRequest", "ImageReference"] {
+        let url = &schemas[by_url]["properties"]["image_url"];
+        assert_eq!((&url["type"], &url["format"]), (&"string".into(), &"uri".into()), "{by_url}");
+        assert_eq!(schemas[by_url]["required"], serde_json::json!(["image_url"]));
+        assert_eq!(schemas[by_url]["additionalProperties"], false);
+    }
     for request in ["CaptionRequest", "BatchRequest"] {
         for parameter in Parameter::all() {
             let schema = &schemas[request]["properties"][parameter.name()];
