@@ -126,7 +126,7 @@ pub fn realtime(data: &[u8]) -> Corpus {
 pub fn realtime_seeds() -> Seeds {
     let frame = |first: u8, payload: &str| {
         let length = 0x80 | u8::try_from(payload.len()).expect("a short payload");
-        [&[first, length, 0, 0, 0, 0], payload.as_bytes()].concat()
+        [&[first, length, 0, 0, 0, 0][..], payload.as_bytes()].concat()
     };
     let text = r#"{"type": "caption", "id": "a", "image": "aGVsbG8=", "num_beams": 3}"#;
     let (start, rest) = text.split_at(30);

@@ -2,6 +2,7 @@
 
 use super::body::Received;
 use crate::captioner::Photo;
+use crate::fetch::is_url;
 use crate::http::extract::encoded;
 use crate::http::state::AppState;
 use cutline_error::{Error, ErrorKind, Result};
@@ -9,8 +10,16 @@ use cutline_error::{Error, ErrorKind, Result};
 /// The image that `reference` is or names: base64, a `data:` URI, or the address of an image.
 ///
 /// # Errors
-/// [`MalformedRequest`](ErrorKind::MalformedRequest) or [`ImageTooLarge`](ErrorKind::ImageTooLarge).
+/// [`MalformedRequest`](ErrorKind::MalformedRequest) or [`ImageTooLarge`](ErrorKind::ImageTooLarge);
+/// those of [`Fetcher::fetch`](crate::fetch::Fetcher::fetch).
 pub(super) async fn photo(reference: &str, received: &Received, state: &AppState) -> Result<Photo> {
+    if is_url(reference) {
+        return state.fetcher().fetch(reference, state.decoders()?.budget()).await;
+    }
+    sent(reference, received, state)
+}
+
+fn sent(reference: &str, received: &Received, state: &AppState) -> Result<Photo> {
     let bytes = encoded::image(reference, state.settings().max_image_bytes)?;
     Ok(received.permit.photo(bytes))
 }
@@ -35,11 +44,19 @@ pub(super) async fn photos(
             format!("a request may have at most {most} images; send several requests"),
         ));
     }
-    let mut photos = Vec::with_capacity(references.len());
-    for reference in references {
-        photos.push(photo(reference, received, state).await?);
-    }
-    Ok(photos)
+    // A copy takes the place of the image, for which the memory is counted.
+    let urls = references.iter().filter(|reference| is_url(reference));
+    let urls = urls.map(|url| (*url).to_owned()).collect();
+    let mut fetched = state.fetcher().fetch_all(urls, state.decoders()?.budget()).await.into_iter();
+    let each = references.iter().map(|reference| {
+        if is_url(reference) {
+            let lost = || Err(Error::internal("an image was not fetched"));
+            fetched.next().unwrap_or_else(lost)
+        } else {
+            sent(reference, received, state)
+        }
+    });
+    each.collect()
 }
 
 /// The error of a request without an image.

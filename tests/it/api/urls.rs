@@ -323,6 +323,38 @@ async fn failures_are_told_apart_but_not_what_is_inside() {
 }
 
 #[tokio::test]
+async fn clients_of_other_programs_send_addresses_as_well() {
+    let images = Images::start().await;
+    let chat = |urls: &[String]| {
+        let content: Vec<Value> = urls
+            .iter()
+            .map(|url| json!({"type": "image_url", "image_url": {"url": url}}))
+            .collect();
+        let message = json!({"role": "user", "content": content});
+        let body = json!({"model": "scripted", "messages": [message]});
+        post_to("/v1/chat/completions", "application/json", body.to_string())
+    };
+    let both = [images.url("1.png"), images.url("2.png")];
+    let fixture = images.fixture();
+    let answer = fixture.send(chat(&both)).await;
+    let answer = answer.json();
+    let content = answer["choices"][0]["message"]["content"].as_str();
+    assert_eq!(content, Some("a red square\na red square"), "{answer}");
+    assert_eq!(images.requests(), 2);
+    let ollama = json!({"model": "scripted", "images": [images.url("3.png")], "stream": false});
+    let answer =
+        fixture.send(post_to("/api/generate", "application/json", ollama.to_string())).await;
+    assert_eq!(answer.json()["response"], "a red square", "{answer:?}");
+
+    let answer = Fixture::roomy(8, MemoryLimits::default()).send(chat(&both)).await;
+    // OpenAI knows no 422.
+    assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{answer:?}");
+    let message = answer.json()["error"]["message"].clone();
+    assert!(message.as_str().unwrap().contains("FETCH_URLS"), "{message}");
+    assert_eq!(images.requests(), 3);
+}
+
+#[tokio::test]
 async fn a_client_that_leaves_ends_the_transfer() {
     let images = Images::start().await;
     let fixture = images.fixture();
