@@ -25,6 +25,7 @@
 //! |---|---|
 //! | [`cli`] | parses the command line and runs one command |
 //! | [`http`] | parses requests, applies limits, and writes answers and errors |
+//! | [`mcp`] | tools of the Model Context Protocol, for the command line and for HTTP |
 //! | [`config`] | all settings: names, defaults, ranges |
 //! | [`fetch`] | images by URL, from hosts that the operator allows |
 //! | [`captioner`] | the use case: photos and parameters in, captions out |
@@ -46,6 +47,7 @@ pub mod config;
 pub mod engine;
 pub mod fetch;
 pub mod http;
+pub mod mcp;
 pub mod metrics;
 pub mod scheduler;
 pub mod telemetry;

@@ -198,8 +198,10 @@ async def run(load):
 
 # Files that both read, but differently, and why.
 EXPLAINED = {
+    "avif/xmp_tags_orientation.avif": "the orientation is in XMP only",
     "exif_imagemagick_orientation.png": "the EXIF data is in a text chunk, where ImageMagick once wrote it",
     "mmap_error.bmp": "the offset of the pixels points into the palette, which Pillow corrects",
+    "rgb32bf-abgr.bmp": "all alpha values are 0, which cutline takes for no transparency",
     "xmp_tags_orientation.png": "the orientation is in XMP only",
     "xmp_tags_orientation_exiftool.png": "the orientation is in XMP only",
 }

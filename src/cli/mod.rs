@@ -1,5 +1,5 @@
 //! The command line: `cutline serve`, `caption`, `check`, `eval`, `model info`, `model quantize`,
-//! `bench`, `health`, `openapi`, `completions` and `man`.
+//! `bench`, `mcp`, `health`, `openapi`, `completions` and `man`.
 //!
 //! Exit statuses: 0 for success, 1 when something failed, 2 when the command or a setting cannot be
 //! used, 3 when there is nothing to caption.
@@ -14,6 +14,7 @@ mod folder;
 #[doc(hidden)]
 pub mod fuzzing;
 mod health;
+mod mcp;
 mod model;
 mod options;
 mod serve;
@@ -51,6 +52,7 @@ pub fn main() -> ExitCode {
         Some((model::NAME, matches)) => model::run(matches),
         Some((bench::NAME, matches)) => bench::run(matches),
         Some((documents::OPENAPI, _)) => documents::openapi(),
+        Some((mcp::NAME, matches)) => mcp::run(matches),
         Some((health::NAME, matches)) => health::run(matches),
         Some((check::NAME, matches)) => check::run(matches),
         Some((eval::NAME, matches)) => eval::run(matches),
@@ -80,6 +82,7 @@ pub fn command() -> Command {
             eval::command(),
             model::command(),
             bench::command(),
+            mcp::command(),
             health::command(),
             documents::openapi_command(),
             documents::completions_command(),
@@ -93,6 +96,8 @@ pub fn command() -> Command {
              cutline serve --port 8080              serve captions over HTTP\n  \
              cutline model info                     describe the model\n  \
              cutline bench                          measure the speed of this machine\n  \
+             cutline mcp Photos                     offer captions to assistants as tools
+  \
              cutline health                         ask whether a server is ready\n\n\
              Settings are also read from the environment and from --env-file: PORT=8080 is --port 8080. \
              serve and health read .env in the current folder; the other commands do not.",

@@ -13,6 +13,7 @@ mod parse;
 mod protection;
 mod values;
 
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -132,6 +133,8 @@ pub struct HttpSettings {
     /// How long a connection may be without a request, whose headers count as well; and how long a
     /// client may read nothing of an answer.
     pub idle_timeout: Duration,
+    /// `HOST`, if only this machine can reach the server there.
+    pub loopback_host: Option<String>,
     /// Who may use the server, from which origins, and how often.
     pub protection: ProtectionSettings,
     /// Where images may be fetched from.
@@ -156,6 +159,7 @@ impl HttpSettings {
             model_aliases: server.model_aliases.map(|names| names.0).unwrap_or_default(),
             max_connections: server.max_connections,
             idle_timeout: Duration::from_secs(60),
+            loopback_host: Some(server.host).filter(|host| is_loopback(host)),
             protection: protection_settings(values)?,
             fetch: fetch_settings(values)?,
         })
@@ -166,6 +170,11 @@ impl Default for HttpSettings {
     fn default() -> Self {
         defaults(Self::new)
     }
+}
+
+fn is_loopback(host: &str) -> bool {
+    let address = host.parse::<IpAddr>().map(|address| address.to_canonical().is_loopback());
+    address.unwrap_or_else(|_| host.eq_ignore_ascii_case("localhost"))
 }
 
 fn protection_settings(values: &Values) -> Result<ProtectionSettings> {

@@ -92,6 +92,11 @@ impl BodyPermit {
         Ok(permit.split(bytes as u64))
     }
 
+    /// Returns what no image has taken.
+    pub(super) fn release(&self) {
+        drop(self.lock().split(u64::MAX));
+    }
+
     /// The lock guards two numbers, which are valid even after a panic.
     fn lock(&self) -> MutexGuard<'_, Permit> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)

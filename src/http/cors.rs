@@ -35,6 +35,9 @@ pub(super) fn layer(origins: &CorsOrigins) -> Option<CorsLayer> {
             CONTENT_TYPE,
             HeaderName::from_static(API_KEY),
             REQUEST_ID,
+            HeaderName::from_static("mcp-protocol-version"),
+            HeaderName::from_static("mcp-method"),
+            HeaderName::from_static("mcp-name"),
         ])
         .expose_headers([REQUEST_ID, SERVER_TIMING, RETRY_AFTER])
         .max_age(MAX_AGE);

@@ -60,6 +60,7 @@ use utoipa_axum::routes;
 use self::auth::Access;
 use self::dto::Endpoint;
 use self::error::Failure;
+pub(crate) use self::extract::encoded::image as image_in_text;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub use self::extract::fuzzing;

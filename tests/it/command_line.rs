@@ -6,6 +6,8 @@ mod folders;
 mod interrupted;
 mod judged;
 #[cfg(all(target_os = "linux", feature = "embedded-model"))]
+mod mcp;
+#[cfg(all(target_os = "linux", feature = "embedded-model"))]
 mod memory;
 #[cfg(all(unix, feature = "embedded-model"))]
 mod outputs;

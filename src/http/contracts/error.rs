@@ -52,7 +52,8 @@ pub(in crate::http) fn shape(
 /// The error as JSON; `None` for contracts that use problem documents.
 pub(in crate::http) fn value(contract: Contract, error: &Error) -> Option<Value> {
     match contract {
-        Contract::Native | Contract::Realtime | Contract::Mcp => None,
+        Contract::Native | Contract::Realtime => None,
+        Contract::Mcp => Some(jsonrpc(error)),
         Contract::OpenAi => Some(json!({"error": openai(error)})),
         Contract::Ollama | Contract::HuggingFace | Contract::Kserve => {
             Some(json!({"error": message(error)}))
@@ -62,6 +63,19 @@ pub(in crate::http) fn value(contract: Contract, error: &Error) -> Option<Value>
             Some(json!({"code": code, "error": message(error)}))
         }
     }
+}
+
+/// A JSON-RPC error that answers no request in particular: its id was not read.
+fn jsonrpc(error: &Error) -> Value {
+    let problem = problem(error, None);
+    // The codes of JSON-RPC, and the first of those that it leaves to servers.
+    let number = match error.kind() {
+        ErrorKind::MalformedRequest => -32600,
+        kind if status(kind) == StatusCode::INTERNAL_SERVER_ERROR => -32603,
+        _ => -32000,
+    };
+    let error = json!({"code": number, "message": problem.detail, "data": {"code": problem.code}});
+    json!({"jsonrpc": "2.0", "id": null, "error": error})
 }
 
 /// The message for users of the server, without internals.
@@ -119,6 +133,10 @@ mod tests {
         }
         let expected = json!({"code": 400, "error": "n is wrong; send 1"});
         assert_eq!(value(Contract::PhotoPrism, &error), Some(expected));
+        let expected = json!({"jsonrpc": "2.0", "id": null, "error": {
+            "code": -32000, "message": "n is wrong; send 1", "data": {"code": "invalid_parameter"},
+        }});
+        assert_eq!(value(Contract::Mcp, &error), Some(expected));
     }
 
     #[test]

@@ -18,6 +18,7 @@ mod huggingface;
 mod images;
 mod intent;
 mod json;
+mod mcp;
 mod names;
 mod ollama;
 mod openai;
@@ -96,7 +97,13 @@ impl Contract {
 
 /// The routes of all contracts, and who may use them.
 pub(super) fn routes() -> Vec<(Access, UtoipaMethodRouter<AppState>)> {
-    let rooms = [openai::routes(), ollama::routes(), photoprism::routes(), huggingface::routes()];
+    let rooms = [
+        openai::routes(),
+        ollama::routes(),
+        photoprism::routes(),
+        huggingface::routes(),
+        mcp::routes(),
+    ];
     rooms.into_iter().flatten().collect()
 }
 

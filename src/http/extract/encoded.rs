@@ -27,7 +27,7 @@ const LONGEST_SCHEME: usize = 32;
 /// # Errors
 /// [`MalformedRequest`](cutline_error::ErrorKind::MalformedRequest), or
 /// [`ImageTooLarge`](cutline_error::ErrorKind::ImageTooLarge) for more than `max_bytes`.
-pub(in crate::http) fn image(text: &str, max_bytes: usize) -> Result<Vec<u8>> {
+pub(crate) fn image(text: &str, max_bytes: usize) -> Result<Vec<u8>> {
     let text = text.trim_ascii_start();
     let start = &text.as_bytes()[..text.len().min(LONGEST_SCHEME)];
     let Some(colon) = start.iter().position(|byte| *byte == b':') else {

@@ -86,6 +86,17 @@ contract_problems! {
     PhotoPrismProblems: PhotoPrism, KEY, BODY, MODEL, FOREIGN;
     HuggingFaceProblems: HuggingFace, KEY, BODY, MODEL, FOREIGN;
     HuggingFaceModelProblems: HuggingFace, KEY, MODEL;
+    McpProblems: Mcp, KEY, &[
+        ErrorKind::OriginNotAllowed,
+        ErrorKind::MalformedRequest,
+        ErrorKind::NotFound,
+        ErrorKind::RequestTimeout,
+        ErrorKind::ImageTooLarge,
+        ErrorKind::UnsupportedFormat,
+        ErrorKind::QueueFull,
+        ErrorKind::ShuttingDown,
+        ErrorKind::Internal,
+    ];
 }
 
 /// The errors as the clients of a contract read them.

@@ -53,6 +53,7 @@ use crate::captioner;
         (name = "ollama", description = "Ollama's API, for its clients"),
         (name = "photoprism", description = "PhotoPrism's vision service"),
         (name = "huggingface", description = "The tasks of Hugging Face's inference API"),
+        (name = "mcp", description = "The Model Context Protocol"),
         (name = "documents", description = "Descriptions of this server"),
     ),
 )]

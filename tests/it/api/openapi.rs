@@ -64,6 +64,7 @@ fn it_describes_the_endpoints_of_the_design() {
         ("POST", "/caption/batch"),
         ("POST", "/caption/generate"),
         ("POST", "/image/process"),
+        ("POST", "/mcp"),
         ("POST", "/pipeline/{task}"),
         ("POST", "/predict"),
         ("POST", "/v1/chat/completions"),
