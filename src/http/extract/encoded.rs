@@ -35,7 +35,8 @@ pub(crate) fn image(text: &str, max_bytes: usize) -> Result<Vec<u8>> {
     };
     if !start[..colon].eq_ignore_ascii_case(b"data") {
         return Err(malformed(
-            "an address is no base64; send it in the field image_url, or the image itself as base64",
+            "URLs are not base64; send the image itself, or its address in the field image_url \
+             where there is one",
         ));
     }
     let uri = &text[colon + 1..];
