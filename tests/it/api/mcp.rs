@@ -217,7 +217,7 @@ async fn what_goes_wrong_in_a_call_is_a_result() {
             json!({"image": STANDARD.encode("no image at all")}),
             "not a supported image",
         ),
-        ("image_colors", json!({"image": &encoded[..encoded.len() / 2]}), "PNG"),
+        ("image_colors", json!({"image": &encoded[..encoded.len() / 8 * 4]}), "PNG"),
         ("caption_image", json!({"image": 5}), "must be a string"),
         ("tag_image", json!({"image": [encoded]}), "must be a string"),
         ("caption_image", json!({"image": encoded, "url": "http://a/b"}), "only one of"),
@@ -277,7 +277,7 @@ async fn a_full_queue_is_a_result() {
     eventually("one in the queue", || fixture.captioner.status().queue_depth == 1).await;
     let third = json!({"image": STANDARD.encode(distinct(9))});
     let result = call(&fixture, "caption_image", &third).await;
-    assert!(sentence(&result).contains("queue is full"), "{result}");
+    assert!(sentence(&result).contains("too many images are waiting"), "{result}");
     // A client that leaves takes its caption with it.
     first.abort();
     second.abort();
