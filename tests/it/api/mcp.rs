@@ -217,7 +217,7 @@ async fn what_goes_wrong_in_a_call_is_a_result() {
             json!({"image": STANDARD.encode("no image at all")}),
             "not a supported image",
         ),
-        ("image_colors", json!({"image": &encoded[..encoded.len() / 8 * 4]}), "PNG"),
+        ("image_colors", json!({"image": &encoded[..encoded.len() / 8 * 4]}), "damaged or cut off"),
         ("caption_image", json!({"image": 5}), "must be a string"),
         ("tag_image", json!({"image": [encoded]}), "must be a string"),
         ("caption_image", json!({"image": encoded, "url": "http://a/b"}), "only one of"),
