@@ -161,7 +161,7 @@ async fn method_not_allowed(method: Method, route: Option<MatchedPath>) -> Failu
     let mut allowed: Vec<&str> = here.map(|endpoint| endpoint.method).collect();
     if allowed.is_empty() {
         // Routes that are not in the document.
-        allowed.push(if contracts::takes_posts(route) { "POST" } else { "GET" });
+        allowed.extend(contracts::methods(route));
     }
     Failure(Error::new(
         ErrorKind::MethodNotAllowed,

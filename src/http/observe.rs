@@ -309,7 +309,7 @@ impl RequestLog {
     fn count(&self, status: u16, elapsed: Duration, failure: Option<&Failure>) {
         self.metrics.request(self.contract.as_str(), &self.route, status, elapsed);
         // A probe that reports an unready server is not refused work.
-        let probe = self.route.starts_with("/health");
+        let probe = ["/health", "/v2/health"].iter().any(|path| self.route.starts_with(path));
         if let Some(Failure(error)) = failure.filter(|_| !probe) {
             self.metrics.rejected(error.kind().code());
         }

@@ -11,6 +11,7 @@ mod fixture;
 mod floods;
 mod forms;
 mod huggingface;
+mod kserve;
 mod mcp;
 mod metrics;
 mod ollama;

@@ -54,14 +54,35 @@ pub(super) struct Asked {
     pub(super) limit: Duration,
 }
 
+/// How urgent a request is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Urgency {
+    pub(super) priority: Priority,
+    /// The time until the whole answer.
+    pub(super) limit: Duration,
+}
+
+impl Urgency {
+    /// Of a request with `images` images that says nothing about it.
+    pub(super) fn usual(images: usize, state: &AppState) -> Self {
+        let priority = if images == 1 { Priority::Interactive } else { Priority::Bulk };
+        Self { priority, limit: state.settings().request_timeout }
+    }
+}
+
 impl Ask {
     /// Checks the parameters, and reserves places in the queue for all images.
     ///
     /// # Errors
     /// Those of [`Captioner::start_all`].
     pub(super) async fn start(self, state: &AppState, captioner: &Captioner) -> Result<Asked> {
+        let urgency = Urgency::usual(self.photos.len(), state);
+        self.start_as(captioner, urgency).await
+    }
+
+    async fn start_as(self, captioner: &Captioner, urgency: Urgency) -> Result<Asked> {
         let begin = Instant::now();
-        let limit = state.settings().request_timeout;
+        let Urgency { priority, limit } = urgency;
         let Self { photos, params, intent, format } = self;
         // Tags come from several captions, the first of which is the caption.
         let tagged = if format.wants_tags() { Intent::Tags } else { intent };
@@ -69,7 +90,6 @@ impl Ask {
         let images = photos.len() * captioner.info().image_tokens;
         let prompt = images + captioner.prompt_tokens(&params)?;
         let usage = Usage { prompt, image: images, completion: 0 };
-        let priority = if photos.len() == 1 { Priority::Interactive } else { Priority::Bulk };
         let work = Box::pin(captioner.start_all(photos, params, priority));
         let deadline = begin + limit;
         let runs = timeout_at(deadline, work).await.map_err(|_| too_late(limit))??;
@@ -81,7 +101,16 @@ impl Ask {
     /// # Errors
     /// Those of [`start`](Self::start); also if an image is bad or the model fails.
     pub(super) async fn answer(self, state: &AppState, captioner: &Captioner) -> Result<Reply> {
-        let mut asked = self.start(state, captioner).await?;
+        let urgency = Urgency::usual(self.photos.len(), state);
+        self.answer_as(captioner, urgency).await
+    }
+
+    /// The same for a request that says how urgent it is.
+    ///
+    /// # Errors
+    /// Those of [`answer`](Self::answer).
+    pub(super) async fn answer_as(self, captioner: &Captioner, urgency: Urgency) -> Result<Reply> {
+        let mut asked = self.start_as(captioner, urgency).await?;
         let mut captions = Vec::with_capacity(asked.runs.len());
         for run in &mut asked.runs {
             let end = timeout_at(asked.begin + asked.limit, run.end()).await;

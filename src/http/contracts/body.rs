@@ -60,15 +60,22 @@ impl Received {
     /// [`MalformedRequest`](ErrorKind::MalformedRequest): it is something else, or a field has a wrong
     /// type.
     pub(super) fn json<'a, T: Deserialize<'a>>(&'a self) -> Result<T> {
-        let malformed = |detail: String| Error::new(ErrorKind::MalformedRequest, detail);
-        let json =
-            text::without_mark(&self.bytes).map_err(|why| malformed(format!("the body {why}")))?;
-        serde_json::from_slice(json).map_err(|error| {
-            // serde_json's sentence names the field or the type that was expected, and never quotes
-            // more than a line.
-            let reason: String = error.to_string().chars().take(200).collect();
-            malformed(format!("the body is not JSON as expected here ({reason}); correct it"))
-                .with_source(error)
-        })
+        from_json(&self.bytes)
     }
+}
+
+/// `json` as JSON, for bodies of which it is only a part.
+///
+/// # Errors
+/// As [`Received::json`].
+pub(super) fn from_json<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T> {
+    let malformed = |detail: String| Error::new(ErrorKind::MalformedRequest, detail);
+    let json = text::without_mark(json).map_err(|why| malformed(format!("the body {why}")))?;
+    serde_json::from_slice(json).map_err(|error| {
+        // serde_json's sentence names the field or the type that was expected, and never quotes
+        // more than a line.
+        let reason: String = error.to_string().chars().take(200).collect();
+        malformed(format!("the body is not JSON as expected here ({reason}); correct it"))
+            .with_source(error)
+    })
 }

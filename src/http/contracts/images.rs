@@ -35,15 +35,7 @@ pub(super) async fn photos(
     state: &AppState,
 ) -> Result<Vec<Photo>> {
     let most = state.settings().max_images_per_request;
-    if references.is_empty() {
-        return Err(required());
-    }
-    if references.len() > most {
-        return Err(Error::new(
-            ErrorKind::BatchTooLarge,
-            format!("a request may have at most {most} images; send several requests"),
-        ));
-    }
+    check_count(references.len(), most)?;
     // A copy takes the place of the image, for which the memory is counted.
     let urls = references.iter().filter(|reference| is_url(reference));
     let urls = urls.map(|url| (*url).to_owned()).collect();
@@ -57,6 +49,21 @@ pub(super) async fn photos(
         }
     });
     each.collect()
+}
+
+/// Checks the number of images in a request.
+///
+/// # Errors
+/// [`ImageRequired`](ErrorKind::ImageRequired) or [`BatchTooLarge`](ErrorKind::BatchTooLarge).
+pub(super) fn check_count(images: usize, most: usize) -> Result<()> {
+    match images {
+        0 => Err(required()),
+        _ if images > most => Err(Error::new(
+            ErrorKind::BatchTooLarge,
+            format!("a request may have at most {most} images; send several requests"),
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// The error of a request without an image.

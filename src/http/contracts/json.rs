@@ -55,14 +55,26 @@ pub(super) fn native_parameters(
     object: &RawValue,
     fields: &mut ParameterFields,
 ) -> cutline_error::Result<()> {
-    let wrong = |detail: &'static str| cutline_error::Error::parameter("cutline", detail);
+    let object = parameters(object, "cutline")?;
+    object.into_iter().try_for_each(|(name, value)| fields.add(&name, value))
+}
+
+/// The parameters in an object of a request, which is its field `name`.
+///
+/// # Errors
+/// [`InvalidParameter`](cutline_error::ErrorKind::InvalidParameter): it is no object, or too long for
+/// one.
+pub(super) fn parameters(
+    object: &RawValue,
+    name: &'static str,
+) -> cutline_error::Result<Map<String, Value>> {
+    let wrong = |detail: &'static str| cutline_error::Error::parameter(name, detail);
     if object.get().len() > ParameterFields::MAX_BYTES {
         return Err(wrong("the native parameters are too long; shorten the prompt"));
     }
-    let object: Map<String, Value> = serde_json::from_str(object.get()).map_err(|error| {
+    serde_json::from_str(object.get()).map_err(|error| {
         wrong("native parameters must be an object, such as {\"num_beams\": 3}").with_source(error)
-    })?;
-    object.into_iter().try_for_each(|(name, value)| fields.add(&name, value))
+    })
 }
 
 /// At most `N` elements; more are an error.

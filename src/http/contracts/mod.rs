@@ -18,6 +18,7 @@ mod huggingface;
 mod images;
 mod intent;
 mod json;
+mod kserve;
 mod mcp;
 mod names;
 mod ollama;
@@ -29,6 +30,8 @@ mod structured;
 
 use axum::Router;
 use axum::http::{HeaderName, Method};
+use utoipa::OpenApi as _;
+use utoipa::openapi::OpenApi;
 use utoipa_axum::router::UtoipaMethodRouter;
 
 use super::auth::Access;
@@ -102,6 +105,7 @@ pub(super) fn routes() -> Vec<(Access, UtoipaMethodRouter<AppState>)> {
         ollama::routes(),
         photoprism::routes(),
         huggingface::routes(),
+        kserve::routes(),
         mcp::routes(),
     ];
     rooms.into_iter().flatten().collect()
@@ -109,12 +113,21 @@ pub(super) fn routes() -> Vec<(Access, UtoipaMethodRouter<AppState>)> {
 
 /// Routes that are no part of the OpenAPI document.
 pub(super) fn more_routes() -> Router<AppState> {
-    openai::more_routes().merge(huggingface::more_routes())
+    openai::more_routes().merge(huggingface::more_routes()).merge(kserve::more_routes())
 }
 
-/// Whether one of [`more_routes`] is for requests that send something.
-pub(super) fn takes_posts(route: &str) -> bool {
-    route == huggingface::BY_MODEL
+/// Describes addresses of [`more_routes`] in the OpenAPI document.
+pub(super) fn more_paths() -> OpenApi {
+    kserve::ModelRoutes::openapi()
+}
+
+/// The methods of one of [`more_routes`].
+pub(super) fn methods(route: &str) -> &'static [&'static str] {
+    match route {
+        huggingface::BY_MODEL => &["POST"],
+        kserve::BY_MODEL => &["GET", "POST"],
+        _ => &["GET"],
+    }
 }
 
 /// A random id with the prefix that a contract demands.

@@ -86,6 +86,11 @@ contract_problems! {
     PhotoPrismProblems: PhotoPrism, KEY, BODY, MODEL, FOREIGN;
     HuggingFaceProblems: HuggingFace, KEY, BODY, MODEL, FOREIGN;
     HuggingFaceModelProblems: HuggingFace, KEY, MODEL;
+    KserveProblems: Kserve, KEY, BODY, MODEL, FOREIGN;
+    KserveModelProblems: Kserve, KEY, MODEL, &[ErrorKind::ModelNotFound];
+    KserveServerProblems: Kserve, KEY;
+    KserveLiveProblems: Kserve, &[ErrorKind::NotReady];
+    KserveReadyProblems: Kserve, MODEL;
     McpProblems: Mcp, KEY, &[
         ErrorKind::OriginNotAllowed,
         ErrorKind::MalformedRequest,

@@ -25,7 +25,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_swagger_ui::Config;
 
 use super::state::AppState;
-use super::{dto, not_found, realtime, routes};
+use super::{contracts, dto, not_found, realtime, routes};
 use crate::captioner;
 
 #[derive(OpenApi)]
@@ -53,6 +53,7 @@ use crate::captioner;
         (name = "ollama", description = "Ollama's API, for its clients"),
         (name = "photoprism", description = "PhotoPrism's vision service"),
         (name = "huggingface", description = "The tasks of Hugging Face's inference API"),
+        (name = "kserve", description = "KServe's Open Inference Protocol, version 2"),
         (name = "mcp", description = "The Model Context Protocol"),
         (name = "documents", description = "Descriptions of this server"),
     ),
@@ -69,6 +70,7 @@ pub(super) fn contract() -> utoipa::openapi::OpenApi {
     let router = OpenApiRouter::with_openapi(Contract::openapi());
     let router = routes().into_iter().fold(router, |router, (_, route)| router.routes(route));
     let mut contract = router.into_openapi();
+    contract.merge(contracts::more_paths());
     contract.merge(SwaggerUiContract::openapi());
     let components = contract.components.get_or_insert_with(Components::default);
     flat::flatten(components);

@@ -44,8 +44,16 @@ fn is_unauthorized(answer: &Answer) {
 
 #[tokio::test]
 async fn every_route_but_the_open_ones_needs_a_key() {
-    const OPEN: [&str; 6] =
-        ["/", "/health", "/health/live", "/health/ready", "/openapi.json", "/api/docs/"];
+    const OPEN: [&str; 8] = [
+        "/",
+        "/health",
+        "/health/live",
+        "/health/ready",
+        "/v2/health/live",
+        "/v2/health/ready",
+        "/openapi.json",
+        "/api/docs/",
+    ];
     let fixture = protected(PublicEndpoints::default());
     let mut closed = 0;
     for (method, path) in operations() {

@@ -54,6 +54,12 @@ fn it_describes_the_endpoints_of_the_design() {
         ("GET", "/model/info"),
         ("GET", "/openapi.json"),
         ("GET", "/v1/models"),
+        ("GET", "/v2"),
+        ("GET", "/v2/health/live"),
+        ("GET", "/v2/health/ready"),
+        ("GET", "/v2/models/{model}"),
+        ("GET", "/v2/models/{model}/config"),
+        ("GET", "/v2/models/{model}/ready"),
         ("POST", "/"),
         ("POST", "/api/chat"),
         ("POST", "/api/generate"),
@@ -69,6 +75,8 @@ fn it_describes_the_endpoints_of_the_design() {
         ("POST", "/predict"),
         ("POST", "/v1/chat/completions"),
         ("POST", "/v1/responses"),
+        ("POST", "/v2/models/{model}/infer"),
+        ("POST", "/v2/repository/index"),
     ];
     let expected = expected.map(|(method, path)| (method.to_owned(), path.to_owned()));
     assert_eq!(operations(), BTreeSet::from(expected));

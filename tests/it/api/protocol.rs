@@ -32,7 +32,7 @@ async fn the_index_lists_the_routes() {
         .collect();
     assert_eq!(listed, operations());
     for (method, pattern) in listed {
-        let path = pattern.replace("{task}", "image-to-text");
+        let path = pattern.replace("{task}", "image-to-text").replace("{model}", "scripted");
         let status = fixture.send(request(&method, &path)).await.status;
         assert!(status != StatusCode::NOT_FOUND && status != StatusCode::METHOD_NOT_ALLOWED);
         let answer = fixture.send(request("PATCH", &path)).await;
