@@ -12,6 +12,7 @@ from pathlib import Path
 
 import aiohttp
 import chaos
+import contracts
 import photos
 import pillow_images
 import soak
@@ -254,11 +255,14 @@ class Load:
     async def pillow(self):
         await pillow_images.run(self)
 
+    async def contracts(self):
+        await contracts.run(self, BYPASS)
+
 
 CHECKS = ["throughput", "poisson", "crowd", "same", "cached", "kill", "memory"]
 # Run only if they are named.
 CHAOS = [f"chaos-{part}" for part in chaos.PARTS]
-LONG = ["chaos", *CHAOS, "soak", "pillow"]
+LONG = ["chaos", *CHAOS, "soak", "pillow", "contracts"]
 
 
 def main():
