@@ -26,7 +26,7 @@ fn quick(idle_timeout: Duration) -> HttpSettings {
     HttpSettings { idle_timeout, ..HttpSettings::default() }
 }
 
-const SHORT: Duration = Duration::from_millis(300);
+const SHORT: Duration = Duration::from_millis(500);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_image_that_is_too_large_is_refused_and_the_connection_stays() {
@@ -312,23 +312,23 @@ async fn while_a_server_prepares_to_stop_it_still_answers() {
 async fn an_idle_connection_gives_way_and_a_busy_one_does_not() {
     let settings = HttpSettings { max_connections: 1, ..HttpSettings::default() };
     let server = Server::start(settings).await;
-    let probe = async || {
+    let probe = async |limit: Duration| {
         let mut stream = TcpStream::connect(server.address).await.unwrap();
         stream.write_all(b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
         let mut start = [0; 12];
-        let read = timeout(SHORT, stream.read_exact(&mut start)).await;
+        let read = timeout(limit, stream.read_exact(&mut start)).await;
         read.is_ok_and(|read| read.is_ok() && &start == b"HTTP/1.1 200")
     };
     let mut idle = server.connect().await;
     idle.still_answers().await;
-    assert!(probe().await, "the idle connection has not given way");
+    assert!(probe(BOUND).await, "the idle connection has not given way");
     assert_eq!(idle.close_code().await, 1001);
 
     let mut busy = server.connect().await;
     server.fixture.script.set_stuck(true);
     busy.caption("a", &png(), json!({"cache": "bypass"})).await;
     server.in_model(1).await;
-    assert!(!probe().await, "the busy connection has given way");
+    assert!(!probe(SHORT).await, "the busy connection has given way");
     server.fixture.script.set_stuck(false);
     assert_eq!(busy.last("a").await["type"], "done");
 }
