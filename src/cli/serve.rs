@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use super::runtime;
 use super::signals::{Signals, TERMINATED};
 use crate::config::{self, Group, Settings, Values};
-use crate::http::{self, Shutdown};
+use crate::http::{self, Listeners, Shutdown};
 use crate::telemetry;
 use cutline_error::{Error, ErrorKind, Result};
 
@@ -35,9 +35,14 @@ pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode> {
     let runtime = runtime()?;
     let result = runtime.block_on(async {
         let mut signals = Signals::new()?;
-        let listener = bind(&settings.host, settings.port).await?;
+        let http = bind(&settings.host, "PORT", settings.port).await?;
+        let grpc = match settings.grpc_port {
+            Some(port) => Some(bind(&settings.host, "GRPC_PORT", port).await?),
+            None => None,
+        };
+        let listeners = Listeners { http, grpc };
         let (stop, stopped) = oneshot::channel();
-        let serving = http::run(listener, settings, async {
+        let serving = http::run(listeners, settings, async {
             // Never dropped before it is used: both live in this block.
             stopped.await.unwrap_or_default()
         });
@@ -61,17 +66,21 @@ pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode> {
     result
 }
 
-async fn bind(host: &str, port: u16) -> Result<TcpListener> {
+async fn bind(host: &str, setting: &str, port: u16) -> Result<TcpListener> {
     TcpListener::bind((host, port)).await.map_err(|error| {
         let (kind, remedy) = match error.kind() {
-            io::ErrorKind::AddrInUse => {
-                (ErrorKind::Io, "stop the program that uses the port, or set another PORT")
-            }
+            io::ErrorKind::AddrInUse => (
+                ErrorKind::Io,
+                format!("stop the program that uses the port, or set another {setting}"),
+            ),
             io::ErrorKind::PermissionDenied => {
-                (ErrorKind::Config, "set PORT to a number above 1023")
+                (ErrorKind::Config, format!("set {setting} to a number above 1023"))
             }
-            _ => (ErrorKind::Config, "set HOST to an address of this machine"),
+            _ => (ErrorKind::Config, "set HOST to an address of this machine".to_owned()),
         };
-        Error::new(kind, format!("cannot listen on HOST={host} PORT={port} ({error}); {remedy}"))
+        Error::new(
+            kind,
+            format!("cannot listen on HOST={host} {setting}={port} ({error}); {remedy}"),
+        )
     })
 }

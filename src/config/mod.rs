@@ -44,6 +44,8 @@ pub struct Settings {
     pub host: String,
     /// Port to listen on; 0 for any free port.
     pub port: u16,
+    /// Port of gRPC, 0 for any free port; `None` for no gRPC.
+    pub grpc_port: Option<u16>,
     /// Limits of the HTTP server.
     pub http: HttpSettings,
     /// The model, and how it runs.
@@ -65,6 +67,7 @@ impl Settings {
         Ok(Self {
             host,
             port,
+            grpc_port: grpc_port(values)?,
             http: HttpSettings::new(values)?,
             captioner: captioner_settings(values)?,
             log: LogSettings::new(values)?,
@@ -101,6 +104,18 @@ pub enum HfTask {
     ImageToText,
     /// Tags.
     ImageClassification,
+}
+
+fn grpc_port(values: &Values) -> Result<Option<u16>> {
+    let port = values.read::<ServerOptions>()?.grpc_port;
+    if port.is_some() && !cfg!(feature = "grpc") {
+        return Err(values.unusable(
+            "GRPC_PORT",
+            "this binary is built without the feature grpc; build it with --features grpc, or leave \
+             the setting out",
+        ));
+    }
+    Ok(port)
 }
 
 /// Limits of the HTTP server.

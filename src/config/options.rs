@@ -82,6 +82,9 @@ pub(super) struct ServerOptions {
     /// Port to listen on; 0 for any free port
     #[arg(long, env, default_value = "8000", value_parser = number::<u16>(0, u16::MAX))]
     pub(super) port: u16,
+    /// Port of KServe's protocol over gRPC, usually 8001; needs the feature grpc; if unset, there is none
+    #[arg(long, env, value_parser = number::<u16>(0, u16::MAX))]
+    pub(super) grpc_port: Option<u16>,
     /// Seconds allowed for receiving a request, and as many again for computing its answer
     #[arg(long, env, default_value = "30", value_parser = seconds(0.001))]
     pub(super) request_timeout: Duration,

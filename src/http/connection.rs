@@ -58,11 +58,11 @@ pub(super) struct TimeoutListener {
 }
 
 impl TimeoutListener {
-    /// Accepts at most `most` connections at a time. `idle` limits the time from the start of a
+    /// Accepts connections within `limit`, which listeners may share. `idle` limits the time from the start of a
     /// connection, or from the last answer, to the end of the next request's headers, and the time
     /// until the client reads the next bytes of an answer.
-    pub(super) fn new(listener: TcpListener, idle: Duration, most: usize) -> Self {
-        Self { listener, idle, limit: ConnectionLimit::new(most) }
+    pub(super) fn new(listener: TcpListener, idle: Duration, limit: ConnectionLimit) -> Self {
+        Self { listener, idle, limit }
     }
 }
 
@@ -92,6 +92,10 @@ pub(super) struct Connection {
 }
 
 impl Connection {
+    pub(super) fn new(stream: &TimeoutStream, peer: SocketAddr) -> Self {
+        Self { slot: stream.slot.clone(), peer }
+    }
+
     /// Marks a request as in progress until the result is dropped: meanwhile silence is allowed.
     pub(super) fn begin_request(&self) -> BusyGuard {
         self.slot.begin();
@@ -118,7 +122,7 @@ impl Connection {
 
 impl Connected<IncomingStream<'_, TimeoutListener>> for Connection {
     fn connect_info(stream: IncomingStream<'_, TimeoutListener>) -> Self {
-        Self { slot: stream.io().slot.clone(), peer: *stream.remote_addr() }
+        Self::new(stream.io(), *stream.remote_addr())
     }
 }
 
@@ -146,6 +150,8 @@ pub(super) struct TimeoutStream {
     begun: u64,
     /// Bytes since the last request.
     head: usize,
+    /// The most of them.
+    most_head: usize,
     /// Bytes discarded after the end; `None` before it.
     discarded: Option<usize>,
 }
@@ -161,8 +167,16 @@ impl TimeoutStream {
             was_busy: false,
             begun: 0,
             head: 0,
+            most_head: MAX_HEAD_BYTES,
             discarded: None,
         }
+    }
+
+    /// Without the limit on heads. In HTTP/2 the first bytes of a body may arrive before its request has
+    /// begun here, and the protocol has a limit of its own.
+    #[cfg(feature = "grpc")]
+    pub(super) fn for_http2(self) -> Self {
+        Self { most_head: usize::MAX, ..self }
     }
 
     fn restart(&mut self, time: Duration) {
@@ -248,7 +262,7 @@ impl AsyncRead for TimeoutStream {
             if self.slot.is_evicted(cx) {
                 return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
             }
-            if self.head > MAX_HEAD_BYTES {
+            if self.head > self.most_head {
                 ready!(self.poll_refuse(cx));
                 return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
             }

@@ -12,7 +12,7 @@
 //! - `observe` gives every request its id, its log line and its `server-timing`;
 //! - `auth` and `rate` check who may send requests and how often, `cors` and `headers` instruct
 //!   browsers;
-//! - `connection` limits the sockets;
+//! - `connection` limits the sockets; `http2` is for gRPC;
 //! - `contracts` are the interfaces of other programs, one folder each.
 //!
 //! A new endpoint is a handler with its documentation, and a line in `routes`.
@@ -31,6 +31,8 @@ mod extract;
 mod generate;
 mod headers;
 mod health;
+#[cfg(feature = "grpc")]
+mod http2;
 mod index;
 mod metrics;
 mod model;
@@ -68,7 +70,7 @@ pub use self::openapi::contract_json;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub use self::realtime::fuzzing as fuzzing_realtime;
-pub use self::server::{Shutdown, run, serve};
+pub use self::server::{Listeners, Shutdown, run, serve};
 pub use self::state::AppState;
 use cutline_error::{Error, ErrorKind};
 
@@ -104,6 +106,10 @@ fn access(method: &Method, route: &str) -> Access {
         });
         paths.chain([((false, PAGE_FILES.to_owned()), Access::Open)]).collect()
     });
+    #[cfg(feature = "grpc")]
+    if contracts::grpc::is_probe(route) {
+        return Access::Open;
+    }
     let sends = !matches!(*method, Method::GET | Method::HEAD);
     let documented = ACCESS.get(&(sends, route.to_owned())).copied();
     documented.unwrap_or(if openapi::is_docs(route) { Access::Docs } else { Access::Key })
@@ -146,6 +152,12 @@ pub fn app(state: AppState) -> Router {
         .layer(middleware::from_fn_with_state(state.clone(), observe::observe))
         .layer(middleware::map_response(headers::harden))
         .with_state(state)
+}
+
+/// KServe's gRPC service, without a socket.
+#[cfg(feature = "grpc")]
+pub fn grpc_app(state: AppState) -> Router {
+    contracts::grpc::app(state)
 }
 
 async fn not_found() -> Failure {

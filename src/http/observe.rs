@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use axum::body::{Body, BodyDataStream, Bytes};
 use axum::extract::{ConnectInfo, MatchedPath, Request, State};
 use axum::http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 use axum::middleware::Next;
 use axum::response::Response;
 use futures_core::Stream;
@@ -21,7 +21,7 @@ use uuid::Uuid;
 
 use super::connection::{BusyGuard, Connection};
 use super::contracts::Contract;
-use super::contracts::error::shape;
+use super::contracts::error::{contract_status, shape};
 use super::error::{Failure, status};
 use super::state::{ActiveRequest, AppState};
 use super::unread::BodyEnd;
@@ -105,6 +105,8 @@ pub(super) async fn observe(
     let connection = request.extensions().get::<ConnectInfo<Connection>>().map(|c| c.0.clone());
     let busy = connection.as_ref().map(Connection::begin_request);
     let has_body = has_body(request.headers());
+    // HTTP/2 ends a request without its connection.
+    let multiplexed = request.version() == Version::HTTP_2;
     let log = RequestLog::begin(&request, state.metrics().clone());
     request.extensions_mut().insert(RequestId(log.request_id.clone()));
 
@@ -117,7 +119,7 @@ pub(super) async fn observe(
     // While the server stops, the client's next request needs a new connection, and so finds another
     // server.
     let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-    if !upgraded && (!body.was_read() || state.draining()) {
+    if !upgraded && !multiplexed && (!body.was_read() || state.draining()) {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     match response.extensions_mut().remove::<StreamResult>() {
@@ -259,7 +261,7 @@ impl RequestLog {
             begin: Instant::now(),
             request_id,
             method: request.method().clone(),
-            contract: Contract::of(request.method(), request.uri().path()),
+            contract: contract(request),
             route,
             metrics,
             span,
@@ -275,7 +277,12 @@ impl RequestLog {
             shape(self.contract, response, error, &self.request_id);
         }
         self.head(response, report.as_ref(), elapsed);
-        self.write(response.status().as_u16(), elapsed, report.as_ref(), failure.as_ref());
+        // gRPC has a status of its own, behind 200.
+        let status = match &failure {
+            Some(Failure(error)) => contract_status(self.contract, error.kind()),
+            None => response.status(),
+        };
+        self.write(status.as_u16(), elapsed, report.as_ref(), failure.as_ref());
     }
 
     /// Sets the headers at once, and writes the line when the body has ended.
@@ -367,6 +374,12 @@ impl Drop for RequestLog {
             self.write(499, self.begin.elapsed(), None, None);
         }
     }
+}
+
+/// The contract of a request: that of its port, or else that of its address.
+fn contract(request: &Request) -> Contract {
+    let of_port = request.extensions().get::<Contract>().copied();
+    of_port.unwrap_or_else(|| Contract::of(request.method(), request.uri().path()))
 }
 
 /// The client's id if it is safe in a header and a log, otherwise a new one.

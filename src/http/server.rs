@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::connection::{Connection, TimeoutListener};
+use super::connection::{Connection, ConnectionLimit, TimeoutListener};
 use super::{AppState, app};
 use crate::captioner::Captioner;
 use crate::config::Settings;
@@ -26,13 +26,28 @@ pub enum Shutdown {
     Immediate,
 }
 
-/// Serves on `listener` at once and loads the model in the background. Returns when `shutdown` has
+/// The sockets of a server.
+#[derive(Debug)]
+pub struct Listeners {
+    /// For HTTP.
+    pub http: TcpListener,
+    /// For gRPC, in programs with the feature `grpc`.
+    pub grpc: Option<TcpListener>,
+}
+
+impl From<TcpListener> for Listeners {
+    fn from(http: TcpListener) -> Self {
+        Self { http, grpc: None }
+    }
+}
+
+/// Serves on `listeners` at once and loads the model in the background. Returns when `shutdown` has
 /// ended and accepted requests are answered.
 ///
 /// # Errors
 /// The model cannot be loaded or has stopped for good, or the listener fails.
 pub async fn run(
-    listener: TcpListener,
+    listeners: impl Into<Listeners>,
     settings: Settings,
     shutdown: impl Future<Output = Shutdown> + Send + 'static,
 ) -> Result<()> {
@@ -42,7 +57,7 @@ pub async fn run(
     // One limit for images before and after the model is loaded.
     let captioner = captioner.with_image_memory(state.image_memory().clone());
     let loading = tokio::task::spawn_blocking(move || Captioner::load(&captioner));
-    let mut serving = Box::pin(serve_until(listener, state.clone(), shutdown));
+    let mut serving = Box::pin(serve_until(listeners.into(), state.clone(), shutdown));
     let loaded = tokio::select! {
         loaded = loading => loaded,
         // Stopped before the model was loaded.
@@ -84,27 +99,33 @@ pub async fn serve(
         shutdown.await;
         Shutdown::Delayed
     };
-    serve_until(listener, state, shutdown).await
+    serve_until(listener.into(), state, shutdown).await
 }
 
 async fn serve_until(
-    listener: TcpListener,
+    listeners: Listeners,
     state: AppState,
     shutdown: impl Future<Output = Shutdown> + Send + 'static,
 ) -> Result<()> {
     let settings = state.settings();
-    match listener.local_addr() {
+    match listeners.http.local_addr() {
         Ok(address) => tracing::info!("listening on http://{address}"),
         Err(error) => return Err(broken_listener(error)),
     }
     let most = most_connections(settings.max_connections, max_descriptors());
-    let listener = TimeoutListener::new(listener, settings.idle_timeout, most);
+    let limit = ConnectionLimit::new(most);
+    let listener = TimeoutListener::new(listeners.http, settings.idle_timeout, limit.clone());
     let service = app(state.clone()).into_make_service_with_connect_info::<Connection>();
-    let (close, closed) = oneshot::channel::<()>();
+    let (close, mut closed) = watch::channel(false);
+    #[cfg(feature = "grpc")]
+    let grpc = match listeners.grpc {
+        Some(listener) => Some(serve_grpc(listener, &state, limit, closed.clone())?),
+        None => None,
+    };
     let mut server = Box::pin(
         axum::serve(listener, service)
             .with_graceful_shutdown(async move {
-                let _ = closed.await;
+                let _ = closed.wait_for(|closed| *closed).await;
             })
             .into_future(),
     );
@@ -113,10 +134,18 @@ async fn serve_until(
         ended = &mut server => return ended.map_err(broken_listener),
         deadline = stop(&state, shutdown) => deadline,
     };
-    let _ = close.send(());
+    let _ = close.send(true);
     let end = deadline.max(Instant::now() + DRAIN_TIMEOUT);
     // Connections that remain after that neither send nor receive; they end with the process.
-    if let Ok(ended) = timeout_at(end, server).await {
+    let ended = async {
+        let ended = server.await;
+        #[cfg(feature = "grpc")]
+        if let Some(grpc) = grpc {
+            let _ = grpc.await;
+        }
+        ended
+    };
+    if let Ok(ended) = timeout_at(end, ended).await {
         ended.map_err(broken_listener)?;
     }
     // They close themselves once their requests have ended.
@@ -127,6 +156,21 @@ async fn serve_until(
         ));
     }
     Ok(())
+}
+
+/// Serves gRPC until `closed` changes; its connections count as those of HTTP.
+#[cfg(feature = "grpc")]
+fn serve_grpc(
+    listener: TcpListener,
+    state: &AppState,
+    limit: ConnectionLimit,
+    closed: watch::Receiver<bool>,
+) -> Result<tokio::task::JoinHandle<()>> {
+    let address = listener.local_addr().map_err(broken_listener)?;
+    tracing::info!("listening on grpc://{address}");
+    let listener = TimeoutListener::new(listener, state.settings().idle_timeout, limit);
+    let app = super::grpc_app(state.clone());
+    Ok(tokio::spawn(super::http2::serve(listener, app, closed)))
 }
 
 /// Waits for a reason to stop, then until no request is in progress. Returns the end of the grace

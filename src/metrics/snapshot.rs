@@ -124,6 +124,7 @@ fn features() -> String {
     let all = [
         ("cuda", cfg!(feature = "cuda")),
         ("embedded-model", cfg!(feature = "embedded-model")),
+        ("grpc", cfg!(feature = "grpc")),
         ("otlp", cfg!(feature = "otlp")),
     ];
     let enabled: Vec<&str> = all.iter().filter(|(_, on)| *on).map(|(name, _)| *name).collect();

@@ -10,6 +10,8 @@ mod fields;
 mod fixture;
 mod floods;
 mod forms;
+#[cfg(feature = "grpc")]
+mod grpc;
 mod huggingface;
 mod kserve;
 mod mcp;

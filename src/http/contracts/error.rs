@@ -32,6 +32,11 @@ pub(in crate::http) fn shape(
 ) {
     // It is the length of the body without the id.
     response.headers_mut().remove(CONTENT_LENGTH);
+    #[cfg(feature = "grpc")]
+    if contract == Contract::KserveGrpc {
+        super::grpc::set_status(response, error);
+        return;
+    }
     let Some(value) = value(contract, error) else {
         *response.body_mut() = problem_body(error, Some(request_id));
         return;
@@ -58,6 +63,8 @@ pub(in crate::http) fn value(contract: Contract, error: &Error) -> Option<Value>
         Contract::Ollama | Contract::HuggingFace | Contract::Kserve => {
             Some(json!({"error": message(error)}))
         }
+        #[cfg(feature = "grpc")]
+        Contract::KserveGrpc => None,
         Contract::PhotoPrism => {
             let code = contract_status(contract, error.kind()).as_u16();
             Some(json!({"code": code, "error": message(error)}))

@@ -28,8 +28,11 @@ mod sampling;
 mod stream;
 mod structured;
 
+#[cfg(feature = "grpc")]
+pub(super) use self::kserve::grpc;
 use axum::Router;
 use axum::http::{HeaderName, Method};
+
 use utoipa::OpenApi as _;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::UtoipaMethodRouter;
@@ -53,6 +56,9 @@ pub(super) enum Contract {
     HuggingFace,
     /// KServe's Open Inference Protocol, version 2.
     Kserve,
+    /// The same over gRPC.
+    #[cfg(feature = "grpc")]
+    KserveGrpc,
     /// PhotoPrism's vision service.
     PhotoPrism,
     /// The Model Context Protocol.
@@ -91,6 +97,8 @@ impl Contract {
             Self::Ollama => "ollama",
             Self::HuggingFace => "huggingface",
             Self::Kserve => "kserve",
+            #[cfg(feature = "grpc")]
+            Self::KserveGrpc => "kserve",
             Self::PhotoPrism => "photoprism",
             Self::Mcp => "mcp",
             Self::Realtime => "realtime",

@@ -95,15 +95,24 @@ impl<'a> Call<'a> {
             )
         })?;
         let InferRequest { id, parameters, inputs, outputs } = from_json(json)?;
-        if id.as_ref().is_some_and(|id| id.len() > MAX_ID) {
-            let detail = format!("id must not be longer than {MAX_ID} bytes; shorten it");
-            return Err(Error::parameter("id", detail));
-        }
+        id.as_deref().map_or(Ok(()), check_id)?;
         let inputs = Inputs::read(&inputs, binary, most)?;
         let options = Options::of(parameters, &inputs)?;
         let outputs = Wanted::of(&outputs, options.binary)?;
         Ok(Self { id: id.map(|id| id.0.into_owned()), inputs, options, outputs })
     }
+}
+
+/// Checks the id of a request.
+///
+/// # Errors
+/// [`InvalidParameter`](ErrorKind::InvalidParameter): it is too long.
+pub(super) fn check_id(id: &str) -> Result<()> {
+    if id.len() <= MAX_ID {
+        return Ok(());
+    }
+    let detail = format!("id must not be longer than {MAX_ID} bytes; shorten it");
+    Err(Error::parameter("id", detail))
 }
 
 /// The length of the JSON, if the request has binary tensors after it.

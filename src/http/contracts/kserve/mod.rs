@@ -7,6 +7,8 @@
 //! The model has the inputs `image` and, optionally, `prompt`, and the outputs `caption` and
 //! `confidence`. A tensor is JSON, or binary after the JSON of the body.
 
+#[cfg(feature = "grpc")]
+pub(in crate::http) mod grpc;
 mod infer;
 mod model;
 mod options;
@@ -101,13 +103,28 @@ impl Address {
             _ => (path, Action::Metadata),
         };
         let (model, version) = rest.rsplit_once("/versions/").unwrap_or((rest, VERSION));
+        Self::version(version)?;
+        Ok(Self { model: model.to_owned(), action })
+    }
+
+    /// The model `name`; an empty version means any.
+    ///
+    /// # Errors
+    /// [`ModelNotFound`](ErrorKind::ModelNotFound).
+    #[cfg(feature = "grpc")]
+    fn new(name: &str, version: &str) -> Result<Self> {
+        Self::version(if version.is_empty() { VERSION } else { version })?;
+        Ok(Self { model: name.to_owned(), action: Action::Metadata })
+    }
+
+    fn version(version: &str) -> Result<()> {
         if version != VERSION {
             return Err(Error::new(
                 ErrorKind::ModelNotFound,
                 format!("the model has no such version; ask for version {VERSION}, or for none"),
             ));
         }
-        Ok(Self { model: model.to_owned(), action })
+        Ok(())
     }
 
     /// The name of the model as the client knows it.

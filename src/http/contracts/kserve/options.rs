@@ -42,7 +42,11 @@ impl Options {
         Self::read(parameters, inputs.prompt.as_deref())
     }
 
-    fn read(parameters: Map<String, Value>, prompt: Option<&str>) -> Result<Self> {
+    /// Reads the parameters of a request, and its prompt.
+    ///
+    /// # Errors
+    /// [`InvalidParameter`](cutline_error::ErrorKind::InvalidParameter).
+    pub(super) fn read(parameters: Map<String, Value>, prompt: Option<&str>) -> Result<Self> {
         let mut fields = ParameterFields::default();
         let (mut binary, mut priority, mut microseconds) = (false, 0, 0);
         for (name, value) in parameters {

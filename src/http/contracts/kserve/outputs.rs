@@ -17,8 +17,8 @@ use cutline_error::{Error, ErrorKind, Result};
 #[derive(Debug, Deserialize)]
 pub(super) struct OutputTensor<'a> {
     #[serde(borrow)]
-    name: Text<'a>,
-    parameters: Option<TensorParameters>,
+    pub(super) name: Text<'a>,
+    pub(super) parameters: Option<TensorParameters>,
 }
 
 /// The outputs of the model.
@@ -150,6 +150,15 @@ pub(super) struct InferResponse<'a> {
     pub(super) captions: &'a [Caption],
 }
 
+/// An output in the binary format.
+#[cfg(feature = "grpc")]
+pub(super) struct RawOutput {
+    pub(super) name: &'static str,
+    pub(super) datatype: &'static str,
+    pub(super) rows: usize,
+    pub(super) bytes: Vec<u8>,
+}
+
 #[derive(Serialize)]
 struct InferJson<'a> {
     model_name: &'a str,
@@ -176,6 +185,21 @@ struct BinarySize {
 }
 
 impl InferResponse<'_> {
+    /// All outputs in the binary format.
+    ///
+    /// # Errors
+    /// [`Internal`](ErrorKind::Internal).
+    #[cfg(feature = "grpc")]
+    pub(super) fn raw(&self) -> Result<Vec<RawOutput>> {
+        let raw = |wanted: &Wanted| {
+            let mut bytes = Vec::new();
+            wanted.output.values(self.captions).write(&mut bytes)?;
+            let (name, datatype) = (wanted.output.name(), wanted.output.datatype());
+            Ok(RawOutput { name, datatype, rows: self.captions.len(), bytes })
+        };
+        self.outputs.iter().map(raw).collect()
+    }
+
     /// JSON, and if anything is wanted in binary, that after it.
     ///
     /// # Errors

@@ -13,6 +13,10 @@ use crate::http::openapi::errors::{
 };
 use crate::http::state::{AppState, loading};
 
+/// Extensions of the protocol. Triton's load tester asks for whatever is listed here.
+pub(super) const EXTENSIONS: [&str; 3] =
+    ["binary_tensor_data", "parameters", "model_configuration"];
+
 /// Describes the server
 #[utoipa::path(
     get,
@@ -29,12 +33,10 @@ use crate::http::state::{AppState, loading};
     ),
 )]
 pub(super) async fn show() -> Json<Value> {
-    // Triton's load tester asks for whatever is listed here.
-    let extensions = ["binary_tensor_data", "parameters", "model_configuration"];
     Json(json!({
         "name": env!("CARGO_PKG_NAME"),
         "version": env!("CARGO_PKG_VERSION"),
-        "extensions": extensions,
+        "extensions": EXTENSIONS,
     }))
 }
 
