@@ -263,7 +263,7 @@ async fn errors_are_statuses() {
         .await;
     failed(InferRequest { inputs: vec![tensor("image", &[1; 9])], ..infer() }, "3", "fewer").await;
     let broken = InferRequest { raw: vec![elements(&[b"\0no image"])], ..infer() };
-    failed(broken, "3", "format").await;
+    failed(broken, "3", "not a supported image").await;
     call(&fixture, "ModelStreamInfer", &infer()).await.failed("12", "does not exist");
     for body in [vec![], vec![0; 4], vec![1, 0, 0, 0, 0], frame(b"\x0A\xFF"), vec![0, 0, 0, 0, 9]] {
         send(&fixture, request("ModelInfer", body)).await.failed("3", "send");
