@@ -85,7 +85,7 @@ pub(super) async fn ready(state: State<AppState>) -> Result<Json<Value>, Failure
     operation_id = "kserve_index",
     tag = "kserve",
     responses(
-        (status = OK, description = "Triton's index of the model repository", body = Object),
+        (status = OK, description = "Triton's index of the model repository", body = Vec<Object>),
         KserveModelProblems,
     ),
 )]
