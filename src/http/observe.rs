@@ -345,10 +345,10 @@ impl RequestLog {
                     request_id = self.request_id,
                     method = self.method.as_str(),
                     route = self.route,
-                    contract = self.contract.as_str(),
                     status,
                     cache = report.and_then(|report| report.cache).map(CacheState::as_str),
                     batch_size = report.and_then(|report| report.batch_size),
+                    contract = self.contract.as_str(),
                     code = failure.map(|failure| failure.0.kind().code()),
                     error = cause.as_deref(),
                     "request"
