@@ -228,6 +228,18 @@ impl Fixture {
         self.send(Request::get(path).body(Body::empty()).unwrap()).await
     }
 
+    /// Sends a request whose caption fails after its answer has begun.
+    pub(super) async fn send_and_break(&self, request: Request<Body>) -> Answer {
+        self.script.set_stuck(true);
+        let broken = async {
+            eventually("one in the model", || self.captioner.status().in_flight == 1).await;
+            // The answer begins when the image is in the queue, and that was before.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            self.script.set_broken(true);
+        };
+        tokio::join!(self.send(request), broken).0
+    }
+
     /// Asserts that the server still works.
     pub(super) async fn still_answers(&self) {
         // By the model, not from the cache.

@@ -153,9 +153,9 @@ async fn errors_are_one_sentence() {
     error(&post(&fixture, "/api/embed", &json!({})).await, 404);
     error(&post(&fixture, "/api/generate", &json!({"images": "x"})).await, 400);
     error(&post(&fixture, "/api/generate", &json!({"images": ["%%%"]})).await, 400);
-    fixture.script.set_broken(true);
     let body = json!({"model": "scripted", "prompt": "Describe", "images": [image()]});
-    let answer = post(&fixture, "/api/generate", &body).await;
+    let request = Request::post("/api/generate").body(Body::from(body.to_string())).unwrap();
+    let answer = fixture.send_and_break(request).await;
     let lines = lines(&answer);
     assert!(lines.last().unwrap()["error"].is_string(), "{lines:?}");
 }

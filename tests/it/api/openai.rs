@@ -236,8 +236,8 @@ async fn the_probability_of_each_token_is_told_if_it_is_wanted() {
 #[tokio::test]
 async fn a_failure_in_a_stream_is_an_event() {
     let fixture = fixture();
-    fixture.script.set_broken(true);
-    let answer = complete(&fixture, &chat("?", json!({"stream": true}))).await;
+    let streamed = request("/v1/chat/completions", &chat("?", json!({"stream": true})));
+    let answer = fixture.send_and_break(streamed).await;
     assert_eq!(answer.status, StatusCode::OK);
     let events = events(&answer);
     let last: Value = serde_json::from_str(&events.last().unwrap().1).unwrap();
