@@ -98,20 +98,22 @@ const PAGE_FILES: &str = "/page/{name}";
 
 /// Who may use the route with this pattern. A route that is not in [`routes`] needs a key.
 fn access(method: &Method, route: &str) -> Access {
-    /// With whether the route is for requests that send something.
-    static ACCESS: LazyLock<HashMap<(bool, String), Access>> = LazyLock::new(|| {
-        let paths = routes().into_iter().flat_map(|(access, (_, item, _))| {
-            let each = item.paths.into_iter();
-            each.map(move |(path, item)| ((item.post.is_some(), path), access))
-        });
-        paths.chain([((false, PAGE_FILES.to_owned()), Access::Open)]).collect()
+    /// Of requests that read, and of those that send something.
+    static ACCESS: LazyLock<[HashMap<String, Access>; 2]> = LazyLock::new(|| {
+        let mut all = [HashMap::from([(PAGE_FILES.to_owned(), Access::Open)]), HashMap::new()];
+        for (access, (_, item, _)) in routes() {
+            for (path, item) in item.paths {
+                all[usize::from(item.post.is_some())].insert(path, access);
+            }
+        }
+        all
     });
     #[cfg(feature = "grpc")]
     if contracts::grpc::is_probe(route) {
         return Access::Open;
     }
     let sends = !matches!(*method, Method::GET | Method::HEAD);
-    let documented = ACCESS.get(&(sends, route.to_owned())).copied();
+    let documented = ACCESS[usize::from(sends)].get(route).copied();
     documented.unwrap_or(if openapi::is_docs(route) { Access::Docs } else { Access::Key })
 }
 
