@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use axum::Json;
 use axum::http::HeaderValue;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
+use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 
 use super::INTENT;
@@ -132,25 +134,16 @@ impl Asked {
     /// [`Unsupported`](cutline_error::ErrorKind::Unsupported): the schema asks for something that the
     /// program does not know.
     pub(super) fn reply(&self, captions: Vec<Caption>) -> Result<Reply> {
-        let texts: Vec<String> = captions.iter().map(|caption| self.text(caption)).collect();
-        let text = match &self.format {
-            Format::Text => texts.join("\n"),
-            format => {
-                let each = captions.iter().zip(&texts).map(|(caption, text)| {
-                    let caption_text = match self.intent {
-                        Intent::Tags => caption.caption.clone(),
-                        _ => text.clone(),
-                    };
-                    format.fill(&Facts {
-                        caption: caption_text,
-                        tags: tags(&caption.captions),
-                        confidence: caption.captions.first().map_or(0.0, |best| best.confidence),
-                        labels_only: self.intent == Intent::Tags,
-                    })
-                });
-                each.collect::<Result<Vec<String>>>()?.join("\n")
-            }
-        };
+        let texts = captions.iter().map(|caption| match &self.format {
+            Format::Text => Ok(self.text(caption)),
+            format => format.fill(&Facts {
+                caption: caption.caption.clone(),
+                tags: tags(&caption.captions),
+                confidence: caption.captions.first().map_or(0.0, |best| best.confidence),
+                labels_only: self.intent == Intent::Tags,
+            }),
+        });
+        let text = texts.collect::<Result<Vec<String>>>()?.join("\n");
         let all = captions.iter().flat_map(|caption| &caption.captions);
         let usage = Usage { completion: all.map(|choice| choice.tokens).sum(), ..self.usage };
         Ok(Reply { text, captions, usage, intent: self.intent })
@@ -181,11 +174,13 @@ impl Reply {
         self.captions.first().map(ImageReport::of)
     }
 
-    /// Adds what the log and the client should know to a response.
-    pub(super) fn annotate(&self, response: &mut Response) {
+    /// A response with this body, and with what the log and the client should know.
+    pub(super) fn respond(&self, body: Value) -> Response {
+        let mut response = Json(body).into_response();
         response.headers_mut().insert(INTENT, HeaderValue::from_static(self.intent.as_str()));
         if let Some(report) = self.report() {
             response.extensions_mut().insert(report);
         }
+        response
     }
 }

@@ -5,7 +5,7 @@
 //! never in doubt.
 
 use axum::extract::{Path, Request, State};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing::post;
 use axum::{Json, Router};
 use serde::Deserialize;
@@ -208,7 +208,10 @@ async fn answer(
     let received = receive(request, state, captioner.budget(), COPIES).await?;
     let is_json = received.bytes.trim_ascii_start().first().is_some_and(|byte| *byte == b'{');
     let (photo, asked) = if is_json {
-        read_json(&received, state, task).await?
+        let read = read_json(&received, state, task).await?;
+        // The body is not kept while the caption is computed.
+        drop(received);
+        read
     } else {
         let task = task.unwrap_or(default_task(state));
         (raw(received, state)?, Asked { task, params: CaptionParams::default(), top_k: TOP_K })
@@ -320,15 +323,13 @@ async fn run(
     let ask = Ask { photos: vec![photo], params: asked.params, intent, format: Format::Text };
     let reply = Box::pin(ask.answer(state, captioner)).await?;
     let captions = reply.captions.first().map_or(&[][..], |caption| &caption.captions);
-    let body: Vec<Value> = if intent == Intent::Tags {
+    let body: Value = if intent == Intent::Tags {
         let best = tags(captions).into_iter().take(asked.top_k.max(1));
         best.map(|tag| json!({"label": tag.name, "score": tag.score})).collect()
     } else {
         captions.iter().map(|choice| json!({"generated_text": choice.text})).collect()
     };
-    let mut response = Json(body).into_response();
-    reply.annotate(&mut response);
-    Ok(response)
+    Ok(reply.respond(body))
 }
 
 fn cannot(what: &str) -> Error {

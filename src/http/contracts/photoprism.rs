@@ -2,9 +2,8 @@
 //!
 //! PhotoPrism can also use its engines for Ollama and OpenAI, which speak those contracts.
 
-use axum::Json;
 use axum::extract::{Request, State};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use utoipa_axum::router::UtoipaMethodRouter;
@@ -99,20 +98,21 @@ async fn answer(state: &AppState, request: Request, labels: bool) -> Result<Resp
         Intent::Tags => Intent::Caption,
         intent => intent,
     };
+    let id = asked.id.as_deref().map(str::to_owned);
+    // The body is not kept while the caption is computed.
+    drop(received);
     let ask =
         Ask { photos: vec![photo], params: CaptionParams::default(), intent, format: Format::Text };
     let reply = Box::pin(ask.answer(state, captioner)).await?;
     let kind = if labels { "labels" } else { "caption" };
     let result = if labels { labels_of(&reply) } else { caption_of(&reply) };
     let body = json!({
-        "id": asked.id.as_deref(),
+        "id": id,
         "code": 200,
         "model": model(captioner, kind),
         "result": result,
     });
-    let mut response = Json(body).into_response();
-    reply.annotate(&mut response);
-    Ok(response)
+    Ok(reply.respond(body))
 }
 
 fn model(captioner: &Captioner, kind: &str) -> Value {

@@ -7,18 +7,20 @@ use axum::body::{Body, Bytes};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{HeaderName, HeaderValue};
 use axum::response::Response;
+use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::INTENT;
-use super::ask::{Asked, Reply};
+use super::ask::{Ask, Asked, Reply};
 use super::intent::Intent;
 use super::structured::Format;
-use crate::captioner::{Caption, CaptionEvent};
+use crate::captioner::{Caption, CaptionEvent, Captioner};
 use crate::http::generate::too_late;
 use crate::http::observe::StreamResult;
+use crate::http::state::AppState;
 use cutline_error::{Error, Result};
 
 /// After this long without an event a comment is sent, so that no proxy takes the connection for dead.
@@ -27,13 +29,15 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// Tells nginx not to buffer the pieces.
 const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
-/// How a contract writes a stream. Each method appends to `out`.
+/// How a contract writes an answer, whole or as a stream. The methods of a stream append to `out`.
 pub(super) trait Dialect: Send + Sync + 'static {
     /// The `Content-Type`.
     const TYPE: &'static str;
     /// What may be sent while nothing happens.
     const KEEP_ALIVE: Option<&'static str>;
 
+    /// The whole answer.
+    fn whole(&self, reply: &Reply) -> Value;
     /// Before the first piece.
     fn begin(&mut self, out: &mut Vec<u8>);
     /// A piece of the text.
@@ -45,18 +49,37 @@ pub(super) trait Dialect: Send + Sync + 'static {
 }
 
 /// Appends a server-sent event with `data` as JSON.
-pub(super) fn event(name: Option<&str>, data: &serde_json::Value, out: &mut Vec<u8>) {
+pub(super) fn event(name: Option<&str>, data: &Value, out: &mut Vec<u8>) {
     if let Some(name) = name {
         out.extend_from_slice(format!("event: {name}\n").as_bytes());
     }
     out.extend_from_slice(format!("data: {data}\n\n").as_bytes());
 }
 
+/// Answers at once, or piece by piece if `streamed`.
+///
+/// # Errors
+/// Those of [`Ask::answer`]; of a stream, those before the images are queued.
+pub(super) async fn answer(
+    ask: Ask,
+    dialect: impl Dialect,
+    streamed: bool,
+    state: &AppState,
+    captioner: &Captioner,
+) -> Result<Response> {
+    if streamed {
+        let asked = Box::pin(ask.start(state, captioner)).await?;
+        return respond(asked, dialect).await;
+    }
+    let reply = Box::pin(ask.answer(state, captioner)).await?;
+    Ok(reply.respond(dialect.whole(&reply)))
+}
+
 /// Answers with a stream.
 ///
 /// # Errors
 /// All errors before the images are queued, so that they are answered with their own status.
-pub(super) async fn respond(mut asked: Asked, dialect: impl Dialect) -> Result<Response> {
+async fn respond(mut asked: Asked, dialect: impl Dialect) -> Result<Response> {
     let deadline = asked.deadline();
     let limit = asked.limit;
     for run in &mut asked.runs {

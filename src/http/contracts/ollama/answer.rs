@@ -89,7 +89,7 @@ struct Wanted<'a> {
     prompt: Option<&'a str>,
     format: Option<&'a RawValue>,
     options: Options,
-    /// Ollama streams unless it is told not to.
+    /// The default is true.
     stream: bool,
     /// Whether the model would be unloaded.
     unload: bool,
@@ -153,7 +153,9 @@ pub(super) async fn generate(
     if wanted.images.is_empty() && prompt.is_none() {
         return Ok(loaded(&wanted, &state, captioner)?);
     }
-    answer(wanted, &received, &state, captioner).await
+    let (ask, lines, streamed) = prepare(wanted, &received, &state, captioner).await?;
+    drop(received);
+    Ok(stream::answer(ask, lines, streamed, &state, captioner).await?)
 }
 
 /// Captions the images of a chat
@@ -218,7 +220,9 @@ pub(super) async fn chat(
     if asked.messages.is_empty() {
         return Ok(loaded(&wanted, &state, captioner)?);
     }
-    answer(wanted, &received, &state, captioner).await
+    let (ask, lines, streamed) = prepare(wanted, &received, &state, captioner).await?;
+    drop(received);
+    Ok(stream::answer(ask, lines, streamed, &state, captioner).await?)
 }
 
 /// `keep_alive` of zero, as a number or a text: `0`, `0.0` or `"0s"`.
@@ -239,12 +243,13 @@ fn loaded(wanted: &Wanted<'_>, state: &AppState, captioner: &Captioner) -> Resul
     Ok(Json(answer).into_response())
 }
 
-async fn answer(
+/// Everything that needs the body, which is not kept while the caption is computed.
+async fn prepare(
     wanted: Wanted<'_>,
     received: &Received,
     state: &AppState,
     captioner: &Captioner,
-) -> Result<Response, Failure> {
+) -> Result<(Ask, Lines, bool)> {
     names::check(wanted.model, state, captioner)?;
     let intent = Intent::of(&wanted.instruction);
     let format = format(wanted.format)?;
@@ -254,15 +259,7 @@ async fn answer(
         model: wanted.model.unwrap_or(&captioner.info().id).to_owned(),
         shape: wanted.shape,
     };
-    let ask = Ask { photos, params, intent, format };
-    if wanted.stream {
-        let asked = Box::pin(ask.start(state, captioner)).await?;
-        return Ok(stream::respond(asked, lines).await?);
-    }
-    let reply = Box::pin(ask.answer(state, captioner)).await?;
-    let mut response = Json(lines.last(&reply, &reply.text)).into_response();
-    reply.annotate(&mut response);
-    Ok(response)
+    Ok((Ask { photos, params, intent, format }, lines, wanted.stream))
 }
 
 fn params(wanted: &Wanted<'_>, captioner: &Captioner) -> CaptionParams {
@@ -339,6 +336,10 @@ impl Dialect for Lines {
     const TYPE: &'static str = "application/x-ndjson";
     /// Clients parse every line.
     const KEEP_ALIVE: Option<&'static str> = None;
+
+    fn whole(&self, reply: &Reply) -> Value {
+        self.last(reply, &reply.text)
+    }
 
     fn begin(&mut self, _: &mut Vec<u8>) {}
 

@@ -1,8 +1,7 @@
 //! `POST /v1/chat/completions`
 
-use axum::Json;
 use axum::extract::{Request, State};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -101,14 +100,8 @@ pub(super) async fn complete(
     let usage = chat.stream_options.and_then(|options| options.include_usage).unwrap_or(false);
     drop(received);
     let ask = Ask { photos, params, intent, format };
-    if streamed {
-        let asked = Box::pin(ask.start(&state, captioner)).await?;
-        return Ok(stream::respond(asked, Chunks { completion, usage }).await?);
-    }
-    let reply = Box::pin(ask.answer(&state, captioner)).await?;
-    let mut response = Json(completion.whole(&reply)).into_response();
-    reply.annotate(&mut response);
-    Ok(response)
+    let chunks = Chunks { completion, usage };
+    Ok(stream::answer(ask, chunks, streamed, &state, captioner).await?)
 }
 
 fn params(
@@ -274,6 +267,10 @@ impl Chunks {
 impl Dialect for Chunks {
     const TYPE: &'static str = "text/event-stream";
     const KEEP_ALIVE: Option<&'static str> = Some(": keep-alive\n\n");
+
+    fn whole(&self, reply: &Reply) -> Value {
+        self.completion.whole(reply)
+    }
 
     fn begin(&mut self, out: &mut Vec<u8>) {
         self.write(0, &json!({"role": "assistant", "content": ""}), OPEN, out);

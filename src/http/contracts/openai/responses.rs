@@ -2,9 +2,8 @@
 
 use std::fmt;
 
-use axum::Json;
 use axum::extract::{Request, State};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use serde::Deserialize;
 use serde::de::value::SeqAccessDeserializer;
 use serde::de::{Deserializer, SeqAccess, Visitor};
@@ -134,14 +133,8 @@ pub(super) async fn create(
     let streamed = asked.stream.unwrap_or(false);
     drop(received);
     let ask = Ask { photos, params, intent, format };
-    if streamed {
-        let asked = Box::pin(ask.start(&state, captioner)).await?;
-        return Ok(stream::respond(asked, Events { answer, text: String::new(), sent: 0 }).await?);
-    }
-    let reply = Box::pin(ask.answer(&state, captioner)).await?;
-    let mut response = Json(answer.finished(&reply)).into_response();
-    reply.annotate(&mut response);
-    Ok(response)
+    let events = Events { answer, text: String::new(), sent: 0 };
+    Ok(stream::answer(ask, events, streamed, &state, captioner).await?)
 }
 
 /// What all states of a response share.
@@ -243,6 +236,10 @@ impl Events {
 impl Dialect for Events {
     const TYPE: &'static str = "text/event-stream";
     const KEEP_ALIVE: Option<&'static str> = Some(": keep-alive\n\n");
+
+    fn whole(&self, reply: &Reply) -> Value {
+        self.answer.finished(reply)
+    }
 
     fn begin(&mut self, out: &mut Vec<u8>) {
         let response = self.answer.object("in_progress", &json!([]), &Value::Null);
