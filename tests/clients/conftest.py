@@ -17,11 +17,14 @@ BASE64 = base64.b64encode(IMAGE).decode()
 DATA_URI = f"data:image/jpeg;base64,{BASE64}"
 MODEL = os.environ.get("CUTLINE_MODEL", "cutline-small")
 
-# Without keys; with keys; with memory for a few small images and room for one image in the queue.
+# Without keys; with keys, and fetching images; with memory for a few small images and room for one image in the queue.
 URL = os.environ["CUTLINE_URL"]
 KEYED = os.environ["CUTLINE_KEYED_URL"]
 SMALL = os.environ["CUTLINE_SMALL_URL"]
 KEY = os.environ["CUTLINE_KEY"]
+
+# Photos for the server that fetches images.
+PHOTO_URL = os.environ["CUTLINE_PHOTOS"] + "/cat.jpg"
 
 # MAX_IMAGE_SIZE and MAX_INFLIGHT_BYTES of the small server.
 SMALL_IMAGE = 262_144

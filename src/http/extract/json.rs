@@ -190,7 +190,7 @@ const MAX_REFERENCE: usize = 6 * MAX_URL_BYTES + 64;
 ///
 /// # Errors
 /// [`InvalidParameter`](cutline_error::ErrorKind::InvalidParameter).
-fn address(value: &RawValue) -> Result<String> {
+pub(super) fn address(value: &RawValue) -> Result<String> {
     let text = Some(value.get()).filter(|text| text.len() <= MAX_REFERENCE);
     text.and_then(|text| serde_json::from_str(text).ok()).ok_or_else(|| {
         let detail = format!(

@@ -1,18 +1,22 @@
-//! Messages of `/api/realtime`: a JSON object with the image in it, or one line of JSON with the image
-//! behind it.
+//! Messages of `/api/realtime`: a JSON object with the image or its address in it, or one line of JSON with
+//! the image behind it.
 
 use std::fmt;
 
 use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::json::{Fields, image, scalar};
+use super::json::{Fields, address, image, scalar};
 use super::names::{ImageCount, Place};
-use super::{BodyLimits, ENVELOPE_BYTES, Form, Reader, Transport, malformed};
+use super::{BodyLimits, ENVELOPE_BYTES, Form, Reader, Transport, malformed, second_image};
 use crate::captioner::{Budget, CaptionParams, ParameterFields, Photo, given_twice, shortened};
 use crate::config::HttpSettings;
+use crate::fetch::URL_FIELD;
 use crate::http::body::TooLarge;
 use cutline_error::{Error, ErrorKind, Result};
+
+/// The field with the bytes of an image.
+const IMAGE_FIELD: &str = "image";
 
 /// The most characters of an id.
 const MAX_ID: usize = 128;
@@ -37,9 +41,29 @@ pub(in crate::http) enum Command {
 #[derive(Debug)]
 pub(in crate::http) struct CaptionCommand {
     pub(in crate::http) id: String,
-    /// `None`: it follows the JSON.
-    pub(in crate::http) image: Option<Vec<u8>>,
+    pub(in crate::http) image: CommandImage,
     pub(in crate::http) params: CaptionParams,
+}
+
+/// Where the image of a message is.
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::http) enum CommandImage {
+    /// It was in the JSON.
+    Here(Vec<u8>),
+    /// It follows the JSON.
+    Behind,
+    /// At this address.
+    At(String),
+}
+
+impl CommandImage {
+    /// The field that holds it.
+    fn field(&self) -> &'static str {
+        match self {
+            Self::Here(_) | Self::Behind => IMAGE_FIELD,
+            Self::At(_) => URL_FIELD,
+        }
+    }
 }
 
 /// A message that cannot be understood, and its id if that can be.
@@ -104,18 +128,21 @@ fn caption(
 ) -> Result<Command> {
     let id = id.ok_or_else(|| no_id("caption"))?;
     let mut form = Form { params: Some(ParameterFields::default()), count: ImageCount::One };
-    let (mut found, mut streams) = (None, true);
+    let (mut found, mut streams) = (None::<CommandImage>, true);
     for (name, value) in fields.iter().filter(|(name, _)| !is_envelope(name)) {
-        match name.as_str() {
-            "image" if value.get() == "null" => {}
-            "image" if found.is_some() => return Err(given_twice("image")),
-            "image" if image_follows => {
-                return Err(Error::parameter(
-                    "image",
-                    "the image of a binary message is behind the line of JSON; leave image out",
-                ));
+        match (name.as_str(), &found) {
+            (IMAGE_FIELD | URL_FIELD, _) if value.get() == "null" => {}
+            (field @ (IMAGE_FIELD | URL_FIELD), _) if image_follows => {
+                let detail = format!(
+                    "the image of a binary message is behind the line of JSON; leave {field} out"
+                );
+                return Err(Error::parameter(field.to_owned(), detail));
             }
-            "image" => found = Some(image(value, max_bytes)?),
+            (field @ (IMAGE_FIELD | URL_FIELD), Some(first)) => {
+                return Err(second_image(first.field(), field));
+            }
+            (IMAGE_FIELD, None) => found = Some(CommandImage::Here(image(value, max_bytes)?)),
+            (URL_FIELD, None) => found = Some(CommandImage::At(address(value)?)),
             _ => {
                 form.expect(name, Place::Body)?;
                 // Here words are sent unless the client wants none.
@@ -124,11 +151,10 @@ fn caption(
             }
         }
     }
-    if found.is_none() && !image_follows {
-        return Err(malformed(format!("there is no image; {SYNTAX}")));
-    }
+    let image = found.or(image_follows.then_some(CommandImage::Behind));
+    let image = image.ok_or_else(|| malformed(format!("there is no image; {SYNTAX}")))?;
     let params = CaptionParams { stream: streams, ..form.finish()? };
-    Ok(Command::Caption(CaptionCommand { id, image: found, params }))
+    Ok(Command::Caption(CaptionCommand { id, image, params }))
 }
 
 fn is_envelope(name: &str) -> bool {
@@ -246,14 +272,18 @@ mod tests {
         let json = r#"{"image": "aGVsbG8=", "num_beams": 3, "id": "ä/1", "type": "caption"}"#;
         let Ok(Command::Caption(caption)) = read(json) else { panic!("{json}") };
         assert_eq!((caption.id.as_str(), caption.params.num_beams), ("ä/1", 3));
-        assert_eq!(caption.image.unwrap(), b"hello");
+        assert_eq!(caption.image, CommandImage::Here(b"hello".to_vec()));
         assert!(caption.params.stream, "words are sent");
         let json = r#"{"type": "caption", "id": "1", "image": "aGk=", "stream": false}"#;
         let Ok(Command::Caption(caption)) = read(json) else { panic!("{json}") };
         assert!(!caption.params.stream);
         let head = br#"{"type": "caption", "id": "1", "image": null}"#;
         let Ok(Command::Caption(caption)) = command(head, 5, true) else { panic!() };
-        assert_eq!(caption.image, None);
+        assert_eq!(caption.image, CommandImage::Behind);
+        let url =
+            r#"{"type": "caption", "id": "1", "image": null, "image_url": "http:\/\/a.example"}"#;
+        let Ok(Command::Caption(caption)) = read(url) else { panic!("{url}") };
+        assert_eq!(caption.image, CommandImage::At("http://a.example".to_owned()));
         assert!(
             matches!(read(r#"{"type": "cancel", "id": "a"}"#), Ok(Command::Cancel(id)) if id == "a")
         );
@@ -289,7 +319,20 @@ mod tests {
                 Some("a"),
                 InvalidParameter,
             ),
+            (
+                r#"{"type": "caption", "id": "a", "image_url": "x", "image_url": "x"}"#,
+                Some("a"),
+                InvalidParameter,
+            ),
+            (
+                r#"{"type": "caption", "id": "a", "image_url": "x", "image": "aGk="}"#,
+                Some("a"),
+                InvalidParameter,
+            ),
+            (r#"{"type": "caption", "id": "a", "image_url": ["x"]}"#, Some("a"), InvalidParameter),
+            (r#"{"type": "caption", "id": "a", "image_url": null}"#, Some("a"), MalformedRequest),
             (r#"{"type": "cancel", "id": "a", "image": ""}"#, Some("a"), InvalidParameter),
+            (r#"{"type": "cancel", "id": "a", "image_url": ""}"#, Some("a"), InvalidParameter),
             (r#"{"type": "caption", "image": ""}"#, None, InvalidParameter),
             (r#"{"type": "cancel"}"#, None, InvalidParameter),
             (r#"{"type": "ping", "id": 5}"#, None, InvalidParameter),
@@ -304,8 +347,13 @@ mod tests {
         }
         let head = br#"{"type": "cancel", "id": "a"}"#;
         assert!(command(head, 5, true).is_err(), "a binary message is an image");
-        let head = br#"{"type": "caption", "id": "a", "image": "aGk="}"#;
-        assert!(command(head, 5, true).is_err(), "two images");
+        for head in [
+            &br#"{"type": "caption", "id": "a", "image": "aGk="}"#[..],
+            br#"{"type": "caption", "id": "a", "image_url": "http://a.example"}"#,
+        ] {
+            let BadMessage { error, .. } = command(head, 5, true).unwrap_err();
+            assert!(error.detail().contains("behind the line of JSON"), "two images: {error}");
+        }
     }
 
     #[test]

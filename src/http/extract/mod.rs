@@ -22,8 +22,8 @@ use percent_encoding::percent_decode;
 use serde_json::Value;
 
 pub(super) use self::message::{
-    BadMessage, CaptionCommand, Command, command, head_length, id_in, message_limits, no_head,
-    within,
+    BadMessage, CaptionCommand, Command, CommandImage, command, head_length, id_in, message_limits,
+    no_head, within,
 };
 use self::names::{ImageCount, Place};
 use super::body::{BodyLimits, LimitedBody, TooLarge};
@@ -351,11 +351,7 @@ impl Images<'_> {
         match self.reader.count {
             ImageCount::One => match first {
                 None => Ok(()),
-                Some(first) if first == field => Err(given_twice(field)),
-                Some(_) => Err(Error::parameter(
-                    URL_FIELD,
-                    "there are both image and image_url; send one of them",
-                )),
+                Some(first) => Err(second_image(first, field)),
             },
             ImageCount::Many(limit) if self.items.len() == limit => Err(too_many(limit)),
             ImageCount::Many(_) => Ok(()),
@@ -373,6 +369,14 @@ impl Images<'_> {
         }
         Ok(self.items)
     }
+}
+
+/// The refusal of an image in `field`, after one in `first`.
+fn second_image(first: &str, field: &str) -> Error {
+    if first == field {
+        return given_twice(field);
+    }
+    Error::parameter(URL_FIELD, "there are both image and image_url; send one of them")
 }
 
 fn too_many(limit: usize) -> Error {

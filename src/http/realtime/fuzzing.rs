@@ -109,6 +109,7 @@ mod tests {
         ];
         let text = prop_oneof![
             Just(br#"{"type": "caption", "id": "a", "image": "aGVsbG8="}"#.to_vec()),
+            Just(br#"{"type": "caption", "id": "a", "image_url": "http://a.example"}"#.to_vec()),
             Just(b"{\"type\": \"caption\", \"id\": \"b\"}\nimage".to_vec()),
             Just(br#"{"type": "cancel", "id": "a"}"#.to_vec()),
             vec(any::<u8>(), 0..200),

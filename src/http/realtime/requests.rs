@@ -15,6 +15,7 @@ use super::entrance::InProgress;
 use super::events::RealtimeEvent;
 use super::outbox::{Left, Outbox};
 use crate::captioner::{Caption, CaptionEvent, CaptionParams, Captioner, Photo};
+use crate::fetch::Fetcher;
 use crate::http::generate::too_late;
 use crate::http::observe::MessageLog;
 use cutline_error::{Error, Result};
@@ -96,10 +97,18 @@ impl Requests {
     }
 }
 
+/// The image of a request.
+pub(super) enum Source {
+    /// It came with the message.
+    Sent(Photo),
+    /// It is fetched from this address, which takes a part of the time for the answer.
+    At(String, Fetcher),
+}
+
 /// A caption for a client that reads its events.
 pub(super) struct CaptionRequest {
     pub(super) id: String,
-    pub(super) photo: Photo,
+    pub(super) source: Source,
     pub(super) params: CaptionParams,
     pub(super) captioner: Captioner,
     /// Time for the answer.
@@ -129,9 +138,9 @@ impl From<Left> for Failed {
 
 impl CaptionRequest {
     async fn run(self, requests: &Requests) {
-        let Self { id, photo, params, captioner, limit, log, outbox, progress } = self;
+        let Self { id, source, params, captioner, limit, log, outbox, progress } = self;
         let events = Events { id: &id, outbox: &outbox, limit, deadline: Instant::now() + limit };
-        let result = match events.send_all(&captioner, photo, params).await {
+        let result = match events.send_all(&captioner, source, params).await {
             Ok(caption) => Ok(caption),
             Err(Failed::Error(error)) => Err(error),
             Err(Failed::Left) => return,
@@ -165,10 +174,16 @@ impl Events<'_> {
     async fn send_all(
         &self,
         captioner: &Captioner,
-        photo: Photo,
+        source: Source,
         params: CaptionParams,
     ) -> Result<Caption, Failed> {
         let (id, wants_text) = (self.id, params.stream);
+        let photo = match source {
+            Source::Sent(photo) => photo,
+            Source::At(url, fetcher) => {
+                self.in_time(fetcher.fetch(&url, captioner.budget())).await?
+            }
+        };
         // Boxed: this future is large, and every future around it would be as well.
         let mut run = self.in_time(Box::pin(captioner.start(photo, params))).await?;
         self.in_time(run.accepted()).await?;

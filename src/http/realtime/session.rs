@@ -13,10 +13,10 @@ use super::entrance::{Entrance, InProgress};
 use super::events::RealtimeEvent;
 use super::outbox::{self, Outbox};
 use super::reader::{Incoming, Kind, Message, MessageReader};
-use super::requests::{CaptionRequest, Requests};
+use super::requests::{CaptionRequest, Requests, Source};
 use super::{Closing, PATH};
-use crate::captioner::{Budget, Captioner, Photo};
-use crate::http::extract::{self, BadMessage, CaptionCommand, Command};
+use crate::captioner::{Budget, CaptionParams, Captioner, Photo};
+use crate::http::extract::{self, BadMessage, CaptionCommand, Command, CommandImage};
 use crate::http::observe::MessageLog;
 use crate::http::rate::ClientId;
 use crate::http::state::AppState;
@@ -143,14 +143,20 @@ impl<R: AsyncRead + Unpin> Session<R> {
             .ok_or_else(extract::no_head)
             .and_then(|length| extract::command(&bytes[..length], max_bytes, kind == Kind::Binary));
         match command {
-            Ok(Command::Caption(mut command)) => {
-                let image = command.image.take().unwrap_or_else(|| {
-                    bytes.drain(..=head.unwrap_or(0));
-                    bytes
-                });
-                let permit = permit.split(image.len() as u64);
-                let photo = Photo::new(image, permit);
-                self.caption(command, photo, begin, progress).await
+            Ok(Command::Caption(CaptionCommand { id, image, params })) => {
+                let mut photo = |image: Vec<u8>| {
+                    let permit = permit.split(image.len() as u64);
+                    Source::Sent(Photo::new(image, permit))
+                };
+                let source = match image {
+                    CommandImage::Here(image) => photo(image),
+                    CommandImage::Behind => {
+                        bytes.drain(..=head.unwrap_or(0));
+                        photo(bytes)
+                    }
+                    CommandImage::At(url) => Source::At(url, self.state.fetcher().clone()),
+                };
+                self.caption(id, params, source, begin, progress).await
             }
             Ok(Command::Cancel(id)) => self.cancel(&id).await,
             Ok(Command::Ping(id)) => {
@@ -168,19 +174,19 @@ impl<R: AsyncRead + Unpin> Session<R> {
 
     async fn caption(
         &mut self,
-        command: CaptionCommand,
-        photo: Photo,
+        id: String,
+        params: CaptionParams,
+        source: Source,
         begin: StdInstant,
         progress: InProgress,
     ) -> Result<(), Closing> {
-        let CaptionCommand { id, params, .. } = command;
-        let captioner = match self.admit(&id, &photo) {
+        let captioner = match self.admit(&id, &source) {
             Ok(captioner) => captioner,
             Err(bad) => return self.refuse(bad, begin, progress).await,
         };
         self.requests.start(CaptionRequest {
             id,
-            photo,
+            source,
             params,
             captioner,
             limit: self.state.settings().request_timeout,
@@ -192,7 +198,7 @@ impl<R: AsyncRead + Unpin> Session<R> {
     }
 
     /// Decides whether a caption may begin.
-    fn admit(&self, id: &str, photo: &Photo) -> Result<Captioner, BadMessage> {
+    fn admit(&self, id: &str, source: &Source) -> Result<Captioner, BadMessage> {
         let settings = self.state.settings();
         if self.requests.contains(id) {
             let detail = format!(
@@ -210,7 +216,9 @@ impl<R: AsyncRead + Unpin> Session<R> {
                 );
                 return Err(Error::new(ErrorKind::RateLimited, detail));
             }
-            extract::within(photo, settings.max_image_bytes)?;
+            if let Source::Sent(photo) = source {
+                extract::within(photo, settings.max_image_bytes)?;
+            }
             self.state.captioner().cloned()
         };
         admitted().map_err(|error| BadMessage { id: Some(id.to_owned()), error })

@@ -3,6 +3,7 @@
 mod client;
 mod frames;
 mod limits;
+mod urls;
 
 use axum::body::Body;
 use axum::http::{Request, StatusCode};

@@ -1,5 +1,7 @@
 //! Images by URL. The servers of the tests are on this machine, so the operator lists them.
 
+mod contracts;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,9 +20,13 @@ use super::fixture::{
     Answer, Fixture, distinct, eventually, form, form_bytes, json as fields, png, post, post_to,
 };
 
-/// A server of images: `/NUMBER.png` is a different one for each number, `/page` is HTML, `/silent`
-/// never answers, and everything else is missing.
-struct Images {
+/// The largest image that is fetched.
+const MAX_BYTES: usize = 100_000;
+
+/// A server of images: `/NUMBER.png` is a different one for each number, `/moved/NUMBER.png` redirects to
+/// it, `/loop` to itself and `/away` to another host, `/page` is HTML, `/large` announces too many bytes,
+/// `/silent` never answers, and everything else is missing.
+pub(super) struct Images {
     address: SocketAddr,
     requests: Arc<AtomicUsize>,
     /// Connections to `/silent` that are open.
@@ -28,7 +34,7 @@ struct Images {
 }
 
 impl Images {
-    async fn start() -> Self {
+    pub(super) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (requests, silent) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
@@ -43,16 +49,24 @@ impl Images {
                     let path = head.split(' ').nth(1).unwrap_or_default();
                     seen.fetch_add(1, Ordering::SeqCst);
                     let number = path.trim_matches('/').strip_suffix(".png");
+                    let to = |location: &str| format!("302 Found\r\nlocation: {location}");
+                    let found = || "200 OK".to_owned();
                     let (status, body) = match (path, number.and_then(|n| n.parse().ok())) {
-                        (_, Some(number)) => ("200 OK", distinct(number)),
-                        ("/page", _) => ("200 OK", b"<!DOCTYPE html><p>No image".to_vec()),
+                        (_, Some(number)) => (found(), distinct(number)),
+                        ("/page", _) => (found(), b"<!DOCTYPE html><p>No image".to_vec()),
+                        ("/large", _) => (found(), vec![0xFF; MAX_BYTES + 1]),
+                        ("/loop", _) => (to("/loop"), Vec::new()),
+                        ("/away", _) => (to("http://127.0.0.1:1/"), Vec::new()),
+                        (moved, _) if moved.starts_with("/moved/") => {
+                            (to(&moved["/moved".len()..]), Vec::new())
+                        }
                         ("/silent", _) => {
                             waiting.fetch_add(1, Ordering::SeqCst);
                             while stream.read(&mut [0; 64]).await.is_ok_and(|length| length > 0) {}
                             waiting.fetch_sub(1, Ordering::SeqCst);
                             return;
                         }
-                        _ => ("404 Not Found", Vec::new()),
+                        _ => ("404 Not Found".to_owned(), Vec::new()),
                     };
                     let head =
                         format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n", body.len());
@@ -63,26 +77,31 @@ impl Images {
         Self { address, requests, silent }
     }
 
-    fn url(&self, path: &str) -> String {
+    pub(super) fn url(&self, path: &str) -> String {
         format!("http://{}/{path}", self.address)
     }
 
-    fn requests(&self) -> usize {
+    pub(super) fn requests(&self) -> usize {
         self.requests.load(Ordering::SeqCst)
     }
 
-    fn silent(&self) -> usize {
+    pub(super) fn silent(&self) -> usize {
         self.silent.load(Ordering::SeqCst)
     }
 
     /// Settings that allow fetching from here.
-    fn settings(&self) -> HttpSettings {
+    pub(super) fn settings(&self) -> HttpSettings {
         let sources = FetchSources::Listed(self.address.to_string().parse().unwrap());
-        HttpSettings { fetch: FetchSettings { sources, ..off() }, ..HttpSettings::default() }
+        let fetch = FetchSettings { sources, max_bytes: MAX_BYTES, ..off() };
+        HttpSettings { fetch, ..HttpSettings::default() }
     }
 
     fn fixture(&self) -> Fixture {
-        let fixture = Fixture::build(self.settings(), 8, MemoryLimits::default());
+        Self::fixture_with(self.settings())
+    }
+
+    fn fixture_with(settings: HttpSettings) -> Fixture {
+        let fixture = Fixture::build(settings, 8, MemoryLimits::default());
         fixture.state.ready(fixture.captioner.clone());
         fixture
     }
@@ -320,38 +339,6 @@ async fn failures_are_told_apart_but_not_what_is_inside() {
     let answer = public.send(fields(&json!({"image_url": images.url("1.png")}))).await;
     assert_eq!(answer.problem(422, "invalid_parameter")["field"], "image_url", "the port");
     assert_eq!(images.requests(), 2);
-}
-
-#[tokio::test]
-async fn clients_of_other_programs_send_addresses_as_well() {
-    let images = Images::start().await;
-    let chat = |urls: &[String]| {
-        let content: Vec<Value> = urls
-            .iter()
-            .map(|url| json!({"type": "image_url", "image_url": {"url": url}}))
-            .collect();
-        let message = json!({"role": "user", "content": content});
-        let body = json!({"model": "scripted", "messages": [message]});
-        post_to("/v1/chat/completions", "application/json", body.to_string())
-    };
-    let both = [images.url("1.png"), images.url("2.png")];
-    let fixture = images.fixture();
-    let answer = fixture.send(chat(&both)).await;
-    let answer = answer.json();
-    let content = answer["choices"][0]["message"]["content"].as_str();
-    assert_eq!(content, Some("a red square\na red square"), "{answer}");
-    assert_eq!(images.requests(), 2);
-    let ollama = json!({"model": "scripted", "images": [images.url("3.png")], "stream": false});
-    let answer =
-        fixture.send(post_to("/api/generate", "application/json", ollama.to_string())).await;
-    assert_eq!(answer.json()["response"], "a red square", "{answer:?}");
-
-    let answer = Fixture::roomy(8, MemoryLimits::default()).send(chat(&both)).await;
-    // OpenAI knows no 422.
-    assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{answer:?}");
-    let message = answer.json()["error"]["message"].clone();
-    assert!(message.as_str().unwrap().contains("FETCH_URLS"), "{message}");
-    assert_eq!(images.requests(), 3);
 }
 
 #[tokio::test]
