@@ -106,6 +106,12 @@ impl Tokenizer {
         Ok(if self.clean_up { clean_up_spaces(&text) } else { text })
     }
 
+    /// The word piece or special token with this id, as the vocabulary names it.
+    #[must_use]
+    pub fn name(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
     /// Number of entries, including special tokens.
     #[must_use]
     pub fn vocab_size(&self) -> usize {

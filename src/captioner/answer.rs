@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{Choice, ImageInfo, TokenSequence, VisionCacheState};
 use crate::cache::Weigh;
-use crate::engine::EncodedImage;
+use crate::engine::{Alternatives, EncodedImage};
 use cutline_error::Result;
 use cutline_image::{Colors, DominantColor};
 
@@ -22,8 +22,13 @@ pub(super) struct Answer {
 impl Weigh for Arc<Answer> {
     fn bytes(&self) -> usize {
         let heap = |choice: &Choice| {
-            let TokenSequence { ids, log_probabilities } = &choice.sequence;
-            choice.text.capacity() + 4 * (ids.capacity() + log_probabilities.capacity())
+            let TokenSequence { ids, log_probabilities, alternatives } = &choice.sequence;
+            let slots = alternatives.capacity() * size_of::<Alternatives>();
+            let each = |one: &Alternatives| size_of_val::<[_]>(one) + 2 * size_of::<usize>();
+            choice.text.capacity()
+                + 4 * (ids.capacity() + log_probabilities.capacity())
+                + slots
+                + alternatives.iter().map(each).sum::<usize>()
         };
         let texts: usize = self.choices.iter().map(heap).sum();
         let choices = self.choices.capacity() * size_of::<Choice>();

@@ -4,7 +4,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::style::Fallback;
-use crate::engine::FinishReason;
+use crate::engine::{Alternatives, FinishReason};
 use cutline_image::{Colors, DecodedImage};
 
 /// One of the returned captions.
@@ -32,6 +32,8 @@ pub struct TokenSequence {
     pub ids: Vec<u32>,
     /// The logarithm of the probability that the model gave to each generated token.
     pub log_probabilities: Vec<f32>,
+    /// The most probable tokens in the place of each generated one, if they are wanted.
+    pub alternatives: Vec<Alternatives>,
 }
 
 fn finish_reason<S: serde::Serializer>(

@@ -64,7 +64,11 @@ impl Captioner {
             &format!("{PREPROCESSING_VERSION} {:?}", info.input_size),
             &format!("{:?}", params.prompt),
             // All fields by name, so that a new field counts without an edit here.
-            &format!("{:?}", params.generation().canonical()),
+            // They do not change a text.
+            &format!(
+                "{:?}",
+                GenerationParams { alternatives: 0, ..params.generation().canonical() }
+            ),
             &format!("{:?}", params.text_style()),
         ] {
             hasher.update(&(part.len() as u64).to_le_bytes());
@@ -113,6 +117,7 @@ mod tests {
             with(|p| p.top_k = 7),
             with(|p| p.top_p = 0.7),
             with(|p| p.seed = Some(7)),
+            with(|p| p.alternatives = 7),
         ];
         assert_eq!(all.iter().collect::<HashSet<_>>().len(), all.len(), "two keys are the same");
     }

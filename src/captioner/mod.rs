@@ -8,6 +8,7 @@
 //! - `stream`: one caller's view of that work;
 //! - `answer`: the data that callers and caches share; `keys`: cache keys and fingerprints;
 //! - `style`: captions as the model writes them, or as alternative text; `tags`: words from captions;
+//!   `tokens`: the texts of single tokens;
 //! - `budget`: the bytes of images in memory; `memory`: the memory of decoded images, and of the whole
 //!   server; `decoders`: the threads that decode images;
 //! - `process`: image analysis without the model;
@@ -29,6 +30,7 @@ mod process;
 mod stream;
 mod style;
 mod tags;
+mod tokens;
 mod work;
 
 use std::sync::Arc;
@@ -52,6 +54,7 @@ pub use self::process::{ProcessTimings, ProcessedImage, ProcessedInfo};
 pub use self::stream::{CaptionEvent, CaptionStream};
 pub use self::style::{Fallback, Style, TextStyle, repeats_itself};
 pub use self::tags::{Tag, tag_params, tags};
+pub use self::tokens::TokenText;
 use crate::cache::{SingleFlight, Store};
 use crate::engine::Engine;
 use crate::metrics::{CacheSnapshot, Metrics, ModelSnapshot};
@@ -278,31 +281,6 @@ impl Captioner {
     /// Those of [`start`](Self::start); also if the image is bad or the model fails.
     pub async fn caption(&self, photo: impl Into<Photo>, params: CaptionParams) -> Result<Caption> {
         self.start(photo, params).await?.end().await
-    }
-
-    /// The text of each generated token of a caption, with the logarithm of its probability. The texts
-    /// make up the caption; tokens without a text, such as the last one, are left out.
-    ///
-    /// # Errors
-    /// [`Internal`](cutline_error::ErrorKind::Internal): the tokenizer is broken.
-    pub fn token_texts(&self, sequence: &TokenSequence) -> Result<Vec<(String, f32)>> {
-        let TokenSequence { ids, log_probabilities } = sequence;
-        let prompt = ids.len().saturating_sub(log_probabilities.len());
-        let mut before = self.decode(&ids[..prompt])?;
-        let mut texts = Vec::with_capacity(log_probabilities.len());
-        for (end, log_probability) in (prompt + 1..=ids.len()).zip(log_probabilities) {
-            let text = self.decode(&ids[..end])?;
-            let own = match text.strip_prefix(&before) {
-                Some(more) => more.to_owned(),
-                // Cleaning up has changed the text in front of it.
-                None => self.decode(&ids[end - 1..end])?,
-            };
-            if !own.is_empty() {
-                texts.push((own, *log_probability));
-            }
-            before = text;
-        }
-        Ok(texts)
     }
 
     fn decode(&self, ids: &[u32]) -> Result<String> {

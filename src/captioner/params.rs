@@ -77,6 +77,9 @@ pub struct CaptionParams {
     #[schema(inline)]
     #[allow(missing_docs, reason = "as above")]
     pub cache: CachePolicy,
+    /// How many probable tokens are told for each one of a caption; for contracts that report them.
+    #[serde(skip)]
+    pub top_logprobs: usize,
     /// Whether alternative text starts with a capital letter; the command line's alone.
     #[serde(skip)]
     pub capital: bool,
@@ -121,6 +124,7 @@ impl Default for CaptionParams {
             colors: true,
             stream: false,
             cache: CachePolicy::default(),
+            top_logprobs: generation.alternatives,
             capital: false,
             full_stop: false,
         }
@@ -145,6 +149,7 @@ impl CaptionParams {
             top_k: self.top_k,
             top_p: self.top_p,
             seed: self.seed,
+            alternatives: self.top_logprobs,
         }
     }
 

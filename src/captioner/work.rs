@@ -199,6 +199,7 @@ fn choices(captioner: &Captioner, sequences: &[Sequence]) -> Result<Vec<Choice>>
             sequence: TokenSequence {
                 ids: sequence.ids.clone(),
                 log_probabilities: sequence.log_probabilities.clone(),
+                alternatives: sequence.alternatives.clone(),
             },
         })
     };

@@ -238,6 +238,7 @@ impl Engine for FakeEngine {
                     generated: *written as usize,
                     confidence: 1.0,
                     log_probabilities: vec![0.0; *written as usize],
+                    alternatives: Vec::new(),
                     score: None,
                     finish_reason: FinishReason::Length,
                 };

@@ -26,7 +26,8 @@ pub use self::options::{DeviceChoice, KernelChoice, Precision};
 use cutline_error::{Error, Result};
 pub use cutline_generate::fresh_seed;
 pub use cutline_generate::params::{
-    EarlyStopping, FinishReason, GenerationParams, MAX_BEAMS, Sequence,
+    Alternatives, EarlyStopping, FinishReason, GenerationParams, MAX_ALTERNATIVES, MAX_BEAMS,
+    Sequence,
 };
 pub use cutline_image::PixelValues;
 

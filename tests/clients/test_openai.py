@@ -129,6 +129,27 @@ def test_the_probabilities_of_tokens(caption):
     assert [token.token for token in last.choices[0].logprobs.content] == [token.token for token in tokens]
 
 
+@pytest.mark.parametrize("beams", [1, 3])
+def test_the_most_probable_tokens(beams):
+    options = {"logprobs": True, "extra_body": {"cutline": {"num_beams": beams}}}
+    tokens = chat(top_logprobs=20, **options).choices[0].logprobs.content
+    for token in tokens:
+        others = token.top_logprobs
+        assert len(others) == 20
+        assert [other.logprob for other in others] == sorted((o.logprob for o in others), reverse=True)
+        assert sum(math.exp(other.logprob) for other in others) <= 1.0001
+        assert bytes(others[0].bytes).decode() == others[0].token
+        assert (token.token, token.logprob) in [(other.token, other.logprob) for other in others]
+    if beams == 1:
+        assert all(token.top_logprobs[0].token == token.token for token in tokens)
+    plain = chat(**options).choices[0].logprobs.content
+    assert [(token.token, token.logprob) for token in plain] == [(token.token, token.logprob) for token in tokens]
+    assert all(token.top_logprobs == [] for token in plain)
+    with pytest.raises(openai.BadRequestError, match="between 0 and 20") as caught:
+        chat(logprobs=True, top_logprobs=21)
+    assert caught.value.param == "top_logprobs"
+
+
 def test_max_tokens_cuts_the_caption(caption):
     choice = chat(max_tokens=3).choices[0]
     assert choice.finish_reason == "length"
@@ -338,6 +359,19 @@ def test_the_responses_helper_accumulates(caption):
         for _ in stream:
             pass
         assert stream.get_final_response().output_text == caption
+
+
+def test_the_probabilities_of_a_response(caption):
+    options = {"input": responses_input(), "include": ["message.output_text.logprobs"], "top_logprobs": 3}
+    answer = client().responses.create(model=MODEL, **options)
+    tokens = answer.output[0].content[0].logprobs
+    assert "".join(token.token for token in tokens) == caption
+    assert all(len(token.top_logprobs) == 3 and token.top_logprobs[0].token == token.token for token in tokens)
+    with client().responses.stream(model=MODEL, **options) as stream:
+        for event in stream:
+            if event.type == "response.output_text.done":
+                assert [token.logprob for token in event.logprobs] == [token.logprob for token in tokens]
+        assert stream.get_final_response().output[0].content[0].logprobs == tokens
 
 
 def test_responses_that_are_cut_off():

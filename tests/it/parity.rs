@@ -13,7 +13,9 @@ use std::path::PathBuf;
 use cutline::engine::{Engine, Event, Job, JobId, PixelValues, Precision};
 use cutline::generate::{FinishReason, GenerationParams};
 
-use checks::{Outcome, all_same, check_batches, check_captions, check_numbers, run, same};
+use checks::{
+    Outcome, all_same, check_alternatives, check_batches, check_captions, check_numbers, run, same,
+};
 use set::{Backend, CANDLE, STEP, Set, best, every_exact_backend, full_precision, job, selected};
 
 const TINY: [&str; 3] = ["tied", "untied", "half"];
@@ -29,6 +31,13 @@ fn tiny_models_compute_what_transformers_computes() {
 fn tiny_models_write_what_transformers_writes() {
     for backend in full_precision() {
         TINY.into_iter().for_each(|name| check_captions(Set::tiny(name, backend)));
+    }
+}
+
+#[test]
+fn alternatives_have_the_probabilities_that_transformers_gives_them() {
+    for backend in full_precision() {
+        TINY.into_iter().for_each(|name| check_alternatives(Set::tiny(name, backend)));
     }
 }
 

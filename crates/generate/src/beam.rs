@@ -1,7 +1,7 @@
 //! Beam search, step by step like `_beam_search` in `generation/utils.py` of transformers 5.23, which
 //! also explains its peculiarities. With `do_sample` the candidates of a step are drawn at random.
 
-use super::params::{EarlyStopping, FinishReason, GenerationParams, Sequence};
+use super::params::{Alternatives, EarlyStopping, FinishReason, GenerationParams, Sequence};
 use super::processors::LogitsProcessor;
 use super::random::{Random, fresh_seed};
 use super::rules::Rules;
@@ -22,6 +22,8 @@ pub(super) struct BeamSearch {
     random: Option<Random>,
     /// The unfinished beams, best first.
     running: Vec<Beam>,
+    /// The most probable tokens after each of them, if they are wanted.
+    alternatives: Vec<Alternatives>,
     /// The best finished sequences, best first. Placeholders are not `done`.
     finished: Vec<FinishedBeam>,
     /// Whether a running beam may still beat the worst finished one.
@@ -38,6 +40,8 @@ struct Beam {
     log_probability: f64,
     /// Of each generated token.
     log_probabilities: Vec<f32>,
+    /// For each generated token.
+    alternatives: Vec<Alternatives>,
 }
 
 #[derive(Debug, Clone)]
@@ -68,6 +72,7 @@ impl BeamSearch {
             score,
             log_probability: 0.0,
             log_probabilities: Vec::new(),
+            alternatives: Vec::new(),
         };
         let beams = params.num_beams;
         // Only the first beam counts at the start; otherwise all would be the same.
@@ -83,6 +88,7 @@ impl BeamSearch {
                 .do_sample
                 .then(|| Random::new(params.seed.unwrap_or_else(fresh_seed), 0)),
             running,
+            alternatives: Vec::new(),
             finished: vec![nothing; beams],
             may_improve: true,
             started: false,
@@ -132,9 +138,12 @@ impl BeamSearch {
         let size = self.rules.vocabulary;
         let mut raw = Vec::with_capacity(self.beams * size);
         let mut scores = Vec::with_capacity(self.beams * size);
+        self.alternatives.clear();
         for (index, beam) in self.running.iter().enumerate() {
             let row = if self.started { index } else { 0 };
-            let log_probabilities = math::log_softmax(&logits[row * size..][..size]);
+            let logits = &logits[row * size..][..size];
+            self.alternatives.extend(self.rules.alternatives(logits));
+            let log_probabilities = math::log_softmax(logits);
             let from = scores.len();
             scores.extend_from_slice(&log_probabilities);
             self.rules.chain.process(&beam.ids, &mut scores[from..]);
@@ -195,10 +204,11 @@ impl BeamSearch {
     }
 
     fn extend(&self, candidate: &Candidate, score: f32) -> Beam {
-        let Beam { mut ids, mut log_probabilities, .. } = self.running[candidate.source].clone();
-        ids.push(candidate.token);
-        log_probabilities.push(candidate.raw);
-        Beam { ids, score, log_probability: candidate.log_probability, log_probabilities }
+        let mut beam = self.running[candidate.source].clone();
+        beam.ids.push(candidate.token);
+        beam.log_probabilities.push(candidate.raw);
+        beam.alternatives.extend(self.alternatives.get(candidate.source).cloned());
+        Beam { score, log_probability: candidate.log_probability, ..beam }
     }
 
     /// The best candidates that do not end: the rows that they continue, and the new beams.
@@ -280,6 +290,7 @@ impl BeamSearch {
             generated,
             confidence: confidence(finished.beam.log_probability, generated),
             log_probabilities: finished.beam.log_probabilities,
+            alternatives: finished.beam.alternatives,
             score: Some(finished.score),
             finish_reason: if stopped { FinishReason::Stop } else { FinishReason::Length },
             ids,
@@ -346,6 +357,23 @@ mod tests {
             let sum: f32 = ours.log_probabilities.iter().sum();
             assert_eq!(ours.log_probabilities.len(), ours.generated);
             assert!((sum - score).abs() < 1e-5, "{ours:?}");
+        }
+    }
+
+    #[test]
+    fn alternatives_belong_to_the_tokens_of_their_sequence() {
+        let params = GenerationParams { alternatives: 4, ..beams(4) };
+        let (found, _) = decode(&mut Script::new(mixed), &params, input(&[9, 1]));
+        for sequence in &found {
+            assert_eq!(sequence.alternatives.len(), sequence.generated);
+            for (at, own) in sequence.alternatives.iter().enumerate() {
+                let mut logits = vec![0.0; VOCABULARY];
+                let before = &sequence.ids[..2 + at];
+                mixed(before).into_iter().for_each(|(token, value)| logits[token] = value);
+                assert_eq!(**own, *math::most_probable(&logits, 4), "{at} of {sequence:?}");
+                let chosen = (sequence.ids[2 + at], sequence.log_probabilities[at]);
+                assert!(own[3].1 > chosen.1 || own.contains(&chosen), "{at} of {sequence:?}");
+            }
         }
     }
 

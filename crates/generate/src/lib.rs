@@ -35,7 +35,10 @@ mod sample;
 mod script;
 mod top_logits;
 
-pub use params::{EarlyStopping, FinishReason, GenerationParams, MAX_BEAMS, Sequence};
+pub use params::{
+    Alternatives, EarlyStopping, FinishReason, GenerationParams, MAX_ALTERNATIVES, MAX_BEAMS,
+    Sequence,
+};
 pub use random::fresh_seed;
 pub use top_logits::TopLogits;
 
@@ -115,7 +118,8 @@ impl Decoder {
 
     /// How many of the greatest logits of each row
     /// [`advance_with_top_logits`](Self::advance_with_top_logits) usually needs; `None` if the choice
-    /// depends on all logits, because they are processed or sampled from.
+    /// depends on all logits, because they are processed or sampled from, or if alternatives are
+    /// wanted.
     #[must_use]
     pub fn top_logits_needed(&self) -> Option<usize> {
         match &self.0 {

@@ -12,6 +12,13 @@ pub(super) fn log_probability(row: &[f32], index: usize) -> f32 {
     (row[index] - max) - log_sum
 }
 
+/// The `count` greatest values of [`log_softmax`] with their indices, greatest first, ties in order.
+pub(super) fn most_probable(row: &[f32], count: usize) -> Vec<(u32, f32)> {
+    let (max, log_sum) = log_sum(row);
+    let best = top_indices(row, count).into_iter();
+    best.map(|index| (index as u32, (row[index] - max) - log_sum)).collect()
+}
+
 /// The greatest value and `ln Σ exp(x − max)`.
 fn log_sum(row: &[f32]) -> (f32, f32) {
     let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
@@ -54,6 +61,9 @@ mod tests {
         let total: f32 = log_softmax(&row).iter().map(|x| x.exp()).sum();
         assert!((total - 1.0).abs() < 1e-6);
         assert_eq!(log_softmax(&row)[4], log_probability(&row, 4));
+        let all = log_softmax(&row);
+        assert_eq!(most_probable(&row, 2), [(3, all[3]), (4, all[4])]);
+        assert_eq!(most_probable(&row, 9).len(), row.len());
     }
 
     #[test]

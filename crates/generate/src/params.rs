@@ -1,10 +1,15 @@
 //! Parameters of decoding. Names, defaults and meanings are those of `GenerationConfig` in Hugging
 //! Face transformers.
 
+use std::sync::Arc;
+
 use cutline_error::{Error, Result};
 
 /// The maximum of beams, and of captions, of one request.
 pub const MAX_BEAMS: usize = 10;
+
+/// The maximum of probable tokens that are reported for each generated one.
+pub const MAX_ALTERNATIVES: usize = 20;
 
 /// When beam search may stop (`early_stopping` in transformers).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -47,6 +52,8 @@ pub struct GenerationParams {
     pub top_p: f32,
     /// Seed of sampling; `None` means a random one.
     pub seed: Option<u64>,
+    /// How many of the most probable tokens are reported for each generated one; 0 disables it.
+    pub alternatives: usize,
 }
 
 impl Default for GenerationParams {
@@ -65,6 +72,7 @@ impl Default for GenerationParams {
             top_k: 50,
             top_p: 1.0,
             seed: None,
+            alternatives: 0,
         }
     }
 }
@@ -141,6 +149,11 @@ impl GenerationParams {
             self.top_p > 0.0 && self.top_p <= 1.0,
             "top_p",
             "top_p must be greater than 0 and at most 1",
+        )?;
+        range(
+            self.alternatives <= MAX_ALTERNATIVES,
+            "top_logprobs",
+            "top_logprobs must be between 0 and 20",
         )
     }
 }
@@ -165,6 +178,10 @@ impl FinishReason {
     }
 }
 
+/// The most probable tokens in the place of one, the most probable first, with the logarithms of the
+/// probabilities that the model gave to them, before any processor or temperature.
+pub type Alternatives = Arc<[(u32, f32)]>;
+
 /// One finished sequence.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sequence {
@@ -177,6 +194,9 @@ pub struct Sequence {
     pub confidence: f32,
     /// The logarithms of these probabilities, one for each generated token.
     pub log_probabilities: Vec<f32>,
+    /// The most probable tokens for each generated one; empty if none are
+    /// [wanted](GenerationParams::alternatives).
+    pub alternatives: Vec<Alternatives>,
     /// The length-normalised log-probability in beam search; `None` without beams.
     pub score: Option<f32>,
     /// Why it ended.

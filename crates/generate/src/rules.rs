@@ -1,9 +1,9 @@
 //! What greedy decoding, sampling and beam search have in common: which tokens a sequence may take,
 //! and where it ends.
 
-use super::DecoderInput;
-use super::params::{FinishReason, GenerationParams};
+use super::params::{Alternatives, FinishReason, GenerationParams};
 use super::processors::{MinLength, ProcessorChain};
+use super::{DecoderInput, math};
 
 /// The rules for all sequences of an image.
 #[derive(Debug)]
@@ -14,6 +14,8 @@ pub(super) struct Rules {
     uses_top_logits: bool,
     /// The token that ends a sequence.
     pub(super) end: u32,
+    /// How many of the most probable tokens are reported for each generated one.
+    alternatives: usize,
     /// Logits of a row.
     pub(super) vocabulary: usize,
     /// Tokens of the prompt.
@@ -30,6 +32,7 @@ impl Rules {
             min_length: MinLength { length: prompt + params.min_new_tokens, end: input.end },
             uses_top_logits: !needs_all_logits(params),
             end: input.end,
+            alternatives: params.alternatives,
             vocabulary: input.vocabulary,
             prompt,
             max_length: input.max_length.min(prompt + params.max_new_tokens),
@@ -39,6 +42,11 @@ impl Rules {
     /// `count`, if the greatest logits of each row determine the choice.
     pub(super) fn top_logits(&self, count: usize) -> Option<usize> {
         self.uses_top_logits.then_some(count)
+    }
+
+    /// The most probable tokens of a row, if they are wanted.
+    pub(super) fn alternatives(&self, row: &[f32]) -> Option<Alternatives> {
+        (self.alternatives > 0).then(|| math::most_probable(row, self.alternatives).into())
     }
 
     /// Why a sequence of `length` tokens ends with this one, if it does.
@@ -56,8 +64,11 @@ impl Rules {
     }
 }
 
-/// Whether the choice depends on all logits: because they are processed according to the tokens so far,
-/// or sampled from. Forbidding `end` changes only one of them.
+/// Whether all logits are needed: because they are processed according to the tokens so far, sampled
+/// from, or searched for alternatives. Forbidding `end` changes only one of them.
 fn needs_all_logits(params: &GenerationParams) -> bool {
-    params.do_sample || params.repetition_penalty != 1.0 || params.no_repeat_ngram_size > 0
+    params.do_sample
+        || params.repetition_penalty != 1.0
+        || params.no_repeat_ngram_size > 0
+        || params.alternatives > 0
 }

@@ -1,6 +1,6 @@
 //! Greedy decoding and sampling: independent sequences.
 
-use super::params::{FinishReason, GenerationParams, Sequence};
+use super::params::{Alternatives, FinishReason, GenerationParams, Sequence};
 use super::processors::LogitsProcessor;
 use super::random::{Random, fresh_seed};
 use super::rules::Rules;
@@ -25,6 +25,7 @@ struct GrowingSequence {
     log_probability: f64,
     /// Of each generated token.
     log_probabilities: Vec<f32>,
+    alternatives: Vec<Alternatives>,
     random: Option<Random>,
     finished: Option<FinishReason>,
 }
@@ -36,6 +37,7 @@ impl Sampler {
             ids: input.prompt.clone(),
             log_probability: 0.0,
             log_probabilities: Vec::new(),
+            alternatives: Vec::new(),
             random: params.do_sample.then(|| Random::new(seed, row)),
             finished: None,
         };
@@ -111,6 +113,7 @@ impl Sampler {
         self.rules.chain.process(&sequence.ids, &mut scores);
         let drawn = sequence.random.as_mut().and_then(|random| random.draw(&scores));
         let token = drawn.unwrap_or_else(|| math::argmax(&scores));
+        sequence.alternatives.extend(self.rules.alternatives(logits));
         // A forced token uses up a random number too, so that later draws are the same.
         let token = forced.map_or(token, |token| token as usize);
         (token as u32, f64::from(math::log_probability(logits, token)))
@@ -138,6 +141,7 @@ impl Sampler {
                 generated,
                 confidence: confidence(sequence.log_probability, generated),
                 log_probabilities: sequence.log_probabilities,
+                alternatives: sequence.alternatives,
                 score: None,
                 finish_reason: sequence.finished.unwrap_or(FinishReason::Length),
                 ids: sequence.ids,
@@ -193,6 +197,32 @@ mod tests {
         let others = 8.0 * (-20.0_f32).exp();
         let expected = 1_f32.exp() / (1_f32.exp() + 1.0 + others);
         assert!((sequences[0].confidence - expected).abs() < 1e-6);
+    }
+
+    #[test]
+    fn alternatives_are_the_most_probable_tokens_of_the_unprocessed_logits() {
+        let model = |ids: &[u32]| match ids {
+            [9] => vec![(2, 3.0), (3, 2.0), (4, 1.0), (5, 1.0)],
+            _ => vec![(2, 5.0), (6, 4.0)],
+        };
+        // The end is more probable, but forbidden at first.
+        let params = GenerationParams { min_new_tokens: 1, alternatives: 3, ..greedy() };
+        let (sequences, _) = decode(&mut Script::new(model), &params, input(&[9]));
+        let Sequence { ids, log_probabilities, alternatives, .. } = &sequences[0];
+        assert_eq!(ids, &[9, 3, 2]);
+        let tokens = |n: usize| alternatives[n].iter().map(|(token, _)| *token).collect::<Vec<_>>();
+        assert_eq!((alternatives.len(), tokens(0), tokens(1)), (2, vec![2, 3, 4], vec![2, 6, 0]));
+        assert_eq!(alternatives[0][1], (3, log_probabilities[0]));
+        assert_eq!(alternatives[1][0], (2, log_probabilities[1]));
+        assert!(alternatives[0][0].1 > alternatives[0][1].1, "{alternatives:?}");
+        // Nothing else depends on them, and without the wish there are none.
+        let (plain, _) = decode(
+            &mut Script::new(model),
+            &GenerationParams { alternatives: 0, ..params },
+            input(&[9]),
+        );
+        let without = Sequence { alternatives: Vec::new(), ..sequences[0].clone() };
+        assert_eq!(plain, [without]);
     }
 
     #[test]

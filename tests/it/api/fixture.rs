@@ -134,11 +134,21 @@ impl Engine for ScriptedEngine {
             }
             let written = &WRITES[..length];
             let whole = length == WRITES.len();
+            let others = |token: &u32| {
+                let all = [(*token, 0.5_f32), (CLS + 1, 0.25), (8, 0.125)];
+                let all = all.into_iter().take(job.params.alternatives);
+                all.map(|(token, probability)| (token, probability.ln())).collect()
+            };
+            let alternatives = match job.params.alternatives {
+                0 => Vec::new(),
+                _ => written.iter().map(others).collect(),
+            };
             let sequence = Sequence {
                 ids: [&[CLS], job.prompt.as_slice(), written].concat(),
                 generated: length,
                 confidence: 0.5,
                 log_probabilities: vec![0.5_f32.ln(); length],
+                alternatives,
                 score: None,
                 finish_reason: if whole { FinishReason::Stop } else { FinishReason::Length },
             };

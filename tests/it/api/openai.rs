@@ -1,5 +1,7 @@
 //! OpenAI's API: what its clients read, and in which order.
 
+mod logprobs;
+
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use base64::Engine as _;
@@ -209,28 +211,6 @@ async fn a_stream_has_chunks_usage_and_an_end() {
     assert!(chunks[..5].iter().all(|chunk| chunk["usage"].is_null()));
     assert_eq!(chunks[5]["choices"], json!([]));
     assert_eq!(chunks[5]["usage"]["total_tokens"], 9);
-}
-
-#[tokio::test]
-async fn the_probability_of_each_token_is_told_if_it_is_wanted() {
-    let fixture = fixture();
-    let answer = complete(&fixture, &chat("?", json!({"logprobs": true, "top_logprobs": 3}))).await;
-    let logprobs = answer.json()["choices"][0]["logprobs"].clone();
-    let tokens = logprobs["content"].as_array().unwrap();
-    let texts: Vec<&str> = tokens.iter().map(|token| token["token"].as_str().unwrap()).collect();
-    assert_eq!(texts, ["a", " red", " square"]);
-    assert_eq!(tokens[1]["bytes"], json!(b" red"));
-    assert_eq!(tokens[0]["top_logprobs"], json!([]));
-    let half = f64::from(0.5_f32.ln());
-    assert!(tokens.iter().all(|token| token["logprob"].as_f64() == Some(half)), "{tokens:?}");
-
-    let body = chat("?", json!({"logprobs": true, "stream": true}));
-    let events = events(&complete(&fixture, &body).await);
-    let last: Value = serde_json::from_str(&events[events.len() - 2].1).unwrap();
-    assert_eq!(last["choices"][0]["logprobs"], logprobs);
-    // Tags are not the text of the model.
-    let answer = complete(&fixture, &chat("List keywords", json!({"logprobs": true}))).await;
-    assert_eq!(answer.json()["choices"][0]["logprobs"], Value::Null);
 }
 
 #[tokio::test]

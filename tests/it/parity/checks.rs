@@ -1,10 +1,12 @@
 //! The comparisons, the same for every implementation of the model.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use cutline::blip::ImageStates;
 use cutline::engine::local::LocalEngine;
-use cutline::engine::{Engine, Event, Job, Sequence};
+use cutline::engine::{Engine, Event, Job, JobId, Sequence};
+use cutline::generate::GenerationParams;
 
 use super::set::{Set, job, params};
 
@@ -122,6 +124,48 @@ pub(super) fn check_captions(set: Set) {
             assert_eq!(reported, sequences[0].ids[1 + case.prompt.len()..], "{what}");
         }
     }
+}
+
+/// Compares the alternatives of greedy captions with those of the logits that transformers computes.
+pub(super) fn check_alternatives(set: Set) {
+    const COUNT: usize = 5;
+    let name = set.name.clone();
+    let images = set.images();
+    let logits: Vec<_> = (0..images).map(|n| set.rows(&format!("logits.{n}")).unwrap()).collect();
+    let ids: Vec<_> = (0..images).map(|n| set.ids(n)).collect();
+    let (mut engine, _, pixels) = set.engine();
+    for image in 0..images {
+        // transformers was not allowed to end them either.
+        let length = ids[image].len() - 1;
+        let params = GenerationParams {
+            alternatives: COUNT,
+            min_new_tokens: length,
+            max_new_tokens: length,
+            ..GenerationParams::default()
+        };
+        let job = Job::new(JobId(0), Arc::clone(&pixels[image]), Vec::new(), params);
+        let sequence = run(&mut engine, vec![job], 1).remove(&0).unwrap().0.remove(0);
+        assert_eq!(sequence.ids, ids[image], "{name}");
+        assert_eq!(sequence.alternatives.len(), sequence.generated, "{name}");
+        for (position, ours) in sequence.alternatives.iter().enumerate() {
+            let theirs = log_softmax(&logits[image][position]);
+            let mut order: Vec<f32> = theirs.clone();
+            order.sort_by(|a, b| b.total_cmp(a));
+            assert_eq!(ours.len(), COUNT, "{name}");
+            for ((token, ours), best) in ours.iter().zip(&order) {
+                let same = theirs[*token as usize];
+                assert!((ours - same).abs() < LOGITS && (ours - best).abs() < LOGITS, "{name}");
+            }
+            let chosen = (sequence.ids[1 + position], sequence.log_probabilities[position]);
+            assert!(ours.contains(&chosen), "{name}: {chosen:?} is not among {ours:?}");
+        }
+    }
+}
+
+/// In double precision, and not with our arithmetic.
+fn log_softmax(row: &[f32]) -> Vec<f32> {
+    let sum: f64 = row.iter().map(|logit| f64::from(*logit).exp()).sum();
+    row.iter().map(|logit| (f64::from(*logit) - sum.ln()) as f32).collect()
 }
 
 /// Whether two outcomes are equal: bit for bit, or in their tokens and nearly in their numbers.

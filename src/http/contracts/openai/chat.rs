@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+use super::logprobs::{self, Logprobs, written};
 use super::messages::{Conversation, MESSAGES, Message};
 use super::{ResponseFormat, fingerprint};
 use crate::captioner::{CaptionParams, Captioner, Choice, ParameterFields};
@@ -37,6 +38,7 @@ struct ChatRequest<'a> {
     top_p: Option<f64>,
     seed: Option<i64>,
     logprobs: Option<bool>,
+    top_logprobs: Option<i64>,
     stream: Option<bool>,
     stream_options: Option<StreamOptions>,
     #[serde(borrow)]
@@ -95,7 +97,8 @@ pub(super) async fn complete(
     };
     let params = params(&chat, &conversation, captioner)?;
     let photos = images::photos(&conversation.images, &received, &state).await?;
-    let completion = Completion::new(captioner, chat.logprobs.unwrap_or(false));
+    let logprobs = Logprobs::of(chat.logprobs.unwrap_or(false), captioner);
+    let completion = Completion::new(captioner, logprobs);
     let streamed = chat.stream.unwrap_or(false);
     let usage = chat.stream_options.and_then(|options| options.include_usage).unwrap_or(false);
     drop(received);
@@ -128,6 +131,7 @@ fn params(
         }
     }
     params.stream = false;
+    params.top_logprobs = logprobs::alternatives(chat.top_logprobs)?;
     Ok(params)
 }
 
@@ -137,15 +141,14 @@ struct Completion {
     created: u64,
     model: String,
     fingerprint: String,
-    /// Makes texts of tokens, if the client wants their probabilities.
-    tokens_of: Option<Captioner>,
+    logprobs: Logprobs,
 }
 
 impl Completion {
-    fn new(captioner: &Captioner, logprobs: bool) -> Self {
+    fn new(captioner: &Captioner, logprobs: Logprobs) -> Self {
         let info = captioner.info();
         Self {
-            tokens_of: logprobs.then(|| captioner.clone()),
+            logprobs,
             id: new_id("chatcmpl-"),
             created: unix_seconds(),
             model: info.id.clone(),
@@ -184,28 +187,10 @@ impl Completion {
         self.object("chat.completion", &json!(choices), &reply.usage.chat())
     }
 
-    /// The tokens of the captions with their logarithmic probabilities; null if they are not wanted, or
-    /// if the text is not that of the model. Alternatives are not kept.
+    /// Null if they are not wanted, or if the text is not that of the model.
     fn logprobs(&self, captions: &[&Choice]) -> Value {
-        let Some(captioner) = self.tokens_of.as_ref().filter(|_| !captions.is_empty()) else {
-            return Value::Null;
-        };
-        let mut content = Vec::new();
-        for (index, caption) in captions.iter().enumerate() {
-            // A broken tokenizer would have failed before.
-            let tokens = captioner.token_texts(&caption.sequence).unwrap_or_default();
-            for (at, (text, logprob)) in tokens.into_iter().enumerate() {
-                let line_break = if index > 0 && at == 0 { "\n" } else { "" };
-                let token = format!("{line_break}{text}");
-                content.push(json!({
-                    "token": token,
-                    "logprob": logprob,
-                    "bytes": token.as_bytes(),
-                    "top_logprobs": [],
-                }));
-            }
-        }
-        json!({"content": content, "refusal": null})
+        let tokens = self.logprobs.tokens(captions);
+        tokens.map_or(Value::Null, |tokens| json!({"content": tokens, "refusal": null}))
     }
 
     fn chunk(&self, choices: &Value, usage: &Value) -> Value {
@@ -223,15 +208,10 @@ struct OneChoice<'r> {
 
 /// The reply, and for one image the other captions.
 fn choices(reply: &Reply) -> Vec<OneChoice<'_>> {
-    let best = reply.captions.iter().filter_map(|caption| caption.captions.first());
-    let own: Vec<&Choice> = best.collect();
-    let text: Vec<&str> = own.iter().map(|choice| choice.text.as_str()).collect();
-    let is_own = reply.intent == Intent::Caption && text.join("\n") == reply.text;
-    let mut choices = vec![OneChoice {
-        text: &reply.text,
-        finish_reason: reply.finish_reason(),
-        captions: if is_own { own } else { Vec::new() },
-    }];
+    let own = written(reply);
+    let is_own = !own.is_empty();
+    let mut choices =
+        vec![OneChoice { text: &reply.text, finish_reason: reply.finish_reason(), captions: own }];
     if let ([only], Intent::Caption | Intent::AltText { .. }) = (&*reply.captions, reply.intent)
         && reply.text == only.caption
     {

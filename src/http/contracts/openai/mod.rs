@@ -1,9 +1,10 @@
 //! OpenAI's API: `chat` completions, `responses` with their events, and `models`;
-//! `messages` are the conversations that both read.
+//! `messages` are the conversations that both read, `logprobs` the probabilities that both tell.
 //!
 //! Field names and the order of events are those that OpenAI's published clients read and check.
 
 mod chat;
+mod logprobs;
 mod messages;
 mod models;
 mod responses;

@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::ResponseFormat;
+use super::logprobs::{self, Logprobs, written};
 use super::messages::{Conversation, MESSAGES, Message};
 use crate::captioner::ParameterFields;
 use crate::http::contracts::ask::{Ask, Reply};
@@ -28,6 +29,12 @@ use crate::http::openapi::errors::OpenAiProblems;
 use crate::http::state::AppState;
 use cutline_error::{Error, Result};
 
+/// The most names in `include`.
+const INCLUDED: usize = 64;
+
+/// The name in `include` of the probabilities of tokens.
+const LOGPROBS: &str = "message.output_text.logprobs";
+
 #[derive(Debug, Deserialize)]
 struct ResponseRequest<'a> {
     #[serde(borrow)]
@@ -39,6 +46,9 @@ struct ResponseRequest<'a> {
     max_output_tokens: Option<u64>,
     temperature: Option<f64>,
     top_p: Option<f64>,
+    top_logprobs: Option<i64>,
+    #[serde(borrow, default)]
+    include: List<Text<'a>, INCLUDED>,
     stream: Option<bool>,
     #[serde(borrow)]
     text: Option<TextOptions<'a>>,
@@ -116,6 +126,7 @@ pub(super) async fn create(
     limit_tokens(&mut params, asked.max_output_tokens, captioner);
     let ResponseRequest { temperature, top_p, .. } = asked;
     Sampling { temperature, top_p, ..Sampling::default() }.apply(&mut params);
+    params.top_logprobs = logprobs::alternatives(asked.top_logprobs)?;
     params.prompt = conversation.prefill.map(str::to_owned).or(params.prompt);
     let answer = Answer {
         id: new_id("resp_"),
@@ -127,7 +138,9 @@ pub(super) async fn create(
             "max_output_tokens": asked.max_output_tokens,
             "temperature": asked.temperature.unwrap_or(1.0),
             "top_p": asked.top_p.unwrap_or(1.0),
+            "top_logprobs": params.top_logprobs,
         }),
+        logprobs: Logprobs::of(asked.include.iter().any(|name| **name == *LOGPROBS), captioner),
     };
     let photos = images::photos(&conversation.images, &received, &state).await?;
     let streamed = asked.stream.unwrap_or(false);
@@ -145,6 +158,7 @@ struct Answer {
     model: String,
     /// What the request set, repeated in the response.
     request: Value,
+    logprobs: Logprobs,
 }
 
 impl Answer {
@@ -172,6 +186,7 @@ impl Answer {
             "text": {"format": {"type": "text"}},
             "tool_choice": "auto",
             "tools": [],
+            "top_logprobs": self.request["top_logprobs"],
             "top_p": self.request["top_p"],
             "truncation": "disabled",
             "usage": usage,
@@ -192,10 +207,15 @@ impl Answer {
         })
     }
 
-    fn finished(&self, reply: &Reply) -> Value {
+    fn finished(&self, reply: &Reply, logprobs: &[Value]) -> Value {
         let status = status(reply);
-        let output = json!([self.item(status, &json!([part(&reply.text)]))]);
+        let output = json!([self.item(status, &json!([part(&reply.text, logprobs)]))]);
         self.object(status, &output, &reply.usage.responses())
+    }
+
+    /// Empty if they are not wanted, or if the text is not that of the model.
+    fn logprobs(&self, reply: &Reply) -> Vec<Value> {
+        self.logprobs.tokens(&written(reply)).unwrap_or_default()
     }
 }
 
@@ -203,8 +223,8 @@ fn status(reply: &Reply) -> &'static str {
     if reply.finish_reason() == "length" { "incomplete" } else { "completed" }
 }
 
-fn part(text: &str) -> Value {
-    json!({"type": "output_text", "text": text, "annotations": [], "logprobs": []})
+fn part(text: &str, logprobs: &[Value]) -> Value {
+    json!({"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs})
 }
 
 /// The stream of events.
@@ -238,7 +258,7 @@ impl Dialect for Events {
     const KEEP_ALIVE: Option<&'static str> = Some(": keep-alive\n\n");
 
     fn whole(&self, reply: &Reply) -> Value {
-        self.answer.finished(reply)
+        self.answer.finished(reply, &self.answer.logprobs(reply))
     }
 
     fn begin(&mut self, out: &mut Vec<u8>) {
@@ -247,7 +267,7 @@ impl Dialect for Events {
         self.write("response.in_progress", json!({"response": response}), out);
         let item = self.answer.item("in_progress", &json!([]));
         self.write("response.output_item.added", json!({"output_index": 0, "item": item}), out);
-        self.write_part("response.content_part.added", json!({"part": part("")}), out);
+        self.write_part("response.content_part.added", json!({"part": part("", &[])}), out);
     }
 
     fn piece(&mut self, text: &str, out: &mut Vec<u8>) {
@@ -258,12 +278,15 @@ impl Dialect for Events {
 
     fn end(&mut self, reply: &Reply, out: &mut Vec<u8>) {
         let text = std::mem::take(&mut self.text);
-        let data = json!({"text": text, "logprobs": []});
+        // Of all tokens at once, because words are sent before they are known.
+        let logprobs = self.answer.logprobs(reply);
+        let data = json!({"text": text, "logprobs": logprobs});
         self.write_part("response.output_text.done", data, out);
-        self.write_part("response.content_part.done", json!({"part": part(&text)}), out);
-        let item = self.answer.item(status(reply), &json!([part(&text)]));
+        let part = part(&text, &logprobs);
+        self.write_part("response.content_part.done", json!({"part": part}), out);
+        let item = self.answer.item(status(reply), &json!([part]));
         self.write("response.output_item.done", json!({"output_index": 0, "item": item}), out);
-        let response = self.answer.finished(reply);
+        let response = self.answer.finished(reply, &logprobs);
         let kind = format!("response.{}", status(reply));
         self.write(&kind, json!({"response": response}), out);
     }
