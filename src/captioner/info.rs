@@ -71,6 +71,14 @@ pub struct Gpu {
     pub compute_capability: String,
 }
 
+impl ModelInfo {
+    /// The digest without the name of its algorithm.
+    #[must_use]
+    pub fn digest_hex(&self) -> &str {
+        self.digest.rsplit(':').next().unwrap_or_default()
+    }
+}
+
 impl From<GpuInfo> for Gpu {
     fn from(info: GpuInfo) -> Self {
         let GpuInfo { name, memory_bytes, compute_capability } = info;

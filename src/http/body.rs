@@ -15,6 +15,7 @@ use tokio_stream::StreamExt;
 
 use super::coding::{Coding, DecodedBody};
 use crate::captioner::{Budget, Permit, Photo, append, image_too_large, no_memory};
+use crate::config::HttpSettings;
 use cutline_error::{Error, ErrorKind, Result};
 
 /// How large a body may be and how long it may take.
@@ -28,6 +29,42 @@ pub(super) struct BodyLimits {
     pub(super) time: Duration,
     /// The error for a larger body.
     pub(super) too_large: TooLarge,
+}
+
+/// Copies of each byte of JSON that may be in memory at a time: the body, an image in it that is decoded,
+/// and a text without its escapes.
+const COPIES_OF_JSON: u64 = 3;
+
+impl BodyLimits {
+    /// The limits of JSON with up to `images` images in base64, and `rest` bytes beside them.
+    pub(super) fn of_json(
+        images: usize,
+        rest: usize,
+        settings: &HttpSettings,
+        budget: &Budget,
+    ) -> Self {
+        // Four characters for three bytes, and the line breaks of some encoders.
+        let encoded = settings.max_image_bytes.saturating_mul(images).saturating_mul(3) / 2;
+        Self::of(encoded.saturating_add(rest), COPIES_OF_JSON, images, settings, budget)
+    }
+
+    /// The limits of a body with up to `images` images, with `copies` copies in memory.
+    pub(super) fn of(
+        bytes: usize,
+        copies: u64,
+        images: usize,
+        settings: &HttpSettings,
+        budget: &Budget,
+    ) -> Self {
+        // A body that is larger than the whole budget could never be read.
+        let memory = usize::try_from(budget.capacity() / copies).unwrap_or(usize::MAX);
+        let bytes = bytes.min(memory);
+        let too_large = match images {
+            1 => TooLarge::Image(settings.max_image_bytes),
+            _ => TooLarge::Batch(bytes),
+        };
+        Self { bytes, copies, time: settings.request_timeout, too_large }
+    }
 }
 
 /// The limit that a large body exceeds.

@@ -163,10 +163,11 @@ pub fn grpc_app(state: AppState) -> Router {
 }
 
 async fn not_found() -> Failure {
-    Failure(Error::new(
-        ErrorKind::NotFound,
-        "this address does not exist; GET / lists those that do",
-    ))
+    Failure(unknown_address())
+}
+
+fn unknown_address() -> Error {
+    Error::new(ErrorKind::NotFound, "this address does not exist; GET / lists those that do")
 }
 
 async fn method_not_allowed(method: Method, route: Option<MatchedPath>) -> Failure {

@@ -4,17 +4,13 @@ use axum::extract::Request;
 use serde::Deserialize;
 
 use crate::captioner::Budget;
-use crate::http::body::{BodyLimits, BodyPermit, LimitedBody, TooLarge};
+use crate::http::body::{BodyLimits, BodyPermit, LimitedBody};
 use crate::http::state::AppState;
 use crate::text;
 use cutline_error::{Error, ErrorKind, Result};
 
 /// Room for everything in a body that is not an image, such as the history of a chat.
 const TEXT_BYTES: usize = 1 << 20;
-
-/// Copies of each byte that may be in memory at a time: the body, an image in it that is decoded, and a
-/// text without its escapes.
-const COPIES: u64 = 3;
 
 /// A body in memory, with its share of the budget.
 pub(super) struct Received {
@@ -36,17 +32,7 @@ pub(super) async fn receive(
     images: usize,
 ) -> Result<Received> {
     let (parts, body) = request.into_parts();
-    let settings = state.settings();
-    // Four characters for three bytes, and the line breaks of some encoders.
-    let encoded = settings.max_image_bytes.saturating_mul(images).saturating_mul(3) / 2;
-    // A body that is larger than the whole budget could never be read.
-    let memory = usize::try_from(budget.capacity() / COPIES).unwrap_or(usize::MAX);
-    let bytes = encoded.saturating_add(TEXT_BYTES).min(memory);
-    let too_large = match images {
-        1 => TooLarge::Image(settings.max_image_bytes),
-        _ => TooLarge::Batch(bytes),
-    };
-    let limits = BodyLimits { bytes, copies: COPIES, time: settings.request_timeout, too_large };
+    let limits = BodyLimits::of_json(images, TEXT_BYTES, state.settings(), budget);
     let body = LimitedBody::new(&parts.headers, body, limits, budget)?;
     let permit = body.permit();
     let bytes = body.collect().await?;

@@ -10,14 +10,14 @@ use axum::routing::post;
 use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use utoipa_axum::router::UtoipaMethodRouter;
 use utoipa_axum::routes;
 
 use super::ask::Ask;
 use super::body::{Received, receive};
 use super::intent::Intent;
-use super::json::Text;
+use super::json::{self, Text};
 use super::structured::Format;
 use super::{images, names};
 use crate::captioner::{CaptionParams, Captioner, ParameterFields, Photo, tags};
@@ -189,7 +189,7 @@ pub(super) async fn info(State(state): State<AppState>) -> Result<Json<Value>, F
     let info = captioner.info();
     Ok(Json(json!({
         "model_id": info.id,
-        "model_sha": info.digest.rsplit(':').next(),
+        "model_sha": info.digest_hex(),
         "model_dtype": info.precision,
         "model_device_type": info.device,
         "model_pipeline_tag": "image-to-text",
@@ -292,15 +292,8 @@ fn generation(parameters: &Parameters<'_>) -> Result<CaptionParams> {
     let Some(object) = object.filter(|object| object.get() != "null") else {
         return fields.finish();
     };
-    let wrong = "generation parameters must be an object, such as {\"num_beams\": 3}";
-    let wrong = || Error::parameter("generation_parameters", wrong);
-    if object.get().len() > ParameterFields::MAX_BYTES {
-        return Err(wrong());
-    }
-    let object: Map<String, Value> =
-        serde_json::from_str(object.get()).map_err(|error| wrong().with_source(error))?;
     let foreign = ["stream", "cache", "style", "colors"];
-    for (name, value) in object {
+    for (name, value) in json::parameters(object, "generation_parameters")? {
         if ParameterFields::is_known(&name) && !foreign.contains(&name.as_str()) {
             fields.add(&name, value)?;
         }

@@ -68,12 +68,12 @@ pub(super) fn parameters(
     object: &RawValue,
     name: &'static str,
 ) -> cutline_error::Result<Map<String, Value>> {
-    let wrong = |detail: &'static str| cutline_error::Error::parameter(name, detail);
+    let wrong = |detail: String| cutline_error::Error::parameter(name, detail);
     if object.get().len() > ParameterFields::MAX_BYTES {
-        return Err(wrong("the native parameters are too long; shorten the prompt"));
+        return Err(wrong(format!("{name} is too long; shorten the prompt in it")));
     }
     serde_json::from_str(object.get()).map_err(|error| {
-        wrong("native parameters must be an object, such as {\"num_beams\": 3}").with_source(error)
+        wrong(format!("{name} must be an object, such as {{\"num_beams\": 3}}")).with_source(error)
     })
 }
 

@@ -4,7 +4,7 @@
 //! - [`Contract`] says to which contract an address belongs, for the shape of errors and for metrics;
 //! - `error`: errors in the shape of the contract, also those of layers in front of the handlers;
 //! - `body`: bodies within the limits of the server; `json`: its texts and arrays, bounded in memory;
-//! - `images`: images in text; `names`: which model is meant;
+//! - `conversation`: what the messages of a chat ask for; `images`: images in text; `names`: which model is meant;
 //! - `sampling`: how to decode; `intent`: what an instruction asks for; `structured`: answers that follow a JSON schema;
 //! - `ask`: from images and an intent to captions; `stream`: the same, piece by piece.
 //!
@@ -13,6 +13,7 @@
 
 mod ask;
 mod body;
+mod conversation;
 pub(super) mod error;
 mod huggingface;
 mod images;

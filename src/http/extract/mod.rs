@@ -26,7 +26,7 @@ pub(super) use self::message::{
     no_head, within,
 };
 use self::names::{ImageCount, Place};
-use super::body::{BodyLimits, LimitedBody, TooLarge};
+use super::body::{BodyLimits, LimitedBody};
 use super::state::AppState;
 use crate::captioner::{Budget, CaptionParams, Captioner, ParameterFields, Photo, given_twice};
 use crate::config::HttpSettings;
@@ -183,29 +183,16 @@ impl Reader<'_> {
     }
 
     fn limits(&self, transport: Transport) -> BodyLimits {
-        let image = self.settings.max_image_bytes;
-        let count = self.count.most();
-        let (bytes, copies) = match transport {
-            Transport::Raw => (image, 1),
-            Transport::Multipart => (image.saturating_mul(count).saturating_add(ENVELOPE_BYTES), 1),
-            // Four characters for three bytes, and the line breaks of some encoders. The text stays
-            // in memory until the last image is decoded, beside the images and beside a copy of one
-            // text without its escapes.
-            Transport::Json => {
-                let encoded = image.saturating_mul(count).saturating_mul(3) / 2;
-                (encoded.saturating_add(ENVELOPE_BYTES), 3)
+        let Self { settings, budget, .. } = *self;
+        let (image, count) = (settings.max_image_bytes, self.count.most());
+        match transport {
+            Transport::Raw => BodyLimits::of(image, 1, 1, settings, budget),
+            Transport::Multipart => {
+                let bytes = image.saturating_mul(count).saturating_add(ENVELOPE_BYTES);
+                BodyLimits::of(bytes, 1, count, settings, budget)
             }
-        };
-        // A body that is larger than the whole budget could never be read.
-        let memory = usize::try_from(self.budget.capacity() / copies).unwrap_or(usize::MAX);
-        let bytes = bytes.min(memory);
-        let too_large = if count == 1 || matches!(transport, Transport::Raw) {
-            TooLarge::Image(image)
-        } else {
-            TooLarge::Batch(bytes)
-        };
-        let time = self.settings.request_timeout;
-        BodyLimits { bytes, copies, time, too_large }
+            Transport::Json => BodyLimits::of_json(count, ENVELOPE_BYTES, settings, budget),
+        }
     }
 }
 

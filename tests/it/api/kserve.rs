@@ -298,6 +298,13 @@ async fn errors_have_kserves_shape() {
     error(&fixture.get("/v2/models/nope/ready").await, 404, "model 'nope' not found");
     error(&fixture.get("/v2/models/scripted/versions/2").await, 404, "version 1");
     error(&fixture.get("/v2/models/%FF").await, 404, "does not exist");
+    for path in
+        ["scripted/stats", "scripted/versions/1/stats", "nope/stats", "scripted/trace/setting"]
+    {
+        error(&fixture.get(&format!("/v2/models/{path}")).await, 404, "does not exist");
+    }
+    let generate = Request::post("/v2/models/scripted/generate").body(Body::from("{}")).unwrap();
+    error(&fixture.send(generate).await, 404, "does not exist");
     let answer = fixture.get(INFER).await;
     error(&answer, 405, "use POST");
     assert_eq!(answer.header("allow"), "POST");

@@ -30,6 +30,7 @@ use super::names;
 use crate::captioner::Captioner;
 use crate::http::auth::Access;
 use crate::http::state::AppState;
+use crate::http::unknown_address;
 use cutline_error::{Error, ErrorKind, Result};
 
 /// The addresses of the model.
@@ -37,6 +38,9 @@ pub(super) const BY_MODEL: &str = "/v2/models/{*rest}";
 
 /// The only version of the model.
 const VERSION: &str = "1";
+
+/// The last parts of Triton's own addresses, which would be taken for the names of models.
+const TRITONS: [&str; 3] = ["stats", "generate", "generate_stream"];
 
 /// The framework that runs the model, in Triton's way of naming them.
 const PLATFORM: &str = "candle_blip";
@@ -84,14 +88,8 @@ impl Address {
     /// # Errors
     /// [`NotFound`](ErrorKind::NotFound) or [`ModelNotFound`](ErrorKind::ModelNotFound).
     fn of(path: Result<Path<String>, PathRejection>) -> Result<Self> {
-        let Path(path) = path.map_err(|rejection| {
-            // It is not UTF-8.
-            Error::new(
-                ErrorKind::NotFound,
-                "this address does not exist; GET / lists those that do",
-            )
-            .with_source(rejection)
-        })?;
+        // It may be no UTF-8.
+        let Path(path) = path.map_err(|rejection| unknown_address().with_source(rejection))?;
         Self::parse(&path)
     }
 
@@ -100,6 +98,8 @@ impl Address {
             Some((rest, "ready")) => (rest, Action::Ready),
             Some((rest, "config")) => (rest, Action::Config),
             Some((rest, "infer")) => (rest, Action::Infer),
+            Some((_, last)) if TRITONS.contains(&last) => return Err(unknown_address()),
+            _ if path.ends_with("/trace/setting") => return Err(unknown_address()),
             _ => (path, Action::Metadata),
         };
         let (model, version) = rest.rsplit_once("/versions/").unwrap_or((rest, VERSION));
@@ -153,10 +153,18 @@ mod tests {
             ("Salesforce/blip/versions/1/config", "Salesforce/blip", Action::Config),
             ("/models/blip/infer", "/models/blip", Action::Infer),
             ("infer", "infer", Action::Metadata),
-            ("m/stats", "m/stats", Action::Metadata),
         ] {
             let expected = Address { model: model.to_owned(), action };
             assert_eq!(Address::parse(path).unwrap(), expected, "{path}");
+        }
+        for path in [
+            "m/stats",
+            "m/versions/1/stats",
+            "a/b/generate",
+            "m/generate_stream",
+            "m/trace/setting",
+        ] {
+            assert_eq!(Address::parse(path).unwrap_err().kind(), ErrorKind::NotFound, "{path}");
         }
         for path in ["m/versions/2", "m/versions/1/x/infer", "m/versions//infer"] {
             assert_eq!(

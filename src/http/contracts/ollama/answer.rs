@@ -11,6 +11,7 @@ use super::now;
 use crate::captioner::{CaptionParams, Captioner};
 use crate::http::contracts::ask::{Ask, Reply};
 use crate::http::contracts::body::{Received, receive};
+use crate::http::contracts::conversation::{Conversation, Turn};
 use crate::http::contracts::error::value;
 use crate::http::contracts::intent::Intent;
 use crate::http::contracts::json::{List, Text};
@@ -78,6 +79,16 @@ struct Message<'a> {
     content: Option<Text<'a>>,
     #[serde(borrow, default)]
     images: List<Text<'a>, IMAGES>,
+}
+
+impl Message<'_> {
+    fn turn(&self) -> Turn<'_> {
+        Turn {
+            role: self.role.as_deref().unwrap_or("user"),
+            texts: self.content.as_deref().into_iter().collect(),
+            images: self.images.iter().map(|image| &**image).collect(),
+        }
+    }
 }
 
 /// What both requests ask for.
@@ -191,26 +202,13 @@ pub(super) async fn chat(
     let most = state.settings().max_images_per_request;
     let received = receive(request, &state, captioner.budget(), most).await?;
     let asked: ChatRequest<'_> = received.json()?;
-    let role = |message: &Message<'_>| message.role.as_deref().unwrap_or("user").to_owned();
-    let by_user = |message: &&Message<'_>| role(message) == "user" && !message.images.is_empty();
-    let last = asked.messages.iter().rposition(|message| by_user(&message));
-    let mut instruction = String::new();
-    for (at, message) in asked.messages.iter().enumerate() {
-        let role = role(message);
-        let since = role == "user" && last.is_none_or(|last| at >= last);
-        if since || role == "system" {
-            instruction.push_str(message.content.as_deref().unwrap_or_default());
-            instruction.push('\n');
-        }
-    }
-    let images = last
-        .map_or(Vec::new(), |at| asked.messages[at].images.iter().map(|image| &**image).collect());
-    let prefill = asked.messages.last().filter(|message| role(message) == "assistant");
+    let turns = asked.messages.iter().map(Message::turn).collect();
+    let Conversation { images, instruction, prefill } = Conversation::of(turns);
     let wanted = Wanted {
         model: asked.model.as_deref(),
         images,
         instruction,
-        prompt: prefill.and_then(|m| m.content.as_deref()).filter(|text| !text.trim().is_empty()),
+        prompt: prefill,
         format: asked.format,
         options: asked.options.unwrap_or_default(),
         stream: asked.stream.unwrap_or(true),

@@ -93,10 +93,7 @@ pub(super) async fn show(
     State(state): State<AppState>,
     request: Request,
 ) -> Result<Json<Value>, Failure> {
-    let captioner = state.loaded().ok_or_else(loading)?;
-    let received = receive(request, &state, captioner.budget(), 0).await?;
-    let asked: ModelRequest<'_> = received.json()?;
-    names::check(asked.model.or(asked.name).as_deref(), &state, captioner)?;
+    let (captioner, _) = read(request, &state).await?;
     let info = captioner.info();
     Ok(Json(json!({
         "modelfile": format!("FROM {}\n", info.id),
@@ -135,15 +132,21 @@ pub(super) async fn pull(
     State(state): State<AppState>,
     request: Request,
 ) -> Result<Response, Failure> {
-    let captioner = state.loaded().ok_or_else(loading)?;
-    let received = receive(request, &state, captioner.budget(), 0).await?;
-    let asked: ModelRequest<'_> = received.json()?;
-    names::check(asked.model.or(asked.name).as_deref(), &state, captioner)?;
-    if asked.stream == Some(false) {
+    let (_, streamed) = read(request, &state).await?;
+    if !streamed {
         return Ok(Json(json!({"status": "success"})).into_response());
     }
     let lines = "{\"status\":\"success\"}\n";
     Ok(([(CONTENT_TYPE, "application/x-ndjson")], lines).into_response())
+}
+
+/// Reads a request that names the loaded model. Also says whether the answer is a stream.
+async fn read(request: Request, state: &AppState) -> Result<(&Captioner, bool)> {
+    let captioner = state.loaded().ok_or_else(loading)?;
+    let received = receive(request, state, captioner.budget(), 0).await?;
+    let asked: ModelRequest<'_> = received.json()?;
+    names::check(asked.model.or(asked.name).as_deref(), state, captioner)?;
+    Ok((captioner, asked.stream.unwrap_or(true)))
 }
 
 /// One entry for each name of the model.
@@ -158,7 +161,7 @@ fn entries(state: &AppState, captioner: &Captioner) -> Vec<Value> {
             "model": name,
             "modified_at": started(state),
             "size": size(captioner),
-            "digest": info.digest.rsplit(':').next().unwrap_or_default(),
+            "digest": info.digest_hex(),
             "details": details(captioner),
             "capabilities": ["completion", "vision"],
         })

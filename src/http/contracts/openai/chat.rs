@@ -7,11 +7,12 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::logprobs::{self, Logprobs, written};
-use super::messages::{Conversation, MESSAGES, Message};
+use super::messages::{MESSAGES, Message, conversation};
 use super::{ResponseFormat, fingerprint};
 use crate::captioner::{CaptionParams, Captioner, Choice, ParameterFields};
 use crate::http::contracts::ask::{Ask, Reply};
 use crate::http::contracts::body::receive;
+use crate::http::contracts::conversation::Conversation;
 use crate::http::contracts::error::openai as error_object;
 use crate::http::contracts::intent::Intent;
 use crate::http::contracts::json::{List, Text, native_parameters};
@@ -89,7 +90,7 @@ pub(super) async fn complete(
     let received = receive(request, &state, captioner.budget(), most).await?;
     let chat: ChatRequest<'_> = received.json()?;
     names::check(chat.model.as_deref(), &state, captioner)?;
-    let conversation = Conversation::of(&chat.messages);
+    let conversation = conversation(&chat.messages);
     let intent = Intent::of(&conversation.instruction);
     let format = match &chat.response_format {
         Some(format) => format.format()?,

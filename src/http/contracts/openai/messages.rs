@@ -1,4 +1,4 @@
-//! Conversations: which images, which instruction, and which beginning of the answer.
+//! The messages of both endpoints.
 
 use std::fmt;
 
@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
+use crate::http::contracts::conversation::{Conversation, Turn};
 use crate::http::contracts::json::{List, Text};
 
 /// The most messages, and parts of a message.
@@ -40,67 +41,33 @@ struct Part<'a> {
 #[derive(Debug)]
 struct ImageUrl<'a>(Text<'a>);
 
-/// What a conversation asks for.
-#[derive(Debug, Default)]
-pub(super) struct Conversation<'c> {
-    /// The images of the last message of the user that has any.
-    pub(super) images: Vec<&'c str>,
-    /// The texts of the system, and of the user since that message.
-    pub(super) instruction: String,
-    /// The last message if the assistant's: the beginning of the answer.
-    pub(super) prefill: Option<&'c str>,
-}
-
 impl<'a> Message<'a> {
     /// A message of the user with one text.
     pub(super) fn of_user(text: Text<'a>) -> Self {
         Self { role: None, content: Some(Content::Text(text)) }
     }
 
-    fn role(&self) -> &str {
-        self.role.as_deref().unwrap_or("user")
-    }
-
-    fn images(&self) -> impl Iterator<Item = &str> {
-        let parts = match &self.content {
-            Some(Content::Parts(parts)) => &**parts,
-            _ => &[],
+    fn turn(&self) -> Turn<'_> {
+        let role = self.role.as_deref().unwrap_or("user");
+        let (texts, images) = match &self.content {
+            Some(Content::Text(text)) => (vec![&**text], Vec::new()),
+            Some(Content::Parts(parts)) => (
+                parts.iter().filter_map(|part| part.text.as_deref()).collect(),
+                parts
+                    .iter()
+                    .filter_map(|part| part.image_url.as_ref())
+                    .map(|url| &*url.0)
+                    .collect(),
+            ),
+            None => (Vec::new(), Vec::new()),
         };
-        parts.iter().filter_map(|part| part.image_url.as_ref().map(|url| &*url.0))
-    }
-
-    fn texts(&self) -> Vec<&str> {
-        match &self.content {
-            Some(Content::Text(text)) => vec![text],
-            Some(Content::Parts(parts)) => {
-                parts.iter().filter_map(|part| part.text.as_deref()).collect()
-            }
-            None => Vec::new(),
-        }
+        Turn { role, texts, images }
     }
 }
 
-impl<'c> Conversation<'c> {
-    pub(super) fn of(messages: &'c [Message<'_>]) -> Self {
-        let by_user = |message: &Message<'_>| message.role() == "user";
-        let last = messages.iter().rposition(|m| by_user(m) && m.images().next().is_some());
-        let images = last.map_or(Vec::new(), |at| messages[at].images().collect());
-        let mut instruction = String::new();
-        for (at, message) in messages.iter().enumerate() {
-            let counts = match message.role() {
-                "system" | "developer" => true,
-                "user" => last.is_none_or(|last| at >= last),
-                _ => false,
-            };
-            for text in message.texts().into_iter().filter(|_| counts) {
-                instruction.push_str(text);
-                instruction.push('\n');
-            }
-        }
-        let prefill = messages.last().filter(|message| message.role() == "assistant");
-        let prefill = prefill.and_then(|message| message.texts().first().copied());
-        Self { images, instruction, prefill: prefill.filter(|text| !text.trim().is_empty()) }
-    }
+/// What `messages` ask for.
+pub(super) fn conversation<'c>(messages: &'c [Message<'_>]) -> Conversation<'c> {
+    Conversation::of(messages.iter().map(Message::turn).collect())
 }
 
 impl<'de: 'a, 'a> Deserialize<'de> for Content<'a> {
@@ -166,10 +133,10 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn conversation(messages: &serde_json::Value) -> (Vec<String>, String, Option<String>) {
+    fn asked(messages: &serde_json::Value) -> (Vec<String>, String, Option<String>) {
         let text = messages.to_string();
         let messages: List<Message<'_>, MESSAGES> = serde_json::from_str(&text).unwrap();
-        let Conversation { images, instruction, prefill } = Conversation::of(&messages);
+        let Conversation { images, instruction, prefill } = conversation(&messages);
         let images = images.into_iter().map(str::to_owned).collect();
         (images, instruction, prefill.map(str::to_owned))
     }
@@ -180,7 +147,7 @@ mod tests {
 
     #[test]
     fn the_images_of_the_last_message_with_images_count() {
-        let (images, instruction, prefill) = conversation(&json!([
+        let (images, instruction, prefill) = asked(&json!([
             {"role": "system", "content": "Be brief."},
             {"role": "user", "content": [{"type": "text", "text": "old"}, image("A")]},
             {"role": "assistant", "content": "a dog"},
@@ -197,7 +164,7 @@ mod tests {
 
     #[test]
     fn the_last_message_of_the_assistant_begins_the_answer() {
-        let (images, _, prefill) = conversation(&json!([
+        let (images, _, prefill) = asked(&json!([
             {"role": "user", "content": [image("A")]},
             {"role": "assistant", "content": [{"type": "text", "text": "a photo of"}]},
         ]));
@@ -206,7 +173,7 @@ mod tests {
 
     #[test]
     fn odd_messages_are_no_error() {
-        let (images, instruction, _) = conversation(&json!([
+        let (images, instruction, _) = asked(&json!([
             {"content": null},
             {"role": "tool", "content": "x", "tool_call_id": "1"},
             {"role": "user", "content": [], "name": "n"},

@@ -1,5 +1,5 @@
 //! OpenAI's API: `chat` completions, `responses` with their events, and `models`;
-//! `messages` are the conversations that both read, `logprobs` the probabilities that both tell.
+//! `messages` are those that both read, `logprobs` the probabilities that both tell.
 //!
 //! Field names and the order of events are those that OpenAI's published clients read and check.
 
@@ -77,7 +77,7 @@ impl ResponseFormat<'_> {
 
 /// The first characters of the digest of the weights.
 fn fingerprint(info: &ModelInfo) -> &str {
-    let digest = info.digest.rsplit(':').next().unwrap_or_default();
+    let digest = info.digest_hex();
     digest.get(..12).unwrap_or(digest)
 }
 

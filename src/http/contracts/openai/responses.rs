@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::ResponseFormat;
 use super::logprobs::{self, Logprobs, written};
-use super::messages::{Conversation, MESSAGES, Message};
+use super::messages::{MESSAGES, Message, conversation};
 use crate::captioner::ParameterFields;
 use crate::http::contracts::ask::{Ask, Reply};
 use crate::http::contracts::body::receive;
@@ -110,7 +110,7 @@ pub(super) async fn create(
             "this server stores no responses; send the whole conversation as input",
         )));
     }
-    let conversation = Conversation::of(&asked.input.0);
+    let conversation = conversation(&asked.input.0);
     let instructions = asked.instructions.as_deref().unwrap_or_default();
     let intent = Intent::of(&format!("{instructions}\n{}", conversation.instruction));
     let format = match asked.text.as_ref().and_then(|text| text.format.as_ref()) {
