@@ -12,6 +12,7 @@ use prost::Message;
 use tower::ServiceExt as _;
 
 use super::fixture::{Fixture, distinct, png};
+use super::urls::Images;
 
 #[derive(Clone, PartialEq, Message)]
 struct Ready {
@@ -178,6 +179,27 @@ fn infer() -> InferRequest {
         raw: vec![elements(&[&png()])],
         ..InferRequest::default()
     }
+}
+
+#[tokio::test]
+async fn an_address_stands_for_the_image() {
+    let images = Images::start().await;
+    let fixture = images.fixture();
+    let infer_at = |path: &str| {
+        let url = images.url(path);
+        InferRequest { raw: vec![elements(&[url.as_bytes()])], ..infer() }
+    };
+    for path in ["1.png", "moved/2.png"] {
+        let answer: InferResponse = call(&fixture, "ModelInfer", &infer_at(path)).await.message();
+        assert_eq!(answer.raw[0], elements(&[b"a red square"]), "{path}");
+    }
+    call(&fixture, "ModelInfer", &infer_at("missing")).await.failed("3", "the status 404");
+    call(&fixture, "ModelInfer", &infer_at("large")).await.failed("3", "100000 bytes");
+    call(&fixture, "ModelInfer", &infer_at("away")).await.failed("3", "redirects to another");
+    let before = images.requests();
+    let off = self::fixture();
+    call(&off, "ModelInfer", &infer_at("1.png")).await.failed("3", "FETCH_URLS");
+    assert_eq!(images.requests(), before);
 }
 
 #[tokio::test]

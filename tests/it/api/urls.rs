@@ -96,7 +96,7 @@ impl Images {
         HttpSettings { fetch, ..HttpSettings::default() }
     }
 
-    fn fixture(&self) -> Fixture {
+    pub(super) fn fixture(&self) -> Fixture {
         Self::fixture_with(self.settings())
     }
 
