@@ -132,7 +132,8 @@ fn params(
         }
     }
     params.stream = false;
-    params.top_logprobs = logprobs::alternatives(chat.top_logprobs)?;
+    let logprobs = chat.logprobs.unwrap_or(false);
+    params.top_logprobs = logprobs::alternatives(chat.top_logprobs, logprobs)?;
     Ok(params)
 }
 

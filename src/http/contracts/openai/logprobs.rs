@@ -43,16 +43,17 @@ fn object(token: &str, logprob: f32) -> Value {
     json!({"token": token, "logprob": logprob, "bytes": token.as_bytes()})
 }
 
-/// How many alternatives of each token are wanted.
+/// How many alternatives of each token are wanted. Without the probabilities of the tokens, none are told.
 ///
 /// # Errors
 /// [`InvalidParameter`](cutline_error::ErrorKind::InvalidParameter): more than OpenAI allows.
-pub(super) fn alternatives(top_logprobs: Option<i64>) -> Result<usize> {
+pub(super) fn alternatives(top_logprobs: Option<i64>, logprobs: bool) -> Result<usize> {
     let number = usize::try_from(top_logprobs.unwrap_or(0)).ok();
-    number.filter(|number| *number <= MAX_ALTERNATIVES).ok_or_else(|| {
+    let number = number.filter(|number| *number <= MAX_ALTERNATIVES).ok_or_else(|| {
         let detail = format!("top_logprobs must be between 0 and {MAX_ALTERNATIVES}; send that");
         Error::parameter("top_logprobs", detail)
-    })
+    })?;
+    Ok(if logprobs { number } else { 0 })
 }
 
 /// The captions that the text of a reply consists of; none if it is not that of the model.

@@ -126,7 +126,8 @@ pub(super) async fn create(
     limit_tokens(&mut params, asked.max_output_tokens, captioner);
     let ResponseRequest { temperature, top_p, .. } = asked;
     Sampling { temperature, top_p, ..Sampling::default() }.apply(&mut params);
-    params.top_logprobs = logprobs::alternatives(asked.top_logprobs)?;
+    let logprobs = asked.include.iter().any(|name| **name == *LOGPROBS);
+    params.top_logprobs = logprobs::alternatives(asked.top_logprobs, logprobs)?;
     params.prompt = conversation.prefill.map(str::to_owned).or(params.prompt);
     let answer = Answer {
         id: new_id("resp_"),
@@ -138,9 +139,9 @@ pub(super) async fn create(
             "max_output_tokens": asked.max_output_tokens,
             "temperature": asked.temperature.unwrap_or(1.0),
             "top_p": asked.top_p.unwrap_or(1.0),
-            "top_logprobs": params.top_logprobs,
+            "top_logprobs": asked.top_logprobs.unwrap_or(0),
         }),
-        logprobs: Logprobs::of(asked.include.iter().any(|name| **name == *LOGPROBS), captioner),
+        logprobs: Logprobs::of(logprobs, captioner),
     };
     let photos = images::photos(&conversation.images, &received, &state).await?;
     let streamed = asked.stream.unwrap_or(false);

@@ -83,9 +83,12 @@ async fn the_most_probable_tokens_are_told_as_well() {
             assert!(error["message"].as_str().unwrap().contains("between 0 and 20"), "{error}");
         }
     }
-    // The number alone asks for nothing.
+    // The number alone asks for nothing, and the answer is the one in the cache.
+    let starts = fixture.script.starts();
+    complete(&fixture, &chat("?", json!({}))).await;
     let answer = complete(&fixture, &chat("?", json!({"top_logprobs": 20}))).await.json();
     assert_eq!(answer["choices"][0]["logprobs"], Value::Null);
+    assert_eq!(fixture.script.starts(), starts);
 }
 
 #[tokio::test]
