@@ -85,6 +85,9 @@ pub(super) fn status(kind: ErrorKind) -> StatusCode {
         ErrorKind::NotFound | ErrorKind::ModelNotFound => StatusCode::NOT_FOUND,
         ErrorKind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
         ErrorKind::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
+        ErrorKind::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
+        ErrorKind::PreconditionRequired => StatusCode::PRECONDITION_REQUIRED,
+        ErrorKind::StorageFull => StatusCode::INSUFFICIENT_STORAGE,
         ErrorKind::ImageTooLarge | ErrorKind::BatchTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         ErrorKind::UnsupportedFormat => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         // Not of the kind that clients repeat by themselves.
@@ -95,7 +98,9 @@ pub(super) fn status(kind: ErrorKind) -> StatusCode {
         ErrorKind::Unauthorized => StatusCode::UNAUTHORIZED,
         ErrorKind::Forbidden | ErrorKind::OriginNotAllowed => StatusCode::FORBIDDEN,
         ErrorKind::RateLimited | ErrorKind::QueueFull => StatusCode::TOO_MANY_REQUESTS,
-        ErrorKind::NotReady | ErrorKind::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
+        ErrorKind::NotReady | ErrorKind::ShuttingDown | ErrorKind::LibraryBusy => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
         ErrorKind::InferenceTimeout => StatusCode::GATEWAY_TIMEOUT,
         ErrorKind::Config
         | ErrorKind::Model
@@ -111,6 +116,10 @@ fn title(kind: ErrorKind) -> &'static str {
         ErrorKind::MalformedRequest => "The request is malformed",
         ErrorKind::NotFound => "The address does not exist",
         ErrorKind::MethodNotAllowed => "The method is not allowed",
+        ErrorKind::PreconditionFailed => "The photo has been changed",
+        ErrorKind::PreconditionRequired => "The version is missing",
+        ErrorKind::StorageFull => "The disk is full",
+        ErrorKind::LibraryBusy => "The library is busy",
         ErrorKind::ModelNotFound => "The model does not exist",
         ErrorKind::ImageRequired => "The image is missing",
         ErrorKind::Unsupported => "The model cannot do this",
@@ -148,7 +157,9 @@ pub(super) fn retry_seconds(error: &Error) -> Option<u64> {
 fn retry_after(error: &Error) -> Option<Duration> {
     let promised = match error.kind() {
         ErrorKind::RateLimited | ErrorKind::QueueFull => Some(Duration::from_secs(1)),
-        ErrorKind::NotReady | ErrorKind::ShuttingDown => Some(Duration::from_secs(5)),
+        ErrorKind::NotReady | ErrorKind::ShuttingDown | ErrorKind::LibraryBusy => {
+            Some(Duration::from_secs(5))
+        }
         _ => None,
     };
     error.retry_after().or(promised)

@@ -50,6 +50,14 @@ pub enum ErrorKind {
     NotFound,
     /// The resource does not support this method.
     MethodNotAllowed,
+    /// The resource has been changed since the version that the request names.
+    PreconditionFailed,
+    /// The request must name the version of the resource that it changes.
+    PreconditionRequired,
+    /// The disk is full; nothing was stored.
+    StorageFull,
+    /// Another process has been writing to the library for too long.
+    LibraryBusy,
     /// No model has the name in the request.
     ModelNotFound,
     /// The request has no image, and only images can be described.
@@ -93,6 +101,10 @@ impl ErrorKind {
             Self::ShuttingDown => "shutting_down",
             Self::NotFound => "not_found",
             Self::MethodNotAllowed => "method_not_allowed",
+            Self::PreconditionFailed => "precondition_failed",
+            Self::PreconditionRequired => "precondition_required",
+            Self::StorageFull => "storage_full",
+            Self::LibraryBusy => "library_busy",
             Self::ModelNotFound => "model_not_found",
             Self::ImageRequired => "image_required",
             Self::Unsupported => "unsupported",

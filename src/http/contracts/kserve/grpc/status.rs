@@ -35,6 +35,7 @@ fn code(kind: ErrorKind) -> u16 {
     const NOT_FOUND: u16 = 5;
     const PERMISSION_DENIED: u16 = 7;
     const RESOURCE_EXHAUSTED: u16 = 8;
+    const FAILED_PRECONDITION: u16 = 9;
     const UNIMPLEMENTED: u16 = 12;
     const INTERNAL: u16 = 13;
     const UNAVAILABLE: u16 = 14;
@@ -52,9 +53,12 @@ fn code(kind: ErrorKind) -> u16 {
         ErrorKind::RequestTimeout | ErrorKind::InferenceTimeout => DEADLINE_EXCEEDED,
         ErrorKind::ModelNotFound => NOT_FOUND,
         ErrorKind::Forbidden | ErrorKind::OriginNotAllowed => PERMISSION_DENIED,
-        ErrorKind::RateLimited | ErrorKind::QueueFull => RESOURCE_EXHAUSTED,
+        ErrorKind::PreconditionFailed | ErrorKind::PreconditionRequired => FAILED_PRECONDITION,
+        ErrorKind::RateLimited | ErrorKind::QueueFull | ErrorKind::StorageFull => {
+            RESOURCE_EXHAUSTED
+        }
         ErrorKind::NotFound | ErrorKind::MethodNotAllowed => UNIMPLEMENTED,
-        ErrorKind::NotReady | ErrorKind::ShuttingDown => UNAVAILABLE,
+        ErrorKind::NotReady | ErrorKind::ShuttingDown | ErrorKind::LibraryBusy => UNAVAILABLE,
         ErrorKind::Unauthorized => UNAUTHENTICATED,
         ErrorKind::Config
         | ErrorKind::Model

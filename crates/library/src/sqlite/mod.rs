@@ -1,0 +1,236 @@
+//! The library in a file of SQLite.
+//!
+//! - One thread writes. It takes all changes that wait, makes each in a savepoint of one transaction, and
+//!   answers after the commit, which waits for the disk (`writer`).
+//! - Readers have connections of their own and never wait for the writer.
+//! - Other processes may use the file at the same time; whoever writes waits for the others.
+//! - Deleted content is overwritten in the file.
+
+mod change;
+mod derived;
+mod error;
+mod find;
+mod maintain;
+mod migrate;
+mod read;
+mod report;
+mod similar;
+mod texts;
+mod writer;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use cutline_error::{Error, ErrorKind, Result};
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags};
+
+use self::error::Context;
+use self::similar::Matrices;
+use self::writer::Writer;
+use crate::change::{Applied, Change};
+use crate::features::{Neighbour, Similar};
+use crate::query::Query;
+use crate::store::{CheckReport, Facet, FeedbackRow, Page, Run, RunId, Stats, Store, TrainingPair};
+use crate::types::{Asset, Author, ContentHash, Name, NameKind, Revision, Thumbnail};
+
+/// How long to wait for another process that writes.
+const BUSY: Duration = Duration::from_secs(10);
+/// How long a search may take.
+const SEARCH: Duration = Duration::from_secs(10);
+/// Connections that are kept for the next reader.
+const IDLE_READERS: usize = 8;
+
+/// A library in a file. When it is dropped, changes that wait are made first.
+#[derive(Debug)]
+pub struct SqliteStore {
+    path: PathBuf,
+    writer: Writer,
+    readers: Mutex<Vec<Connection>>,
+    matrices: Matrices,
+}
+
+impl SqliteStore {
+    /// Opens the library in the file `path`, and creates it if there is none.
+    ///
+    /// # Errors
+    /// [`Io`](ErrorKind::Io): the file cannot be opened, is not a library, or was written by a newer
+    /// program.
+    pub fn open(path: &Path) -> Result<Self> {
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let folder = path.parent().filter(|folder| folder.is_dir());
+        if folder.is_none() || path.is_dir() {
+            return Err(Error::new(
+                ErrorKind::Io,
+                format!(
+                    "the library {} cannot be opened: that is not a file in an existing folder; correct \
+                     the path, or create the folder",
+                    path.display()
+                ),
+            ));
+        }
+        let mut connection =
+            connect(&path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
+        migrate::migrate(&mut connection, &path, migrate::STEPS)?;
+        for (name, value) in [
+            ("journal_mode", "wal"),
+            ("synchronous", "full"),
+            ("secure_delete", "on"),
+            ("cache_size", "-65536"),
+        ] {
+            connection.pragma_update(None, name, value).context(&path, "cannot be opened")?;
+        }
+        let writer = Writer::start(connection, path.clone())?;
+        Ok(Self { path, writer, readers: Mutex::default(), matrices: Matrices::default() })
+    }
+
+    /// Reads with a connection of its own.
+    fn read<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
+        self.read_for(Some(SEARCH), read)
+    }
+
+    /// As [`read`](Self::read), for at most `time`.
+    fn read_for<T>(
+        &self,
+        time: Option<Duration>,
+        read: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T> {
+        let idle = self.readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut connection = match idle {
+            Some(connection) => connection,
+            None => {
+                let connection = connect(&self.path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+                connection
+                    .pragma_update(None, "query_only", "on")
+                    .context(&self.path, "cannot be read")?;
+                connection
+                    .pragma_update(None, "cache_size", "-16384")
+                    .context(&self.path, "cannot be read")?;
+                connection.set_prepared_statement_cache_capacity(64);
+                connection
+            }
+        };
+        // Interrupts a search that somebody has made expensive.
+        let interrupt = time.map(|time| {
+            let end = Instant::now() + time;
+            move || Instant::now() > end
+        });
+        connection.progress_handler(20_000, interrupt).context(&self.path, "cannot be read")?;
+        // One transaction, so that what is read belongs together.
+        let result = connection
+            .unchecked_transaction()
+            .and_then(|transaction| read(&transaction))
+            .context(&self.path, "cannot be read");
+        let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
+        if readers.len() < IDLE_READERS {
+            readers.push(connection);
+        }
+        result
+    }
+}
+
+fn connect(path: &Path, flags: OpenFlags) -> Result<Connection> {
+    let connect = || {
+        let connection =
+            Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+        connection.busy_timeout(BUSY)?;
+        // Else every statement is planned again for the values of each call.
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+        connection.pragma_update(None, "foreign_keys", "on")?;
+        // Views and virtual tables of a file from elsewhere may not call dangerous functions.
+        connection.pragma_update(None, "trusted_schema", "off")?;
+        Ok(connection)
+    };
+    connect().context(path, "cannot be opened")
+}
+
+impl Store for SqliteStore {
+    fn apply(&self, mut changes: Vec<Change>) -> Result<Vec<Applied>> {
+        changes.iter_mut().try_for_each(Change::normalise)?;
+        let removed = changes.iter().any(|change| matches!(change, Change::Purge(_)));
+        let applied = self.writer.apply(changes)?;
+        if removed {
+            self.matrices.forget();
+            self.writer.truncate_journal()?;
+        }
+        Ok(applied)
+    }
+
+    fn asset(&self, hash: &ContentHash) -> Result<Option<Asset>> {
+        self.read(|db| read::asset(db, hash))
+    }
+
+    fn named(&self, kind: NameKind, name: &str) -> Result<Vec<(ContentHash, Name)>> {
+        self.read(|db| read::named(db, kind, name))
+    }
+
+    fn history(&self, hash: &ContentHash) -> Result<Option<Vec<Revision>>> {
+        self.read(|db| read::history(db, hash))
+    }
+
+    fn thumbnail(&self, hash: &ContentHash) -> Result<Option<Thumbnail>> {
+        self.read(|db| read::thumbnail(db, hash))
+    }
+
+    fn find(&self, query: &Query) -> Result<Page> {
+        let request = find::Request::new(query)?;
+        self.read(|db| find::find(db, &request))
+    }
+
+    fn facets(&self, query: &Query) -> Result<Vec<Facet>> {
+        let request = find::Request::new(query)?;
+        self.read(|db| find::facets(db, &request))
+    }
+
+    fn similar(&self, similar: &Similar) -> Result<Vec<Neighbour>> {
+        // The first call reads the features of all photos.
+        self.read_for(None, |db| Ok(self.matrices.similar(db, similar)))?
+    }
+
+    fn near_duplicates(&self, max_bits: u32) -> Result<Vec<Vec<ContentHash>>> {
+        similar::check_bits(max_bits)?;
+        self.read_for(None, |db| similar::near_duplicates(db, max_bits))
+    }
+
+    fn start_run(&self, kind: &str, parameters: &str, author: &Author) -> Result<RunId> {
+        self.writer.start_run(kind, parameters, author)
+    }
+
+    fn finish_run(&self, run: RunId) -> Result<()> {
+        self.writer.finish_run(run)
+    }
+
+    fn runs(&self, limit: usize) -> Result<Vec<Run>> {
+        self.read(|db| report::runs(db, limit))
+    }
+
+    fn run_revisions(&self, run: RunId, before: i64, limit: usize) -> Result<Vec<Revision>> {
+        self.read(|db| report::run_revisions(db, run, before, limit))
+    }
+
+    fn feedback_report(&self) -> Result<Vec<FeedbackRow>> {
+        self.read(report::feedback)
+    }
+
+    fn training_pairs(&self, after: i64, limit: usize) -> Result<Vec<TrainingPair>> {
+        self.read(|db| report::training_pairs(db, after, limit))
+    }
+
+    fn stats(&self) -> Result<Stats> {
+        self.read(report::stats)
+    }
+
+    fn check(&self) -> Result<CheckReport> {
+        maintain::check(&connect(&self.path, OpenFlags::SQLITE_OPEN_READ_WRITE)?, &self.path)
+    }
+
+    fn backup(&self, path: &Path) -> Result<()> {
+        let connection = connect(&self.path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        maintain::backup(&connection, path)
+    }
+
+    fn compact(&self) -> Result<()> {
+        self.writer.compact()
+    }
+}

@@ -1,0 +1,296 @@
+//! Photos that look alike.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cutline_error::{Error, ErrorKind, Result};
+use rusqlite::{Connection, OptionalExtension};
+
+use super::error::carried;
+use super::read;
+use crate::features::{Matrix, Neighbour, Probe, Similar, cosine, normalised, numbers};
+use crate::types::ContentHash;
+
+/// Photos at most.
+const MAX_NEIGHBOURS: usize = 1000;
+/// Bits that difference hashes may differ in.
+const MAX_BITS: u32 = 7;
+
+/// The packed features of each space, with what they were made of.
+#[derive(Debug, Default)]
+pub(super) struct Matrices(Mutex<HashMap<i64, Arc<Packed>>>);
+
+#[derive(Debug)]
+struct Packed {
+    matrix: Matrix,
+    /// The last row of the database in it.
+    last: i64,
+    /// The removals that were counted when it was made.
+    removed: i64,
+}
+
+/// What to compare with, and where.
+struct Wanted {
+    space: i64,
+    vector: Vec<f32>,
+    /// The photo that is not its own neighbour.
+    except: Option<i64>,
+}
+
+impl Matrices {
+    /// Removes all features from memory, because photos are gone.
+    pub(super) fn forget(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    pub(super) fn similar(&self, db: &Connection, similar: &Similar) -> Result<Vec<Neighbour>> {
+        let limit = similar.limit.clamp(1, MAX_NEIGHBOURS);
+        let wanted = wanted(db, &similar.probe)?;
+        let search = |fresh: bool| {
+            let packed = self.packed(db, wanted.space, wanted.vector.len(), fresh)?;
+            search(db, &packed.matrix, &wanted, limit, similar.min_score)
+        };
+        let failed = |error: rusqlite::Error| {
+            Error::new(ErrorKind::Internal, format!("the features cannot be read ({error})"))
+                .with_source(error)
+        };
+        match search(false).map_err(failed)? {
+            (found, false) => Ok(found),
+            // Rows in memory are gone from the database, and took places of others.
+            (_, true) => search(true).map(|(found, _)| found).map_err(failed),
+        }
+    }
+
+    /// The features in memory, with all rows that the database has. Others wait while they are read.
+    fn packed(
+        &self,
+        db: &Connection,
+        space: i64,
+        dim: usize,
+        fresh: bool,
+    ) -> rusqlite::Result<Arc<Packed>> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let counter = "SELECT value FROM counters WHERE name = 'features_removed'";
+        let removed: i64 = db.prepare_cached(counter)?.query_row([], |row| row.get(0))?;
+        let old = all.remove(&space).filter(|old| !fresh && old.removed == removed);
+        let mut packed = match old.map(Arc::try_unwrap) {
+            Some(Ok(packed)) => packed,
+            // Somebody searches in it: a complete one may be shared, another is made anew.
+            Some(Err(shared)) => {
+                let sql = "SELECT EXISTS(SELECT 1 FROM features WHERE id > ? AND space_id = ?)";
+                let grown: bool =
+                    db.prepare_cached(sql)?.query_row((shared.last, space), |row| row.get(0))?;
+                if !grown {
+                    all.insert(space, Arc::clone(&shared));
+                    return Ok(shared);
+                }
+                Packed { matrix: shared.matrix.clone(), last: shared.last, removed }
+            }
+            None => Packed { matrix: Matrix::new(dim), last: 0, removed },
+        };
+        let sql = "SELECT id, vector FROM features WHERE id > ? AND space_id = ? ORDER BY id";
+        let mut read = db.prepare_cached(sql)?;
+        let mut rows = read.query((packed.last, space))?;
+        while let Some(row) = rows.next()? {
+            packed.last = row.get(0)?;
+            packed.matrix.push(packed.last, row.get_ref(1)?.as_blob().unwrap_or_default());
+        }
+        let packed = Arc::new(packed);
+        all.insert(space, Arc::clone(&packed));
+        Ok(packed)
+    }
+}
+
+fn wanted(db: &Connection, probe: &Probe) -> Result<Wanted> {
+    let failed = |error: rusqlite::Error| {
+        Error::new(ErrorKind::Internal, format!("the features cannot be read ({error})"))
+            .with_source(error)
+    };
+    match probe {
+        Probe::Asset(hash) => {
+            let sql = "SELECT f.space_id, f.vector, f.asset_id FROM features f \
+                 JOIN assets s ON s.id = f.asset_id WHERE s.hash = ? ORDER BY f.id DESC LIMIT 1";
+            let found = db
+                .query_row(sql, [hash.0], |row| {
+                    let vector = numbers(row.get_ref(1)?.as_blob().unwrap_or_default()).collect();
+                    Ok(Wanted { space: row.get(0)?, vector, except: Some(row.get(2)?) })
+                })
+                .optional()
+                .map_err(failed)?;
+            let mut wanted = found.ok_or_else(|| {
+                Error::new(
+                    ErrorKind::NotFound,
+                    "the library has no features of this photo; caption it again with the library on",
+                )
+            })?;
+            wanted.vector = normalised(&wanted.vector)?;
+            Ok(wanted)
+        }
+        Probe::Features(features) => {
+            let vector = normalised(&features.vector)?;
+            let sql = "SELECT id FROM spaces WHERE name = ? AND dim = ?";
+            let space = db
+                .query_row(sql, (&features.space, vector.len()), |row| row.get(0))
+                .optional()
+                .map_err(failed)?;
+            let space = space.ok_or_else(|| {
+                Error::new(
+                    ErrorKind::NotFound,
+                    "the library has no photo with features of this model; caption some with it first",
+                )
+            })?;
+            Ok(Wanted { space, vector, except: None })
+        }
+    }
+}
+
+/// The best photos, and whether some in memory are gone.
+fn search(
+    db: &Connection,
+    matrix: &Matrix,
+    wanted: &Wanted,
+    limit: usize,
+    min_score: f32,
+) -> rusqlite::Result<(Vec<Neighbour>, bool)> {
+    let sql = "SELECT s.id, s.hash, f.vector FROM features f JOIN assets s ON s.id = f.asset_id \
+         WHERE f.id = ?";
+    let mut read = db.prepare_cached(sql)?;
+    let mut best: Vec<Neighbour> = Vec::new();
+    let mut floor = min_score;
+    let mut stale = false;
+    // One more, because the photo itself is among them.
+    for candidate in matrix.candidates(&wanted.vector, limit + 1) {
+        // The others cannot be better.
+        if candidate.high < floor {
+            break;
+        }
+        let found = read.query_row([candidate.row], |row| {
+            let score = cosine(&wanted.vector, row.get_ref(2)?.as_blob().unwrap_or_default());
+            Ok((row.get::<_, i64>(0)?, Neighbour { hash: read::hash(row, 1)?, score }))
+        });
+        let Some((asset, neighbour)) = found.optional()? else {
+            stale = true;
+            continue;
+        };
+        if wanted.except == Some(asset) || neighbour.score < floor {
+            continue;
+        }
+        let at = best.partition_point(|other| other.score >= neighbour.score);
+        best.insert(at, neighbour);
+        best.truncate(limit);
+        if best.len() == limit {
+            floor = best.last().map_or(floor, |last| last.score.max(min_score));
+        }
+    }
+    Ok((best, stale))
+}
+
+/// Refuses more bits than [`near_duplicates`] can find.
+pub(super) fn check_bits(bits: u32) -> Result<()> {
+    if bits <= MAX_BITS {
+        return Ok(());
+    }
+    Err(Error::parameter(
+        "bits",
+        format!("near duplicates differ in 0 to {MAX_BITS} bits; lower bits"),
+    ))
+}
+
+/// Groups of photos whose hashes differ in few bits.
+///
+/// Of four parts of 16 bits, one differs in at most one bit if all differ in at most seven. So photos
+/// with a part in common, or nearly so, are all that must be compared.
+pub(super) fn near_duplicates(
+    db: &Connection,
+    max_bits: u32,
+) -> rusqlite::Result<Vec<Vec<ContentHash>>> {
+    check_bits(max_bits).map_err(carried)?;
+    let sql = "SELECT hash, dhash FROM assets WHERE dhash IS NOT NULL ORDER BY id";
+    let mut read = db.prepare(sql)?;
+    let photos: Vec<(ContentHash, u64)> = read
+        .query_map([], |row| {
+            let dhash: i64 = row.get(1)?;
+            Ok((read::hash(row, 0)?, u64::from_ne_bytes(dhash.to_ne_bytes())))
+        })?
+        .collect::<rusqlite::Result<_>>()?;
+    let hashes: Vec<u64> = photos.iter().map(|(_, dhash)| *dhash).collect();
+    let mut groups: HashMap<usize, Vec<ContentHash>> = HashMap::new();
+    for (index, root) in grouped(&hashes, max_bits).into_iter().enumerate() {
+        groups.entry(root).or_default().push(photos[index].0);
+    }
+    let mut groups: Vec<(usize, Vec<ContentHash>)> =
+        groups.into_iter().filter(|(_, group)| group.len() > 1).collect();
+    groups.sort_unstable_by_key(|(root, _)| *root);
+    Ok(groups.into_iter().map(|(_, group)| group).collect())
+}
+
+/// For each hash, the first one of its group.
+fn grouped(hashes: &[u64], max_bits: u32) -> Vec<usize> {
+    let mut parents: Vec<usize> = (0..hashes.len()).collect();
+    // Equal hashes are one: there may be very many of a plain colour.
+    let mut first: HashMap<u64, usize> = HashMap::new();
+    for (index, hash) in hashes.iter().enumerate() {
+        let representative = *first.entry(*hash).or_insert(index);
+        parents[index] = representative;
+    }
+    let mut distinct: Vec<(u64, usize)> = first.into_iter().collect();
+    distinct.sort_unstable_by_key(|(_, index)| *index);
+    for part in 0..4 {
+        let key = |hash: u64| (hash >> (16 * part)) as u16;
+        let mut buckets: HashMap<u16, Vec<(u64, usize)>> = HashMap::new();
+        for &(hash, index) in &distinct {
+            buckets.entry(key(hash)).or_default().push((hash, index));
+        }
+        for &(hash, index) in &distinct {
+            let near = (0..16).map(|bit| key(hash) ^ (1 << bit)).chain([key(hash)]);
+            for &(other, of) in near.filter_map(|key| buckets.get(&key)).flatten() {
+                if of < index && (hash ^ other).count_ones() <= max_bits {
+                    let (a, b) = (root(&mut parents, index), root(&mut parents, of));
+                    parents[a.max(b)] = a.min(b);
+                }
+            }
+        }
+    }
+    (0..hashes.len()).map(|index| root(&mut parents, index)).collect()
+}
+
+fn root(parents: &mut [usize], mut index: usize) -> usize {
+    while parents[index] != index {
+        parents[index] = parents[parents[index]];
+        index = parents[index];
+    }
+    index
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_are_those_of_comparing_all() {
+        let mut state = 1_u64;
+        let mut random = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            state ^ (state >> 29)
+        };
+        let mut hashes: Vec<u64> = (0..150).map(|_| random()).collect();
+        for index in 0..150 {
+            let changed =
+                (0..index % 11).fold(hashes[index], |hash, _| hash ^ (1 << (random() % 64)));
+            hashes.push(changed);
+        }
+        for max_bits in [0, 3, 7] {
+            let mut expected: Vec<usize> = (0..hashes.len()).collect();
+            for a in 0..hashes.len() {
+                for b in 0..a {
+                    if (hashes[a] ^ hashes[b]).count_ones() <= max_bits {
+                        let (x, y) = (root(&mut expected, a), root(&mut expected, b));
+                        expected[x.max(y)] = x.min(y);
+                    }
+                }
+            }
+            let expected: Vec<usize> = (0..hashes.len()).map(|i| root(&mut expected, i)).collect();
+            assert_eq!(grouped(&hashes, max_bits), expected, "{max_bits}");
+        }
+    }
+}

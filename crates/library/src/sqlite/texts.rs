@@ -1,0 +1,424 @@
+//! Revisions of texts, and the pointer to the current one.
+
+use cutline_error::{Error, ErrorKind};
+use rusqlite::{Connection, OptionalExtension, Result};
+
+use super::error::{carried, damaged};
+use crate::change::{FeedbackKind, TextAction, TextChange, Written};
+use crate::edit_distance::edit_distance;
+use crate::rules::{self, Decision, Proposal, Shown};
+use crate::store::RunId;
+use crate::types::{Action, Author, AuthorKind, Field, ModelAuthor, RevisionId};
+
+/// Where a text is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Slot<'a> {
+    pub(super) asset: i64,
+    pub(super) field: Field,
+    pub(super) lang: &'a str,
+}
+
+/// What a slot points to.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Pointers {
+    pub(super) revision: Option<RevisionId>,
+    pub(super) suggestion: Option<RevisionId>,
+}
+
+/// A revision as it is stored.
+#[derive(Debug, Clone)]
+pub(super) struct Stored {
+    pub(super) id: RevisionId,
+    pub(super) text: String,
+    author_id: i64,
+    by_model: bool,
+    confidence: Option<f64>,
+    reviewed: bool,
+}
+
+/// A text that somebody wants to write.
+#[derive(Debug)]
+pub(super) struct Proposed<'a> {
+    pub(super) text: &'a str,
+    pub(super) confidence: Option<f32>,
+    pub(super) author: &'a Author,
+    pub(super) author_id: i64,
+    pub(super) run: Option<RunId>,
+}
+
+/// What an edit did, and what it tells about the text of a model.
+pub(super) struct Edit {
+    pub(super) written: Written,
+    pub(super) feedback: Option<(RevisionId, FeedbackKind, f64)>,
+}
+
+/// A row for `revisions`.
+struct NewRevision<'a> {
+    action: Action,
+    text: &'a str,
+    author_id: i64,
+    actor_id: Option<i64>,
+    confidence: Option<f64>,
+    reviewed: bool,
+    of: Option<RevisionId>,
+    previous: Option<RevisionId>,
+    run: Option<RunId>,
+    now: i64,
+}
+
+/// The number of an author; a new one for a new author.
+pub(super) fn author_id(db: &Connection, author: &Author) -> Result<i64> {
+    let empty = ModelAuthor::default();
+    let model = if let Author::Model(model) = author { model } else { &empty };
+    let (kind, name) = (author.kind().code(), author.name());
+    let values = (kind, name, &model.digest, &model.parameters, &model.prompt);
+    let find = "SELECT id FROM authors WHERE kind = ? AND name = ? AND digest = ? AND parameters = ? \
+         AND prompt = ?";
+    if let Some(id) = db.prepare_cached(find)?.query_row(values, |row| row.get(0)).optional()? {
+        return Ok(id);
+    }
+    let insert =
+        "INSERT INTO authors(kind, name, digest, parameters, prompt) VALUES(?, ?, ?, ?, ?)";
+    db.execute(insert, values)?;
+    Ok(db.last_insert_rowid())
+}
+
+impl Slot<'_> {
+    pub(super) fn current(&self, db: &Connection) -> Result<Pointers> {
+        let sql = "SELECT revision_id, suggestion_id FROM current WHERE asset_id = ? AND field = ? \
+             AND lang = ?";
+        let found = db.prepare_cached(sql)?.query_row(self.key(), |row| {
+            Ok(Pointers { revision: row.get(0)?, suggestion: row.get(1)? })
+        });
+        Ok(found.optional()?.unwrap_or_default())
+    }
+
+    fn key(&self) -> (i64, i64, &str) {
+        (self.asset, self.field.code(), self.lang)
+    }
+
+    /// A revision of this slot.
+    pub(super) fn revision(&self, db: &Connection, id: RevisionId) -> Result<Option<Stored>> {
+        let sql = "SELECT r.id, r.text, r.author_id, a.kind, r.confidence, r.reviewed FROM revisions r \
+             JOIN authors a ON a.id = r.author_id \
+             WHERE r.id = ?1 AND r.asset_id = ?2 AND r.field = ?3 AND r.lang = ?4";
+        let values = (id, self.asset, self.field.code(), self.lang);
+        db.prepare_cached(sql)?
+            .query_row(values, |row| {
+                Ok(Stored {
+                    id: row.get(0)?,
+                    text: row.get(1)?,
+                    author_id: row.get(2)?,
+                    by_model: row.get::<_, i64>(3)? == AuthorKind::Model.code(),
+                    confidence: row.get(4)?,
+                    reviewed: row.get(5)?,
+                })
+            })
+            .optional()
+    }
+
+    fn pointed(&self, db: &Connection, id: Option<RevisionId>) -> Result<Option<Stored>> {
+        let Some(id) = id else { return Ok(None) };
+        let found = self.revision(db, id)?;
+        found.map(Some).ok_or_else(|| damaged("a pointer to a revision that is missing"))
+    }
+
+    fn add(&self, db: &Connection, new: &NewRevision<'_>) -> Result<RevisionId> {
+        let sql = "INSERT INTO revisions(asset_id, field, lang, action, text, author_id, actor_id, \
+             confidence, reviewed, of_id, previous_id, run_id, created_at) \
+             VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+        let actor = new.actor_id.filter(|actor| *actor != new.author_id);
+        db.prepare_cached(sql)?.execute((
+            self.asset,
+            self.field.code(),
+            self.lang,
+            new.action.code(),
+            new.text,
+            new.author_id,
+            actor,
+            new.confidence,
+            new.reviewed,
+            new.of,
+            new.previous,
+            new.run,
+            new.now,
+        ))?;
+        Ok(db.last_insert_rowid())
+    }
+
+    fn point(&self, db: &Connection, pointers: Pointers, confidence: Option<f64>) -> Result<()> {
+        if pointers.revision.is_none() && pointers.suggestion.is_none() {
+            let sql = "DELETE FROM current WHERE asset_id = ? AND field = ? AND lang = ?";
+            db.prepare_cached(sql)?.execute(self.key())?;
+        } else {
+            // Not an upsert, which would begin a savepoint; see `index_words`.
+            let (asset, field, lang) = self.key();
+            let values = (asset, field, lang, pointers.revision, pointers.suggestion);
+            let sql = "UPDATE current SET revision_id = ?4, suggestion_id = ?5 \
+                 WHERE asset_id = ?1 AND field = ?2 AND lang = ?3";
+            if db.prepare_cached(sql)?.execute(values)? == 0 {
+                let sql = "INSERT INTO current(asset_id, field, lang, revision_id, suggestion_id) \
+                     VALUES(?, ?, ?, ?, ?)";
+                db.prepare_cached(sql)?.execute(values)?;
+            }
+        }
+        if self.field == Field::Caption && self.lang == "en" {
+            let sql = "UPDATE assets SET confidence = ?2 WHERE id = ?1 AND confidence IS NOT ?2";
+            db.prepare_cached(sql)?.execute((self.asset, confidence))?;
+        }
+        Ok(())
+    }
+
+    /// Whether a person has rejected this text.
+    fn rejected_before(&self, db: &Connection, text: &str) -> Result<bool> {
+        let sql = "SELECT EXISTS(SELECT 1 FROM revisions r WHERE r.asset_id = ?1 AND r.field = ?2 \
+             AND r.lang = ?3 AND r.action = ?4 AND r.text = ?5 AND NOT EXISTS(SELECT 1 FROM revisions u \
+             WHERE u.asset_id = r.asset_id AND u.action = ?6 AND u.of_id = r.id))";
+        let (asset, field, lang) = self.key();
+        let values = (asset, field, lang, Action::Reject.code(), text, Action::Undo.code());
+        db.prepare_cached(sql)?.query_row(values, |row| row.get(0))
+    }
+
+    /// Writes or suggests a text, or does neither: as the rules say.
+    pub(super) fn propose(&self, db: &Connection, now: i64, new: &Proposed<'_>) -> Result<Written> {
+        let pointers = self.current(db)?;
+        let shown = self.pointed(db, pointers.revision)?;
+        let waiting = self.pointed(db, pointers.suggestion)?;
+        let fresh = shown.is_none() && waiting.is_none();
+        let proposal = Proposal {
+            text: new.text,
+            kind: new.author.kind(),
+            author: new.author_id,
+            rejected_before: !fresh && self.rejected_before(db, new.text)?,
+            waiting: waiting.as_ref().map(|waiting| waiting.text.as_str()),
+        };
+        let decision = rules::decide(shown.as_ref().map(Stored::shown).as_ref(), proposal);
+        let confidence = new.confidence.map(f64::from);
+        let mut revision = NewRevision {
+            action: Action::Write,
+            text: new.text,
+            author_id: new.author_id,
+            actor_id: None,
+            confidence,
+            reviewed: rules::is_reviewed(new.author),
+            of: None,
+            previous: pointers.revision,
+            run: new.run,
+            now,
+        };
+        match decision {
+            Decision::Ignore => Ok(Written::Unchanged),
+            Decision::Write => {
+                let id = self.add(db, &revision)?;
+                self.point(db, Pointers { revision: Some(id), ..pointers }, confidence)?;
+                Ok(Written::Current(id))
+            }
+            Decision::Suggest => {
+                revision.action = Action::Suggest;
+                revision.reviewed = false;
+                let id = self.add(db, &revision)?;
+                let shown = shown.and_then(|shown| shown.confidence);
+                self.point(db, Pointers { suggestion: Some(id), ..pointers }, shown)?;
+                Ok(Written::Suggested(id))
+            }
+        }
+    }
+
+    /// Makes an edit.
+    pub(super) fn edit(&self, db: &Connection, now: i64, change: &TextChange) -> Result<Edit> {
+        let actor = author_id(db, &change.author)?;
+        let pointers = self.current(db)?;
+        let shown = self.pointed(db, pointers.revision)?;
+        let act = |action, source: &Stored, of| NewRevision {
+            action,
+            text: "",
+            author_id: source.author_id,
+            actor_id: Some(actor),
+            confidence: source.confidence,
+            reviewed: rules::is_reviewed(&change.author),
+            of,
+            previous: pointers.revision,
+            run: change.run,
+            now,
+        };
+        match &change.action {
+            TextAction::Write { text } => {
+                let proposed = Proposed {
+                    text,
+                    confidence: None,
+                    author: &change.author,
+                    author_id: actor,
+                    run: change.run,
+                };
+                let written = self.propose(db, now, &proposed)?;
+                Ok(Edit { written, feedback: edited(shown.as_ref(), text, change, written) })
+            }
+            TextAction::Clear => {
+                if shown.as_ref().is_some_and(|shown| shown.text.is_empty() && shown.reviewed) {
+                    return Ok(Edit { written: Written::Unchanged, feedback: None });
+                }
+                let nothing = Stored::nothing(actor);
+                let id = self.add(db, &act(Action::Clear, &nothing, None))?;
+                self.point(db, Pointers { revision: Some(id), ..pointers }, None)?;
+                let written = Written::Current(id);
+                Ok(Edit { written, feedback: edited(shown.as_ref(), "", change, written) })
+            }
+            TextAction::Accept => {
+                let waiting = self.pointed(db, pointers.suggestion)?;
+                let confirmed = shown.filter(|shown| !shown.reviewed && !shown.text.is_empty());
+                let Some(source) = waiting.or(confirmed) else {
+                    return Err(carried(nothing_waits()));
+                };
+                let new = NewRevision {
+                    text: &source.text,
+                    ..act(Action::Accept, &source, Some(source.id))
+                };
+                let id = self.add(db, &new)?;
+                self.point(
+                    db,
+                    Pointers { revision: Some(id), suggestion: None },
+                    source.confidence,
+                )?;
+                let feedback = source.by_model.then_some((source.id, FeedbackKind::Accept, 0.0));
+                Ok(Edit { written: Written::Current(id), feedback })
+            }
+            TextAction::Reject => {
+                let waiting = self.pointed(db, pointers.suggestion)?;
+                let Some(source) = waiting else { return Err(carried(nothing_waits())) };
+                let new = NewRevision {
+                    text: &source.text,
+                    reviewed: false,
+                    ..act(Action::Reject, &source, Some(source.id))
+                };
+                let id = self.add(db, &new)?;
+                let confidence = shown.and_then(|shown| shown.confidence);
+                self.point(db, Pointers { suggestion: None, ..pointers }, confidence)?;
+                let feedback = source.by_model.then_some((source.id, FeedbackKind::Reject, 0.0));
+                Ok(Edit { written: Written::Rejected(id), feedback })
+            }
+            TextAction::Revert { revision } => {
+                let Some(source) = self.revision(db, *revision)? else {
+                    return Err(carried(no_revision(*revision)));
+                };
+                if shown.as_ref().is_some_and(|shown| shown.id == *revision) {
+                    return Ok(Edit { written: Written::Unchanged, feedback: None });
+                }
+                let new = NewRevision {
+                    text: &source.text,
+                    ..act(Action::Revert, &source, Some(source.id))
+                };
+                let id = self.add(db, &new)?;
+                self.point(db, Pointers { revision: Some(id), ..pointers }, source.confidence)?;
+                Ok(Edit { written: Written::Current(id), feedback: None })
+            }
+        }
+    }
+}
+
+/// What a person's text tells about the one of a model that was there.
+fn edited(
+    shown: Option<&Stored>,
+    text: &str,
+    change: &TextChange,
+    written: Written,
+) -> Option<(RevisionId, FeedbackKind, f64)> {
+    let shown = shown.filter(|shown| shown.by_model && !shown.reviewed)?;
+    if change.author.kind() != AuthorKind::Person || !matches!(written, Written::Current(_)) {
+        return None;
+    }
+    let distance = edit_distance(&shown.text, text);
+    let kind = if shown.text == text { FeedbackKind::Accept } else { FeedbackKind::Edit };
+    Some((shown.id, kind, distance))
+}
+
+/// Takes back what the revision `id` did, if nothing was done after it.
+pub(super) fn undo(
+    db: &Connection,
+    now: i64,
+    asset: i64,
+    id: RevisionId,
+    author: &Author,
+    run: Option<RunId>,
+) -> Result<Written> {
+    let sql = "SELECT field, lang, action, of_id, previous_id FROM revisions WHERE id = ? AND asset_id = ?";
+    let found = db.prepare_cached(sql)?.query_row((id, asset), |row| {
+        let of: Option<RevisionId> = row.get(3)?;
+        let previous: Option<RevisionId> = row.get(4)?;
+        Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?, row.get::<_, i64>(2)?, of, previous))
+    });
+    let Some((field, lang, action, of, previous)) = found.optional()? else {
+        return Err(carried(no_revision(id)));
+    };
+    let field = Field::of_code(field).ok_or_else(|| damaged("an unknown field"))?;
+    let slot = Slot { asset, field, lang: &lang };
+    let pointers = slot.current(db)?;
+    let actor = author_id(db, author)?;
+    // A suggestion that was accepted or rejected waits again, unless another one does.
+    let decided = action == Action::Accept.code() || action == Action::Reject.code();
+    let was_suggestion = |of: RevisionId| -> Result<bool> {
+        let sql = "SELECT action = ?2 FROM revisions WHERE id = ?1";
+        db.query_row(sql, (of, Action::Suggest.code()), |row| row.get(0))
+    };
+    let suggestion = match (pointers.suggestion, of) {
+        (Some(waiting), _) if waiting == id => None,
+        (None, Some(of)) if decided && was_suggestion(of)? => Some(of),
+        (waiting, _) => waiting,
+    };
+    let moved = pointers.revision == Some(id);
+    if !moved && suggestion == pointers.suggestion {
+        return Ok(Written::Unchanged);
+    }
+    let revision = if moved { previous } else { pointers.revision };
+    let source = slot.pointed(db, revision)?.unwrap_or_else(|| Stored::nothing(actor));
+    let new = NewRevision {
+        action: Action::Undo,
+        text: &source.text,
+        author_id: source.author_id,
+        actor_id: Some(actor),
+        confidence: source.confidence,
+        reviewed: source.reviewed,
+        of: Some(id),
+        previous: pointers.revision,
+        run,
+        now,
+    };
+    let undone = slot.add(db, &new)?;
+    slot.point(db, Pointers { revision, suggestion }, source.confidence)?;
+    Ok(Written::Current(undone))
+}
+
+impl Stored {
+    fn shown(&self) -> Shown {
+        Shown {
+            revision: self.id,
+            text: self.text.clone(),
+            reviewed: self.reviewed,
+            author: self.author_id,
+        }
+    }
+
+    fn nothing(author_id: i64) -> Self {
+        Self {
+            id: 0,
+            text: String::new(),
+            author_id,
+            by_model: false,
+            confidence: None,
+            reviewed: false,
+        }
+    }
+}
+
+fn nothing_waits() -> Error {
+    Error::new(
+        ErrorKind::NotFound,
+        "no suggestion waits for this text; read the photo again to see its texts",
+    )
+}
+
+fn no_revision(id: RevisionId) -> Error {
+    Error::new(
+        ErrorKind::NotFound,
+        format!("this text has no revision {id}; read its history for those that it has"),
+    )
+}
