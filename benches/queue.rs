@@ -113,7 +113,7 @@ impl Queue {
             ..GenerationParams::default()
         };
         let image = Arc::clone(&self.images[number % self.images.len()]).into();
-        JobRequest { image, prompt: Vec::new(), params }
+        JobRequest { image, prompt: Vec::new(), task: params.into() }
     }
 
     fn slot(&self) -> Result<QueueSlot> {

@@ -31,6 +31,17 @@ impl CaptionKeys {
         self.0.key("vision", &[image.as_bytes()])
     }
 
+    /// The key of what the model expects of these texts after a prompt without seeing a photo.
+    pub(super) fn priors(&self, prompt: &[u32], texts: &[Vec<u32>]) -> Key {
+        let mut hasher = blake3::Hasher::new();
+        for ids in std::iter::once(prompt).chain(texts.iter().map(Vec::as_slice)) {
+            hasher.update(&(ids.len() as u64).to_le_bytes());
+            let bytes: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
+            hasher.update(&bytes);
+        }
+        self.0.key("priors", &[hasher.finalize().as_bytes()])
+    }
+
     /// The key of the answer for the image with this hash; `None` for sampling without a seed,
     /// which gives a different answer each time.
     pub(super) fn answer(

@@ -9,6 +9,7 @@
 //! - `answer`: the data that callers and caches share; `keys`: cache keys and fingerprints;
 //! - `style`: captions as the model writes them, or as alternative text; `tags`: words from captions;
 //!   `tokens`: the texts of single tokens;
+//! - `rank`: how well given texts fit a photo;
 //! - `budget`: the bytes of images in memory; `memory`: the memory of decoded images, and of the whole
 //!   server; `decoders`: the threads that decode images;
 //! - `process`: image analysis without the model;
@@ -27,6 +28,7 @@ mod memory;
 mod param_schema;
 mod params;
 mod process;
+mod rank;
 mod stream;
 mod style;
 mod tags;
@@ -35,6 +37,8 @@ mod work;
 
 use std::sync::Arc;
 use std::time::Duration;
+
+use tokio::sync::OnceCell;
 
 use self::answer::{Answer, CaptionProgress, EncodedImageEntry};
 pub use self::budget::{Budget, Permit, Photo};
@@ -51,18 +55,23 @@ pub use self::param_schema::Parameter;
 pub use self::params::{CachePolicy, CaptionParams, ParameterFields};
 pub(crate) use self::params::{given_twice, shortened, too_long};
 pub use self::process::{ProcessTimings, ProcessedImage, ProcessedInfo};
+pub use self::rank::MAX_TEXTS;
+use self::rank::Priors;
 pub use self::stream::{CaptionEvent, CaptionStream};
 pub use self::style::{Fallback, Style, TextStyle, repeats_itself};
 pub use self::tags::{Tag, tag_params, tags};
 pub use self::tokens::TokenText;
 use crate::cache::{SingleFlight, Store};
-use crate::engine::Engine;
+use crate::engine::{EncodedImage, Engine};
 use crate::metrics::{CacheSnapshot, Metrics, ModelSnapshot};
 use crate::scheduler::{Handle, SchedulerOptions, VisionOrder};
 pub use crate::scheduler::{Priority, SchedulerStatus};
 use crate::tokenizer::Tokenizer;
 use cutline_error::Result;
 use cutline_image::{DecodeLimits, PreprocessConfig};
+
+/// Bytes of what the model expects of texts; the sets of a few hundred requests with many texts.
+const PRIORS_BYTES: u64 = 1 << 20;
 
 /// Makes captions. Cheap to clone; the model is closed when the last clone is dropped.
 #[derive(Debug, Clone)]
@@ -82,6 +91,10 @@ struct CaptionerInner {
     /// Outputs of the vision tower.
     encoded_images: Store<EncodedImageEntry>,
     flights: SingleFlight<CaptionProgress>,
+    /// What the model expects of texts without a photo.
+    priors: Store<Priors>,
+    /// The images that this is found with, encoded.
+    blank_images: OnceCell<Vec<Arc<EncodedImage>>>,
     metrics: Metrics,
     memory: MemoryLimits,
     /// The most memory of the process, without what the HTTP server adds; `None` where the system does
@@ -184,6 +197,8 @@ impl Captioner {
             answers: Store::new(memory.cache_max_bytes, memory.cache_ttl),
             encoded_images: Store::new(memory.vision_cache_bytes, memory.cache_ttl),
             flights: SingleFlight::default(),
+            priors: Store::new(PRIORS_BYTES, memory.cache_ttl),
+            blank_images: OnceCell::new(),
             metrics,
             memory,
             memory_bound: MemoryBound::new(memory, batch_bytes),

@@ -39,7 +39,7 @@ pub(super) enum VisionCacheUse {
 }
 
 /// An image that is ready for the model.
-struct PreparedImage {
+pub(super) struct PreparedImage {
     image: ImageInfo,
     colors: Colors,
     vision: Option<VisionCacheState>,
@@ -78,7 +78,7 @@ async fn compute(
     let prompt_tokens = prompt.len();
     let (image, prepared) = prepare(captioner, photo, hash, vision).await?;
     let decode = begin.elapsed();
-    let mut submission = slot.submit(JobRequest { image, prompt, params })?;
+    let mut submission = slot.submit(JobRequest { image, prompt, task: params.into() })?;
     leader.update(|progress| progress.accepted = true);
     let mut queued = Duration::ZERO;
     loop {
@@ -114,7 +114,7 @@ async fn compute(
     }
 }
 
-fn store_encoded(
+pub(super) fn store_encoded(
     captioner: &Captioner,
     vision: VisionCacheUse,
     encoded: Arc<EncodedImage>,
@@ -127,7 +127,7 @@ fn store_encoded(
 }
 
 /// The model's input: the encoded image from the cache, or pixels that are decoded now.
-async fn prepare(
+pub(super) async fn prepare(
     captioner: &Captioner,
     photo: Photo,
     hash: blake3::Hash,

@@ -231,7 +231,7 @@ impl Engine for FakeEngine {
             }
             events.push(Event::Token { job: job.id, token: *written });
             *written += 1;
-            let finished = *written as usize >= job.params.max_new_tokens;
+            let finished = *written as usize >= job.task.max_new_tokens();
             if finished {
                 let sequence = Sequence {
                     ids: (0..*written).collect(),

@@ -11,7 +11,7 @@ use super::{
 };
 use cutline_blip::{ImageStates, Model, ModelDescription, Read, Scores, Slot};
 use cutline_error::{Error, Result};
-use cutline_generate::{Decoder, DecoderInput, GenerationParams, Progress, Step};
+use cutline_generate::{Decoder, DecoderInput, GenerationParams, Progress, Step, Task};
 
 /// A BLIP captioner with the batch that it is working on.
 #[derive(Debug)]
@@ -186,7 +186,7 @@ impl LocalEngine {
 
     /// Checks the job. Returns the longest sequence that it may get, prompt included.
     fn check(&self, job: &Job) -> Result<usize> {
-        job.params.validate()?;
+        job.task.validate()?;
         if self.jobs.iter().any(|active| active.id == job.id) {
             return Err(Error::internal(format!("there is a job {} already", job.id.0)));
         }
@@ -202,7 +202,13 @@ impl LocalEngine {
                 ),
             ));
         }
-        Ok(positions.min(first + job.params.max_new_tokens))
+        if let Task::Rank(set) = &job.task {
+            self.model.describe().config.text.check_tokens(&[set.greatest_token()])?;
+            if first + set.longest() > positions {
+                return Err(Error::internal("a text to rank is longer than the model can read"));
+            }
+        }
+        Ok(positions.min(first + job.task.max_new_tokens()))
     }
 }
 
@@ -252,12 +258,15 @@ impl Engine for LocalEngine {
             .ok_or_else(|| Error::internal("the image was encoded by another kind of engine"))?;
         let (model, spent) = (&mut self.model, &mut self.timings);
         // The last token is written, but never read.
-        let (capacity, rows) = (max_length - 1, job.params.rows());
+        let (capacity, rows) = (max_length - 1, job.task.rows());
         let slot = timed(&mut spent.cross_kv, || model.begin(states, capacity, rows))?;
         let next = prompt.clone();
         let forced = job.written;
-        let decoder =
-            Decoder::new(&job.params, DecoderInput { prompt, end, vocabulary, max_length, forced });
+        let input = DecoderInput { prompt, end, vocabulary, max_length, forced };
+        let decoder = match job.task {
+            Task::Write(params) => Decoder::new(&params, input),
+            Task::Rank(set) => Decoder::rank(set, input),
+        };
         self.jobs.push(ActiveJob { id: job.id, decoder, slot, next });
         Ok(())
     }

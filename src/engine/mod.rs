@@ -27,8 +27,9 @@ use cutline_error::{Error, Result};
 pub use cutline_generate::fresh_seed;
 pub use cutline_generate::params::{
     Alternatives, EarlyStopping, FinishReason, GenerationParams, MAX_ALTERNATIVES, MAX_BEAMS,
-    Sequence,
+    Sequence, Task,
 };
+pub use cutline_generate::{ClosedSet, Entry};
 pub use cutline_image::PixelValues;
 
 /// Identifies a job in the engine. The caller chooses it; it is unique while the job runs.
@@ -45,7 +46,7 @@ pub struct Job {
     /// Token ids to continue, without the first (decoder-start) token; empty for none.
     pub prompt: Vec<u32>,
     /// How to decode.
-    pub params: GenerationParams,
+    pub task: Task,
     /// Tokens of the first sequence that were already sent to the caller, if the job is started
     /// again after a failure; otherwise empty. The first sequence begins with them. Otherwise the
     /// caller could get a mixture of two captions, because the other jobs in the batch may change
@@ -60,9 +61,9 @@ impl Job {
         id: JobId,
         image: impl Into<ImageInput>,
         prompt: Vec<u32>,
-        params: GenerationParams,
+        task: impl Into<Task>,
     ) -> Self {
-        Self { id, image: image.into(), prompt, params, written: Vec::new() }
+        Self { id, image: image.into(), prompt, task: task.into(), written: Vec::new() }
     }
 }
 
@@ -80,7 +81,7 @@ pub enum Event {
     Done {
         /// The job.
         job: JobId,
-        /// Best first, `num_return_sequences` of them.
+        /// Best first: `num_return_sequences` texts, or the ranked ones.
         sequences: Vec<Sequence>,
     },
     /// The job failed and is not in the engine any more; the others go on.

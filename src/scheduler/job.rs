@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tracing::{Level, Span};
 
-use crate::engine::{EncodedImage, GenerationParams, ImageInput, Job, JobId, Sequence, fresh_seed};
+use crate::engine::{EncodedImage, ImageInput, Job, JobId, Sequence, Task, fresh_seed};
 use cutline_error::{Error, Result};
 
 /// A caption to compute.
@@ -18,7 +18,7 @@ pub struct JobRequest {
     /// Token ids to continue, without the first (decoder-start) token; empty for none.
     pub prompt: Vec<u32>,
     /// How to decode.
-    pub params: GenerationParams,
+    pub task: Task,
 }
 
 /// The events of a job, in this order. [`Done`](Self::Done) or [`Failed`](Self::Failed) is the last.
@@ -69,7 +69,7 @@ pub(super) struct ScheduledJob {
     /// Holds the encoded image once the vision tower ran, so that a restart does not run it again.
     pub(super) image: ImageInput,
     prompt: Vec<u32>,
-    params: GenerationParams,
+    task: Task,
     events: mpsc::Sender<JobEvent>,
     /// When it entered the queue, or left it if `started`.
     since: Instant,
@@ -91,19 +91,22 @@ pub(super) struct ScheduledJob {
 impl ScheduledJob {
     /// A job and the caller's end of it.
     pub(super) fn new(id: JobId, request: JobRequest) -> Result<(Self, Submission)> {
-        let JobRequest { image, prompt, mut params } = request;
-        params.validate()?;
-        if params.do_sample && params.seed.is_none() {
+        let JobRequest { image, prompt, mut task } = request;
+        task.validate()?;
+        if let Task::Write(params) = &mut task
+            && params.do_sample
+            && params.seed.is_none()
+        {
             // Drawn here and not by the engine, so that a restart repeats the tokens already sent.
             params.seed = Some(fresh_seed());
         }
         // Large enough for every event of the job, so that the worker never waits for a reader.
-        let (sender, events) = mpsc::channel(params.max_new_tokens.min(MAX_EVENTS) + 4);
+        let (sender, events) = mpsc::channel(task.max_new_tokens().min(MAX_EVENTS) + 4);
         let job = Self {
             id,
             image,
             prompt,
-            params,
+            task,
             events: sender,
             since: Instant::now(),
             started: false,
@@ -120,7 +123,7 @@ impl ScheduledJob {
 
     /// Rows that it needs in the decoding batch.
     pub(super) fn rows(&self) -> usize {
-        self.params.rows()
+        self.task.rows()
     }
 
     /// Whether its caller has left.
@@ -132,9 +135,9 @@ impl ScheduledJob {
     pub(super) fn start(&mut self, image: ImageInput) -> Job {
         self.repeated = 0;
         self.decoding_since.get_or_insert_with(Instant::now);
-        self.trace.enter_decoder(self.params.rows());
-        let (prompt, params) = (self.prompt.clone(), self.params.clone());
-        Job { id: self.id, image, prompt, params, written: self.sent.clone() }
+        self.trace.enter_decoder(self.task.rows());
+        let (prompt, task) = (self.prompt.clone(), self.task.clone());
+        Job { id: self.id, image, prompt, task, written: self.sent.clone() }
     }
 
     /// Tells the caller that the job left the queue and returns the time that it waited; `None` if

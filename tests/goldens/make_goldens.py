@@ -101,6 +101,11 @@ CASES = [
     dict(name="beams never short", num_beams=3, early_stopping="never", length_penalty=-0.5, prompt=1),
 ]
 
+# The names that are ranked with the embedded model: of one and of several word pieces, and some that are
+# the beginning of others.
+NAMES = ["dog", "cat", "person", "hot", "hot dog", "dining table", "baseball bat", "baseball glove", "skateboard",
+         "giraffe", "potted plant", "traffic light", "train", "train station", "cup", "wine glass"]
+
 # A representative subset, for models that take seconds per image.
 SOME_CASES = [case for case in CASES if case["name"] in (
     "greedy", "min and max", "no bigram twice", "prompt", "beams 3", "beams 5", "beams prompt", "beams constrained")]
@@ -151,7 +156,9 @@ def make_tiny(name, recipe):
     cases += answer(model, images[:1], [dict(name="table's end", prompt=5, min_new_tokens=longest,
                                              max_new_tokens=longest, num_beams=b) for b in (1, 3)],
                     pieces, lambda ids: None)
-    write(folder, cases, tensors)
+    texts = [pieces(length)[0] for length in (1, 1, 1, 2, 2, 3, 4)]
+    texts += [texts[3][:1], texts[4] + texts[0], texts[0]]
+    write(folder, cases, tensors, rankings=rank(model, images, pieces(2)[0], texts))
 
 
 def make_full(parent, name, recipe):
@@ -226,7 +233,9 @@ def make_embedded():
     cases = answer(model, images[:1], CASES, pieces, decode)
     cases += answer(model, images[1:], SOME_CASES, pieces, decode, first=1)
     cases = drop_ties(model, images, cases)
-    write(folder, cases, tensors, images=names, sizes=[list(image.shape[1:]) for image in images],
+    texts = [pieces(text)[0] for text in NAMES]
+    rankings = rank(model, images, pieces("a photo of a")[0], texts)
+    write(folder, cases, tensors, rankings=rankings, images=names, sizes=[list(image.shape[1:]) for image in images],
           pixels="(a * x + b * y * (c + 1) + x * y // d) % 256 / 64 - 2 with a = 3 + n, b = 2 + n, d = 8 + 5 n; "
                  "photographs: u8.N is the resized image, height x width x 3")
 
@@ -313,6 +322,25 @@ def answer(model, images, cases, pieces, decode, first=0):
             answers.append(dict(name=case["name"], image=n, prompt=prompt, prompt_text=text,
                                 params=arguments, sequences=sequences))
     return answers
+
+
+def rank(model, images, prompt, texts):
+    """How probable each text is after the prompt. Of a text that others continue, what they take is no part."""
+    texts = sorted(map(list, {tuple(text) for text in texts}))
+    start = [model.config.text_config.bos_token_id, *prompt]
+    rankings = []
+    for n, image in enumerate(images):
+        entries = []
+        for text in texts:
+            ids = torch.tensor([start + text])
+            output = model(pixel_values=image[None], input_ids=ids, interpolate_pos_encoding=True)
+            logs = output.logits[0, len(start) - 1:].log_softmax(-1)
+            score = sum(logs[position, token].item() for position, token in enumerate(text))
+            longer = {other[len(text)] for other in texts if len(other) > len(text) and other[: len(text)] == text}
+            rest = 1 - sum(logs[len(text), token].exp().item() for token in longer)
+            entries.append(dict(ids=text, score=score + numpy.log(max(rest, 1e-7)).item()))
+        rankings.append(dict(image=n, prompt=prompt, texts=entries))
+    return rankings
 
 
 def drop_ties(model, images, cases):

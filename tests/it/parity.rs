@@ -11,12 +11,15 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use cutline::engine::{Engine, Event, Job, JobId, PixelValues, Precision};
-use cutline::generate::{FinishReason, GenerationParams};
+use cutline::generate::{FinishReason, GenerationParams, Task};
 
 use checks::{
-    Outcome, all_same, check_alternatives, check_batches, check_captions, check_numbers, run, same,
+    Outcome, all_same, check_alternatives, check_batches, check_captions, check_numbers,
+    check_rankings, run, same,
 };
-use set::{Backend, CANDLE, STEP, Set, best, every_exact_backend, full_precision, job, selected};
+use set::{
+    Backend, CANDLE, STEP, Set, best, every_exact_backend, full_precision, job, params, selected,
+};
 
 const TINY: [&str; 3] = ["tied", "untied", "half"];
 
@@ -85,6 +88,16 @@ fn full_size_models_compute_and_write_what_transformers_does() {
 }
 
 #[test]
+fn texts_are_as_probable_as_transformers_finds_them() {
+    for backend in full_precision() {
+        TINY.into_iter().for_each(|name| check_rankings(Set::tiny(name, backend)));
+    }
+    for &backend in selected(&full_precision()) {
+        check_rankings(Set::embedded(backend));
+    }
+}
+
+#[test]
 fn sampling_does_not_depend_on_the_batch() {
     for backend in [CANDLE, best(Precision::F32), best(Precision::Int8)] {
         check_sampling_batch(backend);
@@ -95,14 +108,14 @@ fn check_sampling_batch(backend: Backend) {
     let (mut engine, cases, pixels) = Set::tiny("tied", backend).engine();
     let sampled = |id: u64, num_beams, num_return_sequences| Job {
         id: JobId(id),
-        params: GenerationParams {
+        task: Task::Write(GenerationParams {
             do_sample: true,
             seed: Some(id / 2),
             top_k: 0,
             num_beams,
             num_return_sequences,
             ..GenerationParams::default()
-        },
+        }),
         ..job(0, &cases[0], &pixels)
     };
     let jobs = vec![sampled(0, 1, 1), sampled(1, 1, 4), sampled(2, 3, 2), sampled(3, 3, 2)];
@@ -126,10 +139,12 @@ fn check_longest(backend: Backend) {
     let (mut engine, cases, pixels) = Set::tiny("tied", backend).engine();
     let positions = engine.info().max_positions;
     let mut long = job(0, &cases[0], &pixels);
-    long.params = GenerationParams { min_new_tokens: 90, max_new_tokens: 90, ..long.params };
+    let mut params =
+        GenerationParams { min_new_tokens: 90, max_new_tokens: 90, ..params(&cases[0]) };
     for (prompt, beams) in [(0, 1), (5, 3), (positions - 2, 2)] {
         long.prompt = vec![7; prompt];
-        long.params.num_beams = beams;
+        params.num_beams = beams;
+        long.task = params.clone().into();
         let (sequences, _) = run(&mut engine, vec![long.clone()], 1).remove(&0).unwrap();
         assert_eq!(sequences[0].ids.len(), positions);
         assert_eq!(sequences[0].generated, positions - 1 - prompt);

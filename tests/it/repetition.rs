@@ -95,7 +95,7 @@ fn works(side: usize) -> Vec<JobRequest> {
         .map(|(seed, (params, prompt))| JobRequest {
             image: bench::image(seed, side).into(),
             prompt,
-            params,
+            task: params.into(),
         })
         .collect()
 }

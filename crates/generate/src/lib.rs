@@ -25,6 +25,7 @@
 //! ```
 
 mod beam;
+mod closed_set;
 mod math;
 pub mod params;
 pub mod processors;
@@ -35,14 +36,18 @@ mod sample;
 mod script;
 mod top_logits;
 
+pub use closed_set::{ClosedSet, Entry};
 pub use params::{
     Alternatives, EarlyStopping, FinishReason, GenerationParams, MAX_ALTERNATIVES, MAX_BEAMS,
-    Sequence,
+    Sequence, Task,
 };
 pub use random::fresh_seed;
 pub use top_logits::TopLogits;
 
+use std::sync::Arc;
+
 use beam::BeamSearch;
+use closed_set::Search;
 use sample::Sampler;
 
 /// What decoding needs to know in addition to the parameters.
@@ -102,6 +107,7 @@ enum Strategy {
     Sample(Sampler),
     /// Boxed, since it is several times larger than the other variant.
     Beam(Box<BeamSearch>),
+    Rank(Search),
 }
 
 impl Decoder {
@@ -116,6 +122,18 @@ impl Decoder {
         })
     }
 
+    /// Ranks the texts of a set instead of writing one.
+    ///
+    /// The sequences are the texts whose scores are known, the most probable one first. `score` is the
+    /// logarithm of the probability that the model continues the prompt with the text, and not with a
+    /// longer one of the set. Texts that cannot be among the best are left out. If the rows did not
+    /// suffice to decide about a text, it ends with [`FinishReason::Length`], and its score is an upper
+    /// bound.
+    #[must_use]
+    pub fn rank(set: Arc<ClosedSet>, input: DecoderInput) -> Self {
+        Self(Strategy::Rank(Search::new(set, input)))
+    }
+
     /// How many of the greatest logits of each row
     /// [`advance_with_top_logits`](Self::advance_with_top_logits) usually needs; `None` if the choice
     /// depends on all logits, because they are processed or sampled from, or if alternatives are
@@ -125,6 +143,7 @@ impl Decoder {
         match &self.0 {
             Strategy::Sample(sampler) => sampler.top_logits_needed(),
             Strategy::Beam(search) => search.top_logits_needed(),
+            Strategy::Rank(_) => None,
         }
     }
 
@@ -136,6 +155,7 @@ impl Decoder {
         match &mut self.0 {
             Strategy::Sample(sampler) => sampler.advance_with_top_logits(top),
             Strategy::Beam(search) => search.advance_with_top_logits(top),
+            Strategy::Rank(_) => None,
         }
     }
 
@@ -147,6 +167,7 @@ impl Decoder {
         match &mut self.0 {
             Strategy::Sample(sampler) => sampler.advance(logits),
             Strategy::Beam(search) => search.advance(logits),
+            Strategy::Rank(search) => search.advance(logits),
         }
     }
 }

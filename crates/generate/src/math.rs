@@ -2,28 +2,40 @@
 
 /// `x − max − ln Σ exp(x − max)` of a row, as PyTorch computes it in f32.
 pub(super) fn log_softmax(row: &[f32]) -> Vec<f32> {
-    let (max, log_sum) = log_sum(row);
-    row.iter().map(|x| (x - max) - log_sum).collect()
+    let normalisation = Normalisation::of(row);
+    row.iter().map(|x| normalisation.log_probability(*x)).collect()
 }
 
 /// [`log_softmax`] at one index.
 pub(super) fn log_probability(row: &[f32], index: usize) -> f32 {
-    let (max, log_sum) = log_sum(row);
-    (row[index] - max) - log_sum
+    Normalisation::of(row).log_probability(row[index])
 }
 
 /// The `count` greatest values of [`log_softmax`] with their indices, greatest first, ties in order.
 pub(super) fn most_probable(row: &[f32], count: usize) -> Vec<(u32, f32)> {
-    let (max, log_sum) = log_sum(row);
+    let normalisation = Normalisation::of(row);
     let best = top_indices(row, count).into_iter();
-    best.map(|index| (index as u32, (row[index] - max) - log_sum)).collect()
+    best.map(|index| (index as u32, normalisation.log_probability(row[index]))).collect()
 }
 
-/// The greatest value and `ln Σ exp(x − max)`.
-fn log_sum(row: &[f32]) -> (f32, f32) {
-    let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = row.iter().map(|x| f64::from((x - max).exp())).sum();
-    (max, sum.ln() as f32)
+/// What turns the logits of a row into logarithms of probabilities.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Normalisation {
+    max: f32,
+    /// `ln Σ exp(x − max)`.
+    log_sum: f32,
+}
+
+impl Normalisation {
+    pub(super) fn of(row: &[f32]) -> Self {
+        let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let sum: f64 = row.iter().map(|x| f64::from((x - max).exp())).sum();
+        Self { max, log_sum: sum.ln() as f32 }
+    }
+
+    pub(super) fn log_probability(self, logit: f32) -> f32 {
+        (logit - self.max) - self.log_sum
+    }
 }
 
 /// The index of the greatest value; the first of a tie, as in PyTorch.

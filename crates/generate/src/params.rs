@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use crate::ClosedSet;
 use cutline_error::{Error, Result};
 
 /// The maximum of beams, and of captions, of one request.
@@ -155,6 +156,52 @@ impl GenerationParams {
             "top_logprobs",
             "top_logprobs must be between 0 and 20",
         )
+    }
+}
+
+/// What to do with the model's probabilities.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Task {
+    /// Write texts.
+    Write(GenerationParams),
+    /// Rank given texts, see [`Decoder::rank`](crate::Decoder::rank).
+    Rank(Arc<ClosedSet>),
+}
+
+impl From<GenerationParams> for Task {
+    fn from(params: GenerationParams) -> Self {
+        Self::Write(params)
+    }
+}
+
+impl Task {
+    /// Rows that it occupies in the batch.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        match self {
+            Self::Write(params) => params.rows(),
+            Self::Rank(set) => set.rows(),
+        }
+    }
+
+    /// The most tokens that follow the prompt.
+    #[must_use]
+    pub fn max_new_tokens(&self) -> usize {
+        match self {
+            Self::Write(params) => params.max_new_tokens,
+            Self::Rank(set) => set.longest(),
+        }
+    }
+
+    /// [`GenerationParams::validate`]; a set of texts has been checked when it was made.
+    ///
+    /// # Errors
+    /// As [`GenerationParams::validate`].
+    pub fn validate(&self) -> Result<()> {
+        match self {
+            Self::Write(params) => params.validate(),
+            Self::Rank(_) => Ok(()),
+        }
     }
 }
 

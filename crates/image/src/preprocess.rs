@@ -120,11 +120,13 @@ impl PreprocessConfig {
         Ok(image.space.convert(resize(image, self.width, self.height, self.resample)?))
     }
 
-    /// Converts levels to values with a table of 256 entries per plane.
-    fn normalize(&self, rgb: &[u8]) -> PixelValues {
+    /// Converts levels, which are red, green and blue of each pixel in turn, to values.
+    #[must_use]
+    pub fn normalize(&self, rgb: &[u8]) -> PixelValues {
         let plane = self.width * self.height;
         let mut data = Vec::with_capacity(3 * plane);
         for channel in 0..3 {
+            // There are only 256 levels.
             let table = self.table(channel);
             let levels = rgb.as_chunks::<3>().0.iter();
             data.extend(levels.map(|pixel| table[usize::from(pixel[channel])]));

@@ -4,13 +4,17 @@
 //! several tasks: what is in it decides, and otherwise `HF_TASK`. Addresses that name the task are
 //! never in doubt.
 
+use std::borrow::Cow;
+
 use axum::extract::{Path, Request, State};
-use axum::response::Response;
+use axum::http::HeaderValue;
+use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
+use tokio::time::timeout;
 use utoipa_axum::router::UtoipaMethodRouter;
 use utoipa_axum::routes;
 
@@ -19,7 +23,7 @@ use super::body::{Received, receive};
 use super::intent::Intent;
 use super::json::{self, Text};
 use super::structured::Format;
-use super::{images, names};
+use super::{INTENT, images, names};
 use crate::captioner::{CaptionParams, Captioner, ParameterFields, Photo, tags};
 use crate::config::HfTask;
 use crate::http::auth::Access;
@@ -34,6 +38,12 @@ const COPIES: usize = 2;
 
 /// The number of tags that transformers returns by default.
 const TOP_K: usize = 5;
+
+/// The field with the labels of a zero-shot classification.
+const LABELS: &str = "candidate_labels";
+
+/// What precedes a label. A captioner has not read the sentence of transformers, "This is a photo of".
+const PROMPT: &str = "a photo of a";
 
 pub(super) fn routes() -> Vec<(Access, UtoipaMethodRouter<AppState>)> {
     vec![
@@ -68,6 +78,8 @@ struct TaskRequest<'a> {
 struct Parameters<'a> {
     #[serde(borrow)]
     candidate_labels: Option<&'a RawValue>,
+    #[serde(borrow)]
+    hypothesis_template: Option<Cow<'a, str>>,
     top_k: Option<u64>,
     #[serde(borrow)]
     function_to_apply: Option<&'a RawValue>,
@@ -132,8 +144,8 @@ pub(super) async fn predict(
 
 /// Runs the task in the address
 ///
-/// `image-to-text` or `image-classification`. `zero-shot-image-classification` and
-/// `visual-question-answering` are known, but this model cannot do them.
+/// `image-to-text`, `image-classification` or `zero-shot-image-classification`.
+/// `visual-question-answering` is known, but this model cannot do it.
 #[utoipa::path(
     post,
     path = "/pipeline/{task}",
@@ -160,7 +172,8 @@ pub(super) async fn pipeline(
         _ => {
             return Err(Failure(Error::new(
                 ErrorKind::NotFound,
-                "there is no such task here; use image-to-text or image-classification",
+                "there is no such task here; use image-to-text, image-classification or \
+                 zero-shot-image-classification",
             )));
         }
     };
@@ -214,7 +227,8 @@ async fn answer(
         read
     } else {
         let task = task.unwrap_or(default_task(state));
-        (raw(received, state)?, Asked { task, params: CaptionParams::default(), top_k: TOP_K })
+        let params = CaptionParams::default();
+        (raw(received, state)?, Asked { task, params, top_k: TOP_K, labels: None })
     };
     run(state, captioner, photo, asked).await
 }
@@ -224,6 +238,14 @@ struct Asked {
     task: Task,
     params: CaptionParams,
     top_k: usize,
+    labels: Option<Labels>,
+}
+
+/// Texts to compare with the image.
+struct Labels {
+    /// What precedes them.
+    prompt: String,
+    texts: Vec<String>,
 }
 
 fn default_task(state: &AppState) -> Task {
@@ -277,9 +299,39 @@ async fn read_json(
     let task = task.or(found).unwrap_or(default_task(state));
     let reference = inputs.image.or(asked.image).ok_or_else(images::required)?;
     let params = generation(&parameters)?;
+    let labels = labels(&parameters)?;
     let photo = images::photo(&reference, received, state).await?;
     let top_k = parameters.top_k.and_then(|k| usize::try_from(k).ok()).unwrap_or(TOP_K);
-    Ok((photo, Asked { task, params, top_k }))
+    Ok((photo, Asked { task, params, top_k, labels }))
+}
+
+/// The candidates of a zero-shot classification: a list, or one text with commas, as in transformers.
+fn labels(parameters: &Parameters<'_>) -> Result<Option<Labels>> {
+    let Some(labels) = parameters.candidate_labels.filter(|labels| labels.get() != "null") else {
+        return Ok(None);
+    };
+    let wrong = |error| {
+        let detail = "candidate_labels must be a list of texts, such as [\"cat\", \"dog\"]";
+        Error::parameter(LABELS, detail).with_source(error)
+    };
+    let texts: Vec<String> = if labels.get().starts_with('"') {
+        let text: String = serde_json::from_str(labels.get()).map_err(wrong)?;
+        text.split(',').map(|label| label.trim().to_owned()).collect()
+    } else {
+        serde_json::from_str(labels.get()).map_err(wrong)?
+    };
+    let prompt = match &parameters.hypothesis_template {
+        None => PROMPT.to_owned(),
+        Some(template) => match template.split_once("{}") {
+            // What follows the label cannot tell labels apart much, and is left out.
+            Some((before, _)) => before.trim_end().to_owned(),
+            None => {
+                let detail = "hypothesis_template must contain {} where the label belongs";
+                return Err(Error::parameter("hypothesis_template", detail));
+            }
+        },
+    };
+    Ok(Some(Labels { prompt, texts }))
 }
 
 /// Parameters of transformers' `generate`, which have the names of the native ones. Others are ignored.
@@ -310,7 +362,7 @@ async fn run(
     let intent = match asked.task {
         Task::ImageToText => Intent::Caption,
         Task::ImageClassification => Intent::Tags,
-        Task::ZeroShot => return Err(cannot("compare images with labels").into()),
+        Task::ZeroShot => return Ok(compare(state, captioner, photo, asked.labels).await?),
         Task::QuestionAnswering => return Err(cannot("answer questions").into()),
     };
     let ask = Ask { photos: vec![photo], params: asked.params, intent, format: Format::Text };
@@ -323,6 +375,40 @@ async fn run(
         captions.iter().map(|choice| json!({"generated_text": choice.text})).collect()
     };
     Ok(reply.respond(body))
+}
+
+/// How well each label fits the image, as shares of 1, the greatest first.
+async fn compare(
+    state: &AppState,
+    captioner: &Captioner,
+    photo: Photo,
+    labels: Option<Labels>,
+) -> Result<Response> {
+    let Labels { prompt, texts } = labels.ok_or_else(|| {
+        Error::parameter(LABELS, "zero-shot classification needs candidate_labels, a list of texts")
+    })?;
+    let limit = state.settings().request_timeout;
+    // "a photo of a a cat" would be no English.
+    let article = if prompt.ends_with(" a") { &["a ", "an ", "the "][..] } else { &[] };
+    let name = |text: &String| {
+        let name = article.iter().find_map(|article| text.strip_prefix(article));
+        name.unwrap_or(text).to_owned()
+    };
+    let names: Vec<String> = texts.iter().map(name).collect();
+    let work = Box::pin(captioner.fit(photo, &prompt, &names, LABELS));
+    let late = |_| Error::too_late("answer", limit, "send fewer labels");
+    let scores = timeout(limit, work).await.map_err(late)??;
+    let most = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let weights: Vec<f32> = scores.iter().map(|score| (score - most).exp()).collect();
+    let total: f32 = weights.iter().sum();
+    let mut shares: Vec<(String, f32)> =
+        texts.into_iter().zip(weights.iter().map(|weight| weight / total)).collect();
+    shares.sort_by(|a, b| b.1.total_cmp(&a.1));
+    let body: Value =
+        shares.into_iter().map(|(label, score)| json!({"label": label, "score": score})).collect();
+    let mut response = Json(body).into_response();
+    response.headers_mut().insert(INTENT, HeaderValue::from_static("labels"));
+    Ok(response)
 }
 
 fn cannot(what: &str) -> Error {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::{Handle, JobEvent, JobRequest, Priority, SchedulerOptions, Submission, VisionOrder};
 use crate::engine::fake::{Call, FakeEngine, Mishap, Script};
-use crate::engine::{GenerationParams, JobId, PixelValues, Sequence};
+use crate::engine::{GenerationParams, JobId, PixelValues, Sequence, Task};
 use crate::metrics::Metrics;
 use cutline_error::{Error, ErrorKind};
 
@@ -36,7 +36,7 @@ fn request(image: usize, tokens: usize, beams: usize) -> JobRequest {
         num_beams: beams,
         ..GenerationParams::default()
     };
-    JobRequest { image: pixels.into(), prompt: Vec::new(), params }
+    JobRequest { image: pixels.into(), prompt: Vec::new(), task: params.into() }
 }
 
 fn submit_request(handle: &Handle, request: JobRequest) -> Result<Submission, Error> {

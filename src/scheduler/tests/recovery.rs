@@ -102,11 +102,16 @@ fn new_jobs_wait_until_the_suspects_are_done_and_then_share_a_batch() {
 fn unseeded_sampling_keeps_its_seed_across_a_restart() {
     let params = GenerationParams { do_sample: true, ..GenerationParams::default() };
     let (mut job, _submission) =
-        ScheduledJob::new(JobId(0), JobRequest { params, ..request(0, 1, 1) }).unwrap();
+        ScheduledJob::new(JobId(0), JobRequest { task: params.into(), ..request(0, 1, 1) })
+            .unwrap();
     let image = || request(0, 1, 1).image;
-    let seed = job.start(image()).params.seed;
-    assert!(seed.is_some());
-    assert_eq!(job.start(image()).params.seed, seed);
+    let mut seed = || match job.start(image()).task {
+        Task::Write(params) => params.seed,
+        Task::Rank(_) => None,
+    };
+    let first = seed();
+    assert!(first.is_some());
+    assert_eq!(seed(), first);
 }
 
 #[test]

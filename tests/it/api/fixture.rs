@@ -11,9 +11,11 @@ use axum::http::{HeaderMap, Method, Request, StatusCode};
 use cutline::captioner::{Captioner, CaptionerParts, GenerationDefaults, MemoryLimits, ModelInfo};
 use cutline::config::HttpSettings;
 use cutline::engine::{
-    EncodedImage, Engine, Event, FinishReason, Job, JobId, PixelValues, Sequence,
+    ClosedSet, EncodedImage, Engine, Event, FinishReason, ImageInput, Job, JobId, PixelValues,
+    Sequence, Task,
 };
 use cutline::error::{Error, ErrorKind, Result};
+use cutline::generate::{Decoder, DecoderInput, Progress};
 use cutline::http::{AppState, app};
 use cutline::image::{DecodeLimits, PreprocessConfig};
 use cutline::metrics::Metrics;
@@ -93,6 +95,25 @@ impl Script {
     }
 }
 
+/// Finds every token equally probable, but "square" more than others if the image is not noise.
+fn rank(job: &Job, set: &Arc<ClosedSet>) -> Vec<Sequence> {
+    let ImageInput::Encoded(image) = &job.image else { panic!("the image is not encoded") };
+    let smooth = *image.content::<bool>().unwrap();
+    let prompt = [&[CLS], job.prompt.as_slice()].concat();
+    let vocabulary = 1 + set.greatest_token().max(WRITES[2]);
+    let row: Vec<f32> =
+        (0..vocabulary).map(|token| if smooth && token == WRITES[2] { 5.0 } else { 0.0 }).collect();
+    let input = DecoderInput::new(prompt, 0, row.len(), 64);
+    let mut decoder = Decoder::rank(Arc::clone(set), input);
+    let mut rows = 1;
+    loop {
+        match decoder.advance(&row.repeat(rows)).progress {
+            Progress::Continue { tokens, .. } => rows = tokens.len(),
+            Progress::Finished(sequences) => return sequences,
+        }
+    }
+}
+
 struct ScriptedEngine {
     script: Arc<Script>,
     /// Jobs with the number of tokens that each has written.
@@ -102,7 +123,12 @@ struct ScriptedEngine {
 impl Engine for ScriptedEngine {
     fn encode(&mut self, images: &[Arc<PixelValues>]) -> Result<Vec<EncodedImage>> {
         self.script.encodes.fetch_add(images.len(), Ordering::SeqCst);
-        Ok(images.iter().map(|_| EncodedImage::new((), 1000)).collect())
+        // Unlike noise, in which neighbours differ.
+        let smooth = |image: &PixelValues| {
+            let steps: f32 = image.data.windows(2).map(|pair| (pair[0] - pair[1]).abs()).sum();
+            steps < 0.5 * image.data.len() as f32
+        };
+        Ok(images.iter().map(|image| EncodedImage::new(smooth(image), 1000)).collect())
     }
 
     fn start(&mut self, job: Job) -> Result<()> {
@@ -124,11 +150,18 @@ impl Engine for ScriptedEngine {
             return Ok(());
         }
         self.jobs.retain_mut(|(job, written)| {
-            if job.params.num_beams == 1 {
+            let params = match &job.task {
+                Task::Write(params) => params,
+                Task::Rank(set) => {
+                    events.push(Event::Done { job: job.id, sequences: rank(job, set) });
+                    return false;
+                }
+            };
+            if params.num_beams == 1 {
                 events.push(Event::Token { job: job.id, token: WRITES[*written] });
             }
             *written += 1;
-            let length = job.params.max_new_tokens.min(WRITES.len());
+            let length = params.max_new_tokens.min(WRITES.len());
             if *written < length {
                 return true;
             }
@@ -136,10 +169,10 @@ impl Engine for ScriptedEngine {
             let whole = length == WRITES.len();
             let others = |token: &u32| {
                 let all = [(*token, 0.5_f32), (CLS + 1, 0.25), (8, 0.125)];
-                let all = all.into_iter().take(job.params.alternatives);
+                let all = all.into_iter().take(params.alternatives);
                 all.map(|(token, probability)| (token, probability.ln())).collect()
             };
-            let alternatives = match job.params.alternatives {
+            let alternatives = match params.alternatives {
                 0 => Vec::new(),
                 _ => written.iter().map(others).collect(),
             };
@@ -152,7 +185,7 @@ impl Engine for ScriptedEngine {
                 score: None,
                 finish_reason: if whole { FinishReason::Stop } else { FinishReason::Length },
             };
-            let sequences = vec![sequence; job.params.num_return_sequences];
+            let sequences = vec![sequence; params.num_return_sequences];
             events.push(Event::Done { job: job.id, sequences });
             false
         });

@@ -43,6 +43,61 @@ async fn bytes_without_a_type_are_captioned() {
     assert_eq!(post(&Fixture::with(settings), "/", png()).await.json(), tags);
 }
 
+async fn labelled(fixture: &Fixture, parameters: Value) -> Answer {
+    task(fixture, json!({"parameters": parameters})).await
+}
+
+#[tokio::test]
+async fn labels_are_compared_with_the_image() {
+    let fixture = fixture();
+    let answer = labelled(&fixture, json!({"candidate_labels": ["red", "square", "a red"]})).await;
+    assert_eq!(answer.headers["x-cutline-intent"], "labels");
+    let shares = answer.json();
+    let share = |n: usize| shares[n]["score"].as_f64().unwrap();
+    assert_eq!(shares[0]["label"], "square");
+    assert!(share(0) > 0.9 && share(1) >= share(2), "{shares}");
+    assert!((share(0) + share(1) + share(2) - 1.0).abs() < 1e-5, "{shares}");
+    let text = json!({"candidate_labels": "red, square", "hypothesis_template": "a {} here"});
+    assert_eq!(labelled(&fixture, text).await.json()[0]["label"], "square");
+    // The same label twice has the same share twice.
+    let twice = labelled(&fixture, json!({"candidate_labels": ["square", "square"]})).await.json();
+    assert_eq!([&twice[0]["score"], &twice[1]["score"]], [0.5, 0.5]);
+    // The image is encoded once, and those without content once.
+    assert_eq!(fixture.script.encodes(), 5);
+}
+
+#[tokio::test]
+async fn more_labels_than_rows_take_several_turns() {
+    let fixture = fixture();
+    let words = ["red", "square", "a", "photo"];
+    let pairs = words.iter().flat_map(|a| words.iter().map(move |b| format!("{a} {b}")));
+    let mut labels: Vec<String> = pairs.collect();
+    labels.extend(words.iter().flat_map(|a| words.iter().map(move |b| format!("{a} {b} {b} {a}"))));
+    let shares = labelled(&fixture, json!({"candidate_labels": labels})).await.json();
+    let total: f64 = shares.as_array().unwrap().iter().map(|s| s["score"].as_f64().unwrap()).sum();
+    assert!((total - 1.0).abs() < 1e-4, "{shares}");
+    assert_eq!(shares.as_array().unwrap().len(), 32);
+}
+
+#[tokio::test]
+async fn labels_that_cannot_be_compared_are_errors() {
+    let fixture = fixture();
+    for (parameters, expected) in [
+        (json!({"candidate_labels": []}), "candidate_labels"),
+        (json!({"candidate_labels": 5}), "candidate_labels"),
+        (json!({"candidate_labels": ["square", ""]}), "no words"),
+        (json!({"candidate_labels": ["square ".repeat(500)]}), "256 bytes"),
+        (json!({"candidate_labels": ["a ".repeat(100)]}), "too long"),
+        (json!({"candidate_labels": vec!["square"; 1001]}), "candidate_labels"),
+        (json!({"candidate_labels": ["a"], "hypothesis_template": "no place"}), "{}"),
+    ] {
+        let answer = labelled(&fixture, parameters.clone()).await;
+        assert!(error(&answer, 400).contains(expected), "{parameters}: {answer:?}");
+    }
+    let without = Request::post("/pipeline/zero-shot-image-classification").body(png().into());
+    assert!(error(&fixture.send(without.unwrap()).await, 400).contains("candidate_labels"));
+}
+
 #[tokio::test]
 async fn json_says_which_task_it_is() {
     let fixture = fixture();
@@ -54,8 +109,6 @@ async fn json_says_which_task_it_is() {
     assert_eq!(tags[0]["label"], "square");
     let short = json!({"parameters": {"generation_parameters": {"max_new_tokens": 2, "other": 1}}});
     assert_eq!(task(&fixture, short).await.json()[0]["generated_text"], "a red");
-    let labels = json!({"parameters": {"candidate_labels": ["a", "b"]}});
-    assert!(error(&task(&fixture, labels).await, 400).contains("cannot compare"));
     let question = json!({"question": "what?", "image": STANDARD.encode(png())});
     assert!(error(&task(&fixture, question).await, 400).contains("cannot answer"));
 }

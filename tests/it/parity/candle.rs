@@ -105,8 +105,8 @@ fn what_a_slot_held_before_does_not_matter() {
     for prompt in [vec![], vec![5, 6, 7]] {
         for id in 2..8 {
             let image = Arc::clone(&broken);
-            let params = job(id, &cases[0], &pixels).params;
-            engine.start(Job::new(JobId(id as u64), image, prompt.clone(), params)).unwrap();
+            let task = job(id, &cases[0], &pixels).task;
+            engine.start(Job::new(JobId(id as u64), image, prompt.clone(), task)).unwrap();
         }
         let mut events = Vec::new();
         engine.step(&mut events).unwrap();

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use cutline::blip::ImageStates;
 use cutline::engine::local::LocalEngine;
 use cutline::engine::{Engine, Event, Job, JobId, Sequence};
-use cutline::generate::GenerationParams;
+use cutline::generate::{ClosedSet, Entry, FinishReason, GenerationParams, Task};
 
-use super::set::{Set, job, params};
+use super::set::{RankedText, Ranking, Set, job, params};
 
 const VISION: f32 = 1e-4;
 const LOGITS: f32 = 1e-3;
@@ -72,6 +72,55 @@ fn vision_difference(set: &Set, image: usize, states: &[f32]) -> f32 {
     let rows = set.rows(&format!("vision_rows.{image}")).unwrap().concat();
     let powers = set.rows(&format!("vision_power.{image}")).unwrap().concat();
     worst(&some, &rows).max(worst(&power, &powers))
+}
+
+/// Ranks the texts of a golden, alone and next to other jobs, with rows for all branches and for few.
+pub(super) fn check_rankings(mut set: Set) {
+    let name = set.name.clone();
+    let rankings = set.take_rankings();
+    assert!(!rankings.is_empty(), "{name}");
+    let (mut engine, cases, pixels) = set.engine();
+    for Ranking { image, prompt, texts } in rankings {
+        let entry = |text: &RankedText| Entry {
+            ids: text.ids.clone(),
+            offset: 0.0,
+            name_of: text.ids.iter().fold(0, |sum, id| 31 * sum + id),
+            group: 0,
+        };
+        for (best, rows) in [(texts.len(), 64), (2, 64), (1, 2)] {
+            let entries = texts.iter().map(entry).collect();
+            let set = ClosedSet::new(entries, best, rows).unwrap();
+            let rank = |id| {
+                let task = Task::Rank(Arc::new(set.clone()));
+                Job::new(JobId(id), Arc::clone(&pixels[image]), prompt.clone(), task)
+            };
+            let jobs = vec![rank(1000), job(1, &cases[0], &pixels), rank(1001)];
+            let outcomes = run(&mut engine, jobs, 1);
+            let (sequences, tokens) = &outcomes[&1000];
+            assert!(tokens.is_empty(), "{name}");
+            assert!(outcomes[&1001].0.iter().zip(sequences).all(|(a, b)| a.ids == b.ids), "{name}");
+            let expected = |ids: &[u32]| texts.iter().find(|text| text.ids == ids).unwrap().score;
+            for sequence in sequences {
+                let ids = &sequence.ids[1 + prompt.len()..];
+                let score = sequence.score.unwrap();
+                if sequence.finish_reason == FinishReason::Stop {
+                    let difference = (score - expected(ids)).abs();
+                    assert!(difference < LOGITS, "{name}: {ids:?}: {score}, not {}", expected(ids));
+                } else {
+                    assert!(rows == 2 && score >= expected(ids) - LOGITS, "{name}: {ids:?}");
+                }
+            }
+            let mut order: Vec<&RankedText> = texts.iter().collect();
+            order.sort_by(|a, b| b.score.total_cmp(&a.score));
+            for text in &order[..best] {
+                assert!(
+                    sequences.iter().any(|s| s.ids.ends_with(&text.ids)),
+                    "{name}: {:?}",
+                    text.ids
+                );
+            }
+        }
+    }
 }
 
 /// Reads token by token with the cache, and every prefix at once without it. Both are compared with

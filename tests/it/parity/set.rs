@@ -92,6 +92,22 @@ struct Goldens {
     #[serde(default)]
     sizes: Vec<[usize; 2]>,
     cases: Vec<Case>,
+    #[serde(default)]
+    rankings: Vec<Ranking>,
+}
+
+/// Texts after a prompt, with the logarithms of their probabilities.
+#[derive(Deserialize)]
+pub(super) struct Ranking {
+    pub(super) image: usize,
+    pub(super) prompt: Vec<u32>,
+    pub(super) texts: Vec<RankedText>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct RankedText {
+    pub(super) ids: Vec<u32>,
+    pub(super) score: f32,
 }
 
 #[derive(Deserialize)]
@@ -198,6 +214,10 @@ impl Set {
         let scores = self.model.read(&mut [Read { slot, tokens, top: None }]).unwrap().remove(0);
         let Scores::Logits(logits) = scores else { panic!("{}: {scores:?}", self.name) };
         logits
+    }
+
+    pub(super) fn take_rankings(&mut self) -> Vec<Ranking> {
+        std::mem::take(&mut self.goldens.rankings)
     }
 
     pub(super) fn engine(self) -> (LocalEngine, Vec<Case>, Vec<Arc<PixelValues>>) {
