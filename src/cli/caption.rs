@@ -2,22 +2,25 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{ArgGroup, ArgMatches, Args, Command, FromArgMatches};
+use cutline_library::Store;
 
 use super::folder::destination::Destination;
 use super::folder::inputs::{InputPhoto, Inputs, Search, SkipReason};
+use super::folder::library::Library;
 use super::folder::name;
 use super::folder::output::Output;
 use super::folder::progress::{PhotoCounts, ProgressReporter, Verbosity};
 use super::folder::record::{FileStamp, OutputFormat};
 use super::folder::resume::{FinishedPhotos, PhotoState, ResumeMode};
-use super::folder::run::{CaptionRun, RunEnd};
+use super::folder::run::{CaptionRun, Places, RunEnd};
 use super::folder::sidecar::{SidecarKind, SidecarName, Sidecars, remove_leftovers_of};
 use super::signals::Signals;
 use super::{FAILED, options, print, runtime, unparsed};
 use crate::captioner::{CaptionParams, Captioner, CaptionerSettings, Style};
-use crate::config::{self, Group, LogSettings, Values, captioner_settings};
+use crate::config::{self, Group, LogSettings, Values, captioner_settings, library_address};
 use crate::scheduler::VisionOrder;
 use crate::telemetry::{self, Output as LogOutput};
 use cutline_error::{Error, ErrorKind, Result};
@@ -25,7 +28,7 @@ use cutline_error::{Error, ErrorKind, Result};
 pub(super) const NAME: &str = "caption";
 /// There was nothing to do: the arguments stand for no photo.
 const NO_PHOTOS: u8 = 3;
-const GROUPS: [Group; 3] = [Group::Model, Group::Images, Group::Logs];
+const GROUPS: [Group; 4] = [Group::Model, Group::Images, Group::Library, Group::Logs];
 
 #[derive(Args)]
 struct CaptionArgs {
@@ -99,6 +102,7 @@ pub(super) fn command() -> Command {
              cutline caption holiday.jpg\n  \
              cutline caption -r Photos --output captions.jsonl\n  \
              cutline caption -r Photos --sidecar xmp --style alt_text\n  \
+             cutline caption -r Photos --library sqlite:photos.db\n  \
              find . -newer mark -print0 | cutline caption - --output new.csv\n  \
              cutline caption --prompt \"a photo of\" --do-sample --seed 7 holiday.jpg\n\n\
              To continue after an interruption, run the same command again. The exit status is 0 on \
@@ -106,7 +110,7 @@ pub(super) fn command() -> Command {
              photos, 130 after Ctrl-C.",
         );
     let command = CaptionArgs::augment_args(command)
-        .group(ArgGroup::new("saved").args(["output", "sidecar"]).multiple(true));
+        .group(ArgGroup::new("saved").args(["output", "sidecar", "library"]).multiple(true));
     // -h fits a screen; --help lists the settings as well.
     config::with_settings(options::with_parameters(command), &GROUPS).mut_args(|arg| {
         let is_setting = arg.get_env().is_some() || arg.get_long() == Some("env-file");
@@ -133,11 +137,14 @@ pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode> {
     }
     let (output, finished) = args.open(&photos)?;
     let sidecars = args.sidecars(&photos);
+    // Opened first: a model takes time to load.
+    let store = args.library(&values)?;
     let captioner = Captioner::load(&settings)?;
 
     let parameters = captioner.fingerprint(&params);
+    let library = store.map(|store| Library::new(store, captioner.info(), &params, &parameters));
     let Unfinished { photos, refused, mut counts } =
-        args.unfinished(photos, &finished, sidecars.as_ref(), &parameters);
+        args.unfinished(photos, &finished, sidecars.as_ref(), library.as_ref(), &parameters)?;
     counts.add_skipped(&inputs);
     if args.dry_run {
         return dry_run(&photos, &refused, &inputs, counts, args.verbosity());
@@ -147,6 +154,9 @@ pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode> {
     }
     let max_bytes = settings.max_image_bytes;
     let run = CaptionRun::new(captioner, params, max_bytes, sidecars, args.overwrite);
+    let run = if library.is_some() { run.with_colors() } else { run };
+    let saves = args.saves() || library.is_some();
+    let places = Places { output, library };
     let mut progress = ProgressReporter::new(args.verbosity(), counts);
     report_inputs(&inputs, args.verbosity(), &progress);
     report_refused(&refused, &mut progress);
@@ -155,11 +165,11 @@ pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode> {
         // Dropped inside the runtime, which then does not wait for the model's thread.
         let run = run;
         let signals = Signals::new()?;
-        Box::pin(run.run(photos, output, &mut progress, signals)).await
+        Box::pin(run.run(photos, places, &mut progress, signals)).await
     });
     // After a second signal there may be work that no one waits for.
     runtime.shutdown_background();
-    Ok(ExitCode::from(finish(end?, &inputs, &mut progress, args.saves())))
+    Ok(ExitCode::from(finish(end?, &inputs, &mut progress, saves)))
 }
 
 fn parameters(matches: &ArgMatches) -> Result<CaptionParams> {
@@ -197,7 +207,7 @@ impl CaptionArgs {
         Search { recursive: self.recursive, follow_links: self.follow_links }
     }
 
-    /// Whether the results outlive the run.
+    /// Whether the results outlive the run, in files.
     fn saves(&self) -> bool {
         let is_file = |path| matches!(Destination::of(path), Ok(Destination::File(_)));
         self.sidecar.is_some() || self.output.as_deref().is_some_and(is_file)
@@ -238,18 +248,29 @@ impl CaptionArgs {
         Some(sidecars)
     }
 
+    /// The library, if one is named. A rehearsal makes none.
+    fn library(&self, values: &Values) -> Result<Option<Arc<dyn Store>>> {
+        let Some(address) = library_address(values)? else { return Ok(None) };
+        if self.dry_run && !cutline_library::exists(&address)? {
+            return Ok(None);
+        }
+        cutline_library::open(&address).map(Some)
+    }
+
     /// The photos that are left to caption, and the numbers of those and of the finished ones.
     fn unfinished(
         &self,
         photos: Vec<InputPhoto>,
         finished: &FinishedPhotos,
         sidecars: Option<&Sidecars>,
+        library: Option<&Library>,
         parameters: &str,
-    ) -> Unfinished {
+    ) -> Result<Unfinished> {
         let mut unfinished = Unfinished::default();
         for photo in photos {
             let stamp = FileStamp::of(&photo.path, parameters);
-            match finished.state(&photo, stamp.as_ref(), sidecars, self.mode()) {
+            let state = finished.state(&photo, stamp.as_ref(), sidecars, self.mode());
+            match self.with_library(state, library, &photo, stamp.as_ref())? {
                 PhotoState::Finished => unfinished.counts.known += 1,
                 PhotoState::Refused(error) => unfinished.refused.push((photo, error)),
                 PhotoState::Due if unfinished.photos.len() < self.limit.unwrap_or(usize::MAX) => {
@@ -259,7 +280,25 @@ impl CaptionArgs {
             }
         }
         unfinished.counts.total = unfinished.photos.len() + unfinished.refused.len();
-        unfinished
+        Ok(unfinished)
+    }
+
+    /// A photo is finished if it is so in files, if there are any, and in the library, if there is one.
+    fn with_library(
+        &self,
+        state: PhotoState,
+        library: Option<&Library>,
+        photo: &InputPhoto,
+        stamp: Option<&FileStamp>,
+    ) -> Result<PhotoState> {
+        let Some(library) = library else { return Ok(state) };
+        let decided = match state {
+            PhotoState::Refused(_) => return Ok(state),
+            PhotoState::Finished => true,
+            PhotoState::Due => !self.saves(),
+        };
+        let finished = decided && library.is_finished(photo, stamp, self.mode())?;
+        Ok(if finished { PhotoState::Finished } else { PhotoState::Due })
     }
 }
 

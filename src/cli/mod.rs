@@ -1,5 +1,5 @@
-//! The command line: `cutline serve`, `caption`, `check`, `eval`, `model info`, `model quantize`,
-//! `bench`, `mcp`, `health`, `openapi`, `completions` and `man`.
+//! The command line: `cutline serve`, `caption`, `check`, `library`, `eval`, `model info`,
+//! `model quantize`, `bench`, `mcp`, `health`, `openapi`, `completions` and `man`.
 //!
 //! Exit statuses: 0 for success, 1 when something failed, 2 when the command or a setting cannot be
 //! used, 3 when there is nothing to caption.
@@ -14,6 +14,7 @@ mod folder;
 #[doc(hidden)]
 pub mod fuzzing;
 mod health;
+mod library;
 mod mcp;
 mod model;
 mod options;
@@ -55,6 +56,7 @@ pub fn main() -> ExitCode {
         Some((mcp::NAME, matches)) => mcp::run(matches),
         Some((health::NAME, matches)) => health::run(matches),
         Some((check::NAME, matches)) => check::run(matches),
+        Some((library::NAME, matches)) => library::run(matches),
         Some((eval::NAME, matches)) => eval::run(matches),
         Some((documents::COMPLETIONS, matches)) => documents::completions(matches),
         Some((documents::MAN, matches)) => documents::man(matches),
@@ -79,6 +81,7 @@ pub fn command() -> Command {
             serve::command(),
             caption::command(),
             check::command(),
+            library::command(),
             eval::command(),
             model::command(),
             bench::command(),
@@ -93,6 +96,7 @@ pub fn command() -> Command {
              cutline caption holiday.jpg            caption a photo\n  \
              cutline caption -r Photos -o out.csv   caption a folder, into a table\n  \
              cutline check -r Photos                list photos without a caption\n  \
+             cutline library search dog             search captions that are kept\n  \
              cutline serve --port 8080              serve captions over HTTP\n  \
              cutline model info                     describe the model\n  \
              cutline bench                          measure the speed of this machine\n  \

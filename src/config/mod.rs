@@ -23,8 +23,8 @@ pub use tracing::Level;
 pub use self::document::{env_example, markdown, with_server_settings, with_settings};
 pub use self::options::Group;
 use self::options::{
-    CacheOptions, FetchOptions, ImageOptions, LogOptions, ModelOptions, ProtectionOptions,
-    QueueOptions, ServerOptions, TraceOptions,
+    CacheOptions, FetchOptions, ImageOptions, LibraryOptions, LogOptions, ModelOptions,
+    ProtectionOptions, QueueOptions, ServerOptions, TraceOptions,
 };
 use self::parse::FetchUrls;
 pub use self::protection::{ApiKeys, CorsOrigins, ProtectionSettings, PublicEndpoints, RateLimit};
@@ -95,6 +95,14 @@ fn defaults<T>(read: impl Fn(&Values) -> Result<T>) -> T {
 pub fn listen_address(values: &Values) -> Result<(String, u16)> {
     let ServerOptions { host, port, .. } = values.read()?;
     Ok((host, port))
+}
+
+/// Where captions are kept: `LIBRARY`.
+///
+/// # Errors
+/// As [`Settings::new`].
+pub fn library_address(values: &Values) -> Result<Option<String>> {
+    Ok(values.read::<LibraryOptions>()?.library)
 }
 
 /// A task of Hugging Face's inference API.

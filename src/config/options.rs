@@ -33,6 +33,8 @@ pub enum Group {
     Images,
     /// Images by URL.
     Fetch,
+    /// Where captions are kept.
+    Library,
     /// What is cached.
     Cache,
     /// Logs and traces.
@@ -41,7 +43,19 @@ pub enum Group {
 
 impl Group {
     /// All groups, in the order of the documentation.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
+        Self::Server,
+        Self::Protection,
+        Self::Model,
+        Self::Images,
+        Self::Fetch,
+        Self::Library,
+        Self::Cache,
+        Self::Logs,
+    ];
+
+    /// The groups of `cutline serve`.
+    pub const SERVER: [Self; 7] = [
         Self::Server,
         Self::Protection,
         Self::Model,
@@ -59,6 +73,7 @@ impl Group {
             Self::Model => ModelOptions::augment_args(command),
             Self::Images => ImageOptions::augment_args(command),
             Self::Fetch => FetchOptions::augment_args(command),
+            Self::Library => LibraryOptions::augment_args(command),
             Self::Cache => CacheOptions::augment_args(command),
             Self::Logs => TraceOptions::augment_args(LogOptions::augment_args(command)),
         }
@@ -233,6 +248,15 @@ pub(super) struct FetchOptions {
     /// Seconds that fetching one image may take
     #[arg(long, env, default_value = "10", value_parser = seconds(0.001))]
     pub(super) fetch_timeout: Duration,
+}
+
+#[derive(Args)]
+#[command(next_help_heading = "Library")]
+pub(super) struct LibraryOptions {
+    /// Library in which cutline caption and cutline library keep captions: sqlite:FILE; if unset, there is
+    /// none
+    #[arg(long, env)]
+    pub(super) library: Option<String>,
 }
 
 #[derive(Args)]

@@ -32,6 +32,7 @@ mod rules;
 pub mod sqlite;
 mod store;
 mod time;
+pub mod transfer;
 mod types;
 
 use std::path::Path;
@@ -54,12 +55,25 @@ pub use self::types::{
     NameKind, Revision, RevisionId, SuggestedText, Thumbnail,
 };
 
+/// Whether there is a library at `url`, or another file.
+///
+/// # Errors
+/// [`Config`](ErrorKind::Config): the address is not understood.
+pub fn exists(url: &str) -> Result<bool> {
+    Ok(Path::new(path_of(url)?).exists())
+}
+
 /// Opens the library at `url`, and creates it if it does not exist: `sqlite:photos.db`, or a path.
 ///
 /// # Errors
 /// [`Config`](ErrorKind::Config): the address is not understood. [`Io`](ErrorKind::Io): the file cannot
 /// be opened, is not a library, or was written by a newer program.
 pub fn open(url: &str) -> Result<Arc<dyn Store>> {
+    Ok(Arc::new(sqlite::SqliteStore::open(Path::new(path_of(url)?))?))
+}
+
+/// The file at `url`.
+fn path_of(url: &str) -> Result<&str> {
     let path = match url.split_once(':') {
         Some(("sqlite", path)) => path.strip_prefix("//").unwrap_or(path),
         Some(("postgres" | "postgresql", _)) => {
@@ -83,5 +97,5 @@ pub fn open(url: &str) -> Result<Arc<dyn Store>> {
             "the address of the library names no file; use sqlite:FILE",
         ));
     }
-    Ok(Arc::new(sqlite::SqliteStore::open(Path::new(path))?))
+    Ok(path)
 }

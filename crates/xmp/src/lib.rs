@@ -21,6 +21,7 @@
 
 mod encoding;
 mod find;
+mod keywords;
 
 use std::ops::Range;
 
@@ -30,6 +31,7 @@ use quick_xml::events::Event;
 
 use self::encoding::Encoding;
 use self::find::{Element, InsertionPoint, Layout, Property, find};
+pub use self::keywords::keywords;
 use cutline_error::{Error, ErrorKind, Result};
 
 const RDF: &str = "http://www.w3.org/1999/02/22-rdf-syntax-ns#";

@@ -4,12 +4,14 @@
 //! - `resume`: which of them earlier runs have finished;
 //! - `run`: captions the others, several at a time;
 //! - `record`: what is written about a photo; `spreadsheet`: as a table; `output`: to one
-//!   `destination`; `sidecar`: to a file next to each photo; `results`: reads what was written;
+//!   `destination`; `sidecar`: to a file next to each photo; `library`: to a library; `results`: reads
+//!   what was written;
 //! - `mark`: proves that a file is ours; `replace`: replaces a whole file;
 //! - `progress`: reports progress and the summary.
 
 pub(super) mod destination;
 pub(super) mod inputs;
+pub(super) mod library;
 mod mark;
 pub(super) mod name;
 pub(super) mod output;

@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use super::inputs::InputPhoto;
+use super::library::Library;
 use super::name;
 use super::output::{Output, WriteError};
 use super::progress::ProgressReporter;
@@ -18,6 +19,7 @@ use super::sidecar::Sidecars;
 use crate::captioner::{CaptionParams, Captioner, Fallback, Style};
 use crate::cli::signals::Signals;
 use cutline_error::{Error, ErrorKind, Result};
+use cutline_image::Colors;
 
 /// Captions photos with one set of parameters. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -32,6 +34,15 @@ pub(in crate::cli) struct CaptionRun {
     permits: Arc<Semaphore>,
     at_once: usize,
     parameters: Arc<str>,
+    /// Whether colours are asked for although rows and sidecars have none.
+    only_for_library: bool,
+}
+
+/// Where captions are written, beside sidecars.
+#[derive(Debug)]
+pub(in crate::cli) struct Places {
+    pub(in crate::cli) output: Option<Output>,
+    pub(in crate::cli) library: Option<Library>,
 }
 
 /// How a run ended.
@@ -69,23 +80,36 @@ impl CaptionRun {
             overwrite,
             permits: Arc::new(Semaphore::new(at_once)),
             at_once,
+            only_for_library: false,
         }
+    }
+
+    /// Finds colours for the library, whether or not rows have them.
+    pub(in crate::cli) fn with_colors(mut self) -> Self {
+        self.only_for_library = !std::mem::replace(&mut self.params.colors, true);
+        self
     }
 
     /// Captions `photos` and writes their rows in order. After a signal, photos in progress are
     /// finished and no others started; after a second one, nothing is waited for.
     ///
     /// # Errors
-    /// The output cannot be written.
+    /// The output or the library cannot be written.
     pub(in crate::cli) async fn run(
         &self,
         photos: Vec<InputPhoto>,
-        mut output: Option<Output>,
+        mut places: Places,
         progress: &mut ProgressReporter,
         mut signals: Signals,
     ) -> Result<RunEnd> {
-        match self.write_all(photos, &mut output, progress, &mut signals).await {
-            Ok(end) => Ok(end),
+        let end = self.write_all(photos, &mut places, progress, &mut signals).await;
+        // Whatever ended the run, the captions that are made are kept.
+        let kept = places
+            .library
+            .as_mut()
+            .map_or(Ok(()), |library| tokio::task::block_in_place(|| library.finish()));
+        match end {
+            Ok(end) => kept.map(|()| end),
             Err(WriteError::ReaderLeft) => Ok(RunEnd::ReaderLeft),
             Err(WriteError::Error(error)) => Err(error),
         }
@@ -94,7 +118,7 @@ impl CaptionRun {
     async fn write_all(
         &self,
         photos: Vec<InputPhoto>,
-        output: &mut Option<Output>,
+        places: &mut Places,
         progress: &mut ProgressReporter,
         signals: &mut Signals,
     ) -> Result<RunEnd, WriteError> {
@@ -121,11 +145,19 @@ impl CaptionRun {
                 outcome = &mut first.task => outcome,
             };
             let Some(PendingPhoto { path, .. }) = pending.pop_front() else { break };
-            let outcome = outcome.unwrap_or_else(|join| {
+            let mut outcome = outcome.unwrap_or_else(|join| {
                 let crashed = Error::internal("captioning crashed, which is a defect");
                 PhotoOutcome::of(Err(crashed.with_source(join)))
             });
-            report(&path, &outcome, output.as_mut(), progress)?;
+            if let Some(library) = &mut places.library {
+                let colors = outcome.colors.take();
+                let PhotoOutcome { description, stamp, .. } = &outcome;
+                let added = tokio::task::block_in_place(|| {
+                    library.add(&path, description.as_ref(), colors, stamp.as_ref())
+                });
+                added.map_err(WriteError::Error)?;
+            }
+            report(&path, &outcome, places.output.as_mut(), progress)?;
             if self.captioner.has_failed() {
                 // All further photos would fail.
                 return Err(WriteError::Error(Error::model(
@@ -134,7 +166,7 @@ impl CaptionRun {
                 )));
             }
         }
-        if let Some(output) = output {
+        if let Some(output) = &mut places.output {
             output.end()?;
         }
         Ok(interrupted.map_or(RunEnd::Done, RunEnd::Interrupted))
@@ -157,13 +189,22 @@ impl CaptionRun {
             Some(_) => None,
         };
         let mut outcome = match Box::pin(self.describe(&photo)).await {
-            Ok(description) => PhotoOutcome { description: Some(description), error: None, stamp },
+            Ok(mut description) => {
+                let colors = self.colors(&mut description);
+                PhotoOutcome { description: Some(description), error: None, stamp, colors }
+            }
             Err(error) => self.without_description(error, stamp),
         };
         if let Err(error) = self.write_sidecar(&photo, &outcome).await {
             outcome = PhotoOutcome { error: Some(error), ..outcome };
         }
         outcome
+    }
+
+    /// The colours for the library, out of what is written elsewhere if it is to have none.
+    fn colors(&self, description: &mut Description) -> Option<Colors> {
+        let Description::Caption(caption) = description else { return None };
+        if self.only_for_library { caption.colors.take() } else { caption.colors.clone() }
     }
 
     async fn describe(&self, photo: &InputPhoto) -> Result<Description> {
@@ -193,7 +234,7 @@ impl CaptionRun {
                 text: self.captioner.fallback_text().to_owned(),
                 reason: Fallback::because(error.detail()),
             });
-        PhotoOutcome { description, error: Some(error), stamp }
+        PhotoOutcome { description, error: Some(error), stamp, colors: None }
     }
 
     /// Writes the sidecar, if sidecars are asked for. The fallback text gets none: programs that read
@@ -224,13 +265,17 @@ struct PhotoOutcome {
     /// What is reported on standard error.
     error: Option<Error>,
     stamp: Option<FileStamp>,
+    /// For the library.
+    colors: Option<Colors>,
 }
 
 impl PhotoOutcome {
     fn of(result: Result<Description>) -> Self {
         match result {
-            Ok(description) => Self { description: Some(description), error: None, stamp: None },
-            Err(error) => Self { description: None, error: Some(error), stamp: None },
+            Ok(description) => {
+                Self { description: Some(description), error: None, stamp: None, colors: None }
+            }
+            Err(error) => Self { description: None, error: Some(error), stamp: None, colors: None },
         }
     }
 }

@@ -35,8 +35,9 @@ use crate::query::Query;
 use crate::store::{CheckReport, Facet, FeedbackRow, Page, Run, RunId, Stats, Store, TrainingPair};
 use crate::types::{Asset, Author, ContentHash, Name, NameKind, Revision, Thumbnail};
 
-/// How long to wait for another process that writes.
-const BUSY: Duration = Duration::from_secs(10);
+/// How long to wait for another process that writes. Longer than a check of a large library compares its
+/// index, during which nobody writes.
+const BUSY: Duration = Duration::from_secs(60);
 /// How long a search may take.
 const SEARCH: Duration = Duration::from_secs(10);
 /// Connections that are kept for the next reader.

@@ -48,7 +48,7 @@ impl Writer {
     pub(super) fn start(connection: Connection, path: PathBuf) -> Result<Self> {
         let (jobs, queue) = channel();
         connection.set_prepared_statement_cache_capacity(128);
-        let mut thread = Thread { connection, path };
+        let mut thread = Thread { connection, path, to_empty: false };
         let thread = std::thread::Builder::new()
             .name("library".into())
             .spawn(move || thread.run(&queue))
@@ -98,6 +98,8 @@ impl Drop for Writer {
 struct Thread {
     connection: Connection,
     path: PathBuf,
+    /// Whether the journal still has content of photos that were removed.
+    to_empty: bool,
 }
 
 impl Thread {
@@ -112,8 +114,12 @@ impl Thread {
                 },
                 Err(RecvTimeoutError::Timeout) => {
                     // Whoever still reads may prevent it; then the next commit does it.
-                    let _ = self.connection.execute_batch("PRAGMA wal_checkpoint(PASSIVE)");
-                    moved = true;
+                    if self.to_empty {
+                        let _ = self.empty_journal();
+                    } else {
+                        let _ = self.connection.execute_batch("PRAGMA wal_checkpoint(PASSIVE)");
+                    }
+                    moved = !self.to_empty;
                     continue;
                 }
                 Err(RecvTimeoutError::Disconnected) => break,
@@ -140,9 +146,8 @@ impl Thread {
                 let _ = answer.send(finished.map(drop).context(&self.path, "cannot be written"));
             }
             Job::TruncateJournal(answer) => {
-                let moved =
-                    self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
-                let _ = answer.send(moved.context(&self.path, "cannot be written"));
+                let emptied = self.empty_journal();
+                let _ = answer.send(emptied.context(&self.path, "cannot be written"));
             }
             Job::Compact(answer) => {
                 let done = self.connection.execute_batch(
@@ -152,6 +157,18 @@ impl Thread {
             }
         }
         None
+    }
+
+    /// Moves the journal into the file and empties it, now or when nobody reads what it had before.
+    fn empty_journal(&mut self) -> rusqlite::Result<()> {
+        self.to_empty = true;
+        // Not for long: changes wait meanwhile.
+        self.connection.busy_timeout(Duration::from_secs(1))?;
+        let checkpoint = "PRAGMA wal_checkpoint(TRUNCATE)";
+        let busy = self.connection.query_row(checkpoint, [], |row| row.get::<_, bool>(0));
+        self.connection.busy_timeout(super::BUSY)?;
+        self.to_empty = busy?;
+        Ok(())
     }
 
     fn start_run(&self, kind: &str, parameters: &str, author: &Author) -> Result<RunId> {

@@ -1,0 +1,177 @@
+//! Captions in a library, beside rows and sidecars.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use cutline_library::{
+    Author, Change, Color, ContentHash, Field, ModelAuthor, Name, NameKind, NewAsset, RunId, Store,
+};
+
+use super::inputs::InputPhoto;
+use super::record::{Description, FileStamp};
+use super::resume::ResumeMode;
+use crate::captioner::{Caption, CaptionParams, ModelInfo, Style};
+use cutline_error::Result;
+use cutline_image::Colors;
+
+/// Photos that are stored together: a commit waits for the disk.
+const TOGETHER: usize = 32;
+
+/// Stores captions in a library, some at a time. What a person wrote there stays.
+#[derive(Debug)]
+pub(in crate::cli) struct Library {
+    store: Arc<dyn Store>,
+    author: Author,
+    parameters: String,
+    field: Field,
+    run: Option<RunId>,
+    waiting: Vec<Change>,
+}
+
+impl Library {
+    /// `params` are those of all photos, and `parameters` their fingerprint.
+    pub(in crate::cli) fn new(
+        store: Arc<dyn Store>,
+        model: &ModelInfo,
+        params: &CaptionParams,
+        parameters: &str,
+    ) -> Self {
+        let author = Author::Model(ModelAuthor {
+            name: model.id.clone(),
+            digest: model.digest.clone(),
+            parameters: parameters.to_owned(),
+            prompt: params.prompt.clone().unwrap_or_default(),
+        });
+        let field = if params.style == Style::AltText { Field::AltText } else { Field::Caption };
+        Self {
+            store,
+            author,
+            parameters: parameters.to_owned(),
+            field,
+            run: None,
+            waiting: Vec::new(),
+        }
+    }
+
+    /// Whether the library has what `mode` asks for of this version of a file.
+    pub(in crate::cli) fn is_finished(
+        &self,
+        photo: &InputPhoto,
+        stamp: Option<&FileStamp>,
+        mode: ResumeMode,
+    ) -> Result<bool> {
+        let (Some(stamp), None) = (stamp, &photo.content) else { return Ok(false) };
+        if mode == ResumeMode::Overwrite {
+            return Ok(false);
+        }
+        let seen = self.store.named(NameKind::Path, &full(&photo.path))?;
+        let Some((hash, _)) = seen.into_iter().next().filter(|(_, name)| same(name, stamp)) else {
+            return Ok(false);
+        };
+        if mode == ResumeMode::OnlyMissing {
+            let asset = self.store.asset(&hash)?;
+            let text = asset.as_ref().and_then(|asset| asset.text(self.field, "en"));
+            return Ok(text.is_some_and(|text| !text.text.is_empty()));
+        }
+        // Whatever became of the model's text: it need not be written again.
+        let history = self.store.history(&hash)?.unwrap_or_default();
+        Ok(history.iter().any(|revision| {
+            revision.field == self.field
+                && matches!(&revision.author, Author::Model(model) if model.parameters == self.parameters)
+        }))
+    }
+
+    /// Stores what is known about a photo, soon.
+    ///
+    /// # Errors
+    /// The library cannot be written.
+    pub(in crate::cli) fn add(
+        &mut self,
+        path: &Path,
+        description: Option<&Description>,
+        colors: Option<Colors>,
+        stamp: Option<&FileStamp>,
+    ) -> Result<()> {
+        let Some(Description::Caption(caption)) = description else { return Ok(()) };
+        let Ok(hash) = caption.image.hash.parse::<ContentHash>() else { return Ok(()) };
+        let run = self.run()?;
+        let mut asset = NewAsset::new(hash, self.author.clone());
+        asset.run = Some(run);
+        asset.names.extend(stamp.map(|stamp| name(path, stamp)));
+        facts(&mut asset, caption, colors);
+        if caption.fallback.is_none() {
+            let confidence = caption.captions.first().map(|choice| choice.confidence);
+            asset.text(self.field, caption.caption.clone(), confidence);
+        }
+        self.waiting.push(Change::Asset(Box::new(asset)));
+        if self.waiting.len() >= TOGETHER { self.flush() } else { Ok(()) }
+    }
+
+    /// Stores what waits, and ends the run.
+    ///
+    /// # Errors
+    /// As [`add`](Self::add).
+    pub(in crate::cli) fn finish(&mut self) -> Result<()> {
+        self.flush()?;
+        match self.run.take() {
+            Some(run) => self.store.finish_run(run),
+            None => Ok(()),
+        }
+    }
+
+    fn run(&mut self) -> Result<RunId> {
+        match self.run {
+            Some(run) => Ok(run),
+            None => {
+                let run = self.store.start_run("caption", "{}", &self.author)?;
+                self.run = Some(run);
+                Ok(run)
+            }
+        }
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        if self.waiting.is_empty() {
+            return Ok(());
+        }
+        self.store.apply(std::mem::take(&mut self.waiting)).map(drop)
+    }
+}
+
+fn facts(asset: &mut NewAsset, caption: &Caption, colors: Option<Colors>) {
+    let image = &caption.image;
+    asset.format = Some(image.format.clone());
+    asset.width = u32::try_from(image.width).ok();
+    asset.height = u32::try_from(image.height).ok();
+    asset.bytes = u64::try_from(image.size_bytes).ok();
+    let Some(colors) = colors else { return };
+    let label = serde_json::to_value(colors.mood.label).ok();
+    asset.mood = label.and_then(|label| label.as_str().map(str::to_owned));
+    asset.colors = colors
+        .colors
+        .into_iter()
+        // Shares are between 0 and 1.
+        .map(|color| Color {
+            hex: color.hex,
+            name: color.name,
+            percent: (color.fraction * 100.0).round() as u8,
+        })
+        .collect();
+}
+
+/// The same text for a file, wherever the command is started.
+fn full(path: &Path) -> String {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).to_string_lossy().into_owned()
+}
+
+fn name(path: &Path, stamp: &FileStamp) -> Name {
+    Name {
+        size: Some(stamp.size_bytes),
+        modified_at: i64::try_from(stamp.modified_ms).ok(),
+        ..Name::new(NameKind::Path, full(path))
+    }
+}
+
+fn same(name: &Name, stamp: &FileStamp) -> bool {
+    name.size == Some(stamp.size_bytes) && name.modified_at == i64::try_from(stamp.modified_ms).ok()
+}
