@@ -66,10 +66,16 @@ const NEVER_V4: [Ipv4Network; 7] = [
 
 /// IPv6 networks of the same kind: those beside [`UNICAST_V6`] that are neither loopback nor unique
 /// local are refused anyway.
-const NEVER_V6: [Ipv6Network; 3] = [
-    v6(0x2001, 0, 0, 32),                                  // Teredo
-    v6(0x2002, 0, 0, 16),                                  // 6to4
-    (Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0), 32), // Amazon's metadata
+const NEVER_V6: [Ipv6Network; 8] = [
+    v6(0x2001, 0, 0, 32), // Teredo
+    v6(0x2002, 0, 0, 16), // 6to4
+    // Metadata.
+    v6(0xfd00, 0x0ec2, 0, 32),                                // Amazon
+    (Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254), 128), // Google
+    (Ipv6Addr::new(0xfd00, 0xc1, 0, 0, 0, 0, 0xa9fe, 0xa9fe), 128), // Oracle
+    (Ipv6Addr::new(0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42), 128),  // Scaleway
+    (Ipv6Addr::new(0xfd00, 0xa9fe, 0xa9fe, 0, 0, 0, 0, 1), 128), // Akamai
+    (Ipv6Addr::new(0xfd00, 0x100, 0, 0, 0, 0, 0x100, 0x200), 128), // Alibaba
 ];
 
 const UNIQUE_LOCAL_V6: Ipv6Network = v6(0xfc00, 0, 0, 7);

@@ -6,6 +6,7 @@ import os
 import socket
 import time
 import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,31 @@ def becomes_idle(url):
     while held(url):
         assert time.monotonic() < end, get(url, "/health")
         time.sleep(0.02)
+
+
+# A caption that takes long: so many tokens, and nothing from the caches. More beams take longer, and write
+# nothing before the end.
+SLOW = {"min_new_tokens": 128, "max_new_tokens": 128, "cache": "bypass"}
+SLOWER = {**SLOW, "num_beams": 10}
+
+# Seconds after which an impatient client gives up, long before such a caption.
+PATIENCE = 0.1
+
+
+def written(url):
+    """Tokens in all captions that the server has finished."""
+    with urllib.request.urlopen(url + "/metrics", timeout=SECONDS) as answer:
+        lines = answer.read().decode().splitlines()
+    return next(line for line in lines if line.startswith("cutline_generated_tokens_total"))
+
+
+@contextmanager
+def gives_up(url=URL):
+    """A client gives up here: the server drops its work, and finishes no caption."""
+    before = written(url)
+    yield
+    becomes_idle(url)
+    assert written(url) == before, "the work went on"
 
 
 class Full:

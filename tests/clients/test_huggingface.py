@@ -1,9 +1,9 @@
 """Hugging Face's InferenceClient."""
 
 import pytest
-from conftest import DATA_URI, IMAGE, KEY, KEYED, MODEL, PHOTO, SMALL, URL
+from conftest import DATA_URI, IMAGE, KEY, KEYED, MODEL, PATIENCE, PHOTO, SLOWER, SMALL, URL, gives_up
 from huggingface_hub import InferenceClient
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, InferenceTimeoutError
 
 
 def client(url=URL, key="any"):
@@ -41,6 +41,24 @@ def test_chat_completions(caption):
     # Without a name of the model, it makes one up.
     for name in [None, MODEL]:
         assert client().chat_completion(messages, model=name).choices[0].message.content == caption
+
+
+def test_a_stream_of_a_chat(caption):
+    content = [{"type": "image_url", "image_url": {"url": DATA_URI}}]
+    # It ends the stream when it is dropped.
+    open_client = client()
+    stream = open_client.chat_completion(
+        [{"role": "user", "content": content}], stream=True, extra_body={"cutline": {"cache": "bypass"}}
+    )
+    pieces = [chunk.choices[0].delta.content or "" for chunk in stream]
+    assert "".join(pieces) == caption and len(pieces) > 3
+
+
+def test_a_client_that_gives_up_stops_the_work():
+    content = [{"type": "image_url", "image_url": {"url": DATA_URI}}]
+    impatient = InferenceClient(model=URL, token="any", timeout=PATIENCE)
+    with gives_up(), pytest.raises(InferenceTimeoutError):
+        impatient.chat_completion([{"role": "user", "content": content}], extra_body={"cutline": SLOWER})
 
 
 def test_the_endpoint_is_described():

@@ -6,7 +6,7 @@ import os
 import httpx
 import numpy as np
 import pytest
-from conftest import BASE64, IMAGE, KEY, KEYED, MODEL, URL
+from conftest import BASE64, IMAGE, KEY, KEYED, MODEL, PATIENCE, SLOWER, SMALL, URL, gives_up
 from kserve import InferenceGRPCClient, InferenceRESTClient, InferInput, InferRequest
 from kserve.inference_client import RESTConfig
 
@@ -61,6 +61,19 @@ def test_errors_show_the_reason():
         rest(lambda client: client.infer(KEYED, request(), model_name=MODEL))
     headers = {"authorization": f"Bearer {KEY}"}
     assert rest(lambda client: client.infer(KEYED, request(), model_name=MODEL, headers=headers)).outputs
+
+
+def test_a_full_queue(full):
+    with pytest.raises(httpx.HTTPStatusError) as caught:
+        rest(lambda client: client.infer(SMALL, request(), model_name=MODEL))
+    assert caught.value.response.status_code == 429
+
+
+def test_a_client_that_gives_up_stops_the_work():
+    image = {"name": "image", "shape": [1], "datatype": "BYTES", "data": [BASE64]}
+    data = {"inputs": [image], "parameters": SLOWER}
+    with gives_up(), pytest.raises(asyncio.TimeoutError):
+        rest(lambda client: asyncio.wait_for(client.infer(URL, data, model_name=MODEL), PATIENCE))
 
 
 def grpc(work):

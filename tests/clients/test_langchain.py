@@ -2,7 +2,7 @@
 
 import openai
 import pytest
-from conftest import DATA_URI, KEY, KEYED, MODEL, SMALL, URL
+from conftest import DATA_URI, KEY, KEYED, MODEL, SLOW, SMALL, URL, gives_up
 from langchain_core.messages import HumanMessage, SystemMessage
 from langchain_openai import ChatOpenAI
 from pydantic import BaseModel
@@ -59,6 +59,13 @@ def test_the_responses_api(caption):
     assert answer.text == caption
     chunks = model(use_responses_api=True).stream([MESSAGE])
     assert "".join(chunk.text for chunk in chunks) == caption
+
+
+def test_a_closed_stream_stops_the_work():
+    with gives_up():
+        stream = model(extra_body={"cutline": SLOW}).stream([MESSAGE])
+        next(stream)
+        stream.close()
 
 
 def test_errors(full):

@@ -4,7 +4,7 @@ import asyncio
 
 import litellm
 import pytest
-from conftest import DATA_URI, KEY, KEYED, MODEL, SMALL, URL
+from conftest import DATA_URI, KEY, KEYED, MODEL, PATIENCE, SLOWER, SMALL, URL, gives_up
 
 MESSAGES = [
     {
@@ -38,6 +38,16 @@ def test_a_stream(route, caption):
 def test_the_async_client(caption):
     answer = asyncio.run(litellm.acompletion(**OPENAI, messages=MESSAGES))
     assert answer.choices[0].message.content == caption
+
+
+def test_a_client_that_gives_up_stops_the_work():
+    async def cancelled():
+        work = litellm.acompletion(**OPENAI, messages=MESSAGES, extra_body={"cutline": SLOWER})
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(work, PATIENCE)
+
+    with gives_up():
+        asyncio.run(cancelled())
 
 
 def test_errors(full):

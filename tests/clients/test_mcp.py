@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from conftest import BASE64, DATA_URI, KEY, KEYED, PHOTO, PHOTOS, URL
+from conftest import BASE64, DATA_URI, KEY, KEYED, PHOTO, PHOTOS, SMALL, URL
 from mcp import Client, StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
 
@@ -94,6 +94,14 @@ def test_failures_are_results_with_a_sentence(server):
 def test_files_are_not_read_over_http():
     result = call(HTTP, "caption_image", path=str(PHOTO))
     assert result.is_error
+
+
+def test_a_full_server(full, caption):
+    with pytest.raises(Exception) as caught:
+        call(f"{SMALL}/mcp", "caption_image", image=BASE64)
+    assert "MAX_INFLIGHT_BYTES" in "".join(traceback.format_exception(caught.value))
+    full.release()
+    assert call(f"{SMALL}/mcp", "caption_image", image=BASE64).structured_content["caption"] == caption
 
 
 def test_keys(caption):

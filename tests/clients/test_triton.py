@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tritonclient.http as triton
-from conftest import BASE64, IMAGE, KEY, KEYED, MODEL, SMALL, URL
+from conftest import BASE64, IMAGE, KEY, KEYED, MODEL, PATIENCE, SLOWER, SMALL, URL, gives_up
 from tritonclient.utils import InferenceServerException
 
 
@@ -115,6 +115,14 @@ def test_keys(caption):
 def test_a_full_queue(full, caption):
     fails("429", "full", url=SMALL)
     full.release()
+
+
+def test_a_client_that_gives_up_stops_the_work():
+    impatient = triton.InferenceServerClient(URL.removeprefix("http://"), network_timeout=PATIENCE)
+    with gives_up():
+        with pytest.raises(Exception, match="timed out"):
+            impatient.infer(MODEL, [image()], parameters=SLOWER)
+        impatient.close()
 
 
 def test_concurrent_requests(caption):

@@ -5,11 +5,12 @@ import os
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
-from conftest import IMAGE, KEY, MODEL
+from conftest import IMAGE, KEY, MODEL, PATIENCE, PHOTO_URL, SLOWER, gives_up
 from tritonclient.utils import InferenceServerException
 
 OPEN = os.environ["CUTLINE_GRPC"]
 KEYED = os.environ["CUTLINE_KEYED_GRPC"]
+SMALL = os.environ["CUTLINE_SMALL_GRPC"]
 
 
 def image(content=IMAGE, count=1):
@@ -67,3 +68,19 @@ def test_errors():
 def test_keys(caption):
     fails("UNAUTHENTICATED", server=KEYED)
     assert texts(infer(server=KEYED, headers={"authorization": f"Bearer {KEY}"})) == [caption]
+
+
+def test_an_address_as_a_tensor(caption):
+    headers = {"authorization": f"Bearer {KEY}"}
+    assert texts(infer([image(PHOTO_URL.encode())], server=KEYED, headers=headers)) == [caption]
+
+
+def test_a_full_queue(full):
+    fails("RESOURCE_EXHAUSTED", server=SMALL)
+
+
+def test_a_client_that_gives_up_stops_the_work():
+    with gives_up(), triton.InferenceServerClient(OPEN) as client:
+        with pytest.raises(InferenceServerException) as caught:
+            client.infer(MODEL, [image()], client_timeout=PATIENCE, parameters=SLOWER)
+        assert caught.value.status() == "StatusCode.DEADLINE_EXCEEDED"

@@ -3,7 +3,7 @@
 use super::*;
 
 /// 127.0.0.1 and its friends, as attackers write them.
-const LOOPBACK: [&str; 37] = [
+const LOOPBACK: [&str; 41] = [
     "127.0.0.1",
     "127.0.0.1.",
     "127.1",
@@ -41,10 +41,14 @@ const LOOPBACK: [&str; 37] = [
     "①②⑦.⓪.⓪.①",
     "ｌｏｃａｌｈｏｓｔ",
     "loc\u{ad}alhost",
+    "127.0.\t0.1",
+    "[::ffff:0:127.0.0.1]",
+    "[64:ff9b:1::127.0.0.1]",
+    "[2001:0:7f00:1::1]",
 ];
 
 /// Other places inside.
-const INSIDE: [&str; 16] = [
+const INSIDE: [&str; 21] = [
     "10.0.0.1",
     "172.16.0.1",
     "192.168.0.1",
@@ -61,12 +65,18 @@ const INSIDE: [&str; 16] = [
     "[fd00:ec2::254]",
     "[fc00::1]",
     "[ff02::1]",
+    "[fec0::1]",
+    "[fd20:ce::254]",
+    "100.64.0.1",
+    "198.18.0.1",
+    "metadata.google.internal.",
 ];
 
 /// A network where localhost is what it is, with something to steal behind every door.
 async fn with_inside(outside: Server) -> Script {
     let script = Script::example(outside).await;
     script.name("localhost", &[&["127.0.0.1", "::1"]]);
+    script.name("metadata.google.internal", &[&["169.254.169.254"]]);
     for address in
         ["127.0.0.1:80", "[::1]:80", "0.0.0.0:80", "[::]:80", "169.254.169.254:80", "10.0.0.1:80"]
     {

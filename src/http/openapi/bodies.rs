@@ -23,12 +23,12 @@ const SHORTEST_IMAGE: usize = 16;
 
 /// Declares a body: an object with the field that holds the image or images, and parameters.
 macro_rules! body {
-    ($($name:ident: $field:literal, $image:expr, $parameters:expr;)+) => {$(
+    ($($name:ident: $schema:expr;)+) => {$(
         pub(in crate::http) struct $name;
 
         impl PartialSchema for $name {
             fn schema() -> RefOr<Schema> {
-                object($field, $image, $parameters)
+                $schema
             }
         }
 
@@ -41,15 +41,15 @@ macro_rules! body {
 }
 
 body! {
-    CaptionForm: "image", file(), parameters(nullable_text);
-    CaptionRequest: "image", base64(), parameters(nullable);
-    BatchForm: "images", list(file()), parameters(nullable_text);
-    BatchRequest: "images", list(base64_or_url()), parameters(nullable);
-    ImageForm: "image", file(), [];
-    ImageRequest: "image", base64(), [];
-    CaptionUrlRequest: "image_url", url(), parameters(nullable);
-    ImageUrlRequest: "image_url", url(), [];
-    ImageReference: "image_url", url(), [];
+    CaptionForm: form("image", file(), url(), parameters(nullable_text));
+    CaptionRequest: object("image", base64(), parameters(nullable));
+    BatchForm: form("images", list(file()), list(url()), parameters(nullable_text));
+    BatchRequest: object("images", list(base64_or_url()), parameters(nullable));
+    ImageForm: form("image", file(), url(), []);
+    ImageRequest: object("image", base64(), []);
+    CaptionUrlRequest: object("image_url", url(), parameters(nullable));
+    ImageUrlRequest: object("image_url", url(), []);
+    ImageReference: object("image_url", url(), []);
 }
 
 /// Declares a JSON body that is one of two.
@@ -139,7 +139,27 @@ fn object(
     image: impl Into<RefOr<Schema>>,
     parameters: impl IntoIterator<Item = (&'static str, Object)>,
 ) -> RefOr<Schema> {
-    let first = ObjectBuilder::new().property(field, image).required(field);
+    closed(ObjectBuilder::new().property(field, image).required(field), parameters)
+}
+
+/// A form with an image or its address. Generators of clients lose the type of the file if the schema
+/// says that one of the two is required.
+fn form(
+    field: &str,
+    image: impl Into<RefOr<Schema>>,
+    url: impl Into<RefOr<Schema>>,
+    parameters: impl IntoIterator<Item = (&'static str, Object)>,
+) -> RefOr<Schema> {
+    let either = format!("Either {field} or {URL_FIELD} is required.");
+    let first = ObjectBuilder::new().description(Some(either)).property(field, image);
+    closed(first.property(URL_FIELD, url), parameters)
+}
+
+/// Adds the parameters; there are no other properties.
+fn closed(
+    first: ObjectBuilder,
+    parameters: impl IntoIterator<Item = (&'static str, Object)>,
+) -> RefOr<Schema> {
     parameters
         .into_iter()
         .fold(first, |object, (name, schema)| object.property(name, schema))

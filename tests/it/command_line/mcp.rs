@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::symlink;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -245,12 +246,51 @@ fn without_a_folder_no_file_is_read() {
     let sentence = assistant.fails("image_colors", &path(&cat));
     assert!(sentence.contains("start it as cutline mcp FOLDER"), "{sentence}");
     let sentence = assistant.fails("image_colors", &json!({"url": "https://example.org/a.jpg"}));
-    assert!(sentence.contains("not fetched") || sentence.contains("FETCH_URLS"), "{sentence}");
+    assert!(sentence.contains("FETCH_URLS"), "{sentence}");
     let sentence = assistant.fails("image_colors", &json!({"image": "äöü"}));
     assert!(sentence.contains("not valid base64"), "{sentence}");
     // Larger than the largest image, in one line.
     let sentence = assistant.fails("image_colors", &json!({"image": "A".repeat(16 << 20)}));
     assert!(sentence.contains("larger than 10485760 bytes"), "{sentence}");
+    assert_eq!(assistant.end().0, Some(0));
+}
+
+/// A server that answers with a photo, or with 404 for other paths, to the end of the test.
+fn photos() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut line = String::new();
+            BufReader::new(&stream).read_line(&mut line).unwrap();
+            let (status, body) = match line.split(' ').nth(1) {
+                Some("/cat.jpg") => ("200 OK", fs::read(photo("cat")).unwrap()),
+                _ => ("404 Not Found", Vec::new()),
+            };
+            let head = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n", body.len());
+            // The client may leave early.
+            let _ = stream.write_all(&[head.as_bytes(), &body].concat());
+        }
+    });
+    address
+}
+
+#[test]
+fn an_address_is_fetched_from_listed_hosts() {
+    let address = photos().to_string();
+    let arguments = ["--fetch-urls", "list", "--fetch-hosts", &address];
+    let mut assistant = Assistant::greeted(&arguments);
+    let listed = assistant.ask("tools/list", &json!({}));
+    let properties = &listed["result"]["tools"][0]["inputSchema"]["properties"];
+    assert!(properties["url"].is_object(), "{listed}");
+    let url = |path: &str| json!({"url": format!("http://{address}/{path}")});
+    let caption = assistant.call("caption_image", &url("cat.jpg"));
+    assert_eq!(caption["structuredContent"]["caption"], CAT, "{caption}");
+    let sentence = assistant.fails("image_colors", &url("dog.jpg"));
+    assert!(sentence.contains("the status 404"), "{sentence}");
+    let sentence = assistant.fails("image_colors", &json!({"url": "http://127.0.0.1:1/cat.jpg"}));
+    assert!(sentence.contains("FETCH_HOSTS"), "{sentence}");
     assert_eq!(assistant.end().0, Some(0));
 }
 
