@@ -22,7 +22,6 @@ from transformers import BertTokenizerFast, BlipForConditionalGeneration
 import common
 
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
-CLIP = ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711])
 
 
 def prune_vocabulary(bert_vocab: Path, captions: list[str], at_least: int) -> list[str]:
@@ -75,7 +74,7 @@ def vision_state(graph_file: Path) -> dict[str, torch.Tensor]:
     def linear(name: str) -> tuple[torch.Tensor, torch.Tensor]:
         return get(source_of[name + ".bias"]).T, get(name + ".bias")
 
-    (m0, s0), (m1, s1) = ((torch.tensor(a, dtype=torch.float64) for a in pair) for pair in (IMAGENET, CLIP))
+    (m0, s0), (m1, s1) = ((torch.tensor(a, dtype=torch.float64) for a in pair) for pair in (IMAGENET, common.CLIP))
     kernel = get("backbone.embeddings.patch_embeddings.projection.weight")
     # (x - m0) / s0 = ((x - m1) / s1) * s1 / s0 + (m1 - m0) / s0, and both are linear in x
     bias = get("backbone.embeddings.patch_embeddings.projection.bias") + torch.einsum("ocij,c->o", kernel, (m1 - m0) / s0)
@@ -121,7 +120,7 @@ def probe_graph(graph_file: Path) -> tuple[ort.InferenceSession, str, str]:
 def check_vision(tower: torch.nn.Module, session: ort.InferenceSession, hidden: str) -> float:
     """The largest difference from the original graph, over random images."""
     pixels = torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(1))
-    (m0, s0), (m1, s1) = ((torch.tensor(a).view(1, 3, 1, 1) for a in pair) for pair in (IMAGENET, CLIP))
+    (m0, s0), (m1, s1) = ((torch.tensor(a).view(1, 3, 1, 1) for a in pair) for pair in (IMAGENET, common.CLIP))
     name = session.get_inputs()[0].name
     expected = np.concatenate([session.run([hidden], {name: ((p - m0[0]) / s0[0])[None].numpy()})[0] for p in pixels])
     with torch.no_grad():
@@ -144,7 +143,7 @@ def word_embeddings(graph_file: Path, bert_vocab: Path, vocabulary: list[str]) -
 
 def save_processor_files(out: Path, config) -> None:
     preprocessor = dict(
-        do_convert_rgb=True, do_normalize=True, do_rescale=True, do_resize=True, image_mean=CLIP[0], image_std=CLIP[1],
+        do_convert_rgb=True, do_normalize=True, do_rescale=True, do_resize=True, image_mean=common.CLIP[0], image_std=common.CLIP[1],
         image_processor_type="BlipImageProcessor", processor_class="BlipProcessor", resample=3,
         rescale_factor=1 / 255, size=dict(height=224, width=224),
     )

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from transformers import BlipForConditionalGeneration, BlipProcessor
 
-from evaluate import caption
+from evaluate import caption, decoding
 
 
 def main() -> None:
@@ -20,7 +20,7 @@ def main() -> None:
     processor = BlipProcessor.from_pretrained(args.model)
     model = BlipForConditionalGeneration.from_pretrained(args.model, dtype=torch.float16).float().eval()
     for path in args.images:
-        print(f"{path.name}: {caption(model, processor, [Image.open(path).convert('RGB')])[0]}")
+        print(f"{path.name}: {caption(model, processor, [Image.open(path).convert('RGB')], decoding(args.model))[0]}")
 
 
 if __name__ == "__main__":

@@ -24,8 +24,8 @@ def main() -> None:
     groups = [[[10, 20, 30], [40, 50, 60, 70, 80]], [[15, 25]]]
     batch = pack(groups, decoder.dec, decoder.sep)
     with torch.no_grad():
-        mine = decoder(batch, vision)
-        cache = Cache(decoder, vision[:1], 1)
+        mine = decoder(batch, decoder.look(vision))
+        cache = Cache(decoder, decoder.look(vision[:1]), 1)
         for row, (photo, ids) in enumerate([(0, groups[0][0]), (0, groups[0][1]), (1, groups[1][0])]):
             theirs = model.text_decoder(input_ids=torch.tensor([[decoder.dec, *ids]]),
                                         encoder_hidden_states=vision[photo:photo + 1]).logits[0]

@@ -30,10 +30,12 @@ def encode(tokenizer: Tokenizer, captions: list[str], longest: int = 24) -> list
 
 
 class Features:
-    """The output of the tower's frozen layers for several views of each photo."""
+    """The output of the tower's frozen layers for one or several views of each photo."""
 
     def __init__(self, folder: Path) -> None:
-        self.views = [np.load(folder / f"view{v}.npy", mmap_mode="r") for v in range(common.VIEWS)]
+        self.shape = json.loads((folder / "shape.json").read_text())
+        self.trained = self.shape["trained"]  # the layers of the tower that are not in the features
+        self.views = [np.load(folder / f"view{v}.npy", mmap_mode="r") for v in range(self.shape["views"])]
         self.classes = np.load(folder / "classes.npy")
         self.done = np.load(folder / "done.npy").astype(bool)
         self.row_of = {file: row for row, file in enumerate(json.loads((folder / "files.json").read_text()))}
@@ -45,13 +47,13 @@ class Features:
 
     def class_tokens(self, rows: list[int]) -> np.ndarray:
         tokens = self.classes[rows]
-        return tokens / np.linalg.norm(tokens, axis=1, keepdims=True)
+        return tokens / np.linalg.norm(tokens, axis=1, keepdims=True).clip(1e-6)
 
 
-def load(data: Path, start: Path, features: Features, near: float = 0.97) -> dict[str, list[Example]]:
+def load(folders: list[Path], start: Path, features: Features, near: float = 0.97) -> dict[str, list[Example]]:
     """train, holdout (a part of train, for choosing checkpoints) and dev_eval, without near-duplicates of dev_eval."""
     tokenizer = tokenizer_of(start)
-    photos = sorted(common.load_photos(data), key=lambda p: (p.source, p.file))
+    photos = sorted(common.load_photos(*folders), key=lambda p: (p.source, p.file))
     split: dict[str, list[Example]] = {"train": [], "dev_eval": [], "holdout": []}
     for photo in photos:
         row = features.row_of.get(photo.file)
@@ -64,7 +66,7 @@ def load(data: Path, start: Path, features: Features, near: float = 0.97) -> dic
         close = (mine @ theirs.T).max(1) >= near
         print(f"{int(close.sum())} training photos dropped as near-duplicates of evaluation photos", flush=True)
         kept = [e for e, c in zip(kept, close) if not c]
-    split["train"] = [e for i, e in enumerate(kept) if not common.is_holdout(i)]
-    split["holdout"] = [e for i, e in enumerate(kept) if common.is_holdout(i)]
+    split["train"] = [e for e in kept if not common.is_holdout(e.photo)]
+    split["holdout"] = [e for e in kept if common.is_holdout(e.photo)]
     print({name: len(part) for name, part in split.items()}, flush=True)
     return split

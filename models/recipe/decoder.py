@@ -72,6 +72,9 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
     return torch.matmul(torch.softmax(scores, dim=-1), value)
 
 
+KeyValue = tuple[Tensor, Tensor]
+
+
 class Decoder(nn.Module):
     def __init__(self, config: BlipConfig) -> None:
         super().__init__()
@@ -94,40 +97,43 @@ class Decoder(nn.Module):
         predictions = self.model.cls.predictions
         return F.linear(predictions.transform(x), self.bert.embeddings.word_embeddings.weight, predictions.bias)
 
-    def forward(self, batch: Packed, vision: Tensor | None, dropout: float = 0.0) -> Tensor:
-        """Logits [N, vocabulary]; `vision` is [photos, tokens, width], or None for the language model."""
+    def forward(self, batch: Packed, cross: list[KeyValue] | None, dropout: float = 0.0) -> Tensor:
+        """Logits [N, vocabulary]; `cross` comes from `look`, or is None for the language model."""
 
         def drop(y: Tensor) -> Tensor:
             return F.dropout(y, dropout) if dropout else y
 
         causal = torch.full((batch.longest, batch.longest), -1e9).triu(1)
         x = drop(self.embed(batch.tokens, batch.positions))
-        for layer in self.layers:
+        for i, layer in enumerate(self.layers):
             own, out = layer.attention.self, layer.attention.output
             q, k, v = (spread(f(x), batch.by_caption, batch.captions, batch.longest) for f in (own.query, own.key, own.value))
             x = out.LayerNorm(drop(out.dense(gather(attend(q, k, v, causal), batch.by_caption))) + x)
-            if vision is not None:
-                cross, out = layer.crossattention.self, layer.crossattention.output
-                q = spread(cross.query(x), batch.by_photo, batch.photos, batch.most)
-                k, v = self.vision_key_value(layer, vision)
-                x = out.LayerNorm(drop(out.dense(gather(attend(q, k, v), batch.by_photo))) + x)
+            if cross is not None:
+                query, out = layer.crossattention.self.query, layer.crossattention.output
+                q = spread(query(x), batch.by_photo, batch.photos, batch.most)
+                x = out.LayerNorm(drop(out.dense(gather(attend(q, *cross[i]), batch.by_photo))) + x)
             hidden = F.gelu(layer.intermediate.dense(x))
             x = layer.output.LayerNorm(drop(layer.output.dense(hidden)) + x)
         return self.head(x)
 
-    @staticmethod
-    def vision_key_value(layer: nn.Module, vision: Tensor) -> tuple[Tensor, Tensor]:
-        cross = layer.crossattention.self
+    def look(self, vision: Tensor) -> list[KeyValue]:
+        """The cross-attention keys and values of each layer, from vision tokens [photos, tokens, width]."""
         photos, tokens, _ = vision.shape
-        return tuple(f(vision).view(photos, tokens, -1, 64).transpose(1, 2) for f in (cross.key, cross.value))
+        pairs = []
+        for layer in self.layers:
+            cross = layer.crossattention.self
+            key, value = (f(vision).view(photos, tokens, -1, 64).transpose(1, 2) for f in (cross.key, cross.value))
+            pairs.append((key, value))
+        return pairs
 
 
 class Cache:
     """The KV cache for decoding `per_photo` rows per photo."""
 
-    def __init__(self, decoder: Decoder, vision: Tensor, per_photo: int) -> None:
-        self.decoder, self.per_photo, self.photos = decoder, per_photo, vision.shape[0]
-        self.cross = [decoder.vision_key_value(layer, vision) for layer in decoder.layers]
+    def __init__(self, decoder: Decoder, cross: list[KeyValue], per_photo: int) -> None:
+        self.decoder, self.cross, self.per_photo = decoder, cross, per_photo
+        self.photos = cross[0][0].shape[0]
         self.own: list[tuple[Tensor, Tensor] | None] = [None] * len(self.cross)
         self.length = 0
 
@@ -142,8 +148,8 @@ class Cache:
                 k, v = (torch.cat(pair, 2) for pair in zip(self.own[i], (k, v)))
             self.own[i] = (k, v)
             x = out.LayerNorm(out.dense(attend(q, k, v).reshape(rows, -1)) + x)
-            cross, out = layer.crossattention.self, layer.crossattention.output
-            q = cross.query(x).view(self.photos, self.per_photo, -1, 64).transpose(1, 2)
+            query, out = layer.crossattention.self.query, layer.crossattention.output
+            q = query(x).view(self.photos, self.per_photo, -1, 64).transpose(1, 2)
             mixed = attend(q, *self.cross[i]).transpose(1, 2).reshape(rows, -1)
             x = out.LayerNorm(out.dense(mixed) + x)
             x = layer.output.LayerNorm(layer.output.dense(F.gelu(layer.intermediate.dense(x))) + x)
@@ -155,17 +161,17 @@ class Cache:
 
 
 @torch.no_grad()
-def sample(decoder: Decoder, vision: Tensor, each: int, temperature: float = 1.0, longest: int = 20) -> list[list[int]]:
+def sample(decoder: Decoder, cross: list[KeyValue], each: int, temperature: float = 1.0, longest: int = 20) -> list[list[int]]:
     """Samples `each` captions per photo."""
-    cache = Cache(decoder, vision, each)
-    rows = vision.shape[0] * each
+    cache = Cache(decoder, cross, each)
+    rows = cache.photos * each
     tokens = torch.full((rows,), decoder.dec)
     ended = torch.zeros(rows, dtype=torch.bool)
     captions: list[list[int]] = [[] for _ in range(rows)]
     for _ in range(longest):
-        logits = cache.step(tokens).float() / temperature
-        noise = -torch.log(torch.empty_like(logits).exponential_())
-        tokens = (logits + noise).argmax(-1)
+        shares = torch.softmax(cache.step(tokens).float() / temperature, dim=-1).cumsum(-1)
+        drawn = torch.rand(rows, 1) * shares[:, -1:]
+        tokens = torch.searchsorted(shares, drawn).squeeze(1).clamp(max=shares.shape[1] - 1)
         ended |= tokens == decoder.sep
         for row in (~ended).nonzero().flatten().tolist():
             captions[row].append(int(tokens[row]))
@@ -175,10 +181,14 @@ def sample(decoder: Decoder, vision: Tensor, each: int, temperature: float = 1.0
 
 
 @torch.no_grad()
-def beam_search(decoder: Decoder, vision: Tensor, beams: int = 3, longest: int = 20, shortest: int = 5) -> list[list[int]]:
-    """Beam search as in transformers, with length penalty 1: a caption's score is its mean log-probability."""
+def beam_search(decoder: Decoder, vision: Tensor, beams: int = 3, longest: int = 20, shortest: int = 5,
+                penalty: float = 1.0) -> list[list[int]]:
+    """Beam search as in transformers: a caption's score is its log-probability by its length to the power of `penalty`.
+
+    With one beam it is greedy decoding.
+    """
     photos = vision.shape[0]
-    cache = Cache(decoder, vision, beams)
+    cache = Cache(decoder, decoder.look(vision), beams)
     scores = torch.full((photos, beams), -1e9)
     scores[:, 0] = 0
     texts: list[list[list[int]]] = [[[] for _ in range(beams)] for _ in range(photos)]
@@ -200,7 +210,7 @@ def beam_search(decoder: Decoder, vision: Tensor, beams: int = 3, longest: int =
                 if token == decoder.sep:
                     if rank < beams:
                         done[p] += 1
-                        best[p] = max(best[p], (value / length, texts[p][beam]), key=lambda pair: pair[0])
+                        best[p] = max(best[p], (value / length**penalty, texts[p][beam]), key=lambda pair: pair[0])
                 elif len(alive) < beams:
                     alive.append((value, beam, token))
             scores[p] = torch.tensor([a[0] for a in alive])
@@ -213,5 +223,5 @@ def beam_search(decoder: Decoder, vision: Tensor, beams: int = 3, longest: int =
         tokens = torch.tensor(following)
     for p in range(photos):
         if done[p] < beams:
-            best[p] = max([best[p], *((float(s) / longest, t) for s, t in zip(scores[p], texts[p]))], key=lambda pair: pair[0])
+            best[p] = max([best[p], *((float(s) / longest**penalty, t) for s, t in zip(scores[p], texts[p]))], key=lambda pair: pair[0])
     return [text for _, text in best]

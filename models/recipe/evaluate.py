@@ -1,4 +1,7 @@
-"""Step 7: computes CIDEr-D and BLEU-4 of the released folder with transformers and pycocoevalcap only.
+"""Computes CIDEr-D and BLEU-4 of the released folder with transformers and pycocoevalcap only.
+
+Decodes with the model's own defaults, which are in its `cutline.json`. Also prints the share of distinct
+captions, and of those that begin like "a picture of".
 
 Uses only photos with five references; document frequencies come from these references. Reads the weights
 as released (float16) and computes in float32. The PTB tokenizer needs Java.
@@ -22,10 +25,16 @@ from transformers import BlipForConditionalGeneration, BlipProcessor
 import common
 
 
-def caption(model, processor, images: list[Image.Image]) -> list[str]:
+def decoding(model: Path) -> dict[str, float]:
+    """The parameters of `generate` that are the model's defaults in cutline."""
+    own = model / "cutline.json"
+    return {"max_new_tokens": 20} | (json.loads(own.read_text()).get("generation", {}) if own.exists() else {})
+
+
+def caption(model, processor, images: list[Image.Image], parameters: dict[str, float]) -> list[str]:
     inputs = processor(images=images, return_tensors="pt")
     with torch.inference_mode():
-        out = model.generate(**inputs, num_beams=3, max_new_tokens=20, min_new_tokens=5)
+        out = model.generate(**inputs, **parameters)
     return [processor.decode(row, skip_special_tokens=True) for row in out]
 
 
@@ -44,6 +53,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--sources", nargs="+", default=["flickr8k", "coco"])
     parser.add_argument("--split", default="dev_eval")
+    parser.add_argument("--decoding", default="{}", help="other parameters of `generate`, as JSON")
     parser.add_argument("--captions", type=Path, help="file for the captions, as JSON")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--threads", type=int, default=2)
@@ -53,6 +63,7 @@ def main() -> None:
 
     processor = BlipProcessor.from_pretrained(args.model)
     model = BlipForConditionalGeneration.from_pretrained(args.model, dtype=torch.float16).float().eval()
+    parameters = decoding(args.model) | json.loads(args.decoding)
     kept = {}
     for source in args.sources:
         photos = [p for p in common.load_photos(args.data)
@@ -62,8 +73,10 @@ def main() -> None:
             for i in range(0, len(photos), args.batch):
                 part = photos[i:i + args.batch]
                 images = [Image.open(io.BytesIO(tar.extractfile(f"photos/{p.file}").read())).convert("RGB") for p in part]
-                texts |= {p.file: t for p, t in zip(part, caption(model, processor, images))}
-        print(source, json.dumps(score({p.file: p.raw for p in photos}, texts)), flush=True)
+                texts |= {p.file: t for p, t in zip(part, caption(model, processor, images, parameters))}
+        framed = sum(common.is_framed(t) for t in texts.values())
+        shares = {"distinct": round(len(set(texts.values())) / len(texts), 3), "framed": round(framed / len(texts), 3)}
+        print(source, json.dumps(score({p.file: p.raw for p in photos}, texts) | shares), flush=True)
         kept |= {p.file: {"caption": texts[p.file], "references": p.raw} for p in photos}
     if args.captions:
         args.captions.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n")

@@ -14,33 +14,36 @@ import torch
 from transformers import BlipForConditionalGeneration, BlipProcessor
 
 import common
+from training import load_parts
 from vision import Tail
 
 FILES = ["vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
          "preprocessor_config.json", "generation_config.json"]
 
 
-def average(checkpoints: list[Path], weights: list[float] | None, part: str) -> dict[str, torch.Tensor]:
-    weights = weights or [1 / len(checkpoints)] * len(checkpoints)
-    states = [torch.load(c, map_location="cpu", weights_only=False)[part] for c in checkpoints]
+def average(args: argparse.Namespace, part: str) -> dict[str, torch.Tensor]:
+    """A part of the model, averaged over the checkpoints."""
+    weights = args.weights or [1 / len(args.checkpoints)] * len(args.checkpoints)
+    states = [load_parts(c, args.trained)[part] for c in args.checkpoints]
     return {k: sum(w * s[k].double() for w, s in zip(weights, states, strict=True)).float() for k in states[0]}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--start", type=Path, required=True, help="folder written by build_start.py")
-    parser.add_argument("--checkpoints", type=Path, nargs="*", default=[], help="without any, exports the untrained decoder")
+    parser.add_argument("--checkpoints", type=Path, nargs="*", default=[], help="of training steps, or model folders; without any, exports the start")
+    parser.add_argument("--trained", type=int, default=common.TRAINED, help="as in extract_features.py")
     parser.add_argument("--weights", type=float, nargs="*", help="weights of the average; equal by default")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
 
-    model = BlipForConditionalGeneration.from_pretrained(args.start).eval()
+    model = BlipForConditionalGeneration.from_pretrained(args.start, dtype=torch.float32).eval()
     if args.checkpoints:
-        missing, unexpected = model.text_decoder.load_state_dict(average(args.checkpoints, args.weights, "decoder"), strict=False)
+        missing, unexpected = model.text_decoder.load_state_dict(average(args, "decoder"), strict=False)
         tied = {"cls.predictions.decoder.weight", "cls.predictions.decoder.bias"}
         assert not unexpected and set(missing) <= tied, (missing, unexpected)
-        tail = Tail(model.vision_model, common.TRAINED)
-        tail.load_state_dict(average(args.checkpoints, args.weights, "tail"))
+        tail = Tail(model.vision_model, args.trained)
+        tail.load_state_dict(average(args, "tail"))
         tail.install(model.vision_model)
     new = args.out.with_name(args.out.name + ".new")
     shutil.rmtree(new, ignore_errors=True)

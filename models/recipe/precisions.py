@@ -13,15 +13,15 @@ import tempfile
 from pathlib import Path
 
 import common
-from evaluate import score
+from evaluate import decoding, score
 
 
-def extract(data: Path, photos: list[common.Photo], folder: Path) -> dict[str, Path]:
+def extract(photos: list[common.Photo], folder: Path) -> dict[str, Path]:
     """Extracts the photos as files."""
     places = {}
-    for source in {p.source for p in photos}:
-        with tarfile.open(data / f"{source}.tar") as tar:
-            for photo in (p for p in photos if p.source == source):
+    for archive in {p.archive for p in photos}:
+        with tarfile.open(archive) as tar:
+            for photo in (p for p in photos if p.archive == archive):
                 places[photo.file] = folder / photo.file
                 places[photo.file].parent.mkdir(parents=True, exist_ok=True)
                 places[photo.file].write_bytes(tar.extractfile(f"photos/{photo.file}").read())
@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--cutline", type=Path, required=True, help="the program")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--model", default="embedded")
+    parser.add_argument("--folder", type=Path, default=Path("../cutline-small"), help="the model's folder, for its defaults of decoding")
     parser.add_argument("--precisions", nargs="+", default=["f32", "bf16", "int8"], help="the others are compared with the first one")
     parser.add_argument("--sources", nargs="+", default=["flickr8k", "coco"])
     args = parser.parse_args()
@@ -48,8 +49,9 @@ def main() -> None:
     print(f"| decoding | precision | CIDEr-D, {len(photos)} photos | relative | captions word for word as in {args.precisions[0]} |")
     print("| --- | --- | --- | --- | --- |", flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        places = extract(args.data, photos, Path(folder))
-        for name, options in (("greedy", []), ("3 beams, 5 to 20 tokens", ["--num-beams", "3", "--min-new-tokens", "5"])):
+        places = extract(photos, Path(folder))
+        own = [o for k, v in decoding(args.folder).items() for o in ("--" + k.replace("_", "-"), str(v))]
+        for name, options in (("default", own), ("3 beams, 5 to 20 tokens", ["--num-beams", "3", "--min-new-tokens", "5"])):
             first = None
             for precision in args.precisions:
                 texts = captions(args.cutline, ["--model", args.model, "--precision", precision, *options], places)

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import argparse
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from tokenizers import Tokenizer
 from transformers import BlipConfig
 
 import common
@@ -53,7 +55,7 @@ def thin(vision: torch.Tensor, patches: int) -> torch.Tensor:
 @torch.no_grad()
 def encode(tail: Tail, features: Features, examples: list[Example], augment: bool = False) -> torch.Tensor:
     """[photos, tokens, width]: the tower's output, without gradients."""
-    with half_products():
+    with half_products(bool(len(tail.layers))):
         return tail(features.take([e.row for e in examples], augment)).float()
 
 
@@ -63,23 +65,38 @@ def validation_loss(decoder: Decoder, tail: Tail, features: Features, examples: 
     for i in range(0, len(examples), 32):
         part = examples[i:i + 32]
         batch = pack([e.ids for e in part], decoder.dec, decoder.sep)
-        losses.append(label_smoothed(decoder(batch, encode(tail, features, part)), batch.targets, 0.0))
+        losses.append(label_smoothed(decoder(batch, decoder.look(encode(tail, features, part))), batch.targets, 0.0))
     return float(torch.cat(losses).mean())
 
 
-def beam_scores(decoder: Decoder, tail: Tail, features: Features, examples: list[Example], tokenizer) -> dict[str, float]:
-    """CIDEr-D (own implementation, cleaned references) by source, over the photos with five references."""
-    examples = [e for e in examples if len(e.photo.raw) == 5 and len(e.photo.captions) >= 3]
+def scored(examples: list[Example], single: int = 200) -> dict[str, list[Example]]:
+    """The photos to score, by name: by source those with five references, and `single` COCO photos with one."""
+    named: dict[str, list[Example]] = {}
+    for e in examples:
+        if len(e.photo.raw) == 5 and len(e.photo.captions) >= 3:
+            named.setdefault(e.photo.source, []).append(e)
+        elif len(e.photo.raw) == 1 and e.photo.source.startswith("coco"):
+            named.setdefault("single", []).append(e)
+    named["single"] = named.get("single", [])[-single:]
+    return {name: part for name, part in named.items() if len(part) > 10}
+
+
+def beam_scores(decoder: Decoder, tail: Tail, features: Features, examples: list[Example], tokenizer: Tokenizer,
+                search: Callable[[Decoder, torch.Tensor], list[list[int]]] = beam_search) -> dict[str, float]:
+    """CIDEr-D (own implementation, cleaned references); shares of captions with a frame, and of distinct ones."""
+    named = scored(examples)
+    every = [e for part in named.values() for e in part]
     texts = {}
-    for i in range(0, len(examples), 32):
-        part = examples[i:i + 32]
-        ids = beam_search(decoder, encode(tail, features, part))
+    for i in range(0, len(every), 32):
+        part = every[i:i + 32]
+        ids = search(decoder, encode(tail, features, part))
         texts |= {e.photo.file: t for e, t in zip(part, tokenizer.decode_batch(ids))}
     scores = {}
-    for source in sorted({e.photo.source for e in examples}):
-        own = [e.photo for e in examples if e.photo.source == source]
-        scorer = CiderD({p.file: p.captions for p in own})
-        scores[f"{source}({len(own)})"] = sum(scorer.score(p.file, texts[p.file]) for p in own) / len(own)
+    for name, part in named.items():
+        scorer = CiderD({e.photo.file: e.photo.captions for e in part})
+        scores[f"{name}({len(part)})"] = sum(scorer.score(e.photo.file, texts[e.photo.file]) for e in part) / len(part)
+    scores["framed"] = sum(common.is_framed(t) for t in texts.values()) / len(texts)
+    scores["distinct"] = len(set(texts.values())) / len(texts)
     return scores
 
 
@@ -106,10 +123,10 @@ def main() -> None:
     torch.set_num_threads(args.threads)
 
     features = Features(args.features)
-    examples = data.load(args.data, args.start, features)
+    examples = data.load([args.data], args.start, features)
     tokenizer = data.tokenizer_of(args.start)
     decoder = Decoder(BlipConfig.from_pretrained(args.start))
-    tail = Tail.of(args.start)
+    tail = Tail.of(args.start, features.trained)
     state = decoder.load(args.text)
     if "tail" in state:
         tail.load_state_dict(state["tail"])
@@ -127,7 +144,7 @@ def main() -> None:
         else:
             vision = encode(tail, features, part, augment=True)
         with half_products():
-            logits = decoder(batch, thin(vision, patches) if patches else vision, args.dropout)
+            logits = decoder(batch, decoder.look(thin(vision, patches) if patches else vision), args.dropout)
         loss = label_smoothed(logits.float(), batch.targets, args.smoothing).mean()
         loop.update(loss)
         total += float(loss.detach())

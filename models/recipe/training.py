@@ -10,6 +10,9 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import BlipForConditionalGeneration
+
+from vision import Tail
 
 
 def label_smoothed(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
@@ -19,22 +22,32 @@ def label_smoothed(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
     return nll if smoothing == 0 else (1 - smoothing) * nll - smoothing * logp.mean(-1)
 
 
-def half_products() -> torch.autocast:
+def half_products(enabled: bool = True) -> torch.autocast:
     """Matrix products in bfloat16; parameters, sums, norms and losses stay in float32."""
-    return torch.autocast("cpu", torch.bfloat16)
+    return torch.autocast("cpu", torch.bfloat16, enabled=enabled)
+
+
+def load_parts(source: Path, trained: int) -> dict[str, dict[str, Tensor]]:
+    """The decoder and the tower's tail, from a checkpoint of a training step or from a model folder."""
+    if source.is_file():
+        state = torch.load(source, map_location="cpu", weights_only=False)
+        return {"decoder": state["decoder"], "tail": state["tail"]}
+    model = BlipForConditionalGeneration.from_pretrained(source, dtype=torch.float32)
+    return {"decoder": model.text_decoder.state_dict(), "tail": Tail(model.vision_model, trained).state_dict()}
 
 
 class Loop:
     """Runs training steps. The learning rate warms up linearly to `rate`, then follows a cosine to a twentieth.
 
     `modules` maps names to modules and their shares of the learning rate; a share of 0 freezes the module.
+    With `minutes`, the time ends the run instead of the number of steps; a resumed run goes on with its time.
     """
 
     def __init__(self, modules: dict[str, tuple[nn.Module, float]], out: Path, steps: int, rate: float, warmup: int,
-                 decay: float = 0.05, average: float = 0.995, clip: float = 1.0) -> None:
+                 decay: float = 0.05, average: float = 0.995, clip: float = 1.0, minutes: float | None = None) -> None:
         self.modules = {name: module for name, (module, _) in modules.items()}
         self.out, self.steps, self.rate, self.warmup = out, steps, rate, warmup
-        self.average, self.clip = average, clip
+        self.average, self.clip, self.minutes, self.before = average, clip, minutes, 0.0
         self.parameters: list[nn.Parameter] = []
         groups = []
         for module, share in modules.values():
@@ -55,15 +68,22 @@ class Loop:
         for name, module in self.modules.items():
             module.load_state_dict(state[f"{name}_raw"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.shadow, self.step = state["shadow"], state["step"]
+        self.shadow, self.step, self.before = state["shadow"], state["step"], state["spent"]
         torch.manual_seed(self.step)
         print(f"resumed at step {self.step}", flush=True)
+
+    def spent(self) -> float:
+        """Minutes since the first step, without those between a stop and its resumption."""
+        return self.before + (time.time() - self.began) / 60
+
+    def progress(self) -> float:
+        """The part of the run that is done, from 0 to 1."""
+        return min(1.0, self.spent() / self.minutes if self.minutes else self.step / self.steps)
 
     def learning_rate(self) -> float:
         if self.step < self.warmup:
             return self.rate * (self.step + 1) / self.warmup
-        progress = (self.step - self.warmup) / max(1, self.steps - self.warmup)
-        return self.rate * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+        return self.rate * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * self.progress())))
 
     def update(self, loss: Tensor) -> None:
         for group in self.optimizer.param_groups:
@@ -89,7 +109,7 @@ class Loop:
         self.swap()
         averaged = copies()
         self.swap()
-        state = dict(**averaged, **raw, optimizer=self.optimizer.state_dict(), shadow=self.shadow, step=self.step)
+        state = dict(**averaged, **raw, optimizer=self.optimizer.state_dict(), shadow=self.shadow, step=self.step, spent=self.spent())
         temporary = self.out.with_suffix(".tmp")
         torch.save(state, temporary)
         os.replace(temporary, self.out)
@@ -97,4 +117,4 @@ class Loop:
     def report(self, **values: float) -> None:
         spent = f"{(time.time() - self.began) / 60:.1f} min, {(time.process_time() - self.cpu) / 60:.1f} CPU min"
         text = " ".join(f"{k} {v:.4f}" for k, v in values.items())
-        print(f"step {self.step}/{self.steps} lr {self.learning_rate():.2e} {text} [{spent}]", flush=True)
+        print(f"step {self.step} ({self.progress():.1%}) lr {self.learning_rate():.2e} {text} [{spent}]", flush=True)
