@@ -65,6 +65,7 @@ impl Captioner {
     ) -> Result<Vec<CaptionStream>> {
         let begin = Instant::now();
         params.validate()?;
+        let params = params.with_defaults(&self.inner.info.generation);
         let prompt = self.prompt(&params)?;
         let photos = self.hash(photos, &prompt, &params).await?;
         self.admit(photos, &prompt, &params, priority, begin)

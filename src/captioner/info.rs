@@ -36,7 +36,8 @@ pub struct ModelInfo {
     pub vocab_size: usize,
     /// Limit on prompt and answer together, in tokens.
     pub max_positions: usize,
-    /// Defaults and limits of decoding.
+    /// Defaults and limits of decoding. A model may have its own defaults; they hold for all requests that
+    /// name no others, except for sampling.
     pub generation: GenerationDefaults,
     /// `blake3:` and the hash of the weights in hexadecimal.
     pub digest: String,
@@ -93,12 +94,20 @@ pub struct GenerationDefaults {
     pub max_new_tokens: usize,
     /// Largest `max_new_tokens`.
     pub max_new_tokens_limit: usize,
+    /// Default of `min_new_tokens`.
+    pub min_new_tokens: usize,
     /// Default of `num_beams`.
     pub num_beams: usize,
     /// Largest `num_beams`.
     pub num_beams_limit: usize,
     /// Largest `num_captions`.
     pub num_captions_limit: usize,
+    /// Default of `length_penalty`.
+    pub length_penalty: f32,
+    /// Default of `repetition_penalty`.
+    pub repetition_penalty: f32,
+    /// Default of `no_repeat_ngram_size`.
+    pub no_repeat_ngram_size: usize,
 }
 
 #[cfg(test)]

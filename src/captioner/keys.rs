@@ -68,6 +68,7 @@ impl Captioner {
     #[must_use]
     pub fn fingerprint(&self, params: &CaptionParams) -> String {
         let info = self.info();
+        let params = params.with_defaults(&info.generation);
         let mut hasher = blake3::Hasher::new_derive_key("cutline 2026-11 fingerprint");
         for part in [
             info.digest.as_str(),

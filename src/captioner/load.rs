@@ -4,12 +4,13 @@ use std::num::NonZero;
 use std::time::Instant;
 
 use super::{
-    Captioner, CaptionerParts, GenerationDefaults, Gpu, ImageMemory, MemoryLimits, ModelInfo,
+    Captioner, CaptionerParts, GenerationDefaults, Gpu, ImageMemory, MemoryLimits, ModelExtras,
+    ModelInfo,
 };
 use crate::engine::batch_size;
 use crate::engine::local::LocalEngine;
 use crate::engine::source::{self, ModelFiles, ModelSource};
-use crate::engine::{EngineInfo, EngineOptions, GenerationParams, HubOptions, MAX_BEAMS};
+use crate::engine::{EngineInfo, EngineOptions, HubOptions, MAX_BEAMS};
 use crate::metrics::{Metrics, milliseconds, resident_bytes};
 use crate::scheduler::VisionOrder;
 use crate::tokenizer::{Tokenizer, TokenizerSource};
@@ -107,6 +108,7 @@ impl Captioner {
             vocab: files.tokenizer.vocab.as_deref(),
             config: files.tokenizer.config.as_deref(),
         })?;
+        let extras = ModelExtras::from_json(files.extras.as_deref())?;
         let mut engine = crate::engine::load(&files, settings.engine)?;
         tokenizer.check_fits(engine.info().vocab_size)?;
         let preprocess = preprocessing(settings, &files, engine.info())?;
@@ -122,7 +124,7 @@ impl Captioner {
         let warm_up_ms = milliseconds(begin.elapsed());
 
         let engine_info = engine.info().clone();
-        let info = describe(files, &engine_info, &preprocess, load_ms, warm_up_ms);
+        let info = describe(files, &engine_info, &preprocess, &extras, (load_ms, warm_up_ms));
         let memory = settings.memory;
         let batch_bytes = engine.batch_bytes(max_batch_size, preprocess.width, preprocess.height);
         let images = settings.image_memory.clone().unwrap_or_else(|| {
@@ -138,6 +140,7 @@ impl Captioner {
                     max_pixels: settings.max_image_pixels,
                 },
                 info,
+                extras,
                 max_workers: settings.max_workers.unwrap_or_else(|| workers(&engine_info)),
                 max_batch_size,
                 vision_order: settings.vision_order,
@@ -231,10 +234,10 @@ fn describe(
     files: ModelFiles,
     engine: &EngineInfo,
     preprocess: &PreprocessConfig,
-    load_ms: f64,
-    warm_up_ms: f64,
+    extras: &ModelExtras,
+    (load_ms, warm_up_ms): (f64, f64),
 ) -> ModelInfo {
-    let defaults = GenerationParams::default();
+    let defaults = extras.generation;
     ModelInfo {
         digest: files.digest,
         id: files.id,
@@ -252,9 +255,13 @@ fn describe(
         generation: GenerationDefaults {
             max_new_tokens: defaults.max_new_tokens.min(engine.max_positions),
             max_new_tokens_limit: engine.max_positions,
+            min_new_tokens: defaults.min_new_tokens,
             num_beams: defaults.num_beams,
             num_beams_limit: MAX_BEAMS,
             num_captions_limit: MAX_BEAMS,
+            length_penalty: defaults.length_penalty,
+            repetition_penalty: defaults.repetition_penalty,
+            no_repeat_ngram_size: defaults.no_repeat_ngram_size,
         },
         source: files.source,
         revision: files.revision,

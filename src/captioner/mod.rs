@@ -14,13 +14,16 @@
 //!   server; `decoders`: the threads that decode images;
 //! - `process`: image analysis without the model;
 //! - `params`, `caption`, `info`: the parameters of a request, its answer, and the model's
-//!   description; `load`: from settings to a captioner.
+//!   description; `extras`: what a model says in `cutline.json`; `defaults`: its own defaults of
+//!   decoding; `load`: from settings to a captioner.
 
 mod admit;
 mod answer;
 mod budget;
 mod caption;
 mod decoders;
+mod defaults;
+mod extras;
 mod info;
 mod keys;
 mod load;
@@ -47,6 +50,8 @@ pub use self::caption::{
     CacheState, Caption, Choice, ImageInfo, Timings, TokenSequence, VisionCacheState,
 };
 pub use self::decoders::Decoders;
+pub use self::defaults::Given;
+pub use self::extras::{Calibration, DecodingDefaults, ModelExtras};
 pub use self::info::{GenerationDefaults, Gpu, ModelInfo};
 use self::keys::CaptionKeys;
 pub use self::load::{CaptionerSettings, WORKERS_ON_CPU};
@@ -86,6 +91,7 @@ struct CaptionerInner {
     preprocess: PreprocessConfig,
     decoders: Decoders,
     info: ModelInfo,
+    extras: ModelExtras,
     keys: CaptionKeys,
     answers: Store<Arc<Answer>>,
     /// Outputs of the vision tower.
@@ -114,6 +120,8 @@ pub struct CaptionerParts {
     pub limits: DecodeLimits,
     /// The description of the model.
     pub info: ModelInfo,
+    /// What the model says about itself.
+    pub extras: ModelExtras,
     /// Images that are decoded at a time.
     pub max_workers: usize,
     /// Rows that are decoded together.
@@ -194,6 +202,7 @@ impl Captioner {
             preprocess: parts.preprocess,
             decoders: Decoders::with_memory(parts.limits, parts.max_workers, images),
             info: parts.info,
+            extras: parts.extras,
             answers: Store::new(memory.cache_max_bytes, memory.cache_ttl),
             encoded_images: Store::new(memory.vision_cache_bytes, memory.cache_ttl),
             flights: SingleFlight::default(),
@@ -211,6 +220,14 @@ impl Captioner {
     #[must_use]
     pub fn info(&self) -> &ModelInfo {
         &self.inner.info
+    }
+
+    /// How often `word`, in lower case, was in the captions that the model was trained with; `None` if the
+    /// model has no such table.
+    #[must_use]
+    pub fn support(&self, word: &str) -> Option<u64> {
+        let table = self.inner.extras.support.as_ref()?;
+        Some(table.get(word).copied().unwrap_or(0))
     }
 
     /// The decoders, for image work that needs no model.

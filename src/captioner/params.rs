@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
+use super::defaults::Given;
 use super::param_schema::Parameter;
 use super::style::{Style, TextStyle};
 use crate::engine::{EarlyStopping, GenerationParams};
@@ -80,6 +81,9 @@ pub struct CaptionParams {
     /// How many probable tokens are told for each one of a caption; for contracts that report them.
     #[serde(skip)]
     pub top_logprobs: usize,
+    /// The parameters of decoding that were named: the model's own defaults replace only the others.
+    #[serde(skip)]
+    pub given: Given,
     /// Whether alternative text starts with a capital letter; the command line's alone.
     #[serde(skip)]
     pub capital: bool,
@@ -125,6 +129,7 @@ impl Default for CaptionParams {
             stream: false,
             cache: CachePolicy::default(),
             top_logprobs: generation.alternatives,
+            given: Given::default(),
             capital: false,
             full_stop: false,
         }
@@ -241,8 +246,10 @@ impl ParameterFields {
     /// As [`CaptionParams::validate`].
     pub fn finish(mut self) -> Result<CaptionParams> {
         self.0.retain(|_, value| !value.is_null());
+        let given = Given::of(self.0.keys().map(String::as_str));
         let params: CaptionParams = serde_json::from_value(Value::Object(self.0))
             .map_err(|error| Error::internal("checked parameters do not fit").with_source(error))?;
+        let params = CaptionParams { given, ..params };
         params.validate()?;
         Ok(params)
     }
@@ -316,7 +323,9 @@ mod tests {
                 None => without.push(parameter.name()),
             }
         }
-        assert_eq!(fields.finish().unwrap(), CaptionParams::default());
+        let params = fields.finish().unwrap();
+        assert_ne!(params.given, Given::default());
+        assert_eq!(CaptionParams { given: Given::default(), ..params }, CaptionParams::default());
         assert_eq!(without, ["prompt", "seed", "max_chars"]);
     }
 

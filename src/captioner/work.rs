@@ -193,7 +193,7 @@ fn choices(captioner: &Captioner, sequences: &[Sequence]) -> Result<Vec<Choice>>
     let choice = |sequence: &Sequence| {
         Ok(Choice {
             text: captioner.decode(&sequence.ids)?,
-            confidence: sequence.confidence,
+            confidence: captioner.inner.extras.confidence.share(sequence.confidence),
             tokens: sequence.generated,
             finish_reason: sequence.finish_reason,
             sequence: TokenSequence {

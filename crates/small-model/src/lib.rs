@@ -22,6 +22,12 @@ file!(
     "generation_config.json"
 );
 file!(
+    /// What only cutline reads: the model's own defaults of decoding, what its confidence is worth, and
+    /// how often training showed it a word.
+    EXTRAS,
+    "cutline.json"
+);
+file!(
     /// Sizes, means and deviations of the pixels.
     PREPROCESSOR_CONFIG,
     "preprocessor_config.json"

@@ -25,6 +25,7 @@ pub(super) fn open() -> Result<ModelFiles> {
         },
         preprocessor: Some(small::PREPROCESSOR_CONFIG.to_vec()),
         generation: Some(small::GENERATION_CONFIG.to_vec()),
+        extras: Some(small::EXTRAS.to_vec()),
         license: Some(LICENSE.into()),
         digest: weights.digest()?,
         weights,

@@ -52,6 +52,7 @@ fn read(folder: &Path, id: String, source: &Path, weights: &[PathBuf]) -> Result
         tokenizer,
         preprocessor: json(&folder.join("preprocessor_config.json"))?,
         generation: json(&folder.join("generation_config.json"))?,
+        extras: json(&folder.join("cutline.json"))?,
         license: small(&folder.join("README.md"))?.and_then(|text| license_of(&text)),
         digest: weights.digest()?,
         weights,

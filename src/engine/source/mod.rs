@@ -99,6 +99,8 @@ pub struct ModelFiles {
     pub preprocessor: Option<Vec<u8>>,
     /// `generation_config.json`.
     pub generation: Option<Vec<u8>>,
+    /// `cutline.json`, which holds what only this program reads.
+    pub extras: Option<Vec<u8>>,
     /// The licence that the front matter of `README.md` names.
     pub license: Option<String>,
     /// The tensors.
@@ -118,6 +120,7 @@ impl ModelFiles {
             ("tokenizer_config.json", self.tokenizer.config.as_ref()),
             ("preprocessor_config.json", self.preprocessor.as_ref()),
             ("generation_config.json", self.generation.as_ref()),
+            ("cutline.json", self.extras.as_ref()),
         ]
         .into_iter()
         .filter_map(|(name, bytes)| Some((name, bytes?.as_slice())))

@@ -243,6 +243,7 @@ impl Fixture {
             preprocess: PreprocessConfig::default().with_size(32, 32).unwrap(),
             limits: DecodeLimits { max_bytes, max_pixels: 100_000_000 },
             info: model_info(),
+            extras: cutline::captioner::ModelExtras::default(),
             max_workers: 2,
             max_batch_size: capacity,
             // As many rows as slots, for tests that keep images in progress.
@@ -316,9 +317,13 @@ fn model_info() -> ModelInfo {
         generation: GenerationDefaults {
             max_new_tokens: 20,
             max_new_tokens_limit: 64,
+            min_new_tokens: 0,
             num_beams: 1,
             num_beams_limit: 10,
             num_captions_limit: 10,
+            length_penalty: 1.0,
+            repetition_penalty: 1.0,
+            no_repeat_ngram_size: 0,
         },
         digest: "blake3:00".into(),
         source: "embedded".into(),

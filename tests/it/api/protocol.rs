@@ -102,6 +102,8 @@ async fn the_model_is_described() {
     let info = fixture.get("/model/info").await.json();
     assert_eq!(info["id"], "scripted");
     assert_eq!(info["generation"]["max_new_tokens"], 20);
+    assert_eq!(info["generation"]["min_new_tokens"], 0);
+    assert_eq!(info["generation"]["length_penalty"], 1.0);
     for absent in ["revision", "gpu"] {
         assert!(info.get(absent).is_none(), "what is absent is left out: {info}");
     }

@@ -102,6 +102,11 @@ fn the_model_is_described_as_json() {
     assert_eq!(info["architecture"], "BlipForConditionalGeneration");
     assert!(info["parameters"].as_u64().unwrap() > 0);
     assert!(info["digest"].as_str().unwrap().starts_with("blake3:"));
+    let own = include_str!("../../../models/cutline-small/cutline.json");
+    let own: Value = serde_json::from_str(own).unwrap();
+    for (name, value) in own["generation"].as_object().unwrap() {
+        assert_eq!(info["generation"][name].as_f64(), value.as_f64(), "{name}");
+    }
     let output = run(&["model", "info", "./no-such-folder"]);
     assert_sentence(&output, 1, &["no-such-folder"]);
 }
