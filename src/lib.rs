@@ -10,7 +10,7 @@
 //! let captioner = Captioner::load(&CaptionerSettings::default())?;
 //! let photo = std::fs::read("assets/cat.jpg")?;
 //! let caption = captioner.caption(photo, CaptionParams::default()).await?;
-//! assert_eq!(caption.caption, "a cat sitting on top of a white and brown dog");
+//! assert_eq!(caption.caption, "a cat sitting on top of a table");
 //! # Ok(())
 //! # }
 //! # #[cfg(not(feature = "embedded-model"))]

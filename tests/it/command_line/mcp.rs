@@ -20,7 +20,7 @@ use super::{cutline, photo};
 /// Longer than any answer takes.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-const CAT: &str = "a cat sitting on top of a white and brown dog";
+const CAT: &str = "a cat sitting on top of a table";
 
 /// An assistant with its server.
 struct Assistant {

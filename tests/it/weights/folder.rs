@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use cutline::captioner::ModelExtras;
 use cutline::engine::hub::HubOptions;
 use cutline::engine::source::{self, ModelFiles, ModelSource};
 use cutline::error::Error;
@@ -43,17 +44,21 @@ fn optional_files_are_read_if_they_exist() {
         ("preprocessor_config.json", r#"{"size": 384}"#),
         ("generation_config.json", r#"{"max_length": 20}"#),
         ("README.md", "---\nlicense: bsd-3-clause\n---\n"),
+        ("cutline.json", r#"{"generation": {"num_beams": 2}}"#),
     ];
     for (name, text) in table {
         fs::write(dir.path().join(name), text).unwrap();
     }
     let files = open(dir.path()).unwrap();
-    assert_eq!(files.tokenizer.json.unwrap(), table[0].1.as_bytes());
-    assert_eq!(files.tokenizer.vocab.unwrap(), table[1].1.as_bytes());
-    assert_eq!(files.tokenizer.config.unwrap(), b"{}");
-    assert_eq!(files.preprocessor.unwrap(), table[3].1.as_bytes());
-    assert_eq!(files.generation.unwrap(), table[4].1.as_bytes());
-    assert_eq!(files.license.unwrap(), "bsd-3-clause");
+    assert_eq!(files.tokenizer.json.as_deref().unwrap(), table[0].1.as_bytes());
+    assert_eq!(files.tokenizer.vocab.as_deref().unwrap(), table[1].1.as_bytes());
+    assert_eq!(files.tokenizer.config.as_deref().unwrap(), b"{}");
+    assert_eq!(files.preprocessor.as_deref().unwrap(), table[3].1.as_bytes());
+    assert_eq!(files.generation.as_deref().unwrap(), table[4].1.as_bytes());
+    assert_eq!(files.license.as_deref(), Some("bsd-3-clause"));
+    assert_eq!(files.extras.as_deref(), Some(table[6].1.as_bytes()));
+    let small = files.small_files();
+    assert!(small.contains(&("cutline.json", table[6].1.as_bytes())), "{small:?}");
 }
 
 #[test]
@@ -77,9 +82,11 @@ fn a_missing_file_is_named() {
 
 #[test]
 fn broken_json_is_named_with_its_line() {
-    let table = ["config.json", "tokenizer.json", "tokenizer_config.json"]
-        .into_iter()
-        .chain(["preprocessor_config.json", "generation_config.json"]);
+    let table = ["config.json", "tokenizer.json", "tokenizer_config.json"].into_iter().chain([
+        "preprocessor_config.json",
+        "generation_config.json",
+        "cutline.json",
+    ]);
     for name in table {
         let dir = TempDir::new().unwrap();
         minimal_folder(dir.path());
@@ -200,4 +207,8 @@ fn the_embedded_model_needs_no_files() {
     assert!(files.tokenizer.json.is_some() && files.preprocessor.is_some());
     assert!(files.weights.parameters() > 1_000_000);
     assert!(files.digest.starts_with("blake3:") && files.digest.len() == 7 + 64);
+    let extras = ModelExtras::from_json(files.extras.as_deref()).unwrap();
+    let support = extras.support.unwrap();
+    assert!(support["dog"] > support["zebra"] && !support.contains_key("xyzzy"), "{support:?}");
+    assert!(extras.confidence.share(0.3) < extras.confidence.share(0.9));
 }
