@@ -28,6 +28,7 @@
 //! | [`mcp`] | tools of the Model Context Protocol, for the command line and for HTTP |
 //! | [`config`] | all settings: names, defaults, ranges |
 //! | [`fetch`] | images by URL, from hosts that the operator allows |
+//! | [`library`] | captions on their way into a library |
 //! | [`captioner`] | the use case: photos and parameters in, captions out |
 //! | [`cache`] | stores answers, and lets equal requests share one computation |
 //! | [`tokenizer`] | prompts to token ids, token ids to text |
@@ -47,6 +48,7 @@ pub mod config;
 pub mod engine;
 pub mod fetch;
 pub mod http;
+pub mod library;
 pub mod mcp;
 pub mod metrics;
 pub mod scheduler;

@@ -147,6 +147,7 @@ impl Captioner {
     ) -> Result<Vec<CaptionStream>> {
         let inner = &self.inner;
         let text = params.text_style();
+        let kept = self.kept_parameters(params);
         // Declared before the lock, so that on an error they are dropped after it: dropping the leader
         // of a flight takes the lock.
         let (mut streams, mut tasks) = (Vec::with_capacity(photos.len()), Vec::new());
@@ -158,8 +159,13 @@ impl Captioner {
         let input = inner.preprocess.input_bytes() as u64;
         let mut memory = inner.decoders.budget().take(input.saturating_mul(new as u64))?;
         for (HashedPhoto { photo, hash, key }, lookup) in photos.into_iter().zip(lookups) {
-            let caller =
-                CallerContext { captioner: self.clone(), begin, wants_colors: params.colors, text };
+            let caller = CallerContext {
+                captioner: self.clone(),
+                begin,
+                wants_colors: params.colors,
+                text,
+                kept: kept.clone(),
+            };
             let stream = match lookup {
                 AnswerLookup::Cached(answer) => CaptionStream::cached(caller, answer),
                 AnswerLookup::InFlight(key) => {

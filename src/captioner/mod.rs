@@ -6,6 +6,7 @@
 //! - `admit`: look a request up in the cache, join it to work in flight, or queue it;
 //! - `work`: compute a new answer for everyone who waits for it;
 //! - `stream`: one caller's view of that work;
+//! - `keep`: where captions are handed to, to be kept;
 //! - `answer`: the data that callers and caches share; `keys`: cache keys and fingerprints;
 //! - `style`: captions as the model writes them, or as alternative text; `tags`: words from captions;
 //!   `tokens`: the texts of single tokens;
@@ -25,6 +26,7 @@ mod decoders;
 mod defaults;
 mod extras;
 mod info;
+mod keep;
 mod keys;
 mod load;
 mod memory;
@@ -38,7 +40,7 @@ mod tags;
 mod tokens;
 mod work;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::OnceCell;
@@ -53,6 +55,7 @@ pub use self::decoders::Decoders;
 pub use self::defaults::Given;
 pub use self::extras::{Calibration, DecodingDefaults, ModelExtras};
 pub use self::info::{GenerationDefaults, Gpu, ModelInfo};
+pub use self::keep::{Keep, Kept, KeptParameters};
 use self::keys::CaptionKeys;
 pub use self::load::{CaptionerSettings, WORKERS_ON_CPU};
 pub use self::memory::{DecodeMemory, ImageMemory, MemoryBound, decode_bytes};
@@ -107,6 +110,8 @@ struct CaptionerInner {
     /// not tell.
     memory_bound: Option<MemoryBound>,
     fallback_text: String,
+    /// Where captions are kept, if they are.
+    keeper: OnceLock<Arc<dyn Keep>>,
 }
 
 /// The parts of a [`Captioner`] in addition to the engine.
@@ -212,6 +217,7 @@ impl Captioner {
             memory,
             memory_bound: MemoryBound::new(memory, batch_bytes),
             fallback_text: parts.fallback_text,
+            keeper: OnceLock::new(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }

@@ -7,7 +7,9 @@ use tokio::sync::watch;
 
 use super::answer::{Answer, CaptionProgress, ComputedAnswer};
 use super::style::styled;
-use super::{CacheState, Caption, Captioner, Style, TextStyle, Timings, VisionCacheState};
+use super::{
+    CacheState, Caption, Captioner, KeptParameters, Style, TextStyle, Timings, VisionCacheState,
+};
 use crate::metrics::milliseconds;
 use cutline_error::{Error, Result};
 
@@ -40,6 +42,8 @@ pub(super) struct CallerContext {
     /// Whether the answer includes the photo's colours.
     pub(super) wants_colors: bool,
     pub(super) text: TextStyle,
+    /// For captions that are kept.
+    pub(super) kept: Option<Arc<KeptParameters>>,
 }
 
 /// Where a stream's answer comes from.
@@ -226,6 +230,8 @@ impl CaptionStream {
         let captioner = &self.caller.captioner;
         let (captions, fallback) =
             styled(&answer.choices, self.caller.text, captioner.fallback_text());
+        let best = captions.first().filter(|_| fallback.is_none());
+        captioner.keep(self.caller.kept.as_deref(), &answer.image, &answer.colors, best);
         Box::new(Caption {
             // There is always a choice.
             caption: captions.first().map(|best| best.text.clone()).unwrap_or_default(),

@@ -25,7 +25,7 @@ pub(super) fn command() -> Command {
              cutline serve --host 0.0.0.0 --port 8080 --model Salesforce/blip-image-captioning-base\n  \
              curl -F image=@holiday.jpg http://127.0.0.1:8000/caption/generate",
         );
-    config::with_server_settings(command, &Group::SERVER)
+    config::with_server_settings(command, &Group::ALL)
 }
 
 pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode> {

@@ -50,6 +50,8 @@ pub struct Settings {
     pub http: HttpSettings,
     /// The model, and how it runs.
     pub captioner: CaptionerSettings,
+    /// Where captions are kept; `None` for nowhere.
+    pub library: Option<String>,
     /// What is logged, and how.
     pub log: LogSettings,
     /// Where traces are sent.
@@ -70,6 +72,7 @@ impl Settings {
             grpc_port: grpc_port(values)?,
             http: HttpSettings::new(values)?,
             captioner: captioner_settings(values)?,
+            library: library_address(values)?,
             log: LogSettings::new(values)?,
             traces: TraceSettings::new(values)?,
         })

@@ -54,17 +54,6 @@ impl Group {
         Self::Logs,
     ];
 
-    /// The groups of `cutline serve`.
-    pub const SERVER: [Self; 7] = [
-        Self::Server,
-        Self::Protection,
-        Self::Model,
-        Self::Images,
-        Self::Fetch,
-        Self::Cache,
-        Self::Logs,
-    ];
-
     /// Adds the settings of this group to `command` as options.
     pub(super) fn augment(self, command: Command) -> Command {
         match self {
@@ -253,8 +242,7 @@ pub(super) struct FetchOptions {
 #[derive(Args)]
 #[command(next_help_heading = "Library")]
 pub(super) struct LibraryOptions {
-    /// Library in which cutline caption and cutline library keep captions: sqlite:FILE; if unset, there is
-    /// none
+    /// Library in which captions are kept: sqlite:FILE; if unset, they are not
     #[arg(long, env)]
     pub(super) library: Option<String>,
 }

@@ -4,6 +4,7 @@
 //! - [`run`] serves it on a listener, loads the model in the background, and shuts down gracefully;
 //! - one file per resource: `index` with `page`, `health`, `model`, `generate` with `stream`,
 //!   `batch`, `process`, `metrics`, `openapi` with Swagger UI; `dto` holds their JSON;
+//! - `library` searches and edits captions that are kept;
 //! - `realtime` answers the same requests as messages of a WebSocket;
 //! - `extract` reads the ways of sending images, `body` limits what is read, `coding`
 //!   decompresses it;
@@ -34,6 +35,7 @@ mod health;
 #[cfg(feature = "grpc")]
 mod http2;
 mod index;
+mod library;
 mod metrics;
 mod model;
 mod observe;
@@ -88,6 +90,17 @@ fn routes() -> Vec<(Access, UtoipaMethodRouter<AppState>)> {
         (Access::Open, routes!(health::ready)),
         (Access::Key, routes!(model::info)),
         (Access::Metrics, routes!(metrics::show)),
+        (Access::Key, routes!(library::show::find)),
+        (Access::Key, routes!(library::show::asset, library::edit::purge)),
+        (Access::Key, routes!(library::show::history)),
+        (Access::Key, routes!(library::show::similar)),
+        (Access::Key, routes!(library::edit::edit)),
+        (Access::Key, routes!(library::show::facets)),
+        (Access::Key, routes!(library::show::stats)),
+        (Access::Key, routes!(library::show::feedback, library::edit::rate)),
+        (Access::Key, routes!(library::edit::change)),
+        (Access::Key, routes!(library::show::runs)),
+        (Access::Key, routes!(library::edit::undo)),
         (Access::Docs, routes!(openapi::document)),
     ];
     own.into_iter().chain(contracts::routes()).collect()
@@ -122,7 +135,13 @@ fn endpoints() -> &'static [Endpoint] {
     static ENDPOINTS: LazyLock<Vec<Endpoint>> = LazyLock::new(|| {
         let paths = openapi::contract().paths.paths.into_iter();
         let endpoints = paths.flat_map(|(path, item)| {
-            let operations = [("GET", item.get), ("POST", item.post)].into_iter();
+            let operations = [
+                ("GET", item.get),
+                ("POST", item.post),
+                ("PATCH", item.patch),
+                ("DELETE", item.delete),
+            ]
+            .into_iter();
             operations.filter_map(move |(method, operation)| {
                 let description = operation?.summary.unwrap_or_default();
                 Some(Endpoint { method, path: path.clone(), description })

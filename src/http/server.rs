@@ -53,6 +53,9 @@ pub async fn run(
 ) -> Result<()> {
     let metrics = Metrics::new();
     let state = AppState::new(settings.http).with_metrics(metrics.clone());
+    if let Some(address) = &settings.library {
+        state.keep_in(cutline_library::open(address)?)?;
+    }
     let captioner = settings.captioner.with_metrics(metrics);
     // One limit for images before and after the model is loaded.
     let captioner = captioner.with_image_memory(state.image_memory().clone());
@@ -78,7 +81,10 @@ pub async fn run(
         "model ready in {ready_ms:.0} ms"
     );
     state.ready(captioner);
-    serving.await
+    let ended = serving.await;
+    // Captions that were answered are kept.
+    let _ = tokio::task::spawn_blocking(move || state.flush_library()).await;
+    ended
 }
 
 /// Serves `state` on `listener` until `shutdown` ends. From then on the server is not ready. After

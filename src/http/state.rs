@@ -1,14 +1,16 @@
 //! The state that all handlers share.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use cutline_library::Store;
 use tokio::sync::{SetOnce, watch};
 
 use super::auth::Guard;
-use crate::captioner::{Captioner, Decoders, ImageMemory};
+use super::library::Library;
+use crate::captioner::{Captioner, Decoders, ImageMemory, Keep};
 use crate::config::HttpSettings;
 use crate::fetch::Fetcher;
 use crate::metrics::Metrics;
@@ -31,6 +33,7 @@ struct ServerState {
     /// For images that arrive before the captioner is loaded.
     decoders: Decoders,
     fetcher: Fetcher,
+    library: OnceLock<Library>,
     draining: watch::Sender<bool>,
     refusing: AtomicBool,
     /// Requests in progress.
@@ -56,6 +59,7 @@ impl AppState {
                     ImageMemory::new(settings.max_inflight_bytes, settings.max_decode_bytes),
                 ),
                 fetcher: Fetcher::new(settings.fetch.clone()),
+                library: OnceLock::new(),
                 settings,
                 started: Instant::now(),
                 captioner: SetOnce::new(),
@@ -75,8 +79,33 @@ impl AppState {
         Self { metrics, ..self }
     }
 
+    /// Keeps captions in `store` from now on, and answers requests for it. Only the first call has an
+    /// effect, and it must come before [`ready`](Self::ready).
+    ///
+    /// # Errors
+    /// [`Internal`](ErrorKind::Internal): the system provides no thread.
+    pub fn keep_in(&self, store: Arc<dyn Store>) -> Result<()> {
+        let _ = self.inner.library.set(Library::new(store)?);
+        Ok(())
+    }
+
+    /// Waits until all captions are kept that were made, if any are.
+    pub fn flush_library(&self) {
+        if let Some(library) = self.library() {
+            library.keeper.flush();
+        }
+    }
+
+    /// The library, if captions are kept.
+    pub(super) fn library(&self) -> Option<&Library> {
+        self.inner.library.get()
+    }
+
     /// Sets the captioner. Only the first call has an effect.
     pub fn ready(&self, captioner: Captioner) {
+        if let Some(library) = self.library() {
+            captioner.keep_with(Arc::clone(&library.keeper) as Arc<dyn Keep>);
+        }
         let _ = self.inner.captioner.set(captioner);
     }
 

@@ -14,6 +14,7 @@ mod forms;
 mod grpc;
 mod huggingface;
 mod kserve;
+mod library;
 mod mcp;
 mod metrics;
 mod ollama;

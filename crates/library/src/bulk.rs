@@ -90,7 +90,7 @@ pub struct Bulk {
 pub struct BulkReport {
     /// The run, to undo it; `None` for a rehearsal.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub run: Option<RunId>,
+    pub run: Option<i64>,
     /// Photos that were selected.
     pub matched: u64,
     /// Photos that changed.

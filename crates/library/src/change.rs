@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 
 use crate::features::Features;
 use crate::store::RunId;
-use crate::types::{Author, Color, ContentHash, Field, Name, NameKind, RevisionId, Thumbnail};
+use crate::types::{Author, Color, ContentHash, Field, Name, NameKind, Thumbnail};
 
 /// The longest text, in bytes.
 const MAX_TEXT: usize = 16 << 10;
@@ -33,7 +33,7 @@ pub enum Change {
         /// The photo.
         hash: ContentHash,
         /// The revision.
-        revision: RevisionId,
+        revision: i64,
         /// Who takes it back.
         author: Author,
         /// The run that takes it back.
@@ -49,7 +49,7 @@ pub struct NewAsset {
     /// Who writes the texts.
     pub author: Author,
     /// The run that the texts belong to.
-    pub run: Option<RunId>,
+    pub run: Option<i64>,
     /// Names that it was seen with.
     pub names: Vec<Name>,
     /// `jpeg`, …
@@ -139,7 +139,7 @@ pub struct TextChange {
     /// The version that the photo must have.
     pub if_version: Option<u64>,
     /// The run that it belongs to.
-    pub run: Option<RunId>,
+    pub run: Option<i64>,
 }
 
 /// What happens to a text.
@@ -160,7 +160,7 @@ pub enum TextAction {
     /// An earlier text replaces it.
     Revert {
         /// The earlier revision.
-        revision: RevisionId,
+        revision: i64,
     },
 }
 
@@ -170,7 +170,7 @@ pub struct Feedback {
     /// The photo.
     pub hash: ContentHash,
     /// The text; `None` for the current one of `field`.
-    pub revision: Option<RevisionId>,
+    pub revision: Option<i64>,
     /// Which text.
     pub field: Field,
     /// Its language.
@@ -232,11 +232,11 @@ impl FeedbackKind {
 #[serde(tag = "outcome", content = "revision", rename_all = "snake_case")]
 pub enum Written {
     /// It is the current one.
-    Current(RevisionId),
+    Current(i64),
     /// It is suggested.
-    Suggested(RevisionId),
+    Suggested(i64),
     /// A suggestion was refused.
-    Rejected(RevisionId),
+    Rejected(i64),
     /// Nothing changed: it was so already, or was rejected before.
     Unchanged,
 }

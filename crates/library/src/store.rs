@@ -196,7 +196,7 @@ pub struct FacetValue {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Run {
     /// Its number.
-    pub id: RunId,
+    pub id: i64,
     /// `caption`, `bulk`, `import`, `undo`.
     pub kind: String,
     /// What it did, as JSON or a sentence.

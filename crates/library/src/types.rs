@@ -285,7 +285,7 @@ pub struct CurrentText {
     /// The text; empty if it was deliberately deleted.
     pub text: String,
     /// The revision.
-    pub revision: RevisionId,
+    pub revision: i64,
     /// What the revision did.
     pub action: Action,
     /// Who wrote the text.
@@ -309,7 +309,7 @@ pub struct SuggestedText {
     /// The text.
     pub text: String,
     /// The revision.
-    pub revision: RevisionId,
+    pub revision: i64,
     /// Who suggests it.
     pub author: Author,
     /// How sure the model was, 0–1.
@@ -376,7 +376,7 @@ impl Asset {
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Revision {
     /// Its number.
-    pub id: RevisionId,
+    pub id: i64,
     /// The photo.
     #[schema(value_type = String)]
     pub hash: ContentHash,
@@ -398,10 +398,10 @@ pub struct Revision {
     pub confidence: Option<f32>,
     /// The revision that it accepts, rejects, takes back or returns to.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub of: Option<RevisionId>,
+    pub of: Option<i64>,
     /// The current revision before it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub previous: Option<RevisionId>,
+    pub previous: Option<i64>,
     /// The run that it belongs to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub run: Option<i64>,

@@ -3,14 +3,13 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use cutline_library::{
-    Author, Change, Color, ContentHash, Field, ModelAuthor, Name, NameKind, NewAsset, RunId, Store,
-};
+use cutline_library::{Author, Change, Field, Name, NameKind, RunId, Store};
 
 use super::inputs::InputPhoto;
 use super::record::{Description, FileStamp};
 use super::resume::ResumeMode;
-use crate::captioner::{Caption, CaptionParams, ModelInfo, Style};
+use crate::captioner::{CaptionParams, ModelInfo};
+use crate::library;
 use cutline_error::Result;
 use cutline_image::Colors;
 
@@ -36,13 +35,9 @@ impl Library {
         params: &CaptionParams,
         parameters: &str,
     ) -> Self {
-        let author = Author::Model(ModelAuthor {
-            name: model.id.clone(),
-            digest: model.digest.clone(),
-            parameters: parameters.to_owned(),
-            prompt: params.prompt.clone().unwrap_or_default(),
-        });
-        let field = if params.style == Style::AltText { Field::AltText } else { Field::Caption };
+        let prompt = params.prompt.as_deref().unwrap_or_default();
+        let author = library::author(model, parameters, prompt);
+        let field = library::field(params.style);
         Self {
             store,
             author,
@@ -93,12 +88,9 @@ impl Library {
         stamp: Option<&FileStamp>,
     ) -> Result<()> {
         let Some(Description::Caption(caption)) = description else { return Ok(()) };
-        let Ok(hash) = caption.image.hash.parse::<ContentHash>() else { return Ok(()) };
-        let run = self.run()?;
-        let mut asset = NewAsset::new(hash, self.author.clone());
-        asset.run = Some(run);
+        let mut asset = library::asset(&caption.image, colors.as_ref(), self.author.clone())?;
+        asset.run = Some(self.run()?);
         asset.names.extend(stamp.map(|stamp| name(path, stamp)));
-        facts(&mut asset, caption, colors);
         if caption.fallback.is_none() {
             let confidence = caption.captions.first().map(|choice| choice.confidence);
             asset.text(self.field, caption.caption.clone(), confidence);
@@ -136,27 +128,6 @@ impl Library {
         }
         self.store.apply(std::mem::take(&mut self.waiting)).map(drop)
     }
-}
-
-fn facts(asset: &mut NewAsset, caption: &Caption, colors: Option<Colors>) {
-    let image = &caption.image;
-    asset.format = Some(image.format.clone());
-    asset.width = u32::try_from(image.width).ok();
-    asset.height = u32::try_from(image.height).ok();
-    asset.bytes = u64::try_from(image.size_bytes).ok();
-    let Some(colors) = colors else { return };
-    let label = serde_json::to_value(colors.mood.label).ok();
-    asset.mood = label.and_then(|label| label.as_str().map(str::to_owned));
-    asset.colors = colors
-        .colors
-        .into_iter()
-        // Shares are between 0 and 1.
-        .map(|color| Color {
-            hex: color.hex,
-            name: color.name,
-            percent: (color.fraction * 100.0).round() as u8,
-        })
-        .collect();
 }
 
 /// The same text for a file, wherever the command is started.

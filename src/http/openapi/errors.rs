@@ -31,6 +31,15 @@ const KEY: &[ErrorKind] = &[ErrorKind::Unauthorized, ErrorKind::Forbidden, Error
 /// Every request that needs the model.
 const MODEL: &[ErrorKind] = &[ErrorKind::NotReady, ErrorKind::ShuttingDown];
 
+/// Every request for the library.
+const LIBRARY: &[ErrorKind] = &[
+    ErrorKind::NotFound,
+    ErrorKind::InvalidParameter,
+    ErrorKind::LibraryBusy,
+    ErrorKind::InferenceTimeout,
+    ErrorKind::Internal,
+];
+
 /// Declares types for `#[utoipa::path(responses(…))]`.
 macro_rules! problems {
     ($($name:ident: $($kinds:expr),+;)+) => {$(
@@ -50,6 +59,18 @@ problems! {
     BatchProblems: KEY, BODY, MODEL, &[ErrorKind::BatchTooLarge];
     ImageProblems: KEY, BODY;
     RealtimeProblems: KEY, MODEL, &[ErrorKind::MalformedRequest, ErrorKind::OriginNotAllowed];
+    LibraryProblems: KEY, LIBRARY;
+    LibraryChangeProblems: KEY, LIBRARY, &[
+        ErrorKind::MalformedRequest,
+        ErrorKind::RequestTimeout,
+        ErrorKind::BatchTooLarge,
+        ErrorKind::UnsupportedFormat,
+        ErrorKind::QueueFull,
+        ErrorKind::ShuttingDown,
+        ErrorKind::PreconditionFailed,
+        ErrorKind::PreconditionRequired,
+        ErrorKind::StorageFull,
+    ];
     ModelProblems: KEY, MODEL;
     LiveProblems: &[ErrorKind::NotReady];
     ReadyProblems: MODEL;
@@ -205,6 +226,20 @@ fn example(kind: ErrorKind) -> Error {
         ErrorKind::QueueFull => "the queue is full; wait as long as Retry-After says",
         ErrorKind::NotReady => "the model is still loading; try again in a few seconds",
         ErrorKind::ShuttingDown => "the server is stopping; send the request to another server",
+        ErrorKind::NotFound => "there is nothing of this name; check it, or look at the list",
+        ErrorKind::PreconditionFailed => {
+            "the photo has been changed since version 3 and is at version 4; read it again, then repeat the \
+             change"
+        }
+        ErrorKind::PreconditionRequired => {
+            "the version that is changed is missing; read the photo, and send its ETag as If-Match"
+        }
+        ErrorKind::StorageFull => {
+            "the disk of the library is full, and nothing was stored; free space, then try again"
+        }
+        ErrorKind::LibraryBusy => {
+            "the library is being written by another process; try again, or end that process"
+        }
         ErrorKind::ModelNotFound => {
             "model 'x' not found; use 'cutline-small', or let the operator of the server add the name \
              to MODEL_ALIASES"

@@ -48,6 +48,7 @@ use crate::captioner;
     tags(
         (name = "captions", description = "Captions of images"),
         (name = "images", description = "Properties of images, without the model"),
+        (name = "library", description = "Captions that are kept, with LIBRARY"),
         (name = "operation", description = "State of the server and the model"),
         (name = "openai", description = "OpenAI's API, for its clients"),
         (name = "ollama", description = "Ollama's API, for its clients"),

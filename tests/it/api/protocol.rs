@@ -33,11 +33,19 @@ async fn the_index_lists_the_routes() {
     assert_eq!(listed, operations());
     for (method, pattern) in listed {
         let path = pattern.replace("{task}", "image-to-text").replace("{model}", "scripted");
-        let status = fixture.send(request(&method, &path)).await.status;
-        assert!(status != StatusCode::NOT_FOUND && status != StatusCode::METHOD_NOT_ALLOWED);
-        let answer = fixture.send(request("PATCH", &path)).await;
+        let answer = fixture.send(request(&method, &path)).await;
+        assert_ne!(answer.status, StatusCode::METHOD_NOT_ALLOWED);
+        if answer.status == StatusCode::NOT_FOUND {
+            // This server keeps no captions.
+            let detail = answer.problem(404, "not_found")["detail"].to_string();
+            assert!(
+                path.starts_with("/library/") && detail.contains("LIBRARY"),
+                "{path}: {detail}"
+            );
+        }
+        let answer = fixture.send(request("PUT", &path)).await;
         assert_eq!(answer.status, StatusCode::METHOD_NOT_ALLOWED, "{path}");
-        let sentence = if has_problems("PATCH", &path) {
+        let sentence = if has_problems("PUT", &path) {
             answer.problem(405, "method_not_allowed")["detail"].clone()
         } else {
             answer.json()["error"].clone()

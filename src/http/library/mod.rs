@@ -1,0 +1,138 @@
+//! `/library/…`: captions that are kept.
+//!
+//! `show` reads them, `edit` changes them.
+
+pub(super) mod edit;
+pub(super) mod show;
+
+use std::collections::HashMap;
+use std::fmt::Display;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use axum::extract::Request;
+use axum::http::HeaderValue;
+use cutline_library::{Author, ContentHash, Query, Sort, Store};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use super::rate::ClientId;
+use super::state::AppState;
+use crate::library::Keeper;
+use cutline_error::{Error, ErrorKind, Result};
+
+/// Operations at a time: each reader has a connection of its own.
+const AT_ONCE: usize = 8;
+/// The library of a server.
+#[derive(Debug)]
+pub(super) struct Library {
+    store: Arc<dyn Store>,
+    pub(super) keeper: Arc<Keeper>,
+    permits: Semaphore,
+}
+
+impl Library {
+    pub(super) fn new(store: Arc<dyn Store>) -> Result<Self> {
+        let keeper = Arc::new(Keeper::start(Arc::clone(&store))?);
+        Ok(Self { store, keeper, permits: Semaphore::new(AT_ONCE) })
+    }
+}
+
+/// Does something with the library, on a thread that may wait for the disk.
+async fn with<T: Send + 'static>(
+    state: &AppState,
+    work: impl FnOnce(&dyn Store) -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let library = state.library().ok_or_else(|| {
+        Error::new(ErrorKind::NotFound, "this server keeps no captions; set LIBRARY to keep them")
+    })?;
+    let limit = state.settings().request_timeout;
+    let work = async {
+        let permit = library.permits.acquire().await;
+        let _permit = permit.map_err(|_| Error::internal("the library is closed"))?;
+        let store = Arc::clone(&library.store);
+        tokio::task::spawn_blocking(move || work(&*store))
+            .await
+            .map_err(|join| Error::internal("the library crashed").with_source(join))?
+    };
+    timeout(limit, work).await.map_err(|_| Error::too_late("answer", limit, "ask for less"))?
+}
+
+/// The parameters of a query string. Each may be given once.
+struct Parameters(HashMap<String, String>);
+
+impl Parameters {
+    fn read(query: Option<&str>, known: &[&str]) -> Result<Self> {
+        let mut all = HashMap::new();
+        for (name, value) in url::form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
+            let name = name.into_owned();
+            if !known.contains(&name.as_str()) {
+                let detail = format!("{} is not a parameter; use {}", name, known.join(", "));
+                return Err(Error::parameter(name, detail));
+            }
+            if all.insert(name.clone(), value.into_owned()).is_some() {
+                return Err(crate::captioner::given_twice(&name));
+            }
+        }
+        Ok(Self(all))
+    }
+
+    fn text(&self, name: &str) -> &str {
+        self.0.get(name).map(String::as_str).unwrap_or_default()
+    }
+
+    fn parsed<T: FromStr>(&self, name: &'static str, what: &str) -> Result<Option<T>> {
+        let Some(text) = self.0.get(name).filter(|text| !text.is_empty()) else { return Ok(None) };
+        let wrong = |_| Error::parameter(name, format!("{name} must be {what}; correct it"));
+        text.parse().map(Some).map_err(wrong)
+    }
+
+    fn query(&self) -> Result<Query> {
+        let sort = match self.text("sort") {
+            "" => None,
+            "relevance" => Some(Sort::Relevance),
+            "taken" => Some(Sort::Taken),
+            "added" => Some(Sort::Added),
+            "confidence" => Some(Sort::Confidence),
+            _ => {
+                return Err(Error::parameter(
+                    "sort",
+                    "sort must be relevance, taken, added or confidence; correct it",
+                ));
+            }
+        };
+        Ok(Query {
+            text: self.text("q").to_owned(),
+            filters: Vec::new(),
+            unfinished: self.parsed("unfinished", "true or false")?.unwrap_or(false),
+            sort,
+            limit: self.parsed("limit", "a number from 1 to 200")?.unwrap_or(0),
+            cursor: self.0.get("cursor").cloned(),
+            count: self.parsed("count", "true or false")?.unwrap_or(false),
+        })
+    }
+}
+
+fn hash(text: &str) -> Result<ContentHash> {
+    text.parse()
+}
+
+fn no_photo(hash: &ContentHash) -> Error {
+    Error::new(
+        ErrorKind::NotFound,
+        format!("the library has no photo {hash}; search for it, or caption it"),
+    )
+}
+
+/// The version of a photo as an ETag.
+fn etag(version: impl Display) -> HeaderValue {
+    HeaderValue::from_str(&format!("\"{version}\"")).unwrap_or(HeaderValue::from_static("\"0\""))
+}
+
+/// Who edits: people are known by their keys.
+fn person(state: &AppState, request: &Request) -> Author {
+    match state.guard().client(request) {
+        ClientId::Key(number) => Author::person(format!("key {}", number + 1)),
+        ClientId::Address(_) => Author::person("http"),
+    }
+}

@@ -1,0 +1,175 @@
+//! Reads what is kept.
+
+use axum::Json;
+use axum::extract::{Path, Request, State};
+use axum::http::header::{ETAG, IF_NONE_MATCH};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use cutline_library::{
+    Asset, Facet, FeedbackRow, Neighbour, Page, Probe, Revision, Run, Similar, Sort, Stats,
+};
+
+use super::{Parameters, etag, hash, no_photo, with};
+use crate::http::error::Failure;
+use crate::http::openapi::errors::LibraryProblems;
+use crate::http::state::AppState;
+
+/// Finds photos with captions
+///
+/// Words, "phrases", `-words`, `OR`, and the filters `tag:`, `color:`, `mood:`, `model:`, `missing:`, `is:`,
+/// `after:`, `before:`, `confidence:`, `caption:`, `alt:` and `name:`. Highlights have the words that were
+/// found between U+E000 and U+E001.
+#[utoipa::path(
+    get,
+    path = "/library/assets",
+    operation_id = "library_find",
+    tag = "library",
+    params(
+        ("q" = Option<String>, Query, description = "What is searched for; all photos if not given"),
+        ("sort" = Option<Sort>, Query, description = "The order"),
+        ("limit" = Option<usize>, Query, description = "Photos on the page", minimum = 1, maximum = 200),
+        ("cursor" = Option<String>, Query, description = "The `next` of the page before"),
+        ("unfinished" = Option<bool>, Query, description = "The last word may be the beginning of one"),
+        ("count" = Option<bool>, Query, description = "Count all photos that there are"),
+    ),
+    responses((status = OK, description = "A page of photos", body = Page), LibraryProblems),
+)]
+pub(in crate::http) async fn find(
+    State(state): State<AppState>,
+    request: Request,
+) -> Result<Json<Page>, Failure> {
+    let known = ["q", "sort", "limit", "cursor", "unfinished", "count"];
+    let query = Parameters::read(request.uri().query(), &known)?.query()?;
+    Ok(Json(with(&state, move |store| store.find(&query)).await?))
+}
+
+/// Counts the colours, moods, models and tags of photos
+#[utoipa::path(
+    get,
+    path = "/library/facets",
+    operation_id = "library_facets",
+    tag = "library",
+    params(("q" = Option<String>, Query, description = "Only photos that this finds")),
+    responses((status = OK, description = "Values and their numbers", body = [Facet]), LibraryProblems),
+)]
+pub(in crate::http) async fn facets(
+    State(state): State<AppState>,
+    request: Request,
+) -> Result<Json<Vec<Facet>>, Failure> {
+    let query = Parameters::read(request.uri().query(), &["q"])?.query()?;
+    Ok(Json(with(&state, move |store| store.facets(&query)).await?))
+}
+
+/// Counts what the library contains
+#[utoipa::path(
+    get,
+    path = "/library/stats",
+    operation_id = "library_stats",
+    tag = "library",
+    responses((status = OK, description = "Numbers", body = Stats), LibraryProblems),
+)]
+pub(in crate::http) async fn stats(State(state): State<AppState>) -> Result<Json<Stats>, Failure> {
+    Ok(Json(with(&state, |store| store.stats()).await?))
+}
+
+/// Reads a photo's texts
+#[utoipa::path(
+    get,
+    path = "/library/assets/{hash}",
+    operation_id = "library_asset",
+    tag = "library",
+    params(("hash" = String, Path, description = "The hash of the photo, as captions have it")),
+    responses(
+        (status = OK, description = "The photo; its version is the ETag", body = Asset),
+        (status = NOT_MODIFIED, description = "It has the version in `If-None-Match`"),
+        LibraryProblems,
+    ),
+)]
+pub(in crate::http) async fn asset(
+    State(state): State<AppState>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Failure> {
+    let hash = hash(&name)?;
+    let found = with(&state, move |store| store.asset(&hash)).await?;
+    let asset = found.ok_or_else(|| no_photo(&hash))?;
+    let tag = etag(asset.version);
+    if headers.get(IF_NONE_MATCH) == Some(&tag) {
+        return Ok((StatusCode::NOT_MODIFIED, [(ETAG, tag)]).into_response());
+    }
+    Ok(([(ETAG, tag)], Json(asset)).into_response())
+}
+
+/// Reads the history of a photo's texts
+///
+/// The newest revision first.
+#[utoipa::path(
+    get,
+    path = "/library/assets/{hash}/history",
+    operation_id = "library_history",
+    tag = "library",
+    params(("hash" = String, Path, description = "The hash of the photo")),
+    responses((status = OK, description = "Revisions", body = [Revision]), LibraryProblems),
+)]
+pub(in crate::http) async fn history(
+    State(state): State<AppState>,
+    Path(name): Path<String>,
+) -> Result<Json<Vec<Revision>>, Failure> {
+    let hash = hash(&name)?;
+    let found = with(&state, move |store| store.history(&hash)).await?;
+    Ok(Json(found.ok_or_else(|| no_photo(&hash))?))
+}
+
+/// Finds photos that look like one
+///
+/// Only photos with features in the library can be compared.
+#[utoipa::path(
+    get,
+    path = "/library/assets/{hash}/similar",
+    operation_id = "library_similar",
+    tag = "library",
+    params(
+        ("hash" = String, Path, description = "The hash of the photo"),
+        ("limit" = Option<usize>, Query, description = "Photos at most", minimum = 1, maximum = 200),
+    ),
+    responses((status = OK, description = "The most similar first", body = [Neighbour]), LibraryProblems),
+)]
+pub(in crate::http) async fn similar(
+    State(state): State<AppState>,
+    Path(name): Path<String>,
+    request: Request,
+) -> Result<Json<Vec<Neighbour>>, Failure> {
+    let probe = Probe::Asset(hash(&name)?);
+    let parameters = Parameters::read(request.uri().query(), &["limit"])?;
+    let limit = parameters.parsed("limit", "a number from 1 to 200")?.unwrap_or(20).clamp(1, 200);
+    let similar = Similar { probe, limit, min_score: -1.0 };
+    Ok(Json(with(&state, move |store| store.similar(&similar)).await?))
+}
+
+/// Reports feedback by day, model and prompt
+#[utoipa::path(
+    get,
+    path = "/library/feedback",
+    operation_id = "library_feedback",
+    tag = "library",
+    responses((status = OK, description = "The newest day first", body = [FeedbackRow]), LibraryProblems),
+)]
+pub(in crate::http) async fn feedback(
+    State(state): State<AppState>,
+) -> Result<Json<Vec<FeedbackRow>>, Failure> {
+    Ok(Json(with(&state, |store| store.feedback_report()).await?))
+}
+
+/// Lists imports and changes of many photos
+#[utoipa::path(
+    get,
+    path = "/library/runs",
+    operation_id = "library_runs",
+    tag = "library",
+    responses((status = OK, description = "The newest first", body = [Run]), LibraryProblems),
+)]
+pub(in crate::http) async fn runs(
+    State(state): State<AppState>,
+) -> Result<Json<Vec<Run>>, Failure> {
+    Ok(Json(with(&state, |store| store.runs(100)).await?))
+}

@@ -1,0 +1,158 @@
+//! Captions on their way into a library.
+//!
+//! The server hands each caption to a thread, which stores several together: a commit waits for the disk,
+//! and no request does. `cutline caption` stores its own.
+
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use cutline_library::{Author, Change, Color, ContentHash, Field, ModelAuthor, NewAsset, Store};
+
+use crate::captioner::{ImageInfo, Keep, Kept, ModelInfo, Style};
+use cutline_error::{Error, Result};
+use cutline_image::Colors;
+
+/// Captions that may wait to be stored.
+const WAITING: usize = 4096;
+/// Captions that are stored together.
+const TOGETHER: usize = 256;
+/// How long captions wait for others, at most.
+const DELAY: Duration = Duration::from_millis(200);
+
+/// The author of a model's captions; `parameters` is their fingerprint.
+pub(crate) fn author(model: &ModelInfo, parameters: &str, prompt: &str) -> Author {
+    Author::Model(ModelAuthor {
+        name: model.id.clone(),
+        digest: model.digest.clone(),
+        parameters: parameters.to_owned(),
+        prompt: prompt.to_owned(),
+    })
+}
+
+/// The field of captions in this style.
+pub(crate) fn field(style: Style) -> Field {
+    if style == Style::AltText { Field::AltText } else { Field::Caption }
+}
+
+/// A photo with what is known about it.
+pub(crate) fn asset(
+    image: &ImageInfo,
+    colors: Option<&Colors>,
+    author: Author,
+) -> Result<NewAsset> {
+    let hash: ContentHash = image.hash.parse()?;
+    let mut asset = NewAsset::new(hash, author);
+    asset.format = Some(image.format.clone());
+    asset.width = u32::try_from(image.width).ok();
+    asset.height = u32::try_from(image.height).ok();
+    asset.bytes = u64::try_from(image.size_bytes).ok();
+    let Some(colors) = colors else { return Ok(asset) };
+    let label = serde_json::to_value(colors.mood.label).ok();
+    asset.mood = label.and_then(|label| label.as_str().map(str::to_owned));
+    let color = |color: &cutline_image::DominantColor| Color {
+        hex: color.hex.clone(),
+        name: color.name.clone(),
+        // Shares are between 0 and 1.
+        percent: (color.fraction * 100.0).round() as u8,
+    };
+    asset.colors = colors.colors.iter().map(color).collect();
+    Ok(asset)
+}
+
+enum Job {
+    Store(Box<NewAsset>),
+    /// Answers when everything before it is stored.
+    Flush(SyncSender<()>),
+}
+
+/// Stores captions in a library, from a thread of its own. When it is dropped, those that wait are stored.
+#[derive(Debug)]
+pub struct Keeper {
+    jobs: Mutex<Option<SyncSender<Job>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Keeper {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// [`Internal`](cutline_error::ErrorKind::Internal): the system provides no thread.
+    pub fn start(store: Arc<dyn Store>) -> Result<Self> {
+        let (jobs, queue) = sync_channel(WAITING);
+        let thread = std::thread::Builder::new()
+            .name("keeper".into())
+            .spawn(move || run(&*store, &queue))
+            .map_err(|error| Error::internal("the system provides no thread").with_source(error))?;
+        Ok(Self { jobs: Mutex::new(Some(jobs)), thread: Some(thread) })
+    }
+
+    /// Waits until all captions that were handed over are stored.
+    pub fn flush(&self) {
+        let (done, stored) = sync_channel(1);
+        if let Some(jobs) = self.jobs() {
+            let _ = jobs.send(Job::Flush(done));
+            let _ = stored.recv();
+        }
+    }
+
+    fn jobs(&self) -> Option<SyncSender<Job>> {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        drop(self.jobs.lock().unwrap_or_else(PoisonError::into_inner).take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Keep for Keeper {
+    fn keep(&self, kept: Kept<'_>) {
+        let parameters = kept.parameters;
+        let author = author(kept.model, &parameters.fingerprint, &parameters.prompt);
+        let Ok(mut asset) = asset(kept.image, Some(kept.colors), author) else { return };
+        if let Some(best) = kept.best {
+            asset.text(field(parameters.style), best.text.clone(), Some(best.confidence));
+        }
+        let Some(jobs) = self.jobs() else { return };
+        if let Err(TrySendError::Full(_)) = jobs.try_send(Job::Store(Box::new(asset))) {
+            tracing::warn!(
+                "a caption is not kept: the disk of the library is too slow for so many"
+            );
+        }
+    }
+}
+
+fn run(store: &dyn Store, queue: &Receiver<Job>) {
+    while let Ok(first) = queue.recv() {
+        let end = Instant::now() + DELAY;
+        let mut changes = Vec::new();
+        let mut flushed = Vec::new();
+        let mut next = Some(first);
+        while let Some(job) = next.take() {
+            match job {
+                Job::Store(asset) => changes.push(Change::Asset(asset)),
+                Job::Flush(done) => {
+                    flushed.push(done);
+                    break;
+                }
+            }
+            if changes.len() < TOGETHER {
+                next = queue.recv_timeout(end.saturating_duration_since(Instant::now())).ok();
+            }
+        }
+        if !changes.is_empty()
+            && let Err(error) = store.apply(changes)
+        {
+            tracing::error!(%error, "captions cannot be kept");
+        }
+        for done in flushed {
+            let _ = done.send(());
+        }
+    }
+}
