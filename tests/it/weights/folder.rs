@@ -3,7 +3,6 @@
 use std::fs;
 use std::path::Path;
 
-use cutline::captioner::ModelExtras;
 use cutline::engine::hub::HubOptions;
 use cutline::engine::source::{self, ModelFiles, ModelSource};
 use cutline::error::Error;
@@ -207,7 +206,7 @@ fn the_embedded_model_needs_no_files() {
     assert!(files.tokenizer.json.is_some() && files.preprocessor.is_some());
     assert!(files.weights.parameters() > 1_000_000);
     assert!(files.digest.starts_with("blake3:") && files.digest.len() == 7 + 64);
-    let extras = ModelExtras::from_json(files.extras.as_deref()).unwrap();
+    let extras = cutline::captioner::ModelExtras::from_json(files.extras.as_deref()).unwrap();
     let support = extras.support.unwrap();
     assert!(support["dog"] > support["zebra"] && !support.contains_key("xyzzy"), "{support:?}");
     assert!(extras.confidence.share(0.3) < extras.confidence.share(0.9));
