@@ -8,9 +8,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use cutline_library::{Author, Change, Color, ContentHash, Field, ModelAuthor, NewAsset, Store};
+use cutline_library::{
+    Author, Change, Color, ContentHash, Features, Field, ModelAuthor, NewAsset, Store, Thumbnail,
+};
 
-use crate::captioner::{ImageInfo, Keep, Kept, ModelInfo, Style};
+use crate::captioner::{Appearance, ImageInfo, Keep, Kept, ModelInfo, Style};
 use cutline_error::{Error, Result};
 use cutline_image::Colors;
 
@@ -40,6 +42,7 @@ pub(crate) fn field(style: Style) -> Field {
 pub(crate) fn asset(
     image: &ImageInfo,
     colors: Option<&Colors>,
+    appearance: Option<&Appearance>,
     author: Author,
 ) -> Result<NewAsset> {
     let hash: ContentHash = image.hash.parse()?;
@@ -48,6 +51,9 @@ pub(crate) fn asset(
     asset.width = u32::try_from(image.width).ok();
     asset.height = u32::try_from(image.height).ok();
     asset.bytes = u64::try_from(image.size_bytes).ok();
+    if let Some(appearance) = appearance {
+        add_appearance(&mut asset, appearance);
+    }
     let Some(colors) = colors else { return Ok(asset) };
     let label = serde_json::to_value(colors.mood.label).ok();
     asset.mood = label.and_then(|label| label.as_str().map(str::to_owned));
@@ -59,6 +65,25 @@ pub(crate) fn asset(
     };
     asset.colors = colors.colors.iter().map(color).collect();
     Ok(asset)
+}
+
+fn add_appearance(asset: &mut NewAsset, appearance: &Appearance) {
+    if let Some(preview) = &appearance.preview {
+        asset.dhash = Some(preview.difference_hash);
+        let thumbnail = |bytes| Thumbnail { media_type: "image/jpeg".into(), bytes };
+        asset.thumbnail = preview.thumbnail.clone().map(thumbnail);
+    }
+    // Features without a direction are worth nothing, and the store would refuse the photo with them.
+    let usable = |vector: &Vec<f32>| {
+        vector.iter().all(|x| x.is_finite()) && vector.iter().any(|x| *x != 0.0)
+    };
+    if let Some(vector) = appearance.features.clone().filter(usable)
+        && let Author::Model(ModelAuthor { digest, .. }) = &asset.author
+        && !digest.is_empty()
+    {
+        // Those of another model mean something else.
+        asset.features = Some(Features { space: digest.clone(), vector });
+    }
 }
 
 enum Job {
@@ -115,7 +140,9 @@ impl Keep for Keeper {
     fn keep(&self, kept: Kept<'_>) {
         let parameters = kept.parameters;
         let author = author(kept.model, &parameters.fingerprint, &parameters.prompt);
-        let Ok(mut asset) = asset(kept.image, Some(kept.colors), author) else { return };
+        let Ok(mut asset) = asset(kept.image, Some(kept.colors), kept.appearance, author) else {
+            return;
+        };
         if let Some(best) = kept.best {
             asset.text(field(parameters.style), best.text.clone(), Some(best.confidence));
         }

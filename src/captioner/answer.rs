@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Choice, ImageInfo, TokenSequence, VisionCacheState};
+use super::{Appearance, Choice, ImageInfo, Preview, TokenSequence, VisionCacheState};
 use crate::cache::Weigh;
 use crate::engine::{Alternatives, EncodedImage};
 use cutline_error::Result;
@@ -49,6 +49,7 @@ pub(super) struct EncodedImageEntry {
     pub(super) encoded: Arc<EncodedImage>,
     pub(super) image: ImageInfo,
     pub(super) colors: Colors,
+    pub(super) preview: Option<Arc<Preview>>,
 }
 
 impl Weigh for EncodedImageEntry {
@@ -56,8 +57,16 @@ impl Weigh for EncodedImageEntry {
         size_of::<Self>()
             + size_of::<EncodedImage>()
             + self.encoded.bytes()
+            + self.encoded.features().map_or(0, size_of_val)
             + self.image.heap_bytes()
             + heap_bytes(&self.colors)
+            + self.preview.as_ref().map_or(0, |preview| preview.heap_bytes())
+    }
+}
+
+impl Preview {
+    fn heap_bytes(&self) -> usize {
+        size_of::<Self>() + self.thumbnail.as_ref().map_or(0, Vec::capacity)
     }
 }
 
@@ -94,6 +103,7 @@ impl CaptionProgress {
 #[derive(Debug)]
 pub(super) struct ComputedAnswer {
     pub(super) answer: Arc<Answer>,
+    pub(super) appearance: Option<Arc<Appearance>>,
     pub(super) vision: Option<VisionCacheState>,
     pub(super) decode: Duration,
     pub(super) queued: Duration,

@@ -1,8 +1,11 @@
 //! The result of captioning, in the shape of the HTTP contract and of `--format json`.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::keep::Appearance;
 use super::style::Fallback;
 use crate::engine::{Alternatives, FinishReason};
 use cutline_image::{Colors, DecodedImage};
@@ -149,4 +152,7 @@ pub struct Caption {
     /// answer. For the log.
     #[serde(skip)]
     pub batch_size: Option<usize>,
+    /// How the photo looks, for a library; `None` if this was not asked for, or for a cached answer.
+    #[serde(skip)]
+    pub appearance: Option<Arc<Appearance>>,
 }

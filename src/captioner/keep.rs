@@ -1,10 +1,36 @@
-//! Where captions are handed to, to be kept.
+//! Where captions are handed to, to be kept, and what is kept of a photo beside them.
 
 use std::fmt;
 use std::sync::Arc;
 
-use super::{CaptionParams, Captioner, Choice, ImageInfo, ModelInfo, Style};
-use cutline_image::Colors;
+use super::{CaptionParams, Captioner, CaptionerInner, Choice, ImageInfo, ModelInfo, Style};
+use cutline_error::Result;
+use cutline_image::{Colors, DecodedImage, PixelValues, Stretched};
+
+/// What is found out about how a photo looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AppearanceOptions {
+    /// Whether thumbnails are made.
+    pub thumbnails: bool,
+}
+
+/// How a photo looks: what a gallery shows of it, and what similar photos are found by.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Appearance {
+    /// What is made of its pixels.
+    pub preview: Option<Arc<Preview>>,
+    /// The class token of the vision tower. Only those of one model can be compared.
+    pub features: Option<Vec<f32>>,
+}
+
+/// A photo for people, and for finding copies of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Preview {
+    /// A small JPEG file.
+    pub thumbnail: Option<Vec<u8>>,
+    /// The 64-bit difference hash.
+    pub difference_hash: u64,
+}
 
 /// Receives every caption that a caller gets. It must not wait.
 pub trait Keep: Send + Sync + fmt::Debug {
@@ -23,6 +49,8 @@ pub struct Kept<'a> {
     pub image: &'a ImageInfo,
     /// Its colours and mood.
     pub colors: &'a Colors,
+    /// How it looks; `None` if that was handed over with an earlier caption of it.
+    pub appearance: Option<&'a Appearance>,
     /// The best text; `None` if there is only the fallback.
     pub best: Option<&'a Choice>,
 }
@@ -60,10 +88,35 @@ impl Captioner {
         parameters: Option<&KeptParameters>,
         image: &ImageInfo,
         colors: &Colors,
+        appearance: Option<&Appearance>,
         best: Option<&Choice>,
     ) {
         if let (Some(keeper), Some(parameters)) = (self.inner.keeper.get(), parameters) {
-            keeper.keep(Kept { model: self.info(), parameters, image, colors, best });
+            keeper.keep(Kept { model: self.info(), parameters, image, colors, appearance, best });
         }
     }
+}
+
+impl CaptionerInner {
+    /// The model's input and, if it is wanted, a preview.
+    pub(super) fn preprocess(
+        &self,
+        decoded: &DecodedImage,
+    ) -> Result<(PixelValues, Option<Arc<Preview>>)> {
+        let Some(options) = self.appearance else {
+            return Ok((self.preprocess.preprocess(decoded)?, None));
+        };
+        // The model's input is small, and both are made of it.
+        let stretched = Stretched::new(self.preprocess.resize(decoded)?, &self.preprocess, decoded);
+        let pixels = self.preprocess.normalize(stretched.rgb());
+        let preview = preview(&stretched, options);
+        // A caption is worth having without it.
+        let preview = preview.inspect_err(|error| tracing::warn!(%error, "a photo has no preview"));
+        Ok((pixels, preview.ok().map(Arc::new)))
+    }
+}
+
+fn preview(image: &Stretched, options: AppearanceOptions) -> Result<Preview> {
+    let thumbnail = options.thumbnails.then(|| image.thumbnail()).transpose()?;
+    Ok(Preview { thumbnail, difference_hash: image.difference_hash()? })
 }

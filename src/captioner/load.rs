@@ -4,8 +4,8 @@ use std::num::NonZero;
 use std::time::Instant;
 
 use super::{
-    Captioner, CaptionerParts, GenerationDefaults, Gpu, ImageMemory, MemoryLimits, ModelExtras,
-    ModelInfo,
+    AppearanceOptions, Captioner, CaptionerParts, GenerationDefaults, Gpu, ImageMemory,
+    MemoryLimits, ModelExtras, ModelInfo,
 };
 use crate::engine::batch_size;
 use crate::engine::local::LocalEngine;
@@ -52,6 +52,8 @@ pub struct CaptionerSettings {
     pub image_memory: Option<ImageMemory>,
     /// The alternative text of a photo for which the model finds no description.
     pub fallback_text: String,
+    /// What is found out about how photos look, for a library; `None` for nothing.
+    pub appearance: Option<AppearanceOptions>,
     /// Where stages, steps and failures are counted.
     pub metrics: Metrics,
 }
@@ -75,6 +77,7 @@ impl Default for CaptionerSettings {
             memory: MemoryLimits::default(),
             image_memory: None,
             fallback_text: "Image description not available".to_owned(),
+            appearance: None,
             metrics: Metrics::new(),
         }
     }
@@ -110,6 +113,9 @@ impl Captioner {
         })?;
         let extras = ModelExtras::from_json(files.extras.as_deref())?;
         let mut engine = crate::engine::load(&files, settings.engine)?;
+        if settings.appearance.is_some() {
+            engine.keep_features();
+        }
         tokenizer.check_fits(engine.info().vocab_size)?;
         let preprocess = preprocessing(settings, &files, engine.info())?;
         check_memory(settings, &preprocess)?;
@@ -148,6 +154,7 @@ impl Captioner {
                 queue_capacity: settings.queue_capacity,
                 memory,
                 fallback_text: settings.fallback_text.clone(),
+                appearance: settings.appearance,
                 metrics: settings.metrics.clone(),
             },
             images,

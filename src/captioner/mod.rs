@@ -55,7 +55,7 @@ pub use self::decoders::Decoders;
 pub use self::defaults::Given;
 pub use self::extras::{Calibration, DecodingDefaults, ModelExtras};
 pub use self::info::{GenerationDefaults, Gpu, ModelInfo};
-pub use self::keep::{Keep, Kept, KeptParameters};
+pub use self::keep::{Appearance, AppearanceOptions, Keep, Kept, KeptParameters, Preview};
 use self::keys::CaptionKeys;
 pub use self::load::{CaptionerSettings, WORKERS_ON_CPU};
 pub use self::memory::{DecodeMemory, ImageMemory, MemoryBound, decode_bytes};
@@ -110,6 +110,8 @@ struct CaptionerInner {
     /// not tell.
     memory_bound: Option<MemoryBound>,
     fallback_text: String,
+    /// What is found out for those who keep captions.
+    appearance: Option<AppearanceOptions>,
     /// Where captions are kept, if they are.
     keeper: OnceLock<Arc<dyn Keep>>,
 }
@@ -142,6 +144,8 @@ pub struct CaptionerParts {
     pub memory: MemoryLimits,
     /// The alternative text of a photo for which the model finds no description.
     pub fallback_text: String,
+    /// What is found out about how photos look; `None` for nothing. The engine must know as well.
+    pub appearance: Option<AppearanceOptions>,
     /// Where stages, steps and failures are counted.
     pub metrics: Metrics,
 }
@@ -217,6 +221,7 @@ impl Captioner {
             memory,
             memory_bound: MemoryBound::new(memory, batch_bytes),
             fallback_text: parts.fallback_text,
+            appearance: parts.appearance,
             keeper: OnceLock::new(),
         };
         Ok(Self { inner: Arc::new(inner) })

@@ -8,7 +8,8 @@ use tokio::sync::watch;
 use super::answer::{Answer, CaptionProgress, ComputedAnswer};
 use super::style::styled;
 use super::{
-    CacheState, Caption, Captioner, KeptParameters, Style, TextStyle, Timings, VisionCacheState,
+    Appearance, CacheState, Caption, Captioner, KeptParameters, Style, TextStyle, Timings,
+    VisionCacheState,
 };
 use crate::metrics::milliseconds;
 use cutline_error::{Error, Result};
@@ -91,6 +92,13 @@ impl CaptionStream {
         let written = progress.borrow().ids.len();
         let received = written.saturating_sub(1).max(prompt);
         Self::new(caller, AnswerSource::Flight { progress, received, joined: true })
+    }
+
+    /// The same stream, whose caption is kept by the caller itself.
+    #[must_use]
+    pub fn unkept(mut self) -> Self {
+        self.caller.kept = None;
+        self
     }
 
     /// Waits until the image is decoded and in the queue, or the answer is there. Afterwards only the
@@ -203,18 +211,19 @@ impl CaptionStream {
     }
 
     fn cache_hit(&self, answer: &Answer) -> Box<Caption> {
-        self.assemble(answer, CacheState::Hit, None, [Duration::ZERO; 3])
+        self.assemble(answer, None, CacheState::Hit, None, [Duration::ZERO; 3])
     }
 
     fn finish(&self, computed: &ComputedAnswer) -> Box<Caption> {
+        let appearance = computed.appearance.as_ref();
         let joined = matches!(self.source, AnswerSource::Flight { joined: true, .. });
         let mut caption = if joined {
             // The stages belong to the caller that started the flight; this one only waited.
             let times = [Duration::ZERO, Duration::ZERO, self.caller.begin.elapsed()];
-            self.assemble(&computed.answer, CacheState::Coalesced, None, times)
+            self.assemble(&computed.answer, appearance, CacheState::Coalesced, None, times)
         } else {
             let times = [computed.decode, computed.queued, computed.inference];
-            self.assemble(&computed.answer, CacheState::Miss, computed.vision, times)
+            self.assemble(&computed.answer, appearance, CacheState::Miss, computed.vision, times)
         };
         caption.batch_size = Some(computed.batch_size);
         caption
@@ -223,6 +232,7 @@ impl CaptionStream {
     fn assemble(
         &self,
         answer: &Answer,
+        appearance: Option<&Arc<Appearance>>,
         cache: CacheState,
         vision_cache: Option<VisionCacheState>,
         [decode, queued, inference]: [Duration; 3],
@@ -231,7 +241,8 @@ impl CaptionStream {
         let (captions, fallback) =
             styled(&answer.choices, self.caller.text, captioner.fallback_text());
         let best = captions.first().filter(|_| fallback.is_none());
-        captioner.keep(self.caller.kept.as_deref(), &answer.image, &answer.colors, best);
+        let look = appearance.map(|appearance| &**appearance);
+        captioner.keep(self.caller.kept.as_deref(), &answer.image, &answer.colors, look, best);
         Box::new(Caption {
             // There is always a choice.
             caption: captions.first().map(|best| best.text.clone()).unwrap_or_default(),
@@ -249,6 +260,7 @@ impl CaptionStream {
                 total_ms: milliseconds(self.caller.begin.elapsed()),
             },
             batch_size: None,
+            appearance: appearance.cloned(),
         })
     }
 }

@@ -6,7 +6,10 @@ use std::time::{Duration, Instant};
 
 use super::answer::{Answer, CaptionProgress, ComputedAnswer, EncodedImageEntry};
 use super::budget::{Permit, Photo};
-use super::{Captioner, CaptionerInner, Choice, ImageInfo, TokenSequence, VisionCacheState};
+use super::{
+    Appearance, Captioner, CaptionerInner, Choice, ImageInfo, Preview, TokenSequence,
+    VisionCacheState,
+};
 use crate::cache::{Key, Leader};
 use crate::engine::{EncodedImage, GenerationParams, ImageInput, Sequence};
 use crate::metrics::{CacheName, Lookup, Stage};
@@ -42,6 +45,7 @@ pub(super) enum VisionCacheUse {
 pub(super) struct PreparedImage {
     image: ImageInfo,
     colors: Colors,
+    preview: Option<Arc<Preview>>,
     vision: Option<VisionCacheState>,
 }
 
@@ -78,6 +82,10 @@ async fn compute(
     let prompt_tokens = prompt.len();
     let (image, prepared) = prepare(captioner, photo, hash, vision).await?;
     let decode = begin.elapsed();
+    let mut features = match &image {
+        ImageInput::Encoded(encoded) => encoded.features().map(<[f32]>::to_vec),
+        ImageInput::Pixels(_) => None,
+    };
     let mut submission = slot.submit(JobRequest { image, prompt, task: params.into() })?;
     leader.update(|progress| progress.accepted = true);
     let mut queued = Duration::ZERO;
@@ -88,6 +96,7 @@ async fn compute(
                 leader.update(|progress| progress.started = true);
             }
             Some(JobEvent::Encoded(encoded)) => {
+                features = encoded.features().map(<[f32]>::to_vec);
                 store_encoded(captioner, vision, encoded, &prepared);
             }
             Some(JobEvent::Token(token)) => leader.update(|progress| progress.ids.push(token)),
@@ -96,10 +105,12 @@ async fn compute(
                 let generated: usize = sequences.iter().map(|sequence| sequence.generated).sum();
                 captioner.inner.metrics.tokens(prompt_tokens, generated);
                 let choices = choices(captioner, &sequences)?;
-                let PreparedImage { image, colors, vision } = prepared;
+                let PreparedImage { image, colors, preview, vision } = prepared;
                 let answer = Arc::new(Answer { choices, image, colors });
+                let appearance = captioner.inner.appearance;
                 return Ok(ComputedAnswer {
                     answer,
+                    appearance: appearance.map(|_| Arc::new(Appearance { preview, features })),
                     vision,
                     decode,
                     queued,
@@ -121,8 +132,14 @@ pub(super) fn store_encoded(
     prepared: &PreparedImage,
 ) {
     if let VisionCacheUse::ReadWrite(key) | VisionCacheUse::Write(key) = vision {
-        let (image, colors) = (prepared.image.clone(), prepared.colors.clone());
-        captioner.inner.encoded_images.put(key, EncodedImageEntry { encoded, image, colors });
+        let PreparedImage { image, colors, preview, .. } = prepared;
+        let entry = EncodedImageEntry {
+            encoded,
+            image: image.clone(),
+            colors: colors.clone(),
+            preview: preview.clone(),
+        };
+        captioner.inner.encoded_images.put(key, entry);
     }
 }
 
@@ -138,9 +155,9 @@ pub(super) async fn prepare(
         && let Some(entry) = inner.encoded_images.get(&key)
     {
         inner.metrics.lookup(CacheName::Images, Lookup::Hit);
-        let EncodedImageEntry { encoded, image, colors } = entry;
+        let EncodedImageEntry { encoded, image, colors, preview } = entry;
         let vision = Some(VisionCacheState::Hit);
-        return Ok((encoded.into(), PreparedImage { image, colors, vision }));
+        return Ok((encoded.into(), PreparedImage { image, colors, preview, vision }));
     }
     if let VisionCacheUse::ReadWrite(_) = vision
         && inner.encoded_images.is_enabled()
@@ -154,13 +171,14 @@ pub(super) async fn prepare(
         let decoded = metrics.timed(Stage::Decode, || {
             decode_for(bytes, limits, preprocess.width, preprocess.height)
         })?;
-        let pixels = metrics.timed(Stage::Preprocess, || preprocess.preprocess(&decoded))?;
+        let (pixels, preview) =
+            metrics.timed(Stage::Preprocess, || for_worker.preprocess(&decoded))?;
         // Even for callers that do not want colours, because the answer is shared and cached.
         let colors = metrics.timed(Stage::Analysis, || Ok(Colors::of(&decoded)))?;
-        Ok((pixels, ImageInfo::of(&hash, size, &decoded), colors))
+        Ok((pixels, ImageInfo::of(&hash, size, &decoded), colors, preview))
     };
     let scaling = |header: &ImageHeader| scaling_bytes(header, &inner.preprocess);
-    let (pixels, image, colors) = inner.decoders.run(photo, scaling, read).await?;
+    let (pixels, image, colors, preview) = inner.decoders.run(photo, scaling, read).await?;
     let vision = match vision {
         VisionCacheUse::ReadWrite(_) | VisionCacheUse::Write(_)
             if inner.encoded_images.is_enabled() =>
@@ -169,7 +187,7 @@ pub(super) async fn prepare(
         }
         _ => None,
     };
-    Ok((pixels.into(), PreparedImage { image, colors, vision }))
+    Ok((pixels.into(), PreparedImage { image, colors, preview, vision }))
 }
 
 /// The largest input for which [`ImageHeader::peak_bytes`] includes the scaling.

@@ -20,7 +20,9 @@ use super::folder::sidecar::{SidecarKind, SidecarName, Sidecars, remove_leftover
 use super::signals::Signals;
 use super::{FAILED, options, print, runtime, unparsed};
 use crate::captioner::{CaptionParams, Captioner, CaptionerSettings, Style};
-use crate::config::{self, Group, LogSettings, Values, captioner_settings, library_address};
+use crate::config::{
+    self, Group, LogSettings, Values, captioner_settings, library_address, library_appearance,
+};
 use crate::scheduler::VisionOrder;
 use crate::telemetry::{self, Output as LogOutput};
 use cutline_error::{Error, ErrorKind, Result};
@@ -124,8 +126,11 @@ pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode> {
     let values = Values::of_command(matches)?;
     telemetry::start(LogSettings::for_command(&values)?, LogOutput::Stderr);
     // No one waits for a particular photo, so large batches are best.
-    let settings =
-        CaptionerSettings { vision_order: VisionOrder::AllFirst, ..captioner_settings(&values)? };
+    let settings = CaptionerSettings {
+        vision_order: VisionOrder::AllFirst,
+        appearance: library_appearance(&values)?,
+        ..captioner_settings(&values)?
+    };
     let mut inputs = if args.stdin_image {
         Inputs::of_stdin(settings.max_image_bytes)?
     } else {

@@ -29,7 +29,9 @@ use self::options::{
 use self::parse::FetchUrls;
 pub use self::protection::{ApiKeys, CorsOrigins, ProtectionSettings, PublicEndpoints, RateLimit};
 pub use self::values::Values;
-use crate::captioner::{CaptionerSettings, MemoryLimits, WORKERS_ON_CPU, decode_bytes};
+use crate::captioner::{
+    AppearanceOptions, CaptionerSettings, MemoryLimits, WORKERS_ON_CPU, decode_bytes,
+};
 use crate::engine::source::ModelSource;
 use crate::engine::{DeviceChoice, EngineOptions, HubOptions};
 use crate::fetch::{FetchSettings, FetchSources};
@@ -71,7 +73,10 @@ impl Settings {
             port,
             grpc_port: grpc_port(values)?,
             http: HttpSettings::new(values)?,
-            captioner: captioner_settings(values)?,
+            captioner: CaptionerSettings {
+                appearance: library_appearance(values)?,
+                ..captioner_settings(values)?
+            },
             library: library_address(values)?,
             log: LogSettings::new(values)?,
             traces: TraceSettings::new(values)?,
@@ -106,6 +111,15 @@ pub fn listen_address(values: &Values) -> Result<(String, u16)> {
 /// As [`Settings::new`].
 pub fn library_address(values: &Values) -> Result<Option<String>> {
     Ok(values.read::<LibraryOptions>()?.library)
+}
+
+/// What is found out about photos for the library, if there is one.
+///
+/// # Errors
+/// As [`Settings::new`].
+pub fn library_appearance(values: &Values) -> Result<Option<AppearanceOptions>> {
+    let LibraryOptions { library, library_thumbnails: thumbnails } = values.read()?;
+    Ok(library.map(|_| AppearanceOptions { thumbnails }))
 }
 
 /// A task of Hugging Face's inference API.
@@ -354,6 +368,7 @@ pub fn captioner_settings(values: &Values) -> Result<CaptionerSettings> {
         memory: memory_limits(values, &images)?,
         image_memory: None,
         fallback_text: images.fallback_text,
+        appearance: None,
         metrics: Metrics::default(),
     })
 }

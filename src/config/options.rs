@@ -245,6 +245,11 @@ pub(super) struct LibraryOptions {
     /// Library in which captions are kept: sqlite:FILE; if unset, they are not
     #[arg(long, env)]
     pub(super) library: Option<String>,
+    /// Whether the library keeps a small picture of each photo, about 9 KB, for the gallery
+    #[arg(long, env, default_value = "true", value_parser = choice(flag()),
+          action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_missing_value = "true")]
+    pub(super) library_thumbnails: bool,
 }
 
 #[derive(Args)]

@@ -14,13 +14,27 @@ use cutline_image::PixelValues;
 pub struct EncodedImage {
     content: Box<dyn Any + Send + Sync>,
     bytes: usize,
+    features: Option<Vec<f32>>,
 }
 
 impl EncodedImage {
     /// For engines: wraps their own `content`, which takes `bytes` of memory.
     #[must_use]
     pub fn new(content: impl Any + Send + Sync, bytes: usize) -> Self {
-        Self { content: Box::new(content), bytes }
+        Self { content: Box::new(content), bytes, features: None }
+    }
+
+    /// The same image with its [`features`](Self::features).
+    #[must_use]
+    pub fn with_features(self, features: Vec<f32>) -> Self {
+        Self { features: Some(features), ..self }
+    }
+
+    /// What the vision tower says about the image as a whole, to compare images of one model; `None` if
+    /// the engine was not asked for it.
+    #[must_use]
+    pub fn features(&self) -> Option<&[f32]> {
+        self.features.as_deref()
     }
 
     /// Size in bytes, in the memory of the device.

@@ -22,6 +22,8 @@ pub struct LocalEngine {
     timings: Timings,
     /// Whether something failed since the device was last known to work.
     suspicious: bool,
+    /// Whether encoded images get their features.
+    features: bool,
 }
 
 /// A job in the batch.
@@ -59,7 +61,13 @@ impl LocalEngine {
     pub fn new(model: Box<dyn Model>) -> Self {
         let info = describe(&*model);
         let timings = Timings::default();
-        Self { model, info, jobs: Vec::new(), timings, suspicious: false }
+        Self { model, info, jobs: Vec::new(), timings, suspicious: false, features: false }
+    }
+
+    /// From now on, encoded images have their [features](EncodedImage::features): the class token of the
+    /// vision tower.
+    pub fn keep_features(&mut self) {
+        self.features = true;
     }
 
     /// The loaded model.
@@ -179,6 +187,13 @@ impl LocalEngine {
         Ok(())
     }
 
+    fn class_token(&self, states: &ImageStates) -> Result<Option<Vec<f32>>> {
+        if !self.features {
+            return Ok(None);
+        }
+        states.class_token(self.model.describe().config.vision.hidden_size).map(Some)
+    }
+
     fn remove(&mut self, index: usize) {
         let job = self.jobs.remove(index);
         self.model.recycle(job.slot);
@@ -234,7 +249,12 @@ impl Engine for LocalEngine {
             spent.images += states.len() as u64;
             for (n, states) in batch.into_iter().zip(states) {
                 let bytes = states.bytes();
-                encoded[n] = Some(EncodedImage::new(states, bytes));
+                let features = self.class_token(&states)?;
+                let image = EncodedImage::new(states, bytes);
+                encoded[n] = Some(match features {
+                    Some(features) => image.with_features(features),
+                    None => image,
+                });
             }
         }
         let all: Option<Vec<_>> = encoded.into_iter().collect();

@@ -92,6 +92,7 @@ fn routes() -> Vec<(Access, UtoipaMethodRouter<AppState>)> {
         (Access::Metrics, routes!(metrics::show)),
         (Access::Key, routes!(library::show::find)),
         (Access::Key, routes!(library::show::asset, library::edit::purge)),
+        (Access::Key, routes!(library::show::thumbnail)),
         (Access::Key, routes!(library::show::history)),
         (Access::Key, routes!(library::show::similar)),
         (Access::Key, routes!(library::edit::edit)),
@@ -101,6 +102,10 @@ fn routes() -> Vec<(Access, UtoipaMethodRouter<AppState>)> {
         (Access::Key, routes!(library::edit::change)),
         (Access::Key, routes!(library::show::runs)),
         (Access::Key, routes!(library::edit::undo)),
+        (Access::Key, routes!(library::regenerate::one)),
+        (Access::Key, routes!(library::jobs::start)),
+        (Access::Key, routes!(library::jobs::list)),
+        (Access::Key, routes!(library::jobs::cancel)),
         (Access::Docs, routes!(openapi::document)),
     ];
     own.into_iter().chain(contracts::routes()).collect()

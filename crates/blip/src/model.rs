@@ -163,6 +163,24 @@ impl ImageStates {
         }
     }
 
+    /// A copy of the class token, `width` numbers: what the tower says about the image as a whole. On a GPU
+    /// this waits until the image is encoded.
+    ///
+    /// # Errors
+    /// It cannot be copied from the device.
+    pub fn class_token(&self, width: usize) -> Result<Vec<f32>> {
+        match self {
+            Self::Host(states) => states
+                .get(..width)
+                .map(<[f32]>::to_vec)
+                .ok_or_else(|| Error::internal("an image has no class token")),
+            Self::Device(states) => states
+                .flatten_all()
+                .and_then(|states| states.narrow(0, 0, width)?.to_dtype(DType::F32)?.to_vec1())
+                .map_err(crate::arithmetic),
+        }
+    }
+
     pub(crate) fn host(&self) -> Result<&[f32]> {
         match self {
             Self::Host(states) => Ok(states),
@@ -283,4 +301,23 @@ pub(crate) fn check_read(
 /// An image or a slot was given to another implementation than the one that made it.
 fn other_implementation() -> Error {
     Error::internal("an image or a slot came from another implementation of the model")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_class_token_is_the_first_one() {
+        let numbers: Vec<f32> = (0..12_u8).map(f32::from).collect();
+        let tensor = Tensor::from_vec(numbers.clone(), (3, 4), &Device::Cpu).unwrap();
+        for states in [
+            ImageStates::Host(numbers),
+            ImageStates::Device(tensor.clone()),
+            ImageStates::Device(tensor.to_dtype(DType::F16).unwrap().unsqueeze(0).unwrap()),
+        ] {
+            assert_eq!(states.class_token(4).unwrap(), [0.0, 1.0, 2.0, 3.0]);
+            assert!(states.class_token(13).is_err());
+        }
+    }
 }

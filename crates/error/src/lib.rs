@@ -56,6 +56,8 @@ pub enum ErrorKind {
     PreconditionRequired,
     /// The disk is full; nothing was stored.
     StorageFull,
+    /// There is no file with the content of a photo that the library knows.
+    PhotoUnavailable,
     /// Another process has been writing to the library for too long.
     LibraryBusy,
     /// No model has the name in the request.
@@ -104,6 +106,7 @@ impl ErrorKind {
             Self::PreconditionFailed => "precondition_failed",
             Self::PreconditionRequired => "precondition_required",
             Self::StorageFull => "storage_full",
+            Self::PhotoUnavailable => "photo_unavailable",
             Self::LibraryBusy => "library_busy",
             Self::ModelNotFound => "model_not_found",
             Self::ImageRequired => "image_required",

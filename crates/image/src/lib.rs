@@ -23,7 +23,8 @@
 //!
 //! - [`colors`]: dominant colours and their names, from a `thumbnail`;
 //! - [`mood`]: how colours are perceived, by published models;
-//! - [`measure`]: brightness, contrast, sharpness, colourfulness.
+//! - [`measure`]: brightness, contrast, sharpness, colourfulness;
+//! - [`preview`]: a thumbnail as a file, and a hash that copies share.
 
 mod av1;
 mod avif;
@@ -41,6 +42,7 @@ pub mod mood;
 mod orient;
 mod png;
 pub mod preprocess;
+pub mod preview;
 pub mod profile;
 mod resize;
 mod rgb;
@@ -59,4 +61,5 @@ pub use header::ImageHeader;
 pub use measure::Measures;
 pub use mood::{Mood, MoodLabel};
 pub use preprocess::{PREPROCESSING_VERSION, PixelValues, PreprocessConfig, Resample};
+pub use preview::Stretched;
 pub use profile::SampleSpace;

@@ -181,7 +181,7 @@ pub fn run(store: &dyn Store, bulk: &Bulk) -> Result<BulkReport> {
         return Err(Error::parameter("find", "find is the text to replace; it may not be empty"));
     }
     // All photos first: the changes decide which ones a query finds.
-    let photos = selected(store, &bulk.select)?;
+    let photos = select(store, &bulk.select)?;
     let mut report = BulkReport { matched: photos.len() as u64, ..BulkReport::default() };
     for photos in photos.chunks(CHUNK) {
         let mut changes = Vec::with_capacity(photos.len());
@@ -261,7 +261,11 @@ fn is_conflict(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::PreconditionFailed | ErrorKind::NotFound)
 }
 
-fn selected(store: &dyn Store, selection: &Selection) -> Result<Vec<ContentHash>> {
+/// The photos that are meant.
+///
+/// # Errors
+/// As [`Store::find`].
+pub fn select(store: &dyn Store, selection: &Selection) -> Result<Vec<ContentHash>> {
     let query = match selection {
         Selection::Photos(photos) => return Ok(photos.clone()),
         Selection::Query(query) => query,

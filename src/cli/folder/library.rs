@@ -88,7 +88,9 @@ impl Library {
         stamp: Option<&FileStamp>,
     ) -> Result<()> {
         let Some(Description::Caption(caption)) = description else { return Ok(()) };
-        let mut asset = library::asset(&caption.image, colors.as_ref(), self.author.clone())?;
+        let appearance = caption.appearance.as_deref();
+        let author = self.author.clone();
+        let mut asset = library::asset(&caption.image, colors.as_ref(), appearance, author)?;
         asset.run = Some(self.run()?);
         asset.names.extend(stamp.map(|stamp| name(path, stamp)));
         if caption.fallback.is_none() {

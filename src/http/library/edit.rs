@@ -41,7 +41,7 @@ fn if_match(headers: &HeaderMap) -> Result<u64> {
 }
 
 /// Pages of other sites can send other types without asking, and then change what they cannot read.
-fn check_json(headers: &HeaderMap) -> Result<()> {
+pub(super) fn check_json(headers: &HeaderMap) -> Result<()> {
     let given = headers.get(CONTENT_TYPE).and_then(|given| given.to_str().ok()).unwrap_or_default();
     let essence = given.split(';').next().unwrap_or_default().trim();
     if essence.eq_ignore_ascii_case("application/json") {
@@ -54,7 +54,10 @@ fn check_json(headers: &HeaderMap) -> Result<()> {
 }
 
 /// The JSON of a request.
-async fn body<T: for<'de> Deserialize<'de>>(state: &AppState, request: Request) -> Result<T> {
+pub(super) async fn body<T: for<'de> Deserialize<'de>>(
+    state: &AppState,
+    request: Request,
+) -> Result<T> {
     check_json(request.headers())?;
     let decoders = state.decoders()?;
     let (head, body) = request.into_parts();

@@ -1,8 +1,10 @@
 //! `/library/…`: captions that are kept.
 //!
-//! `show` reads them, `edit` changes them.
+//! `show` reads them, `edit` changes them, `regenerate` and `jobs` caption photos again.
 
 pub(super) mod edit;
+pub(super) mod jobs;
+pub(super) mod regenerate;
 pub(super) mod show;
 
 use std::collections::HashMap;
@@ -16,6 +18,7 @@ use cutline_library::{Author, ContentHash, Query, Sort, Store};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use self::jobs::Jobs;
 use super::rate::ClientId;
 use super::state::AppState;
 use crate::library::Keeper;
@@ -29,13 +32,21 @@ pub(super) struct Library {
     store: Arc<dyn Store>,
     pub(super) keeper: Arc<Keeper>,
     permits: Semaphore,
+    jobs: Jobs,
 }
 
 impl Library {
     pub(super) fn new(store: Arc<dyn Store>) -> Result<Self> {
         let keeper = Arc::new(Keeper::start(Arc::clone(&store))?);
-        Ok(Self { store, keeper, permits: Semaphore::new(AT_ONCE) })
+        let (permits, jobs) = (Semaphore::new(AT_ONCE), Jobs::default());
+        Ok(Self { store, keeper, permits, jobs })
     }
+}
+
+fn library(state: &AppState) -> Result<&Library> {
+    state.library().ok_or_else(|| {
+        Error::new(ErrorKind::NotFound, "this server keeps no captions; set LIBRARY to keep them")
+    })
 }
 
 /// Does something with the library, on a thread that may wait for the disk.
@@ -43,9 +54,7 @@ async fn with<T: Send + 'static>(
     state: &AppState,
     work: impl FnOnce(&dyn Store) -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    let library = state.library().ok_or_else(|| {
-        Error::new(ErrorKind::NotFound, "this server keeps no captions; set LIBRARY to keep them")
-    })?;
+    let library = library(state)?;
     let limit = state.settings().request_timeout;
     let work = async {
         let permit = library.permits.acquire().await;

@@ -2,8 +2,8 @@
 
 use axum::Json;
 use axum::extract::{Path, Request, State};
-use axum::http::header::{ETAG, IF_NONE_MATCH};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use cutline_library::{
     Asset, Facet, FeedbackRow, Neighbour, Page, Probe, Revision, Run, Similar, Sort, Stats,
@@ -11,8 +11,10 @@ use cutline_library::{
 
 use super::{Parameters, etag, hash, no_photo, with};
 use crate::http::error::Failure;
+use crate::http::openapi::bodies::RawImage;
 use crate::http::openapi::errors::LibraryProblems;
 use crate::http::state::AppState;
+use cutline_error::{Error, ErrorKind};
 
 /// Finds photos with captions
 ///
@@ -98,6 +100,58 @@ pub(in crate::http) async fn asset(
         return Ok((StatusCode::NOT_MODIFIED, [(ETAG, tag)]).into_response());
     }
     Ok(([(ETAG, tag)], Json(asset)).into_response())
+}
+
+/// A thumbnail never changes: another photo has another hash. Only for the one who asked, not for caches
+/// on the way.
+const FOR_EVER: HeaderValue = HeaderValue::from_static("private, max-age=31536000, immutable");
+
+/// Reads a photo's thumbnail
+///
+/// A small picture, with at most 256 pixels along the longer side.
+#[utoipa::path(
+    get,
+    path = "/library/assets/{hash}/thumbnail",
+    operation_id = "library_thumbnail",
+    tag = "library",
+    params(("hash" = String, Path, description = "The hash of the photo")),
+    responses(
+        (status = OK, description = "The picture", body = inline(RawImage), content_type = "image/jpeg"),
+        (status = NOT_MODIFIED, description = "It is the one in `If-None-Match`"),
+        LibraryProblems,
+    ),
+)]
+pub(in crate::http) async fn thumbnail(
+    State(state): State<AppState>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Failure> {
+    let hash = hash(&name)?;
+    let found = with(&state, move |store| store.thumbnail(&hash)).await?;
+    let thumbnail = found.ok_or_else(|| {
+        let detail =
+            "the library has no thumbnail of this photo; caption it again with the library on";
+        Error::new(ErrorKind::NotFound, detail)
+    })?;
+    let tag = etag(&blake3::hash(&thumbnail.bytes).to_hex()[..32]);
+    if headers.get(IF_NONE_MATCH) == Some(&tag) {
+        return Ok(
+            (StatusCode::NOT_MODIFIED, [(ETAG, tag), (CACHE_CONTROL, FOR_EVER)]).into_response()
+        );
+    }
+    // Whatever wrote the library, nothing but a picture is served as one.
+    let media_type = match thumbnail.media_type.as_str() {
+        "image/webp" => "image/webp",
+        "image/png" => "image/png",
+        "image/avif" => "image/avif",
+        _ => "image/jpeg",
+    };
+    let headers = [
+        (CONTENT_TYPE, HeaderValue::from_static(media_type)),
+        (ETAG, tag),
+        (CACHE_CONTROL, FOR_EVER),
+    ];
+    Ok((headers, thumbnail.bytes).into_response())
 }
 
 /// Reads the history of a photo's texts

@@ -14,6 +14,7 @@ use utoipa::{IntoParams, PartialSchema, ToSchema};
 
 use crate::captioner::Parameter;
 use crate::fetch::{MAX_URL_BYTES, URL_FIELD};
+use crate::http::library::regenerate::MEANINGLESS;
 
 /// A red square of 8 × 8 pixels as PNG, in base64.
 pub(in crate::http) const SQUARE: &str = "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAEUlEQVR42mM4YKCAFTEMLQkAuk5EAZTx2AYAAAAASUVORK5CYII=";
@@ -50,6 +51,8 @@ body! {
     CaptionUrlRequest: object("image_url", url(), parameters(nullable));
     ImageUrlRequest: object("image_url", url(), []);
     ImageReference: object("image_url", url(), []);
+    RegenerateRequest: closed(ObjectBuilder::new(), regenerating());
+    RegenerateManyRequest: closed(selection(), regenerating());
 }
 
 /// Declares a JSON body that is one of two.
@@ -176,6 +179,25 @@ fn nullable_text(schema: &Object) -> Object {
 /// The parameters of a caption, each with its schema as `write` writes it.
 fn parameters(write: fn(&Object) -> Object) -> impl Iterator<Item = (&'static str, Object)> {
     Parameter::all().iter().map(move |parameter| (parameter.name(), write(parameter.schema())))
+}
+
+/// The parameters that mean something for captions that are not answers.
+fn regenerating() -> impl Iterator<Item = (&'static str, Object)> {
+    parameters(nullable).filter(|(name, _)| !MEANINGLESS.contains(name))
+}
+
+/// Which photos of the library are meant.
+fn selection() -> ObjectBuilder {
+    let schema = |kind: Type, description: &str| {
+        ObjectBuilder::new().schema_type(kind).description(Some(description))
+    };
+    let hash = ObjectBuilder::new().schema_type(Type::String);
+    let photos = ArrayBuilder::new().items(hash).description(Some("The hashes of the photos."));
+    ObjectBuilder::new()
+        .description(Some("Either q or photos is required."))
+        .property("q", schema(Type::String, "All photos that this search finds."))
+        .property("photos", photos)
+        .property("dry_run", schema(Type::Boolean, "Only count the photos."))
 }
 
 /// The schema that allows null as well: in JSON, a parameter that is null is not given.

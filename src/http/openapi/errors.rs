@@ -71,6 +71,17 @@ problems! {
         ErrorKind::PreconditionRequired,
         ErrorKind::StorageFull,
     ];
+    LibraryRegenerateProblems: KEY, LIBRARY, MODEL, &[
+        ErrorKind::MalformedRequest,
+        ErrorKind::RequestTimeout,
+        ErrorKind::ImageTooLarge,
+        ErrorKind::BatchTooLarge,
+        ErrorKind::UnsupportedFormat,
+        ErrorKind::UndecodableImage,
+        ErrorKind::QueueFull,
+        ErrorKind::PhotoUnavailable,
+        ErrorKind::StorageFull,
+    ];
     ModelProblems: KEY, MODEL;
     LiveProblems: &[ErrorKind::NotReady];
     ReadyProblems: MODEL;
@@ -236,6 +247,9 @@ fn example(kind: ErrorKind) -> Error {
         }
         ErrorKind::StorageFull => {
             "the disk of the library is full, and nothing was stored; free space, then try again"
+        }
+        ErrorKind::PhotoUnavailable => {
+            "the library knows no file of this photo; caption it once with `cutline caption --library`"
         }
         ErrorKind::LibraryBusy => {
             "the library is being written by another process; try again, or end that process"

@@ -8,7 +8,9 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes, to_bytes};
 use axum::http::{HeaderMap, Method, Request, StatusCode};
-use cutline::captioner::{Captioner, CaptionerParts, GenerationDefaults, MemoryLimits, ModelInfo};
+use cutline::captioner::{
+    AppearanceOptions, Captioner, CaptionerParts, GenerationDefaults, MemoryLimits, ModelInfo,
+};
 use cutline::config::HttpSettings;
 use cutline::engine::{
     ClosedSet, EncodedImage, Engine, Event, FinishReason, ImageInput, Job, JobId, PixelValues,
@@ -128,7 +130,10 @@ impl Engine for ScriptedEngine {
             let steps: f32 = image.data.windows(2).map(|pair| (pair[0] - pair[1]).abs()).sum();
             steps < 0.5 * image.data.len() as f32
         };
-        Ok(images.iter().map(|image| EncodedImage::new(smooth(image), 1000)).collect())
+        let encode = |image: &Arc<PixelValues>| {
+            EncodedImage::new(smooth(image), 1000).with_features(image.data[..2].to_vec())
+        };
+        Ok(images.iter().map(encode).collect())
     }
 
     fn start(&mut self, job: Job) -> Result<()> {
@@ -252,6 +257,7 @@ impl Fixture {
             queue_capacity: capacity,
             memory,
             fallback_text: "no description".into(),
+            appearance: Some(AppearanceOptions { thumbnails: true }),
             metrics: metrics.clone(),
         };
         let captioner = Captioner::with_engine(Box::new(engine), parts).unwrap();

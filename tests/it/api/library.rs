@@ -1,11 +1,17 @@
 //! `/library/…`, and the captions that a server keeps.
 
+use std::fs;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{Method, Request, StatusCode};
 use cutline::config::{ApiKeys, HttpSettings, ProtectionSettings};
-use cutline_library::{Author, Change, ContentHash, Features, Field, NewAsset, Store, open};
+use cutline::image::{DecodeLimits, decode};
+use cutline_library::{
+    Author, Change, ContentHash, Features, Field, NameKind, NewAsset, Store, open,
+};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -173,6 +179,161 @@ async fn photos_are_compared_and_removed() {
     kept.fixture.send(delete()).await.problem(404, "not_found");
     kept.fixture.get(&path).await.problem(404, "not_found");
     assert_eq!(kept.store.stats().unwrap().assets, 2);
+}
+
+#[tokio::test]
+async fn thumbnails_and_features_are_kept() {
+    let kept = Kept::new();
+    let hash = kept.caption("").await;
+    let path = format!("/library/assets/{hash}/thumbnail");
+    let answer = kept.fixture.get(&path).await;
+    assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+    assert_eq!(answer.header("content-type"), "image/jpeg");
+    assert_eq!(answer.header("x-content-type-options"), "nosniff");
+    assert_eq!(answer.header("cache-control"), "private, max-age=31536000, immutable");
+    let small = decode(&answer.body, &DecodeLimits::default()).unwrap();
+    assert_eq!((small.width, small.height), (40, 30));
+    let tag = answer.header("etag").to_owned();
+    let request = Request::get(&path).header("if-none-match", &tag).body(Body::empty()).unwrap();
+    assert_eq!(kept.fixture.send(request).await.status, StatusCode::NOT_MODIFIED);
+    let missing = format!("/library/assets/{}/thumbnail", ContentHash::of(b""));
+    kept.fixture.get(&missing).await.problem(404, "not_found");
+
+    // A photo with the same pixels and other bytes is a near duplicate, and alike.
+    let copy = [png(), b"more".to_vec()].concat();
+    let answer = kept.fixture.send(post("", "image/png", copy.clone())).await;
+    assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+    kept.flush().await;
+    let near = kept.fixture.get(&format!("/library/assets/{hash}/similar")).await.json();
+    assert!(near[0]["score"].as_f64().unwrap() > 0.999, "{near}");
+    assert_eq!(near[0]["hash"], ContentHash::of(&copy).to_string());
+    assert_eq!(kept.store.near_duplicates(2).unwrap().len(), 1);
+    let stats = kept.store.stats().unwrap();
+    assert_eq!((stats.thumbnails, stats.features), (2, 2));
+}
+
+impl Kept {
+    /// Tells the library where the photo is.
+    fn put(&self, bytes: &[u8], path: &Path) {
+        fs::write(path, bytes).unwrap();
+        let mut asset = NewAsset::new(ContentHash::of(bytes), Author::import("test"));
+        asset.name(NameKind::Path, path.to_str().unwrap());
+        self.store.apply(vec![Change::Asset(Box::new(asset))]).unwrap();
+    }
+
+    /// The job of a run once it is over.
+    async fn job(&self, run: &Value) -> Value {
+        for _ in 0..500 {
+            let jobs = self.fixture.get("/library/jobs").await.json();
+            let job = jobs.as_array().unwrap().iter().find(|job| job["run"] == *run).unwrap();
+            if job["finished_at"].is_i64() {
+                return job.clone();
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("run {run} does not end");
+    }
+}
+
+#[tokio::test]
+async fn a_photo_is_captioned_again_from_its_file() {
+    let kept = Kept::new();
+    let hash = kept.caption("").await;
+    let path = format!("/library/assets/{hash}/regenerate");
+    let unknown = kept.post(&path, json!({})).await.problem(409, "photo_unavailable");
+    assert!(unknown["detail"].as_str().unwrap().contains("no file"), "{unknown}");
+    let file = kept._folder.path().join("a photo.png");
+    kept.put(&png(), &file);
+    let done = kept.post(&path, json!({"prompt": "a photo of"})).await;
+    assert_eq!(done.status, StatusCode::OK, "{done:?}");
+    let tag = done.header("etag").to_owned();
+    let done = done.json();
+    assert_eq!((&done["outcome"], &done["field"]), (&"current".into(), &"caption".into()));
+    assert_eq!(tag, format!("\"{}\"", done["version"]));
+    assert_eq!(
+        kept.post(&path, json!({"prompt": "a photo of"})).await.json()["outcome"],
+        "unchanged"
+    );
+
+    // A person's text stays, and the history has each text once.
+    let write = json!({"action": "write", "text": "Rex"});
+    kept.edit(&format!("{hash}/texts/caption"), Some(&tag), write).await;
+    assert_eq!(kept.post(&path, json!({})).await.json()["outcome"], "suggested");
+    kept.flush().await;
+    let history = kept.fixture.get(&format!("/library/assets/{hash}/history")).await.json();
+    assert_eq!(history.as_array().unwrap().len(), 4, "{history}");
+
+    for (body, status, code) in [
+        (json!({"num_beams": 0}), 422, "invalid_parameter"),
+        (json!({"num_captions": 2}), 422, "invalid_parameter"),
+        (json!({"path": "/etc/passwd"}), 422, "invalid_parameter"),
+        (json!([]), 400, "malformed_request"),
+    ] {
+        kept.post(&path, body).await.problem(status, code);
+    }
+    kept.fixture.send(post_to(&path, "text/plain", "{}")).await.problem(415, "unsupported_format");
+    let other = format!("/library/assets/{}/regenerate", ContentHash::of(b""));
+    kept.post(&other, json!({})).await.problem(404, "not_found");
+    // Another content at the same place is another photo.
+    fs::write(&file, b"something else").unwrap();
+    kept.post(&path, json!({})).await.problem(409, "photo_unavailable");
+    fs::remove_file(&file).unwrap();
+    fs::create_dir(&file).unwrap();
+    kept.post(&path, json!({})).await.problem(409, "photo_unavailable");
+}
+
+#[tokio::test]
+async fn many_photos_are_captioned_again_as_a_run() {
+    let kept = Kept::new();
+    for (number, known) in [true, true, false].into_iter().enumerate() {
+        let bytes = [png(), number.to_string().into_bytes()].concat();
+        if known {
+            kept.put(&bytes, &kept._folder.path().join(format!("{number}.png")));
+        }
+        let answer = kept.fixture.send(post("?prompt=a+photo+of", "image/png", bytes)).await;
+        assert_eq!(answer.status, StatusCode::OK);
+    }
+    kept.flush().await;
+    let ask = |q: &str, dry_run: bool| json!({"q": q, "prompt": "red", "dry_run": dry_run});
+    let path = "/library/regenerate";
+    assert_eq!(kept.post(path, ask("photo", true)).await.json()["matched"], 3);
+    assert_eq!(kept.fixture.get("/library/jobs").await.json(), json!([]));
+    let job = kept.post(path, ask("photo", false)).await;
+    assert_eq!(job.status, StatusCode::ACCEPTED, "{job:?}");
+    let run = job.json()["run"].clone();
+    let job = kept.job(&run).await;
+    assert_eq!(
+        (&job["state"], &job["total"], &job["done"]),
+        (&"done".into(), &3.into(), &3.into())
+    );
+    assert_eq!((&job["written"], &job["unavailable"]), (&2.into(), &1.into()), "{job}");
+    let runs = kept.fixture.get("/library/runs").await.json();
+    assert_eq!((&runs[0]["kind"], &runs[0]["revisions"]), (&"regenerate".into(), &2.into()));
+    assert!(runs[0]["finished_at"].is_i64());
+    let undone = kept.post(&format!("/library/runs/{run}/undo"), json!({})).await.json();
+    assert_eq!(undone["changed"], 2);
+
+    // A job that waits for the model can be cancelled.
+    kept.fixture.script.set_stuck(true);
+    let run = kept.post(path, json!({"q": "", "num_beams": 2})).await.json()["run"].clone();
+    let waiting = kept.post(path, json!({"photos": []})).await.json()["run"].clone();
+    let cancel = format!("/library/jobs/{run}/cancel");
+    kept.fixture
+        .send(post_to(&cancel, "text/plain", "{}"))
+        .await
+        .problem(415, "unsupported_format");
+    assert_eq!(kept.post(&cancel, json!({})).await.status, StatusCode::OK);
+    kept.fixture.script.set_stuck(false);
+    let job = kept.job(&run).await;
+    assert_eq!(job["state"], "cancelled", "{job}");
+    assert!(job["done"].as_u64().unwrap() < 3, "{job}");
+    assert_eq!(kept.job(&waiting).await["state"], "done");
+    kept.post("/library/jobs/999/cancel", json!({})).await.problem(404, "not_found");
+    for body in
+        [json!({}), json!({"q": 3}), json!({"q": "", "photos": []}), json!({"q": "", "x": 1})]
+    {
+        kept.post(path, body).await.problem(422, "invalid_parameter");
+    }
 }
 
 #[tokio::test]

@@ -66,6 +66,34 @@ fn captions_are_kept_found_and_continued() {
 }
 
 #[test]
+fn photos_are_kept_with_thumbnails_and_compared() {
+    let folder = tempfile::tempdir().unwrap();
+    copy(&folder, &["cat", "coffee", "rocket"]);
+    // The same photo in another file.
+    let cat = [fs::read(photo("cat")).unwrap(), b"more".to_vec()].concat();
+    fs::write(folder.path().join("cat copy.jpg"), cat).unwrap();
+    assert_eq!(lines(&folder, &["caption", "."]).len(), 4);
+    let stats = |folder: &TempDir| -> Value {
+        serde_json::from_str(&lines(folder, &["library", "stats", "--json"])[0]).unwrap()
+    };
+    let kept = stats(&folder);
+    assert_eq!((&kept["thumbnails"], &kept["features"]), (&4.into(), &4.into()), "{kept}");
+    let alike = lines(&folder, &["library", "search", "--similar", "cat.jpg", "--limit", "1"]);
+    assert!(alike.len() == 1 && alike[0].contains("cat copy.jpg"), "{alike:?}");
+
+    let folder = tempfile::tempdir().unwrap();
+    copy(&folder, &["cat"]);
+    let output = cutline(&folder, &["caption", "."])
+        .env("LIBRARY", "sqlite:photos.db")
+        .env("LIBRARY_THUMBNAILS", "false")
+        .output()
+        .unwrap();
+    assert_status(&output, 0);
+    let kept = stats(&folder);
+    assert_eq!((&kept["thumbnails"], &kept["features"]), (&0.into(), &1.into()), "{kept}");
+}
+
+#[test]
 fn nothing_changes_without_a_library() {
     let folder = tempfile::tempdir().unwrap();
     copy(&folder, &["cat"]);

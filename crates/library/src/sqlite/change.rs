@@ -118,8 +118,10 @@ impl<'a> Changer<'a> {
             self.features(asset, features)?;
         }
         if let Some(thumbnail) = &new.thumbnail {
-            let sql =
-                "INSERT OR REPLACE INTO thumbnails(asset_id, media_type, bytes) VALUES(?, ?, ?)";
+            // A photo that is captioned often has the same one each time, which need not be written.
+            let sql = "INSERT INTO thumbnails(asset_id, media_type, bytes) VALUES(?, ?, ?) \
+                 ON CONFLICT DO UPDATE SET media_type = excluded.media_type, bytes = excluded.bytes \
+                 WHERE bytes IS NOT excluded.bytes OR media_type IS NOT excluded.media_type";
             self.db.prepare_cached(sql)?.execute((
                 asset,
                 &thumbnail.media_type,

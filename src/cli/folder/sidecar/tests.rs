@@ -27,6 +27,7 @@ fn description(text: &str) -> Description {
         colors: None,
         timings: Timings::default(),
         batch_size: None,
+        appearance: None,
     }))
 }
 

@@ -53,7 +53,9 @@ fn code(kind: ErrorKind) -> u16 {
         ErrorKind::RequestTimeout | ErrorKind::InferenceTimeout => DEADLINE_EXCEEDED,
         ErrorKind::ModelNotFound => NOT_FOUND,
         ErrorKind::Forbidden | ErrorKind::OriginNotAllowed => PERMISSION_DENIED,
-        ErrorKind::PreconditionFailed | ErrorKind::PreconditionRequired => FAILED_PRECONDITION,
+        ErrorKind::PreconditionFailed
+        | ErrorKind::PreconditionRequired
+        | ErrorKind::PhotoUnavailable => FAILED_PRECONDITION,
         ErrorKind::RateLimited | ErrorKind::QueueFull | ErrorKind::StorageFull => {
             RESOURCE_EXHAUSTED
         }

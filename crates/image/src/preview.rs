@@ -1,0 +1,167 @@
+//! A small picture of a photo for people, and a hash by which near duplicates are found. Both are made of
+//! the model's input, so that the photo's many pixels are read only once.
+
+use std::panic;
+
+use mozjpeg::{ColorSpace, Compress};
+
+use super::decode::DecodedImage;
+use super::preprocess::{PreprocessConfig, Resample};
+use super::profile::SampleSpace;
+use super::resize::resize;
+use cutline_error::{Error, Result};
+
+/// The longer side of a thumbnail, in pixels.
+pub const THUMBNAIL_SIDE: usize = 256;
+
+/// Of JPEG: about 9 KB for a photo.
+const QUALITY: f32 = 76.0;
+
+/// The difference hash: columns and rows of cells. Each bit compares a cell with the one to its right.
+const CELLS: (usize, usize) = (9, 8);
+
+/// The input of a model as 8-bit sRGB: a photo that was stretched.
+#[derive(Debug, Clone)]
+pub struct Stretched {
+    image: DecodedImage,
+    /// Width and height of the photo.
+    photo: (usize, usize),
+}
+
+impl Stretched {
+    /// What [`PreprocessConfig::resize`] made of `photo`.
+    #[must_use]
+    pub fn new(rgb: Vec<u8>, config: &PreprocessConfig, photo: &DecodedImage) -> Self {
+        let image = DecodedImage {
+            rgb,
+            width: config.width,
+            height: config.height,
+            format: photo.format,
+            orientation: 1,
+            space: SampleSpace::srgb(),
+        };
+        Self { image, photo: (photo.width, photo.height) }
+    }
+
+    /// The levels.
+    #[must_use]
+    pub fn rgb(&self) -> &[u8] {
+        &self.image.rgb
+    }
+
+    /// A JPEG file in the photo's own shape, with at most 256 pixels along the longer side.
+    ///
+    /// # Errors
+    /// None for consistent sizes; anything else is a defect and reported as an internal error.
+    pub fn thumbnail(&self) -> Result<Vec<u8>> {
+        let (width, height) = shape(self.photo);
+        let rgb = resize(&self.image, width, height, Resample::Bilinear)?;
+        jpeg(&rgb, width, height)
+    }
+
+    /// The 64-bit difference hash of the luma. Smaller copies and other encodings of a photo differ in few
+    /// bits.
+    ///
+    /// # Errors
+    /// As [`thumbnail`](Self::thumbnail).
+    pub fn difference_hash(&self) -> Result<u64> {
+        let cells = resize(&self.image, CELLS.0, CELLS.1, Resample::Box)?;
+        let luma = |pixel: &[u8; 3]| {
+            let [red, green, blue] = pixel.map(u32::from);
+            299 * red + 587 * green + 114 * blue
+        };
+        let luma: Vec<u32> = cells.as_chunks::<3>().0.iter().map(luma).collect();
+        let rows = luma.chunks_exact(CELLS.0);
+        let bits = rows.flat_map(|row| row.windows(2).map(|pair| u64::from(pair[0] < pair[1])));
+        Ok(bits.fold(0, |hash, bit| hash << 1 | bit))
+    }
+}
+
+/// Width and height of a photo's thumbnail.
+fn shape((width, height): (usize, usize)) -> (usize, usize) {
+    let longer = width.max(height);
+    if longer <= THUMBNAIL_SIDE {
+        return (width, height);
+    }
+    let scaled = |side: usize| ((side * THUMBNAIL_SIDE + longer / 2) / longer).max(1);
+    (scaled(width), scaled(height))
+}
+
+fn jpeg(rgb: &[u8], width: usize, height: usize) -> Result<Vec<u8>> {
+    let encode = || {
+        let mut encoder = Compress::new(ColorSpace::JCS_RGB);
+        encoder.set_size(width, height);
+        // Without the search for the smallest file, which takes ten times as long.
+        encoder.set_fastest_defaults();
+        encoder.set_quality(QUALITY);
+        let mut encoder = encoder.start_compress(Vec::new())?;
+        encoder.write_scanlines(rgb)?;
+        encoder.finish()
+    };
+    // libjpeg leaves through its error handler, which mozjpeg turns into unwinding.
+    panic::catch_unwind(encode)
+        .map_err(|_| Error::internal("the encoder of thumbnails failed"))?
+        .map_err(|error| Error::internal("a thumbnail cannot be encoded").with_source(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{DecodeLimits, ImageFormat, decode};
+
+    fn photo(width: usize, height: usize, pixel: impl Fn(f32, f32) -> [u8; 3]) -> DecodedImage {
+        let at = |n: usize, length: usize| n as f32 / length as f32;
+        let rgb = (0..height)
+            .flat_map(|y| (0..width).map(move |x| (x, y)))
+            .flat_map(|(x, y)| pixel(at(x, width), at(y, height)))
+            .collect();
+        let (format, space) = (ImageFormat::Png, SampleSpace::srgb());
+        DecodedImage { rgb, width, height, format, orientation: 1, space }
+    }
+
+    fn stretched(photo: &DecodedImage) -> Stretched {
+        let config = PreprocessConfig::default();
+        Stretched::new(config.resize(photo).unwrap(), &config, photo)
+    }
+
+    /// Waves, so that neighbouring cells differ.
+    fn waves(x: f32, y: f32) -> [u8; 3] {
+        let level = |phase: f32| (127.0 + 120.0 * (9.0 * x + phase + 5.0 * y * y).sin()) as u8;
+        [level(0.0), level(1.0), level(2.0)]
+    }
+
+    #[test]
+    fn a_thumbnail_has_the_shape_and_colours_of_the_photo() {
+        let wide = photo(1200, 300, |x, _| if x < 0.5 { [200, 30, 30] } else { [20, 20, 180] });
+        let file = stretched(&wide).thumbnail().unwrap();
+        let small = decode(&file, &DecodeLimits::default()).unwrap();
+        assert_eq!((small.width, small.height), (256, 64));
+        for (x, expected) in [(40, [200, 30, 30]), (220, [20, 20, 180])] {
+            let found = &small.rgb[3 * (32 * 256 + x)..][..3];
+            let far = found.iter().zip(expected).any(|(a, b)| a.abs_diff(b) > 12);
+            assert!(!far, "{found:?} at {x}");
+        }
+    }
+
+    #[test]
+    fn a_small_photo_is_not_enlarged_and_none_vanishes() {
+        let small = stretched(&photo(40, 30, waves)).thumbnail().unwrap();
+        let small = decode(&small, &DecodeLimits::default()).unwrap();
+        assert_eq!((small.width, small.height), (40, 30));
+        assert_eq!(shape((60_000, 1)), (256, 1));
+        assert_eq!(shape((3000, 4000)), (192, 256));
+    }
+
+    #[test]
+    fn copies_have_nearly_the_same_hash_and_other_photos_do_not() {
+        let hash = |photo: &DecodedImage| stretched(photo).difference_hash().unwrap();
+        let one = hash(&photo(900, 600, waves));
+        let copy = hash(&photo(450, 300, |x, y| waves(x, y).map(|level| level / 8 * 8)));
+        let other = hash(&photo(900, 600, |x, y| waves(y, x)));
+        assert!((one ^ copy).count_ones() <= 4, "{one:x} {copy:x}");
+        assert!((one ^ other).count_ones() > 12, "{one:x} {other:x}");
+        // From dark to light all bits are set, and from light to dark none.
+        assert_eq!(hash(&photo(90, 80, |x, _| [(255.0 * x) as u8; 3])), u64::MAX);
+        assert_eq!(hash(&photo(90, 80, |x, _| [255 - (255.0 * x) as u8; 3])), 0);
+    }
+}
