@@ -1,11 +1,13 @@
 //! `GET /`
 
 use axum::Json;
+use axum::extract::State;
 use axum::http::header::VARY;
 use axum::http::{HeaderMap, HeaderValue};
 use axum::response::{IntoResponse, Response};
 
 use super::dto::Index;
+use super::state::AppState;
 use super::{endpoints, page};
 
 /// Lists the endpoints
@@ -22,9 +24,9 @@ use super::{endpoints, page};
         content((Index = "application/json"), (String = "text/html")),
     )),
 )]
-pub(super) async fn show(headers: HeaderMap) -> Response {
+pub(super) async fn show(State(state): State<AppState>, headers: HeaderMap) -> Response {
     if page::wanted(&headers) {
-        return page::show(&headers);
+        return page::show(&headers, state.library().is_some());
     }
     let mut response = list().into_response();
     response.headers_mut().insert(VARY, HeaderValue::from_static("accept"));

@@ -111,14 +111,18 @@ fn routes() -> Vec<(Access, UtoipaMethodRouter<AppState>)> {
     own.into_iter().chain(contracts::routes()).collect()
 }
 
-/// The files of the page, which are not part of the contract.
+/// The page of the library, which is not part of the contract.
+const GALLERY: &str = "/gallery";
+
+/// The files of the pages, which are not part of the contract.
 const PAGE_FILES: &str = "/page/{name}";
 
 /// Who may use the route with this pattern. A route that is not in [`routes`] needs a key.
 fn access(method: &Method, route: &str) -> Access {
     /// Of requests that read, and of those that send something.
     static ACCESS: LazyLock<[HashMap<String, Access>; 2]> = LazyLock::new(|| {
-        let mut all = [HashMap::from([(PAGE_FILES.to_owned(), Access::Open)]), HashMap::new()];
+        let pages = [PAGE_FILES, GALLERY].map(|route| (route.to_owned(), Access::Open));
+        let mut all = [HashMap::from(pages), HashMap::new()];
         for (access, (_, item, _)) in routes() {
             for (path, item) in item.paths {
                 all[usize::from(item.post.is_some())].insert(path, access);
@@ -163,6 +167,7 @@ pub fn app(state: AppState) -> Router {
     let routes = documented.fold(OpenApiRouter::new(), |router, (_, route)| router.routes(route));
     let routes = Router::from(routes)
         .route(PAGE_FILES, get(page::asset))
+        .route(GALLERY, get(page::gallery))
         .merge(contracts::more_routes())
         .merge(openapi::swagger_ui())
         .fallback(not_found)

@@ -26,8 +26,11 @@ export function launch() {
   return chromium.launch({ executablePath: PATH, headless: true, chromiumSandbox: !root, args });
 }
 
-/** Opens the page at `url` in a new context. `sockets` handles its WebSockets instead of the server. */
-export async function visit(browser, url, { sockets, ...options } = {}) {
+/**
+ * Opens the page at `url` in a new context, and waits for the element `ready`. `sockets` handles its WebSockets
+ * instead of the server.
+ */
+export async function visit(browser, url, { sockets, ready = '#server strong', ...options } = {}) {
   const context = await browser.newContext({
     viewport: { width: 1280, height: 900 },
     permissions: ['clipboard-read', 'clipboard-write'],
@@ -57,12 +60,12 @@ export async function visit(browser, url, { sockets, ...options } = {}) {
     socket.on('framereceived', ({ payload }) => frames.push(JSON.parse(payload)));
   });
   await page.goto(url);
-  await page.locator('#server strong').waitFor();
+  await page.locator(ready).first().waitFor();
   return { page, context, seen };
 }
 
-/** Serious and critical findings of axe, one per line. */
-export async function findings(page) {
+/** Findings of axe with these impacts, one per line. */
+export async function findings(page, impacts = ['serious', 'critical']) {
   // Wait until all elements have faded in.
   await page.evaluate(() => Promise.all(document.getAnimations().map((animation) => animation.finished)));
   // Evaluate axe directly: the page's content security policy forbids script elements.
@@ -71,7 +74,7 @@ export async function findings(page) {
     runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'best-practice'],
   }));
   return violations
-    .filter(({ impact }) => impact === 'serious' || impact === 'critical')
+    .filter(({ impact }) => impacts.includes(impact))
     .flatMap(({ id, nodes }) => nodes.map((node) => `${id}: ${node.html} ${node.failureSummary}`));
 }
 

@@ -181,3 +181,47 @@ test('stopping cancels running and waiting tasks', async () => {
   await empty;
   assert.deepEqual(log.map(([name, what]) => `${name} ${what}`), ['a run', 'b stopped', 'a stopped']);
 });
+
+const { diff } = await load('diff.js');
+const { compose, finished, groups, marked, token } = await load('query.js');
+
+test('the words that differ are found', () => {
+  const short = (before, after) => diff(before, after).map(({ kind, text }) => `${{ same: ' ', removed: '-', added: '+' }[kind]}${text}`);
+  assert.deepEqual(short('a dog on a beach', 'a cat on a beach'), [' a', '-dog', '+cat', ' on a beach']);
+  assert.deepEqual(short('', 'a cat'), ['+a cat']);
+  assert.deepEqual(short('a  cat ', ''), ['-a cat']);
+  assert.deepEqual(short('same', 'same'), [' same']);
+  assert.deepEqual(diff('', ''), []);
+  const long = 'word '.repeat(1000);
+  assert.deepEqual(diff(long, `${long} more`).map(({ kind }) => kind), ['removed', 'added']);
+});
+
+test('filters are written into searches', () => {
+  assert.equal(token('color', 'tan'), 'color:tan');
+  assert.equal(token('tag', 'New York'), 'tag:"New York"');
+  assert.equal(token('tag', 'say "hi"'), 'tag:"say  hi"');
+  assert.equal(compose(' dog ', new Set(['color:tan', 'is:suggested'])), 'color:tan is:suggested dog ');
+  assert.equal(finished('color:tan do'), 'color:tan do*');
+  for (const q of ['', 'color:tan', '"a dog"', 'dog*']) assert.equal(finished(q), q);
+  assert.equal(finished('dog '), 'dog');
+});
+
+test('facets become groups of filters, and chosen ones stay', () => {
+  const facets = [
+    { attribute: 'is', values: [{ value: 'reviewed', count: 2 }], exact: true },
+    { attribute: 'tag', values: [{ value: 'beach', count: 3 }], exact: false },
+    { attribute: 'mood', values: [], exact: true },
+  ];
+  const found = groups(facets, ['tag:"New York"'], 5);
+  assert.deepEqual(found.map(({ title, exact }) => [title, exact]), [['Decisions', true], ['Tags', false]]);
+  assert.deepEqual(found[0].filters.map((filter) => [filter.label, filter.count]), [['not reviewed', 3], ['reviewed', 2]]);
+  assert.deepEqual(found[1].filters.map((filter) => [filter.token, filter.count]), [['tag:"New York"', 0], ['tag:beach', 3]]);
+});
+
+test('highlights are parts, not markup', () => {
+  assert.deepEqual(marked('a \ue000<dog>\ue001 runs'), [
+    { text: 'a ', marked: false },
+    { text: '<dog>', marked: true },
+    { text: ' runs', marked: false },
+  ]);
+});

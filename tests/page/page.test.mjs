@@ -129,7 +129,7 @@ test('three photos are dropped, one of them broken', async (t) => {
 
   await t.test('mood, times, JSON and the curl command are shown', async () => {
     const coffee = card(page, 'coffee.jpg');
-    assert.match(await coffee.locator('.credit').textContent(), /coffee\.jpg600 × 400 JPEG, 71 KBenergetic\d+ ms/);
+    assert.match(await coffee.locator('.credit').textContent(), /coffee\.jpg600 × 400 JPEG, 71 KBenergetic(\d+ ms|\d+\.\d s)/);
     await coffee.locator('summary').click();
     const json = JSON.parse(await coffee.getByRole('group', { name: 'JSON for coffee.jpg' }).textContent());
     const { captions, colors, mood } = await expected('coffee.jpg');

@@ -1,12 +1,13 @@
-//! The web page on which a person can try the server.
+//! The web page on which a person can try the server, and the gallery of its library.
 //!
 //! Its files are compiled into the binary and need no other host and no build step. Their content
 //! security policy makes browsers refuse everything else.
 
+use std::borrow::Cow;
 use std::sync::LazyLock;
 
-use axum::extract::Path;
 use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
 use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_NONE_MATCH, VARY,
     X_FRAME_OPTIONS,
@@ -16,6 +17,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::accept::prefers;
 use super::not_found;
+use super::state::AppState;
 
 /// Only files of this server, no inline scripts or styles, no framing. `blob:` is the chosen photo,
 /// `data:` its thumbnail. Text can never become markup or script.
@@ -40,7 +42,7 @@ const SVG: &str = "image/svg+xml";
 struct Asset {
     name: &'static str,
     media_type: &'static str,
-    bytes: &'static [u8],
+    bytes: Cow<'static, [u8]>,
 }
 
 macro_rules! asset {
@@ -48,7 +50,7 @@ macro_rules! asset {
         Asset {
             name: $name,
             media_type: $media_type,
-            bytes: include_bytes!(concat!("assets/", $name)),
+            bytes: Cow::Borrowed(include_bytes!(concat!("assets/", $name))),
         }
     };
 }
@@ -56,34 +58,72 @@ macro_rules! asset {
 /// The page itself.
 static INDEX: Asset = asset!("index.html", HTML);
 
-/// The files that it loads from `/page/`.
-static ASSETS: [Asset; 11] = [
+/// The page of the library.
+static GALLERY: Asset = asset!("gallery.html", HTML);
+
+/// The page of a server with a library: it leads to the gallery.
+static INDEX_WITH_GALLERY: LazyLock<Asset> = LazyLock::new(|| {
+    let page = String::from_utf8_lossy(&INDEX.bytes).replace(MARK, LINK);
+    Asset { bytes: Cow::Owned(page.into_bytes()), ..INDEX }
+});
+
+/// Where the page has the link to the gallery.
+const MARK: &str = "<!-- gallery -->";
+const LINK: &str = "<nav aria-label=\"Pages\"><a href=\"gallery\">Gallery</a></nav>";
+
+/// The files that they load from `/page/`.
+static ASSETS: [Asset; 23] = [
     asset!("api.js", SCRIPT),
     asset!("app.js", SCRIPT),
+    asset!("bulk.js", SCRIPT),
     asset!("card.js", SCRIPT),
+    asset!("cell.js", SCRIPT),
+    asset!("detail.js", SCRIPT),
+    asset!("diff.js", SCRIPT),
     asset!("dom.js", SCRIPT),
+    asset!("editor.js", SCRIPT),
+    asset!("gallery.css", CSS),
+    asset!("gallery.js", SCRIPT),
+    asset!("grid.js", SCRIPT),
     asset!("icon.svg", SVG),
     asset!("intake.js", SCRIPT),
+    asset!("library.js", SCRIPT),
     asset!("page.css", CSS),
+    asset!("photos.js", SCRIPT),
     asset!("pool.js", SCRIPT),
+    asset!("query.js", SCRIPT),
     asset!("results.js", SCRIPT),
+    asset!("runs.js", SCRIPT),
     asset!("socket.js", SCRIPT),
     asset!("visit.js", SCRIPT),
 ];
 
-/// Strong tags: the hashes of [`INDEX`] and of [`ASSETS`] in their order.
-static TAGS: LazyLock<(String, Vec<String>)> =
-    LazyLock::new(|| (tag(&INDEX), ASSETS.iter().map(tag).collect()));
+/// Strong tags: the hashes of [`ASSETS`] in their order.
+static TAGS: LazyLock<Vec<String>> = LazyLock::new(|| ASSETS.iter().map(tag).collect());
 
 fn tag(asset: &Asset) -> String {
-    format!("\"{}\"", &blake3::hash(asset.bytes).to_hex()[..32])
+    format!("\"{}\"", &blake3::hash(&asset.bytes).to_hex()[..32])
 }
 
-/// The page at `/`.
-pub(super) fn show(request: &HeaderMap) -> Response {
-    let mut response = respond(&INDEX, &TAGS.0, request);
+/// The page at `/`, with the way to the gallery if there is a library.
+pub(super) fn show(request: &HeaderMap, with_gallery: bool) -> Response {
+    let page: &'static Asset = if with_gallery { &INDEX_WITH_GALLERY } else { &INDEX };
+    let mut response = page_response(page, request);
+    response.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
+    response
+}
+
+/// `GET /gallery`
+pub(super) async fn gallery(State(state): State<AppState>, request: HeaderMap) -> Response {
+    match state.library() {
+        Some(_) => page_response(&GALLERY, &request),
+        None => not_found().await.into_response(),
+    }
+}
+
+fn page_response(page: &'static Asset, request: &HeaderMap) -> Response {
+    let mut response = respond(page, &tag(page), request);
     let headers = response.headers_mut();
-    headers.insert(VARY, HeaderValue::from_static("accept"));
     headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
     headers.insert(X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
     headers.insert(
@@ -100,7 +140,7 @@ pub(super) async fn asset(
 ) -> Response {
     // A name that is not UTF-8 is refused by the extractor.
     let Ok(Path(name)) = name else { return not_found().await.into_response() };
-    let found = ASSETS.iter().zip(&TAGS.1).find(|(asset, _)| asset.name == name);
+    let found = ASSETS.iter().zip(TAGS.iter()).find(|(asset, _)| asset.name == name);
     match found {
         Some((asset, tag)) => respond(asset, tag, &request),
         None => not_found().await.into_response(),
@@ -108,12 +148,13 @@ pub(super) async fn asset(
 }
 
 /// The file, or 304 if the browser has it already.
-fn respond(asset: &Asset, tag: &str, request: &HeaderMap) -> Response {
+fn respond(asset: &'static Asset, tag: &str, request: &HeaderMap) -> Response {
     let known = request.get_all(IF_NONE_MATCH).iter().any(|tags| names(tags, tag));
     let mut response = if known {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
-        ([(CONTENT_TYPE, HeaderValue::from_static(asset.media_type))], asset.bytes).into_response()
+        ([(CONTENT_TYPE, HeaderValue::from_static(asset.media_type))], &*asset.bytes)
+            .into_response()
     };
     let headers = response.headers_mut();
     if let Ok(tag) = HeaderValue::from_str(tag) {

@@ -1,10 +1,11 @@
-//! The page at `/` and its files. `tests/page` tests it in a browser.
+//! The pages at `/` and `/gallery`, and their files. `tests/page` tests it in a browser.
 
 use std::fs;
 use std::path::Path;
 
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
+use tempfile::TempDir;
 
 use super::fixture::{Answer, Fixture};
 
@@ -26,7 +27,20 @@ fn files() -> Vec<(String, String)> {
 }
 
 fn address(name: &str) -> String {
-    if name == "index.html" { "/".to_owned() } else { format!("/page/{name}") }
+    match name {
+        "index.html" => "/".to_owned(),
+        "gallery.html" => "/gallery".to_owned(),
+        _ => format!("/page/{name}"),
+    }
+}
+
+/// A server with a library, which has all pages.
+fn with_library() -> (Fixture, TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let fixture = Fixture::new();
+    let store = cutline_library::open(&format!("sqlite:{}", folder.path().join("a.db").display()));
+    fixture.state.keep_in(store.unwrap()).unwrap();
+    (fixture, folder)
 }
 
 async fn get(fixture: &Fixture, path: &str, headers: &[(&str, &str)]) -> Answer {
@@ -39,9 +53,11 @@ async fn get(fixture: &Fixture, path: &str, headers: &[(&str, &str)]) -> Answer 
 
 #[tokio::test]
 async fn every_file_is_served_with_its_type_and_can_be_cached() {
-    let fixture = Fixture::new();
+    let (fixture, _folder) = with_library();
     for (name, text) in files() {
         let path = address(&name);
+        let link = "<nav aria-label=\"Pages\"><a href=\"gallery\">Gallery</a></nav>";
+        let text = text.replace("<!-- gallery -->", link);
         let answer = get(&fixture, &path, &[]).await;
         assert_eq!(answer.status, StatusCode::OK, "{name}");
         assert!(answer.body == text.as_bytes(), "{name} is another file");
@@ -93,9 +109,22 @@ async fn browsers_get_the_page_and_programs_get_the_list() {
 }
 
 #[tokio::test]
-async fn the_page_forbids_what_it_does_not_need() {
+async fn without_a_library_there_is_no_gallery() {
     let fixture = Fixture::new();
+    get(&fixture, "/gallery", &[]).await.problem(404, "not_found");
     let page = get(&fixture, "/", &[]).await;
+    assert!(!String::from_utf8_lossy(&page.body).contains("href=\"gallery\""));
+}
+
+#[tokio::test]
+async fn the_pages_forbid_what_they_do_not_need() {
+    let (fixture, _folder) = with_library();
+    for path in ["/", "/gallery"] {
+        forbids(&get(&fixture, path, &[]).await);
+    }
+}
+
+fn forbids(page: &Answer) {
     let policy: Vec<&str> = page.header("content-security-policy").split("; ").collect();
     for directive in [
         "default-src 'none'",
@@ -117,10 +146,20 @@ async fn the_page_forbids_what_it_does_not_need() {
     assert!(page.header("permissions-policy").contains("camera=()"));
 }
 
+/// A page with the files that it names.
+fn with_files(page: &str) -> Vec<(String, String)> {
+    let files = files();
+    let (_, page) = files.iter().find(|(name, _)| name == page).unwrap().clone();
+    let named = |(name, _): &(String, String)| page.contains(&format!("\"page/{name}\""));
+    files.into_iter().filter(|file| file.1 == page || named(file)).collect()
+}
+
 #[test]
-fn the_page_is_small() {
-    let bytes: usize = files().iter().map(|(_, text)| text.len()).sum();
-    assert!(bytes < 60_000, "{bytes} bytes");
+fn the_pages_are_small() {
+    for (page, most) in [("index.html", 60_000), ("gallery.html", 110_000)] {
+        let bytes: usize = with_files(page).iter().map(|(_, text)| text.len()).sum();
+        assert!(bytes < most, "{page}: {bytes} bytes");
+    }
 }
 
 #[test]
@@ -157,8 +196,12 @@ fn nothing_is_inline_and_no_text_becomes_markup() {
             assert!(!text.contains(word), "{name} has {word}");
         }
     }
-    let (_, page) = files().into_iter().find(|(name, _)| name == "index.html").unwrap();
-    for tag in page.split('<').skip(1).filter_map(|rest| rest.split('>').next()) {
+    let pages: Vec<String> = files()
+        .into_iter()
+        .filter(|(name, _)| name.ends_with(".html"))
+        .map(|(_, page)| page)
+        .collect();
+    for tag in pages.concat().split('<').skip(1).filter_map(|rest| rest.split('>').next()) {
         let names = tag.split_whitespace().filter_map(|part| part.split_once('='));
         let inline = names.map(|(name, _)| name).any(|name| name.starts_with("on"));
         assert!(!inline, "a handler in <{tag}>");
@@ -168,10 +211,22 @@ fn nothing_is_inline_and_no_text_becomes_markup() {
 
 /// One round trip: no file is discovered only after another one has loaded.
 #[test]
-fn the_page_names_every_file() {
-    let files = files();
-    let page = &files.iter().find(|(name, _)| name == "index.html").unwrap().1;
-    for (name, _) in files.iter().filter(|(name, _)| name != "index.html") {
-        assert!(page.contains(&format!("\"page/{name}\"")), "the page does not name {name}");
+fn the_pages_name_every_file_that_they_need() {
+    let mut needed = Vec::new();
+    for page in ["index.html", "gallery.html"] {
+        let files = with_files(page);
+        needed.extend(files.iter().map(|(name, _)| name.clone()));
+        for (file, text) in files.iter().filter(|(name, _)| name.ends_with(".js")) {
+            for import in text.lines().filter_map(|line| line.split_once(" from './")) {
+                let name = import.1.trim_end_matches("';");
+                assert!(
+                    needed.iter().any(|one| one == name),
+                    "{page} does not name {name} of {file}"
+                );
+            }
+        }
     }
+    let unused: Vec<String> =
+        files().into_iter().map(|(name, _)| name).filter(|name| !needed.contains(name)).collect();
+    assert_eq!(unused, [""; 0], "no page names these files");
 }

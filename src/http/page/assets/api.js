@@ -40,7 +40,8 @@ function fromStorage(use) {
   }
 }
 
-async function ask(path, init = {}) {
+/** Sends a request with the key. Only answers that are good come back. @throws {Problem} */
+export async function ask(path, init = {}) {
   const secret = key.get();
   const headers = { ...init.headers, ...(secret && { authorization: `Bearer ${secret}` }) };
   let response;
