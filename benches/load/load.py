@@ -13,6 +13,7 @@ from pathlib import Path
 import aiohttp
 import chaos
 import contracts
+import kept
 import photos
 import pillow_images
 import soak
@@ -40,8 +41,8 @@ class Load:
         self.failed |= not holds
         print(f"{check:<11} {number:<34} {bound:<34} {'PASS' if holds else 'FAIL'} {more}", flush=True)
 
-    def server(self, *more, **process):
-        return Server(self.options.cutline, [*self.model, *more], self.folder / "server.log", **process)
+    def server(self, *more, log="server.log", **process):
+        return Server(self.options.cutline, [*self.model, *more], self.folder / log, **process)
 
     def expected(self):
         if self._expected is None:
@@ -258,11 +259,14 @@ class Load:
     async def contracts(self):
         await contracts.run(self, BYPASS)
 
+    async def kept(self):
+        await kept.run(self, BYPASS)
+
 
 CHECKS = ["throughput", "poisson", "crowd", "same", "cached", "kill", "memory"]
 # Run only if they are named.
 CHAOS = [f"chaos-{part}" for part in chaos.PARTS]
-LONG = ["chaos", *CHAOS, "soak", "pillow", "contracts"]
+LONG = ["chaos", *CHAOS, "soak", "pillow", "contracts", "kept"]
 
 
 def main():

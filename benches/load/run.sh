@@ -4,7 +4,7 @@
 #     LOAD_FOLDER=/somewhere/with/100/MB benches/load/run.sh [checks and options of load.py]
 #
 # All traffic uses the loopback interface. Every check ends after a number of requests or a time. The
-# checks chaos, soak, pillow and contracts run only if they are named. Exits with status 1 if a check fails.
+# checks chaos, soak, pillow, contracts and kept run only if they are named. Exits with status 1 if a check fails.
 # LOAD_PYTHON is a Python with the packages of requirements.txt; without it, the script sets one up in
 # LOAD_FOLDER.
 set -eu
