@@ -131,6 +131,9 @@ pub(super) enum Access {
     Metrics,
     /// Everybody, if `PUBLIC_ENDPOINTS` lists `docs`.
     Docs,
+    /// Clients with a key, if there are keys. Their number is not limited: a page of the gallery has a
+    /// hundred pictures.
+    Picture,
     /// Clients with a key, if there are keys; the only requests that are rate limited.
     Key,
 }
@@ -142,7 +145,7 @@ impl Access {
             Self::Health => public.health,
             Self::Metrics => public.metrics,
             Self::Docs => public.docs,
-            Self::Key => false,
+            Self::Picture | Self::Key => false,
         }
     }
 }

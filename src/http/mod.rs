@@ -92,7 +92,7 @@ fn routes() -> Vec<(Access, UtoipaMethodRouter<AppState>)> {
         (Access::Metrics, routes!(metrics::show)),
         (Access::Key, routes!(library::show::find)),
         (Access::Key, routes!(library::show::asset, library::edit::purge)),
-        (Access::Key, routes!(library::show::thumbnail)),
+        (Access::Picture, routes!(library::show::thumbnail)),
         (Access::Key, routes!(library::show::history)),
         (Access::Key, routes!(library::show::similar)),
         (Access::Key, routes!(library::edit::edit)),

@@ -257,6 +257,20 @@ test('photos are captioned again, and suggestions decided one by one and togethe
   await page.locator('#said button').click();
   await said(page, '3 texts taken back');
   assert.equal(textOf(await stored('rocket.jpg')).text, 'written by hand: rocket.jpg');
+
+  // A run that is at work can be cancelled, and one that is done undone.
+  const { id } = (await api('runs')).find(({ kind }) => kind === 'regenerate');
+  const job = { run: id, state: 'running', total: 4, done: 1, written: 0, suggested: 1, unchanged: 0, unavailable: 0, failed: 0 };
+  await page.route('**/library/jobs', (route) => route.fulfill({ json: [job] }));
+  await page.getByRole('button', { name: 'Runs' }).click();
+  await page.getByText('at work: 1 of 4 photos').waitFor();
+  assert.equal(await page.locator('#runs progress').first().getAttribute('value'), '1');
+  const cancelled = page.waitForRequest((request) => request.url().endsWith(`/library/jobs/${id}/cancel`));
+  await page.getByRole('button', { name: `Cancel run ${id}` }).click();
+  await cancelled;
+  await page.unroute('**/library/jobs');
+  await page.getByRole('button', { name: `Undo run ${id}` }).click();
+  await said(page, 'Undone');
   clean(seen);
   await context.close();
 });

@@ -1,13 +1,14 @@
 //! `/library/…`, and the captions that a server keeps.
 
 use std::fs;
+use std::num::NonZeroU32;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{Method, Request, StatusCode};
-use cutline::config::{ApiKeys, HttpSettings, ProtectionSettings};
+use cutline::config::{ApiKeys, HttpSettings, ProtectionSettings, RateLimit};
 use cutline::image::{DecodeLimits, decode};
 use cutline_library::{
     Author, Change, ContentHash, Features, Field, NameKind, NewAsset, Store, open,
@@ -405,4 +406,20 @@ async fn keys_hold_for_the_library() {
     let request = Request::get("/library/assets").header("x-api-key", "secret");
     let answer = kept.fixture.send(request.body(Body::empty()).unwrap()).await;
     assert_eq!(answer.status, StatusCode::OK);
+    let path = format!("/library/assets/{}/thumbnail", ContentHash::of(b""));
+    kept.fixture.get(&path).await.problem(401, "unauthorized");
+}
+
+#[tokio::test]
+async fn thumbnails_do_not_count_for_the_rate() {
+    let one = NonZeroU32::MIN;
+    let rate = RateLimit { per_minute: one, burst: one };
+    let protection = ProtectionSettings { rate: Some(rate), ..ProtectionSettings::default() };
+    let kept = Kept::with(HttpSettings { protection, ..HttpSettings::default() });
+    let hash = kept.caption("").await;
+    for _ in 0..5 {
+        let path = format!("/library/assets/{hash}/thumbnail");
+        assert_eq!(kept.fixture.get(&path).await.status, StatusCode::OK);
+    }
+    kept.fixture.get("/library/assets").await.problem(429, "rate_limited");
 }
