@@ -96,6 +96,15 @@ impl Parameters {
         text.parse().map(Some).map_err(wrong)
     }
 
+    /// The number of photos that are asked for.
+    fn limit(&self) -> Result<Option<usize>> {
+        let limit = self.parsed("limit", "a number from 1 to 200")?;
+        if limit.is_some_and(|limit| !(1..=200).contains(&limit)) {
+            return Err(Error::parameter("limit", "limit must be from 1 to 200; correct it"));
+        }
+        Ok(limit)
+    }
+
     fn query(&self) -> Result<Query> {
         let sort = match self.text("sort") {
             "" => None,
@@ -115,7 +124,7 @@ impl Parameters {
             filters: Vec::new(),
             unfinished: self.parsed("unfinished", "true or false")?.unwrap_or(false),
             sort,
-            limit: self.parsed("limit", "a number from 1 to 200")?.unwrap_or(0),
+            limit: self.limit()?.unwrap_or(0),
             cursor: self.0.get("cursor").cloned(),
             count: self.parsed("count", "true or false")?.unwrap_or(false),
         })

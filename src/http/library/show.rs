@@ -195,7 +195,7 @@ pub(in crate::http) async fn similar(
 ) -> Result<Json<Vec<Neighbour>>, Failure> {
     let probe = Probe::Asset(hash(&name)?);
     let parameters = Parameters::read(request.uri().query(), &["limit"])?;
-    let limit = parameters.parsed("limit", "a number from 1 to 200")?.unwrap_or(20).clamp(1, 200);
+    let limit = parameters.limit()?.unwrap_or(20);
     let similar = Similar { probe, limit, min_score: -1.0 };
     Ok(Json(with(&state, move |store| store.similar(&similar)).await?))
 }

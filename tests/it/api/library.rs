@@ -346,6 +346,7 @@ async fn mistakes_are_answers() {
         ("/library/assets?q=colr:red", 422, "invalid_parameter"),
         ("/library/assets?limit=0x1", 422, "invalid_parameter"),
         ("/library/assets?limit=201", 422, "invalid_parameter"),
+        ("/library/assets?limit=0", 422, "invalid_parameter"),
         ("/library/assets?sort=best", 422, "invalid_parameter"),
         ("/library/assets?cursor=1", 422, "invalid_parameter"),
         ("/library/assets?query=dog", 422, "invalid_parameter"),
@@ -356,6 +357,8 @@ async fn mistakes_are_answers() {
     ] {
         kept.fixture.get(path).await.problem(status, code);
     }
+    let similar = format!("/library/assets/{hash}/similar?limit=0");
+    kept.fixture.get(&similar).await.problem(422, "invalid_parameter");
     let path = format!("{hash}/texts/caption");
     kept.edit(&path, Some("\"1\""), json!({"action": "burn"}))
         .await
