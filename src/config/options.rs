@@ -176,7 +176,7 @@ pub(super) struct ModelOptions {
     /// Number format of the model: auto, f32, f16, bf16 or int8
     #[arg(long, env, default_value = "auto", value_parser = choice(precision()))]
     pub(super) precision: Precision,
-    /// Instruction set on a CPU: auto, portable, avx2, avx2-vnni, avx512, avx512-vnni, amx, candle
+    /// Instruction set on a CPU: auto, portable, avx2, avx2-vnni, avx512, avx512-int8, avx512-vnni, amx, candle
     #[arg(long, env, default_value = "auto", value_parser = choice(cpu_kernels()))]
     pub(super) cpu_kernels: KernelChoice,
     /// Captions or beams decoded together; auto is 8 on a CPU, and measured at the start on a GPU

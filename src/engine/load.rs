@@ -99,8 +99,8 @@ fn plan(options: EngineOptions, only_q8_0: Option<bool>) -> Result<PrecisionPlan
         Precision::Auto if only_q8_0 == Some(false) => return Ok(PrecisionPlan::Candle),
         Precision::Auto if only_q8_0 == Some(true) => cutline_kernels::Precision::Int8,
         // The fastest precision that keeps nine captions in ten word for word: see
-        // docs/design/quantisation.md.
-        Precision::Auto if tier.has_bf16() => cutline_kernels::Precision::Int8,
+        // docs/design/quantisation.md. Plain loops are not faster in 8 bits.
+        Precision::Auto if tier > Tier::Portable => cutline_kernels::Precision::Int8,
         Precision::Auto => cutline_kernels::Precision::F32,
         Precision::Int8 => cutline_kernels::Precision::Int8,
         Precision::F32 => cutline_kernels::Precision::F32,

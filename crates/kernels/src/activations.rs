@@ -131,13 +131,13 @@ fn write_interleaved(
                 words.iter().zip(&mut cells).for_each(|(word, cell)| *cell = *word);
             }
         }
-        Format::Int8x4 | Format::Int8x2 => {
+        Format::Int8x4 | Format::Int8Sums16 | Format::Int8x2 => {
             let params = rows::quant_params(isa, values);
             let mut bytes = [0u8; CHUNK];
             for values in values.chunks(CHUNK) {
                 let steps = values.len().div_ceil(plan.format.group());
                 let bytes = quantize_chunk(isa, values, params, &mut bytes);
-                if plan.format == Format::Int8x4 {
+                if plan.format.group() == 4 {
                     let words = bytes.as_chunks::<4>().0[..steps].iter();
                     let words = words.map(|bytes| u32::from_le_bytes(*bytes));
                     words.zip(&mut cells).for_each(|(word, cell)| *cell = word);

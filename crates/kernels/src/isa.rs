@@ -16,6 +16,8 @@ pub enum Tier {
     Avx2Vnni,
     /// AVX-512 F, BW, DQ and VL.
     Avx512,
+    /// AVX-512 with 8-bit dot products, but none of bf16: Cascade Lake, Ice Lake, Tiger Lake.
+    Avx512Int8,
     /// AVX-512 with 8-bit and bf16 dot products.
     Avx512Vnni,
     /// AVX-512 as above, and matrix tiles of 8-bit integers and bf16.
@@ -65,15 +67,22 @@ impl Isa {
         match self.0 {
             Tier::Portable => VectorWidth::Portable,
             Tier::Avx2 | Tier::Avx2Vnni => VectorWidth::Avx2,
-            Tier::Avx512 | Tier::Avx512Vnni | Tier::Amx => VectorWidth::Avx512,
+            Tier::Avx512 | Tier::Avx512Int8 | Tier::Avx512Vnni | Tier::Amx => VectorWidth::Avx512,
         }
     }
 }
 
 impl Tier {
     /// Every tier, the slowest first.
-    pub const ALL: [Self; 6] =
-        [Self::Portable, Self::Avx2, Self::Avx2Vnni, Self::Avx512, Self::Avx512Vnni, Self::Amx];
+    pub const ALL: [Self; 7] = [
+        Self::Portable,
+        Self::Avx2,
+        Self::Avx2Vnni,
+        Self::Avx512,
+        Self::Avx512Int8,
+        Self::Avx512Vnni,
+        Self::Amx,
+    ];
 
     /// The fastest tier that this CPU and its operating system support.
     #[must_use]
@@ -108,9 +117,8 @@ impl Tier {
                     && has!("avx512dq")
                     && has!("avx512vl")
             }
-            Self::Avx512Vnni => {
-                Self::Avx512.runs_here() && has!("avx512vnni") && has!("avx512bf16")
-            }
+            Self::Avx512Int8 => Self::Avx512.runs_here() && has!("avx512vnni"),
+            Self::Avx512Vnni => Self::Avx512Int8.runs_here() && has!("avx512bf16"),
             Self::Amx => Self::Avx512Vnni.runs_here() && super::microkernels::amx::permitted(),
         }
     }
@@ -140,6 +148,7 @@ impl Tier {
             Self::Avx2 => "avx2",
             Self::Avx2Vnni => "avx2-vnni",
             Self::Avx512 => "avx512",
+            Self::Avx512Int8 => "avx512-int8",
             Self::Avx512Vnni => "avx512-vnni",
             Self::Amx => "amx",
         }

@@ -6,7 +6,7 @@ use crate::Precision;
 use crate::buffer::Buffer;
 use crate::isa::Isa;
 use crate::math::{from_bf16, to_bf16};
-use crate::microkernels::{Format, GemmPlan};
+use crate::microkernels::{Format, GROUP_LIMIT, GemmPlan};
 use crate::rotate::{gain, rotate, rotate_back};
 use crate::rows;
 
@@ -91,17 +91,28 @@ impl PackedWeights {
             let cell = &panel[(step * columns + column) * bytes..][..bytes];
             for (i, value) in values.iter_mut().enumerate() {
                 *value = match format {
-                    Format::Int8x4 | Format::Int8x2 => f32::from(cell[i].cast_signed()) * scale,
-                    Format::Bf16 => from_bf16(u16::from_le_bytes([cell[2 * i], cell[2 * i + 1]])),
-                    Format::F32 | Format::RoundedF32 => {
-                        f32::from_le_bytes([cell[0], cell[1], cell[2], cell[3]])
+                    Format::Int8x4 | Format::Int8Sums16 | Format::Int8x2 => {
+                        f32::from(cell[i].cast_signed()) * scale
                     }
+                    Format::Bf16 => from_bf16(u16::from_le_bytes([cell[2 * i], cell[2 * i + 1]])),
+                    Format::RoundedF32 => from_bf16(u16::from_le_bytes([cell[0], cell[1]])),
+                    Format::F32 => f32::from_le_bytes([cell[0], cell[1], cell[2], cell[3]]),
                 };
             }
         }
         if self.plan.rotated {
             rotate_back(self.plan.isa, &mut out[..self.depth]);
         }
+    }
+
+    /// Row `index` of `W` as its 8-bit integers, padding included, and their scale.
+    #[cfg(test)]
+    pub(crate) fn integers(&self, index: usize) -> (Vec<i8>, f32) {
+        let GemmPlan { format, columns, .. } = self.plan;
+        let panel: &[u8] = bytemuck::cast_slice(self.panel(index / columns));
+        let cells =
+            panel.chunks_exact(format.column_bytes()).skip(index % columns).step_by(columns);
+        (cells.flatten().map(|byte| byte.cast_signed()).collect(), self.columns.scale[index])
     }
 
     pub(crate) fn plan(&self) -> GemmPlan {
@@ -131,6 +142,25 @@ impl PackedWeights {
 /// Weights that are converted at a time, on the stack; a multiple of every group.
 const CHUNK: usize = 256;
 
+/// The largest sum of the weights of one sign in a group of [`Format::Int8Sums16`].
+fn largest_group(row: &[f32]) -> f32 {
+    let part = |numbers: &[f32], sign: f32| -> f32 {
+        numbers.iter().map(|value| (value * sign).max(0.0)).sum()
+    };
+    let mut largest = 0f32;
+    for eight in row.chunks(8) {
+        let (first, second) = eight.split_at(eight.len().min(4));
+        for half in 0..2 {
+            let of =
+                |four: &'_ [f32], sign| four.chunks(2).nth(half).map_or(0.0, |two| part(two, sign));
+            for sign in [1.0, -1.0] {
+                largest = largest.max(of(first, sign) + of(second, sign));
+            }
+        }
+    }
+    largest
+}
+
 /// Writes a row of `W` as a column of a panel. Returns its scale and the sum of its integers.
 fn write_column(plan: &GemmPlan, row: &[f32], column: usize, panel: &mut [u8]) -> (f32, i32) {
     let (group, bytes) = (plan.format.group(), plan.format.column_bytes());
@@ -146,9 +176,16 @@ fn write_column(plan: &GemmPlan, row: &[f32], column: usize, panel: &mut [u8]) -
         row
     };
     match plan.format {
-        Format::Int8x4 | Format::Int8x2 => {
+        Format::Int8x4 | Format::Int8Sums16 | Format::Int8x2 => {
             // NaN for a row with NaN or infinity, and so is every product with it.
-            let scale = rows::max_abs(plan.isa, row) / 127.0;
+            let mut scale = rows::max_abs(plan.isa, row) / 127.0;
+            if plan.format == Format::Int8Sums16 {
+                // Rounding adds at most a half to each of the four weights of a group.
+                let group = largest_group(row) / (GROUP_LIMIT - 2) as f32;
+                if group > scale {
+                    scale = group;
+                }
+            }
             let inverse = if scale >= f32::MIN_POSITIVE { 1.0 / scale } else { 0.0 };
             let (mut sum, mut numbers) = (0, [0i8; CHUNK]);
             for row in row.chunks(CHUNK) {
@@ -162,7 +199,7 @@ fn write_column(plan: &GemmPlan, row: &[f32], column: usize, panel: &mut [u8]) -
             }
             (scale, sum)
         }
-        Format::Bf16 => {
+        Format::Bf16 | Format::RoundedF32 => {
             for (cell, numbers) in cells.zip(row.chunks(group)) {
                 for (bytes, &value) in cell.chunks_exact_mut(2).zip(numbers) {
                     bytes.copy_from_slice(&(to_bf16(value) as u16).to_le_bytes());
@@ -170,10 +207,8 @@ fn write_column(plan: &GemmPlan, row: &[f32], column: usize, panel: &mut [u8]) -
             }
             (1.0, 0)
         }
-        Format::F32 | Format::RoundedF32 => {
-            let rounded = plan.format == Format::RoundedF32;
-            for (cell, &value) in cells.zip(row) {
-                let value = if rounded { f32::from_bits(to_bf16(value) << 16) } else { value };
+        Format::F32 => {
+            for (cell, value) in cells.zip(row) {
                 cell.copy_from_slice(&value.to_le_bytes());
             }
             (1.0, 0)

@@ -206,11 +206,11 @@ impl Packer<'_> {
         PackedWeights::new(self.isa, self.precision, weight, bias, depth)
     }
 
-    /// The projection to the vocabulary. In an 8-bit model it is in bf16 if the CPU has an
-    /// instruction for that: the logits of two words are often closer than the error of 8 bits.
+    /// The projection to the vocabulary. In an 8-bit model it is in bf16: the logits of two words are
+    /// often closer than the error of 8 bits.
     fn pack_head(&self, weight: &[f32], bias: &[f32], depth: usize) -> PackedWeights {
         let precision = match self.precision {
-            Precision::Int8 if self.isa.tier().has_bf16() => Precision::Bf16,
+            Precision::Int8 => Precision::Bf16,
             precision => precision,
         };
         PackedWeights::new(self.isa, precision, weight, bias, depth)

@@ -4,7 +4,7 @@
 #[allow(clippy::wildcard_imports, reason = "intrinsics carry their own prefix")]
 use std::arch::x86_64::*;
 
-use super::{Format, KernelSet, Microkernel, by_rows, vector_kernel};
+use super::{Format, KernelSet, Microkernel, by_rows, sums16_kernel, vector_kernel};
 
 const COLUMNS: usize = 32;
 
@@ -20,7 +20,11 @@ pub(super) const F32: KernelSet = KernelSet {
     microkernel: by_rows!(floats: 1 2 3 4 5 6 7 8 9 10 11 12),
 };
 
-pub(super) const ROUNDED_F32: KernelSet = KernelSet { format: Format::RoundedF32, ..F32 };
+pub(super) const ROUNDED_F32: KernelSet = KernelSet {
+    format: Format::RoundedF32,
+    columns: COLUMNS,
+    microkernel: by_rows!(rounded: 1 2 3 4 5 6 7 8 9 10 11 12),
+};
 
 /// Needs AVX512-BF16.
 pub(super) const BF16: KernelSet = KernelSet {
@@ -29,10 +33,10 @@ pub(super) const BF16: KernelSet = KernelSet {
     microkernel: by_rows!(bf16: 1 2 3 4 5 6 7 8 9 10 11 12),
 };
 
-pub(super) const INT8X2: KernelSet = KernelSet {
-    format: Format::Int8x2,
+pub(super) const INT8_SUMS16: KernelSet = KernelSet {
+    format: Format::Int8Sums16,
     columns: COLUMNS,
-    microkernel: by_rows!(pairs: 1 2 3 4 5 6 7 8 9 10 11 12),
+    microkernel: by_rows!(sums16: 1 2 3 4 5 6 7 8 9 10 11 12),
 };
 
 /// Needs AVX512-VNNI.
@@ -48,6 +52,11 @@ vector_kernel!(
     broadcast: _mm512_set1_epi32, load: load of 32 words, prefetch: prefetch, add: add_floats
 );
 vector_kernel!(
+    /// f32 times bf16 by fused multiply-add.
+    rounded, "avx512f", [__m512; 16] = _mm512_setzero_ps(),
+    broadcast: _mm512_set1_epi32, load: load_bf16 of 16 words, prefetch: prefetch, add: add_floats
+);
+vector_kernel!(
     /// Pairs of bf16 by their dot product, summed in f32.
     bf16, "avx512f,avx512bf16", [__m512; 16] = _mm512_setzero_ps(),
     broadcast: _mm512_set1_epi32, load: load of 32 words, prefetch: prefetch, add: add_bf16
@@ -57,10 +66,9 @@ vector_kernel!(
     quads, "avx512f,avx512vnni", [__m512i; 16] = _mm512_setzero_si512(),
     broadcast: _mm512_set1_epi32, load: load of 32 words, prefetch: prefetch, add: add_quads
 );
-vector_kernel!(
-    /// u8 × i8 as 16-bit integers: pairs of products are summed exactly in 32 bits.
-    pairs, "avx512f,avx512bw", [__m512i; 16] = _mm512_setzero_si512(),
-    broadcast: _mm512_set1_epi32, load: load_widened of 16 words, prefetch: prefetch, add: add_pairs
+sums16_kernel!(
+    sums16, "avx512f,avx512bw", [__m512i; 16] = _mm512_setzero_si512(),
+    broadcast: _mm512_set1_epi32, load: load of 32 words, prefetch: prefetch, add: add_two_steps
 );
 
 /// Prefetches two cache lines. The address may lie beyond the panel: a prefetch never faults.
@@ -83,15 +91,17 @@ unsafe fn load(panel: *const u32) -> [__m512i; 2] {
     unsafe { [_mm512_loadu_si512(panel.cast()), _mm512_loadu_si512(panel.add(16).cast())] }
 }
 
+/// 32 numbers in bf16 as f32.
+///
 /// # Safety
 /// 64 bytes lie at `panel`.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn load_widened(panel: *const u32) -> [__m512i; 2] {
+#[target_feature(enable = "avx512f")]
+unsafe fn load_bf16(panel: *const u32) -> [__m512i; 2] {
     // SAFETY: two times 32 bytes of the 64.
-    let [low, high] =
+    let halves =
         unsafe { [_mm256_loadu_si256(panel.cast()), _mm256_loadu_si256(panel.add(8).cast())] };
-    [_mm512_cvtepi8_epi16(low), _mm512_cvtepi8_epi16(high)]
+    halves.map(|bits| _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(bits)))
 }
 
 #[inline]
@@ -114,8 +124,11 @@ fn add_quads(sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
     _mm512_dpbusd_epi32(sum, a, b)
 }
 
+/// Adds the products of two steps. None of the 16-bit sums overflows: see [`Format::Int8Sums16`].
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-fn add_pairs(sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
-    _mm512_add_epi32(sum, _mm512_madd_epi16(a, b))
+fn add_two_steps(sum: __m512i, a: [__m512i; 2], b: [__m512i; 2]) -> __m512i {
+    let first = _mm512_maddubs_epi16(a[0], b[0]);
+    let both = _mm512_add_epi16(first, _mm512_maddubs_epi16(a[1], b[1]));
+    _mm512_add_epi32(sum, _mm512_madd_epi16(both, _mm512_set1_epi16(1)))
 }

@@ -49,15 +49,26 @@ enum Microkernel {
 pub(crate) enum Format {
     /// f32 times f32.
     F32,
-    /// f32 times f32, both rounded to bf16 before: for CPUs without bf16 instructions.
+    /// f32 times f32, both rounded to bf16 before: for CPUs without bf16 instructions. The right-hand
+    /// side is in bf16 in memory.
     RoundedF32,
     /// Pairs of bf16.
     Bf16,
     /// u8 times i8, four in a step.
     Int8x4,
+    /// u8 times i8, four in a step. Two steps at a time, a column's eight products are summed in two
+    /// groups of 16 bits: numbers 0, 1, 4, 5 and numbers 2, 3, 6, 7. The scale of a column keeps the
+    /// positive weights of a group, and the negative ones, at no more than [`GROUP_LIMIT`] together.
+    /// So no sum overflows, whatever the left-hand side is.
+    Int8Sums16,
     /// u8 times i8, two in a step; the left-hand ones are widened to 16 bits.
     Int8x2,
 }
+
+/// The most that the weights of one sign may add up to in a group of [`Format::Int8Sums16`]: multiplied
+/// by the largest u8 it is below 2¹⁵.
+pub(crate) const GROUP_LIMIT: i32 = 128;
+const _: () = assert!(GROUP_LIMIT * (u8::MAX as i32) <= i16::MAX as i32);
 
 impl Format {
     /// Numbers of a row in a step.
@@ -65,20 +76,20 @@ impl Format {
         match self {
             Self::F32 | Self::RoundedF32 => 1,
             Self::Bf16 | Self::Int8x2 => 2,
-            Self::Int8x4 => 4,
+            Self::Int8x4 | Self::Int8Sums16 => 4,
         }
     }
 
     /// Bytes of a column in a step of a panel.
     pub(crate) const fn column_bytes(self) -> usize {
         match self {
-            Self::Int8x2 => 2,
+            Self::RoundedF32 | Self::Int8x2 => 2,
             _ => 4,
         }
     }
 
     pub(crate) const fn is_integer(self) -> bool {
-        matches!(self, Self::Int8x4 | Self::Int8x2)
+        matches!(self, Self::Int8x4 | Self::Int8Sums16 | Self::Int8x2)
     }
 }
 
@@ -100,13 +111,13 @@ impl KernelSet {
             (Tier::Portable, Int8) => portable::INT8X2,
             (Tier::Avx2 | Tier::Avx2Vnni, F32) => avx2::F32,
             (Tier::Avx2 | Tier::Avx2Vnni, Bf16) => avx2::ROUNDED_F32,
-            (Tier::Avx2, Int8) => avx2::INT8X2,
+            (Tier::Avx2, Int8) => avx2::INT8_SUMS16,
             (Tier::Avx2Vnni, Int8) => avx2::INT8X4,
-            (Tier::Avx512 | Tier::Avx512Vnni | Tier::Amx, F32) => avx512::F32,
-            (Tier::Avx512, Bf16) => avx512::ROUNDED_F32,
-            (Tier::Avx512, Int8) => avx512::INT8X2,
+            (Tier::Avx512 | Tier::Avx512Int8 | Tier::Avx512Vnni | Tier::Amx, F32) => avx512::F32,
+            (Tier::Avx512 | Tier::Avx512Int8, Bf16) => avx512::ROUNDED_F32,
+            (Tier::Avx512, Int8) => avx512::INT8_SUMS16,
             (Tier::Avx512Vnni, Bf16) => avx512::BF16,
-            (Tier::Avx512Vnni, Int8) => avx512::INT8X4,
+            (Tier::Avx512Int8 | Tier::Avx512Vnni, Int8) => avx512::INT8X4,
             (Tier::Amx, Bf16) => amx::BF16,
             (Tier::Amx, Int8) => amx::INT8X4,
         }
@@ -170,10 +181,14 @@ impl GemmPlan {
         if self.is_row_major() { rows.next_multiple_of(16) } else { rows }
     }
 
-    /// Steps of rows of `depth` numbers; tiles read sixteen at a time.
+    /// Steps of rows of `depth` numbers; tiles read sixteen at a time, and sums of 16 bits take two.
     pub(crate) fn steps(&self, depth: usize) -> usize {
         let steps = depth.div_ceil(self.format.group());
-        if self.is_row_major() { steps.next_multiple_of(16) } else { steps }
+        match self.format {
+            _ if self.is_row_major() => steps.next_multiple_of(16),
+            Format::Int8Sums16 => steps.next_multiple_of(2),
+            _ => steps,
+        }
     }
 
     /// Words of a panel of `steps` steps.
@@ -327,6 +342,54 @@ macro_rules! vector_kernel {
     };
 }
 
+/// A microkernel as by [`vector_kernel`], but for [`Format::Int8Sums16`]: two steps at a time.
+#[cfg(target_arch = "x86_64")]
+macro_rules! sums16_kernel {
+    (
+        $name:ident, $features:literal, [$sum:ty; $lanes:literal] = $zero:expr,
+        broadcast: $broadcast:ident, load: $load:ident of $words:literal words,
+        prefetch: $prefetch:ident, add: $add:ident
+    ) => {
+        /// u8 × i8, four products at a time in 16 bits, then in 32 bits.
+        ///
+        /// # Safety
+        /// The CPU has the features; `steps` is even, `block` has `steps · R` words, `panel` the words of
+        /// `steps` steps, and `out` room for `R` rows of sums.
+        #[target_feature(enable = $features)]
+        unsafe fn $name<const R: usize>(
+            block: *const u32,
+            panel: *const u32,
+            steps: usize,
+            out: *mut u32,
+        ) {
+            let mut sums: [[$sum; 2]; R] = [[$zero; 2]; R];
+            for step in (0..steps).step_by(2) {
+                // SAFETY: `step` and the next one are below `steps`, which both sides have.
+                let (b, next, a) = unsafe {
+                    let panel = panel.add(step * $words);
+                    ($load(panel), $load(panel.add($words)), block.add(step * R))
+                };
+                $prefetch(panel.wrapping_add(step * $words));
+                $prefetch(panel.wrapping_add((step + 1) * $words));
+                for (row, sums) in sums.iter_mut().enumerate() {
+                    // SAFETY: two steps of the block have `2 · R` words.
+                    let a = unsafe { [*a.add(row), *a.add(R + row)] };
+                    let a = a.map(|word| $broadcast(word.cast_signed()));
+                    sums[0] = $add(sums[0], a, [b[0], next[0]]);
+                    sums[1] = $add(sums[1], a, [b[1], next[1]]);
+                }
+            }
+            for (row, sums) in sums.iter().enumerate() {
+                for (half, sum) in sums.iter().enumerate() {
+                    let start = (2 * row + half) * $lanes;
+                    // SAFETY: `out` has two vectors for each of the `R` rows.
+                    unsafe { out.add(start).cast::<$sum>().write_unaligned(*sum) };
+                }
+            }
+        }
+    };
+}
+
 /// The kernels for blocks of each number of rows.
 #[cfg(target_arch = "x86_64")]
 macro_rules! by_rows {
@@ -334,4 +397,4 @@ macro_rules! by_rows {
 }
 
 #[cfg(target_arch = "x86_64")]
-use {by_rows, vector_kernel};
+use {by_rows, sums16_kernel, vector_kernel};

@@ -3,7 +3,7 @@
 use std::slice;
 
 use super::{Format, KernelSet, Microkernel};
-use crate::math::fma;
+use crate::math::{fma, from_bf16};
 
 const COLUMNS: usize = 16;
 
@@ -16,7 +16,11 @@ pub(super) const F32: KernelSet = KernelSet {
     microkernel: Microkernel::Vectors(&[floats::<1>, floats::<2>, floats::<3>, floats::<4>]),
 };
 
-pub(super) const ROUNDED_F32: KernelSet = KernelSet { format: Format::RoundedF32, ..F32 };
+pub(super) const ROUNDED_F32: KernelSet = KernelSet {
+    format: Format::RoundedF32,
+    columns: COLUMNS,
+    microkernel: Microkernel::Vectors(&[rounded::<1>, rounded::<2>, rounded::<3>, rounded::<4>]),
+};
 
 pub(super) const INT8X2: KernelSet = KernelSet {
     format: Format::Int8x2,
@@ -46,6 +50,38 @@ unsafe fn floats<const R: usize>(
     for (a, b) in block.as_chunks::<R>().0.iter().zip(panel.as_chunks::<COLUMNS>().0) {
         for (sums, &a) in sums.iter_mut().zip(a) {
             for (sum, &b) in sums.iter_mut().zip(b) {
+                *sum = fma::<FMA>(a, b, *sum);
+            }
+        }
+    }
+    out.copy_from_slice(sums.as_flattened());
+}
+
+/// f32 times bf16, fused where that is an instruction.
+///
+/// # Safety
+/// `block` has `steps · R` words, `panel` has `steps · COLUMNS` numbers in bf16, and `out` room for
+/// `R · COLUMNS` words.
+unsafe fn rounded<const R: usize>(
+    block: *const u32,
+    panel: *const u32,
+    steps: usize,
+    out: *mut u32,
+) {
+    // SAFETY: these are the lengths that the caller guarantees; f32 and u32 have the same alignment, and
+    // u16 has a smaller one.
+    let (block, panel, out) = unsafe {
+        (
+            slice::from_raw_parts(block.cast::<f32>(), steps * R),
+            slice::from_raw_parts(panel.cast::<u16>(), steps * COLUMNS),
+            slice::from_raw_parts_mut(out.cast::<f32>(), R * COLUMNS),
+        )
+    };
+    let mut sums = [[0f32; COLUMNS]; R];
+    for (a, b) in block.as_chunks::<R>().0.iter().zip(panel.as_chunks::<COLUMNS>().0) {
+        let b = b.map(from_bf16);
+        for (sums, &a) in sums.iter_mut().zip(a) {
+            for (sum, b) in sums.iter_mut().zip(b) {
                 *sum = fma::<FMA>(a, b, *sum);
             }
         }

@@ -4,8 +4,9 @@ use super::{Isa, PRECISIONS, Precision, noise};
 use crate::activations::Activations;
 use crate::gemm::{ActivationFn, Epilogue, linear};
 use crate::math::{self, to_bf16};
+use crate::microkernels::{Format, GROUP_LIMIT, GemmPlan};
 use crate::packed_weights::PackedWeights;
-use crate::rotate::{gain, rotate};
+use crate::rotate::{gain, rotate, rotate_back};
 use crate::rows;
 use crate::thread_pool::{ThreadPool, with_thread_pool};
 
@@ -39,32 +40,34 @@ fn bf16(value: f32) -> f64 {
     f64::from(f32::from_bits(to_bf16(value) << 16))
 }
 
-/// `x Wᵀ + b` of numbers that are rounded as the precision demands, with the allowed error of each sum.
-fn plain(precision: Precision, x: &[f32], w: &[f32], b: &[f32], depth: usize) -> Vec<(f64, f64)> {
+/// `x Wᵀ + b` of numbers that are rounded as the precision demands, in 8 bits to the integers of `packed`,
+/// with the allowed error of each sum.
+fn plain(
+    precision: Precision,
+    packed: &PackedWeights,
+    x: &[f32],
+    w: &[f32],
+    b: &[f32],
+) -> Vec<(f64, f64)> {
+    let depth = packed.depth();
     let isa = Isa::PORTABLE;
-    let (mut x, mut w, mut out) = (x.to_vec(), w.to_vec(), Vec::new());
+    let (mut x, mut out) = (x.to_vec(), Vec::new());
     if precision == Precision::Int8 {
-        for all in [&mut x, &mut w] {
-            for row in all.chunks_exact_mut(depth) {
-                let plain = row.to_vec();
-                rotate(isa, &plain, row);
-            }
-        }
-        w.iter_mut().for_each(|value| *value /= gain(depth));
+        rotate_rows(&mut x, depth);
     }
     for x in x.chunks_exact(depth) {
         let params = rows::quant_params(isa, x);
         let mut integers = vec![0u8; depth];
         rows::quantize(isa, x, params, &mut integers);
-        for (w, &b) in w.chunks_exact(depth).zip(b) {
-            let scale = w.iter().fold(0f32, |m, v| m.max(v.abs())) / 127.0;
+        for (column, (w, &b)) in w.chunks_exact(depth).zip(b).enumerate() {
+            let (weights, scale) = packed.integers(column);
             let term = |i: usize| match precision {
                 Precision::F32 => f64::from(x[i]) * f64::from(w[i]),
                 Precision::Bf16 => bf16(x[i]) * bf16(w[i]),
                 Precision::Int8 => {
-                    let weight = (f64::from(w[i]) / f64::from(scale)).round_ties_even();
                     let integer = i32::from(integers[i]) - params.zero_point;
-                    f64::from(params.scale) * f64::from(integer) * f64::from(scale) * weight
+                    let product = integer * i32::from(weights[i]);
+                    f64::from(params.scale) * f64::from(scale) * f64::from(product)
                 }
             };
             let sum: f64 = (0..depth).map(term).sum();
@@ -73,6 +76,13 @@ fn plain(precision: Precision, x: &[f32], w: &[f32], b: &[f32], depth: usize) ->
         }
     }
     out
+}
+
+fn rotate_rows(rows: &mut [f32], depth: usize) {
+    for row in rows.chunks_exact_mut(depth) {
+        let plain = row.to_vec();
+        rotate(Isa::PORTABLE, &plain, row);
+    }
 }
 
 #[test]
@@ -84,7 +94,7 @@ fn products_agree_with_plain_loops_for_every_tier_and_shape() {
                 let packed = PackedWeights::new(isa, precision, &w, &b, depth);
                 let mut out = vec![f32::NAN; rows * width];
                 product(&x, &packed, Epilogue::STORE, &mut out);
-                let truth = plain(precision, &x, &w, &b, depth);
+                let truth = plain(precision, &packed, &x, &w, &b);
                 for (i, (&value, (sum, tolerance))) in out.iter().zip(truth).enumerate() {
                     let error = (f64::from(value) - sum).abs();
                     let shape = (rows, depth, width);
@@ -99,19 +109,93 @@ fn products_agree_with_plain_loops_for_every_tier_and_shape() {
 }
 
 #[test]
-fn int8_products_are_identical_in_every_tier() {
+fn int8_products_are_identical_in_tiers_with_the_same_weights() {
     let (rows, depth, width) = (19, 200, 70);
     let (x, w, b) = (noise(rows * depth, 5), noise(width * depth, 6), noise(width, 7));
-    let results: Vec<Vec<f32>> = Isa::available()
+    let results: Vec<(Vec<i8>, Vec<f32>)> = Isa::available()
         .filter(|&isa| isa != Isa::PORTABLE) // It rounds once more, without fused multiply-add.
         .map(|isa| {
             let packed = PackedWeights::new(isa, Precision::Int8, &w, &b, depth);
             let mut out = vec![0.0; rows * width];
             product(&x, &packed, Epilogue::STORE, &mut out);
-            out
+            (packed.integers(0).0[..depth].to_vec(), out)
         })
         .collect();
-    assert!(results.windows(2).all(|pair| pair[0] == pair[1]));
+    for (weights, out) in &results {
+        let same = results.iter().filter(|(other, _)| other == weights);
+        assert!(same.into_iter().all(|(_, other)| other == out));
+    }
+}
+
+#[test]
+fn weights_in_8_bits_are_the_nearest_integers() {
+    for isa in Isa::available() {
+        for (depth, width) in [(1, 3), (7, 5), (64, 33), (200, 40)] {
+            let mut w = noise(width * depth, 30);
+            let packed = PackedWeights::new(isa, Precision::Int8, &w, &vec![0.0; width], depth);
+            rotate_rows(&mut w, depth);
+            for (column, row) in w.chunks_exact(depth).enumerate() {
+                let (integers, scale) = packed.integers(column);
+                for (&integer, weight) in integers.iter().zip(row) {
+                    let error = f32::from(integer) * scale - weight / gain(depth);
+                    assert!(error.abs() <= scale * 0.501, "{isa} {depth} {column}: {error}");
+                }
+                assert!(integers[depth..].iter().all(|&padding| padding == 0), "{isa}");
+                // Not more than needed: a step is at most a fiftieth of the largest weight.
+                let largest = integers.iter().map(|integer| integer.unsigned_abs()).max();
+                assert!(largest >= Some(GROUP_LIMIT as u8 / 4 - 2), "{isa} {depth}: {largest:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_largest_operands_do_not_overflow_sums_of_16_bits() {
+    // All weights are equal, so that each group reaches its limit, and all activations are 255.
+    let depth = 64;
+    for isa in Isa::available() {
+        for sign in [1.0, -1.0] {
+            let plan = GemmPlan::new(isa, Precision::Int8);
+            // Rows that are constant once they are rotated.
+            let (mut x, mut w) = (vec![1.0; depth], vec![sign; depth]);
+            rotate_back(isa, &mut x);
+            rotate_back(isa, &mut w);
+            let packed = PackedWeights::new(isa, Precision::Int8, &w, &[0.0], depth);
+            let (integers, _) = packed.integers(0);
+            if plan.format == Format::Int8Sums16 {
+                assert!(integers.iter().all(|&w| i32::from(w) * 4 * sign as i32 > GROUP_LIMIT - 6));
+            }
+            let mut out = [0.0];
+            product(&x, &packed, Epilogue::STORE, &mut out);
+            let [(sum, tolerance)] = plain(Precision::Int8, &packed, &x, &w, &[0.0])[..] else {
+                panic!("one sum")
+            };
+            assert!((f64::from(out[0]) - sum).abs() <= tolerance, "{isa} {sign}: {} {sum}", out[0]);
+        }
+    }
+}
+
+#[test]
+fn groups_of_weights_stay_within_their_limit() {
+    for isa in Isa::available() {
+        if GemmPlan::new(isa, Precision::Int8).format != Format::Int8Sums16 {
+            continue;
+        }
+        let (depth, width) = (203, 90);
+        let mut w = noise(width * depth, 31);
+        w[depth + 3] = 40.0;
+        let packed = PackedWeights::new(isa, Precision::Int8, &w, &vec![0.0; width], depth);
+        for column in 0..width {
+            for eight in packed.integers(column).0.as_chunks::<8>().0 {
+                for group in [[0, 1, 4, 5], [2, 3, 6, 7]] {
+                    let weights = group.map(|i| i32::from(eight[i]));
+                    let positive: i32 = weights.iter().map(|weight| weight.max(&0)).sum();
+                    let negative: i32 = weights.iter().map(|weight| weight.min(&0)).sum();
+                    assert!(positive <= GROUP_LIMIT && -negative <= GROUP_LIMIT, "{eight:?}");
+                }
+            }
+        }
+    }
 }
 
 #[test]
@@ -224,10 +308,12 @@ fn subnormal_numbers_and_outliers_give_correct_products() {
 fn rows_of_packed_weights_can_be_read_back() {
     let w = noise(50 * 37, 19);
     for isa in Isa::available() {
-        for (precision, tolerance) in PRECISIONS.into_iter().zip([0.0, 0.004, 0.0041]) {
+        for (precision, tolerance) in PRECISIONS.into_iter().zip([0.0, 0.004, 0.0]) {
             let packed = PackedWeights::new(isa, precision, &w, &[0.0; 50], 37);
             let mut row = [0.0; 37];
             packed.row(41, &mut row);
+            let step = packed.columns().scale[41];
+            let tolerance = if precision == Precision::Int8 { step * 0.501 } else { tolerance };
             for (value, truth) in row.iter().zip(&w[41 * 37..]) {
                 assert!((value - truth).abs() <= tolerance, "{isa} {precision:?}");
             }
