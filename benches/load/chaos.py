@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import hub
+import library
 
 PHOTOS = 40
 KILLS = 5
@@ -64,6 +65,16 @@ class Chaos:
         except subprocess.TimeoutExpired:
             code, errors = "none", "it hangs"
         return Run(code, errors, time.monotonic() - begin)
+
+    @property
+    def patience(self):
+        return PATIENCE
+
+    def fill(self, disk):
+        """Fills a disk that somebody writes to."""
+        with contextlib.suppress(OSError), open(disk / "x.filler", "wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
 
     def say(self, what, faults, done):
         for fault in faults:
@@ -347,9 +358,11 @@ def broken(sidecar):
     return not text.endswith("\n") if sidecar.suffix == ".txt" else "</x:xmpmeta>" not in text
 
 
-PARTS = ["kill", "stop", "full", "ro", "hub", "fds", "clock"]
+# Of libraries.
+LIBRARY = {"library-kill": library.kill, "library-server": library.server, "library-disk": library.disk}
+PARTS = ["kill", "stop", "full", "ro", "hub", "fds", "clock", *LIBRARY]
 # They mount a small disk.
-ROOT = {"full", "ro", "hub"}
+ROOT = {"full", "ro", "hub", "library-disk"}
 
 
 async def run(load, parts):
@@ -358,6 +371,6 @@ async def run(load, parts):
         if part in ROOT and os.geteuid() != 0:
             load.say(f"chaos-{part}", "mounts a small disk", "run as root", False)
             continue
-        done = getattr(chaos, part)()
+        done = LIBRARY[part](chaos) if part in LIBRARY else getattr(chaos, part)()
         if asyncio.iscoroutine(done):
             await done
