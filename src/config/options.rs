@@ -242,8 +242,9 @@ pub(super) struct FetchOptions {
 #[derive(Args)]
 #[command(next_help_heading = "Library")]
 pub(super) struct LibraryOptions {
-    /// Library in which captions are kept: sqlite:FILE; if unset, they are not
-    #[arg(long, env)]
+    /// Library in which captions are kept: sqlite:FILE or, with the feature postgres,
+    /// postgres://USER:PASSWORD@HOST/DATABASE; if unset, they are not
+    #[arg(long, env, hide_env_values = true)]
     pub(super) library: Option<String>,
     /// Whether the library keeps a small picture of each photo, about 9 KB, for the gallery
     #[arg(long, env, default_value = "true", value_parser = choice(flag()),

@@ -1,14 +1,13 @@
-//! Measures a large library: `cargo run --release -p cutline-library --example million -- FILE [PHOTOS]`.
+//! Measures a large library: `cargo run --release -p cutline-library --example million -- LIBRARY [PHOTOS]`,
+//! where LIBRARY is a file or, with the feature `postgres`, an address.
 //! Photos, words and features are made up, the same each time.
 
 use std::error::Error;
-use std::path::Path;
 use std::time::Instant;
 
-use cutline_library::sqlite::SqliteStore;
 use cutline_library::{
     Author, Change, Color, ContentHash, Features, Field, ModelAuthor, NameKind, NewAsset, Probe,
-    Query, Similar, Sort, Store,
+    Query, Similar, Sort, open,
 };
 
 const SUBJECTS: [&str; 20] = [
@@ -238,9 +237,9 @@ fn measure(
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
-    let path = arguments.next().ok_or("name a file for the library")?;
+    let address = arguments.next().ok_or("name a library")?;
     let photos: u32 = arguments.next().map_or(Ok(1_000_000), |number| number.parse())?;
-    let store = SqliteStore::open(Path::new(&path))?;
+    let store = open(&address)?;
     let mut random = Random(99);
     let centers: Vec<Vec<f32>> =
         (0..200).map(|_| (0..DIM).map(|_| random.unit()).collect()).collect();
@@ -268,7 +267,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let stats = store.stats()?;
     println!(
-        "file: {} bytes, {:.0} a photo",
+        "database: {} bytes, {:.0} a photo",
         stats.bytes,
         stats.bytes as f64 / stats.assets as f64
     );

@@ -5,8 +5,9 @@
 //! - Texts are revisions that never change. A pointer says which one is shown. A machine never replaces
 //!   what a person wrote, imported or deliberately deleted: it suggests. `rules` decides this, in one
 //!   pure function.
-//! - [`Store`] is the interface of a database; [`sqlite`] is the one that there is. What is made of
-//!   several of its operations, such as changes of many photos ([`bulk`]), works with any.
+//! - [`Store`] is the interface of a database. There are two: [`sqlite`] and, with the feature `postgres`,
+//!   PostgreSQL. They share all statements and rules. What is made of several of its operations, such as
+//!   changes of many photos ([`bulk`]), works with any.
 //!
 //! ```
 //! use cutline_library::{Author, Change, ContentHash, Field, NewAsset, Query, Store, open};
@@ -25,10 +26,14 @@
 
 pub mod bulk;
 mod change;
+pub mod duplicates;
 mod edit_distance;
 mod features;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 mod query;
 mod rules;
+mod sql;
 pub mod sqlite;
 mod store;
 mod time;
@@ -55,38 +60,72 @@ pub use self::types::{
     NameKind, Revision, RevisionId, SuggestedText, Thumbnail,
 };
 
+/// Where a library is.
+enum Place<'a> {
+    /// In a file.
+    File(&'a Path),
+    /// In a database of PostgreSQL.
+    #[cfg(feature = "postgres")]
+    Postgres(&'a str),
+}
+
 /// Whether there is a library at `url`, or another file.
 ///
 /// # Errors
-/// [`Config`](ErrorKind::Config): the address is not understood.
+/// [`Config`](ErrorKind::Config): the address is not understood. [`Io`](ErrorKind::Io): the server cannot
+/// be asked.
 pub fn exists(url: &str) -> Result<bool> {
-    Ok(Path::new(path_of(url)?).exists())
+    match place(url)? {
+        Place::File(path) => Ok(path.exists()),
+        #[cfg(feature = "postgres")]
+        Place::Postgres(url) => postgres::PostgresStore::exists(url),
+    }
 }
 
-/// Opens the library at `url`, and creates it if it does not exist: `sqlite:photos.db`, or a path.
+/// Opens the library at `url`, and creates it if it does not exist: `sqlite:photos.db`, or a path; with
+/// the feature `postgres`, also `postgres://…` of an existing database.
 ///
 /// # Errors
-/// [`Config`](ErrorKind::Config): the address is not understood. [`Io`](ErrorKind::Io): the file cannot
-/// be opened, is not a library, or was written by a newer program.
+/// [`Config`](ErrorKind::Config): the address is not understood. [`Io`](ErrorKind::Io): the file or the
+/// database cannot be opened, is not a library, or was written by a newer program.
 pub fn open(url: &str) -> Result<Arc<dyn Store>> {
-    Ok(Arc::new(sqlite::SqliteStore::open(Path::new(path_of(url)?))?))
+    match place(url)? {
+        Place::File(path) => Ok(Arc::new(sqlite::SqliteStore::open(path)?)),
+        #[cfg(feature = "postgres")]
+        Place::Postgres(url) => Ok(Arc::new(postgres::PostgresStore::open(url)?)),
+    }
 }
 
-/// The file at `url`.
-fn path_of(url: &str) -> Result<&str> {
+/// An address to show: without a user, a password and parameters.
+#[must_use]
+pub fn shown(url: &str) -> String {
+    match url.split_once("://") {
+        Some((scheme, rest)) => {
+            let rest = rest.rsplit_once('@').map_or(rest, |(_, rest)| rest);
+            format!("{scheme}://{}", rest.split('?').next().unwrap_or_default())
+        }
+        None => url.to_owned(),
+    }
+}
+
+fn place(url: &str) -> Result<Place<'_>> {
     let path = match url.split_once(':') {
         Some(("sqlite", path)) => path.strip_prefix("//").unwrap_or(path),
+        #[cfg(feature = "postgres")]
+        Some(("postgres" | "postgresql", _)) => return Ok(Place::Postgres(url)),
+        #[cfg(not(feature = "postgres"))]
         Some(("postgres" | "postgresql", _)) => {
             return Err(Error::new(
                 ErrorKind::Config,
-                "libraries in PostgreSQL are not supported; use sqlite:FILE",
+                "this program is built without libraries in PostgreSQL; build it with --features postgres, \
+                 or use sqlite:FILE",
             ));
         }
         // A drive of Windows has one letter.
         Some((scheme, _)) if scheme.len() > 1 && scheme.chars().all(|c| c.is_ascii_lowercase()) => {
             return Err(Error::new(
                 ErrorKind::Config,
-                format!("a library cannot be at {scheme}:; use sqlite:FILE"),
+                format!("a library cannot be at {scheme}:; use sqlite:FILE or postgres://…"),
             ));
         }
         _ => url,
@@ -97,5 +136,5 @@ fn path_of(url: &str) -> Result<&str> {
             "the address of the library names no file; use sqlite:FILE",
         ));
     }
-    Ok(path)
+    Ok(Place::File(Path::new(path)))
 }

@@ -168,6 +168,13 @@ pub struct Term {
     pub prefix: bool,
 }
 
+impl Term {
+    /// Whether the index is asked for beginnings. One letter begins too many words.
+    pub(crate) fn is_prefix(&self) -> bool {
+        self.prefix && self.words.trim().chars().count() > 1
+    }
+}
+
 /// A query, understood.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Expression {

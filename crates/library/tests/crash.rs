@@ -2,169 +2,34 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+mod writers;
+
+use std::process::Command;
 
 use cutline_error::ErrorKind;
 use cutline_library::sqlite::SqliteStore;
-use cutline_library::{
-    Author, Change, ContentHash, Features, Field, NameKind, NewAsset, Store, TextAction, TextChange,
-};
+use cutline_library::{Author, Change, Field, NameKind, NewAsset, Store, TextAction};
 
-/// Where the child process writes, if this is one.
-const LIBRARY: &str = "CUTLINE_TEST_LIBRARY";
-/// What the child calls itself.
-const NAME: &str = "CUTLINE_TEST_NAME";
+use self::writers::*;
 
-fn hash(writer: &str, number: u32) -> ContentHash {
-    ContentHash::of(format!("{writer} {number}").as_bytes())
-}
-
-fn photo(writer: &str, number: u32) -> Change {
-    let mut asset = NewAsset::new(hash(writer, number), Author::model("m"));
-    asset.name(NameKind::Path, format!("{writer}/{number}.jpg"));
-    asset.text(Field::Caption, format!("a dog number{number} by {writer}"), Some(0.5));
-    asset.text(Field::Tags, "dog\nanimal", None);
-    asset.features = Some(Features { space: "m".into(), vector: vec![1.0, number as f32] });
-    Change::Asset(Box::new(asset))
-}
-
-fn edit(writer: &str, number: u32) -> Change {
-    Change::Text(TextChange {
-        hash: hash(writer, number),
-        field: Field::Caption,
-        lang: "en".into(),
-        action: TextAction::Write { text: format!("Rex number{number}") },
-        author: Author::person("kim"),
-        if_version: None,
-        run: None,
-    })
-}
-
-/// Not a test: the child process of the others. Adds photos and edits every second one; says so after
-/// each call that was acknowledged.
+/// Not a test: the child process of the others.
 #[test]
 fn child() {
-    let Ok(path) = std::env::var(LIBRARY) else { return };
-    let name = std::env::var(NAME).unwrap();
-    let store = SqliteStore::open(Path::new(&path)).unwrap();
-    for number in 0_u32.. {
-        match store.apply(vec![photo(&name, number)]) {
-            Ok(_) => println!("added {number}"),
-            Err(error) => {
-                println!("refused {:?} {error}", error.kind());
-                return;
-            }
-        }
-        if number % 2 == 1 && store.apply(vec![edit(&name, number)]).is_ok() {
-            println!("edited {number}");
-        }
-        if number % 50 == 49 && store.apply(vec![Change::Purge(hash(&name, number - 9))]).is_ok() {
-            println!("purged {}", number - 9);
-        }
-    }
-}
-
-fn command(path: &Path, name: &str) -> Command {
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "child", "--nocapture"]);
-    as_child(&mut command, path, name);
-    command
-}
-
-fn as_child(command: &mut Command, path: &Path, name: &str) {
-    command.env(LIBRARY, path).env(NAME, name).stdout(Stdio::piped()).stderr(Stdio::null());
-}
-
-/// What was acknowledged about each photo, the last of it.
-fn acknowledged(child: &mut Child) -> BTreeMap<u32, &'static str> {
-    let mut said = BTreeMap::new();
-    for line in BufReader::new(child.stdout.take().unwrap()).lines() {
-        // The name of the test stands in front of the first line.
-        let Ok(line) = line else { break };
-        for word in ["added", "edited", "purged"] {
-            let Some((_, number)) = line.split_once(&format!("{word} ")) else { continue };
-            // A line may be cut off by the end of the process.
-            if let Ok(number) = number.trim().parse() {
-                said.insert(number, word);
-            }
-        }
-    }
-    said
-}
-
-fn compare(store: &dyn Store, writer: &str, said: &BTreeMap<u32, &str>) {
-    for (number, word) in said {
-        let asset = store.asset(&hash(writer, *number)).unwrap();
-        if *word == "purged" {
-            assert_eq!(asset, None, "photo {number} of {writer} is back");
-            continue;
-        }
-        // It may have been purged and that not acknowledged.
-        if asset.is_none() && number % 50 == 40 && said.contains_key(&(number + 9)) {
-            continue;
-        }
-        let asset = asset.unwrap_or_else(|| panic!("photo {number} of {writer} is lost"));
-        let caption = asset.text(Field::Caption, "en").unwrap();
-        match (*word, caption.reviewed) {
-            // An edit may have been made and not acknowledged.
-            ("added", false) => {
-                assert_eq!(caption.text, format!("a dog number{number} by {writer}"))
-            }
-            _ => assert_eq!(caption.text, format!("Rex number{number}"), "{word}"),
-        }
-    }
+    write_if_child();
 }
 
 #[test]
 fn a_killed_process_loses_nothing_that_was_acknowledged() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("photos.db");
-    let mut all: Vec<(String, BTreeMap<u32, &str>)> = Vec::new();
-    for round in 0..12_u64 {
-        let name = format!("writer{round}");
-        let mut child = command(&path, &name).spawn().unwrap();
-        // Moments that differ from round to round, some before the file is complete.
-        std::thread::sleep(Duration::from_millis(7 + (round * 97) % 400));
-        child.kill().unwrap();
-        let said = acknowledged(&mut child);
-        child.wait().unwrap();
-        all.push((name, said));
-        let store = SqliteStore::open(&path).unwrap();
-        assert_eq!(store.check().unwrap().problems, [""; 0], "after round {round}");
-        for (name, said) in &all {
-            compare(&store, name, said);
-        }
-    }
-    let acknowledged: usize = all.iter().map(|(_, said)| said.len()).sum();
-    assert!(acknowledged > 50, "only {acknowledged} photos: the test tests little");
+    // Some before the file is complete.
+    kill_and_compare(path.to_str().unwrap(), 12, true, |round| 7 + (round * 97) % 400);
 }
 
 #[test]
 fn two_processes_write_at_once() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("photos.db");
-    let names = ["one", "two"];
-    let mut children: Vec<Child> =
-        names.iter().map(|name| command(&path, name).spawn().unwrap()).collect();
-    // A third one reads and writes meanwhile.
-    let store = SqliteStore::open(&path).unwrap();
-    for number in 0..15 {
-        store.apply(vec![photo("here", number)]).unwrap();
-        assert!(store.asset(&hash("here", number)).unwrap().is_some());
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    children.iter_mut().for_each(|child| child.kill().unwrap());
-    for (name, child) in names.iter().zip(&mut children) {
-        let said = acknowledged(child);
-        child.wait().unwrap();
-        assert!(said.len() > 5, "{name} wrote {} photos", said.len());
-        compare(&store, name, &said);
-    }
-    assert_eq!(store.check().unwrap().problems, [""; 0]);
+    write_at_once(folder.path().join("photos.db").to_str().unwrap());
 }
 
 #[test]
@@ -176,7 +41,7 @@ fn a_full_disk_refuses_changes_and_loses_none() {
     let script = "trap '' XFSZ; ulimit -f 3000; exec \"$0\" --exact child --nocapture";
     let mut command = Command::new("bash");
     command.args(["-c", script]).arg(std::env::current_exe().unwrap());
-    as_child(&mut command, &path, "full");
+    as_child(&mut command, path.to_str().unwrap(), "full");
     let mut child = command.spawn().unwrap();
     let said = acknowledged(&mut child);
     child.wait().unwrap();
@@ -196,7 +61,7 @@ fn a_full_disk_is_explained() {
     let script = "trap '' XFSZ; ulimit -f 600; exec \"$0\" --exact child --nocapture";
     let mut command = Command::new("bash");
     command.args(["-c", script]).arg(std::env::current_exe().unwrap());
-    as_child(&mut command, &path, "full");
+    as_child(&mut command, path.to_str().unwrap(), "full");
     let output = command.output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     let refused = said.lines().find(|line| line.contains("refused")).expect("it is refused");

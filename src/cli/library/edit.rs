@@ -150,7 +150,7 @@ struct PurgeArgs {
     /// Photos, by path or hash
     #[arg(value_name = "PHOTO", required = true)]
     photos: Vec<String>,
-    /// Rewrite the file afterwards, so that it becomes smaller
+    /// Rewrite the library afterwards, so that it becomes smaller
     #[arg(long)]
     compact: bool,
 }
@@ -159,8 +159,9 @@ pub(super) fn purge_command() -> Command {
     PurgeArgs::augment_args(Command::new(PURGE))
         .about("Removes photos from the library, with all texts, history and features, for good")
         .after_help(
-            "What is removed is overwritten in the file. The photos themselves and backups stay; remove \
-             them too if somebody has asked for it.",
+            "What is removed is overwritten in the file; in PostgreSQL, when the server vacuums, or at once \
+             with --compact. The photos themselves and backups stay; remove them too if somebody has asked \
+             for it.",
         )
 }
 

@@ -35,10 +35,11 @@ pub(super) fn command() -> Command {
     Command::new(NAME)
         .about("Keeps, searches, edits and exports captions in a library")
         .long_about(
-            "Keeps captions, alternative texts and tags of photos in a library: a file with every revision \
-             and its author. No model replaces what a person wrote, imported or deleted; it suggests.\n\n\
-             The library is named by --library sqlite:FILE or LIBRARY, and is created when it is first \
-             written. Several programs may use it at once.",
+            "Keeps captions, alternative texts and tags of photos in a library, with every revision and its \
+             author. No model replaces what a person wrote, imported or deleted; it suggests.\n\n\
+             The library is a file, named by --library sqlite:FILE or LIBRARY, and is created when it is first \
+             written; programs built with the feature postgres also take postgres://USER@HOST/DATABASE. \
+             Several programs may use it at once.",
         )
         .subcommand_required(true)
         .arg_required_else_help(true)
@@ -80,8 +81,9 @@ fn open(matches: &ArgMatches) -> Result<Arc<dyn Store>> {
         return Err(Error::new(
             ErrorKind::Config,
             format!(
-                "there is no library at {address}; correct --library or LIBRARY, or fill one with cutline \
-                 library import or cutline caption"
+                "there is no library at {}; correct --library or LIBRARY, or fill one with cutline library \
+                 import or cutline caption",
+                cutline_library::shown(&address)
             ),
         ));
     }

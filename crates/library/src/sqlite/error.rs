@@ -17,30 +17,8 @@ impl<T> Context<T> for rusqlite::Result<T> {
     }
 }
 
-/// An error of ours that travels through a function of rusqlite.
-pub(super) fn carried(error: Error) -> rusqlite::Error {
-    rusqlite::Error::ToSqlConversionFailure(Box::new(error))
-}
-
-/// The row, enum or number in a file is not one that this program writes.
-pub(super) fn damaged(what: &str) -> rusqlite::Error {
-    carried(Error::new(
-        ErrorKind::Io,
-        format!(
-            "the library has {what}: it is damaged; run cutline library check, and restore a backup"
-        ),
-    ))
-}
-
 fn describe(error: rusqlite::Error, path: &Path, what: &str) -> Error {
     let code = error.sqlite_error_code();
-    let error = match error {
-        rusqlite::Error::ToSqlConversionFailure(inner) => match inner.downcast::<Error>() {
-            Ok(own) => return *own,
-            Err(other) => rusqlite::Error::ToSqlConversionFailure(other),
-        },
-        other => other,
-    };
     let file = path.display();
     let (kind, detail) = match code {
         Some(ErrorCode::DiskFull) => (

@@ -8,41 +8,10 @@ use cutline_error::{Error, ErrorKind, Result};
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, ErrorCode};
 
+use super::db::SqliteDb;
 use super::error::Context;
+use crate::sql::check::{self, LISTED};
 use crate::store::CheckReport;
-
-/// Problems that are listed.
-const LISTED: usize = 100;
-
-/// What no correct library has: each query finds the offending photos.
-const RULES: [(&str, &str); 5] = [
-    (
-        "a current text of another photo, or that is only suggested",
-        "SELECT c.asset_id FROM current c JOIN revisions r ON r.id = c.revision_id \
-         WHERE r.asset_id IS NOT c.asset_id OR r.field IS NOT c.field OR r.lang IS NOT c.lang \
-         OR r.action IN (1, 3)",
-    ),
-    (
-        "a suggestion of another photo",
-        "SELECT c.asset_id FROM current c JOIN revisions r ON r.id = c.suggestion_id \
-         WHERE r.asset_id IS NOT c.asset_id OR r.field IS NOT c.field OR r.action IS NOT 1",
-    ),
-    (
-        "a text of a model in place of one that a person decided about",
-        "SELECT c.asset_id FROM current c JOIN revisions r ON r.id = c.revision_id \
-         JOIN authors a ON a.id = r.author_id JOIN revisions p ON p.id = r.previous_id \
-         WHERE a.kind = 0 AND r.action = 0 AND p.reviewed AND NOT r.reviewed",
-    ),
-    (
-        "a label that is not counted",
-        "SELECT l.id FROM labels l WHERE l.uses IS NOT \
-         (SELECT count(*) FROM asset_labels x WHERE x.label_id = l.id)",
-    ),
-    (
-        "a label of a photo that is gone",
-        "SELECT asset_id FROM asset_labels WHERE asset_id NOT IN (SELECT id FROM assets)",
-    ),
-];
 
 /// Reads everything and looks for damage.
 pub(super) fn check(db: &Connection, path: &Path) -> Result<CheckReport> {
@@ -90,15 +59,13 @@ pub(super) fn check(db: &Connection, path: &Path) -> Result<CheckReport> {
         Ok(())
     };
     foreign().or_else(|error| damage(error).map(&mut list)).context(path, what)?;
-    for (name, sql) in RULES {
-        let found =
-            db.query_row(&format!("SELECT count(*) FROM ({sql})"), [], |row| row.get::<_, i64>(0));
-        match found {
-            Ok(0) => {}
-            Ok(count) => list(format!("{count} times: {name}")),
-            Err(error) => list(damage(error).context(path, what)?),
-        }
-    }
+    let shared = SqliteDb { connection: db, path, what };
+    let is_damage = |error: Error| match error.kind() {
+        // A damaged file, or one that lacks a table.
+        ErrorKind::Io | ErrorKind::Internal => Ok(error.to_string()),
+        _ => Err(error),
+    };
+    check::rules(&shared, is_damage)?.into_iter().for_each(&mut list);
     // Compares the index with the words that it was made of.
     let index = "INSERT INTO words(words, rank) VALUES('integrity-check', 1)";
     match db.execute_batch(index) {

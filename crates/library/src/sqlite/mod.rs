@@ -1,22 +1,17 @@
 //! The library in a file of SQLite.
 //!
 //! - One thread writes. It takes all changes that wait, makes each in a savepoint of one transaction, and
-//!   answers after the commit, which waits for the disk (`writer`).
+//!   answers after the commit, which waits for the disk (`sql::writer`, `hand`).
 //! - Readers have connections of their own and never wait for the writer.
 //! - Other processes may use the file at the same time; whoever writes waits for the others.
 //! - Deleted content is overwritten in the file.
 
-mod change;
-mod derived;
+mod db;
 mod error;
-mod find;
+mod hand;
 mod maintain;
 mod migrate;
-mod read;
-mod report;
-mod similar;
-mod texts;
-mod writer;
+mod words;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -26,12 +21,15 @@ use cutline_error::{Error, ErrorKind, Result};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
+use self::db::SqliteDb;
 use self::error::Context;
-use self::similar::Matrices;
-use self::writer::Writer;
+use self::hand::SqliteHand;
 use crate::change::{Applied, Change};
 use crate::features::{Neighbour, Similar};
 use crate::query::Query;
+use crate::sql::similar::{self, Matrices};
+use crate::sql::writer::Writer;
+use crate::sql::{Db, find, read, report};
 use crate::store::{CheckReport, Facet, FeedbackRow, Page, Run, RunId, Stats, Store, TrainingPair};
 use crate::types::{Asset, Author, ContentHash, Name, NameKind, Revision, Thumbnail};
 
@@ -82,12 +80,12 @@ impl SqliteStore {
         ] {
             connection.pragma_update(None, name, value).context(&path, "cannot be opened")?;
         }
-        let writer = Writer::start(connection, path.clone())?;
+        let writer = Writer::start(SqliteHand::new(connection, path.clone()))?;
         Ok(Self { path, writer, readers: Mutex::default(), matrices: Matrices::default() })
     }
 
     /// Reads with a connection of its own.
-    fn read<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
+    fn read<T>(&self, read: impl FnOnce(&dyn Db) -> Result<T>) -> Result<T> {
         self.read_for(Some(SEARCH), read)
     }
 
@@ -95,7 +93,7 @@ impl SqliteStore {
     fn read_for<T>(
         &self,
         time: Option<Duration>,
-        read: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+        read: impl FnOnce(&dyn Db) -> Result<T>,
     ) -> Result<T> {
         let idle = self.readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut connection = match idle {
@@ -119,10 +117,11 @@ impl SqliteStore {
         });
         connection.progress_handler(20_000, interrupt).context(&self.path, "cannot be read")?;
         // One transaction, so that what is read belongs together.
+        let (path, what) = (self.path.as_path(), "cannot be read");
         let result = connection
             .unchecked_transaction()
-            .and_then(|transaction| read(&transaction))
-            .context(&self.path, "cannot be read");
+            .context(path, what)
+            .and_then(|transaction| read(&SqliteDb { connection: &transaction, path, what }));
         let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
         if readers.len() < IDLE_READERS {
             readers.push(connection);
@@ -153,7 +152,7 @@ impl Store for SqliteStore {
         let applied = self.writer.apply(changes)?;
         if removed {
             self.matrices.forget();
-            self.writer.truncate_journal()?;
+            self.writer.forget()?;
         }
         Ok(applied)
     }
@@ -186,7 +185,7 @@ impl Store for SqliteStore {
 
     fn similar(&self, similar: &Similar) -> Result<Vec<Neighbour>> {
         // The first call reads the features of all photos.
-        self.read_for(None, |db| Ok(self.matrices.similar(db, similar)))?
+        self.read_for(None, |db| self.matrices.similar(db, similar))
     }
 
     fn near_duplicates(&self, max_bits: u32) -> Result<Vec<Vec<ContentHash>>> {
@@ -219,7 +218,11 @@ impl Store for SqliteStore {
     }
 
     fn stats(&self) -> Result<Stats> {
-        self.read(report::stats)
+        let pages = "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size";
+        self.read(|db| {
+            let stats = report::stats(db)?;
+            Ok(Stats { bytes: db.value(pages, &[])?, schema: migrate::newest(), ..stats })
+        })
     }
 
     fn check(&self) -> Result<CheckReport> {

@@ -9,6 +9,39 @@ use cutline_library::{
     TextAction, TextChange, Written,
 };
 
+/// Calls a macro with all tests.
+macro_rules! every_test {
+    ($run:ident) => {
+        $run! {
+            texts::a_photo_has_all_its_names_and_facts,
+            texts::a_machine_never_replaces_what_a_person_wrote,
+            texts::a_deliberate_deletion_stays,
+            texts::suggestions_are_accepted_or_rejected_for_good,
+            texts::imports_count_as_texts_of_people,
+            texts::versions_are_checked,
+            texts::history_has_every_step,
+            texts::all_changes_of_a_call_are_made_or_none,
+            texts::what_is_purged_is_gone,
+            texts::languages_are_apart,
+            search::words_phrases_and_columns,
+            search::filters,
+            search::syntax_is_never_a_failure,
+            search::pages_have_every_photo_once,
+            search::words_are_highlighted,
+            search::facets_count,
+            search::very_many_matches_come_newest_first,
+            search::near_duplicates_are_grouped,
+            search::similar_photos_are_those_of_comparing_all,
+            bulk::a_rehearsal_changes_nothing,
+            bulk::a_run_is_undone_but_later_edits_stay,
+            bulk::tags_are_added_and_removed,
+            bulk::decisions_are_undone,
+            bulk::feedback_is_reported_by_model_prompt_and_day,
+            bulk::statistics_count,
+        }
+    };
+}
+
 pub(crate) fn photo(number: u32) -> ContentHash {
     ContentHash::of(&number.to_le_bytes())
 }

@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use cutline_error::ErrorKind;
 use cutline_library::{
     Attribute, Author, Change, Color, Features, Field, NameKind, NewAsset, Probe, Query, Similar,
-    Sort, Store, TextAction,
+    Sort, Store, TextAction, duplicates,
 };
 
 use super::*;
@@ -298,12 +298,18 @@ pub(crate) fn near_duplicates_are_grouped(store: &dyn Store) {
     ]) {
         let mut asset = NewAsset::new(photo(number), Author::import("test"));
         asset.dhash = Some(dhash);
+        (asset.width, asset.height) = (Some(100 + number), Some(100));
+        asset.name(NameKind::Path, format!("{number}.jpg"));
         add(store, asset);
     }
     assert_eq!(
         store.near_duplicates(2).unwrap(),
         [vec![photo(0), photo(2)], vec![photo(1), photo(4)]]
     );
+    let page = duplicates::find(store, 2, 1, 5).unwrap();
+    assert_eq!((page.groups.len(), page.total), (1, 2));
+    let names: Vec<&str> = page.groups[0].iter().map(|photo| photo.name.as_str()).collect();
+    assert_eq!(names, ["4.jpg", "1.jpg"], "the largest first");
     let five = store.near_duplicates(5).unwrap();
     assert_eq!(five[0], [photo(0), photo(2), photo(3), photo(5)]);
     assert!(store.near_duplicates(8).is_err());

@@ -196,6 +196,15 @@ pub(crate) fn what_is_purged_is_gone(store: &dyn Store) {
     assert_eq!(found(store, "clandestine2", 9), [2]);
     let stats = store.stats().unwrap();
     assert_eq!((stats.assets, stats.features, stats.names), (2, 2, 2));
+    // It may be added, changed and removed at once.
+    let mut asset = NewAsset::new(photo(9), machine("1"));
+    asset.text(Field::Caption, "a dog", None);
+    let again = Change::Text(change(9, Field::Caption, write("Rex")));
+    let asset = Change::Asset(Box::new(asset));
+    store.apply(vec![asset.clone(), again.clone(), Change::Purge(photo(9)), asset, again]).unwrap();
+    assert_eq!(shown(store, 9).0, "Rex");
+    assert_eq!(found(store, "rex", 10), [9]);
+    store.apply(vec![Change::Purge(photo(9))]).unwrap();
     // It may come back as a new photo.
     caption(store, 1, "a dog");
     assert_eq!(store.history(&photo(1)).unwrap().unwrap().len(), 1);

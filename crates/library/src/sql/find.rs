@@ -8,16 +8,13 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 
-use cutline_error::Error;
-use rusqlite::types::Value;
-use rusqlite::{Connection, Result, params_from_iter};
+use cutline_error::{Error, Result};
 
-use super::derived::{Derived, label_id};
-use super::error::carried;
-use super::read;
-use crate::query::{Attribute, Column, Expression, Query, Sort, Term};
+use super::derived::{self, label_id};
+use super::value::values;
+use super::{Db, Value, read};
+use crate::query::{Attribute, Expression, Query, Sort};
 use crate::store::{Count, Facet, FacetValue, Found, Page};
-use crate::types::Field;
 
 /// Photos that are ranked by relevance at most.
 const RANKED: usize = 300;
@@ -32,10 +29,13 @@ const RARE: i64 = 20_000;
 /// How much a word counts in captions, alternative texts, tags and names.
 const WEIGHTS: [f64; 4] = [4.0, 3.0, 4.0, 1.0];
 /// Between these are the words that were searched for.
-const MARKS: &str = "char(57344), char(57345)";
+#[cfg(feature = "postgres")]
+pub(crate) const MARKS: [char; 2] = ['\u{e000}', '\u{e001}'];
+/// Separates the texts of a photo.
+pub(crate) const BETWEEN: char = '\u{1f}';
 
 /// A query, checked.
-pub(super) struct Request {
+pub(crate) struct Request {
     expression: Expression,
     sort: Option<Sort>,
     limit: usize,
@@ -54,7 +54,7 @@ struct Cursor {
 }
 
 impl Request {
-    pub(super) fn new(query: &Query) -> cutline_error::Result<Self> {
+    pub(crate) fn new(query: &Query) -> Result<Self> {
         let expression = query.expression()?;
         let stamp = stamp(query);
         let cursor =
@@ -82,7 +82,7 @@ impl Cursor {
         format!("{}_{:x}_{id}_{stamp}", sort.as_str(), key.to_bits())
     }
 
-    fn read(text: &str, stamp: &str) -> cutline_error::Result<Self> {
+    fn read(text: &str, stamp: &str) -> Result<Self> {
         let read = || {
             let mut parts = text.split('_');
             let sort = match parts.next()? {
@@ -110,11 +110,11 @@ impl Cursor {
 #[derive(Debug, Default, Clone)]
 struct Sql {
     text: String,
-    values: Vec<Value>,
+    values: Vec<Value<'static>>,
 }
 
 impl Sql {
-    fn and(&mut self, condition: &str, values: impl IntoIterator<Item = Value>) {
+    fn and(&mut self, condition: &str, values: impl IntoIterator<Item = Value<'static>>) {
         self.text += if self.text.is_empty() { "WHERE " } else { " AND " };
         self.text += condition;
         self.values.extend(values);
@@ -128,15 +128,15 @@ struct Source {
     /// The number of the photo.
     id: &'static str,
     conditions: Sql,
-    /// Whether full text is searched.
-    text: bool,
+    /// The texts to mark words in, if words are searched for.
+    texts: &'static str,
 }
 
 impl Source {
     /// `None`: nothing can be found.
-    fn new(db: &Connection, expression: &Expression, sort: Sort) -> Result<Option<Self>> {
+    fn new(db: &dyn Db, expression: &Expression, sort: Sort) -> Result<Option<Self>> {
         let Some(labels) = labels(db, expression)? else { return Ok(None) };
-        let matched = match_words(expression);
+        let matched = db.matching(expression);
         let facts = sort != Sort::Added && sort != Sort::Relevance
             || expression.filters.iter().any(|filter| !matches!(filter, Attribute::Label { .. }));
         // With a text, the index is where the search begins; else the rarest label, if it is rare or its
@@ -146,22 +146,20 @@ impl Source {
         let driver = rarest
             .filter(|rarest| matched.is_none() && (sort == Sort::Added || rarest.uses <= RARE));
         let (from, id) = match (&matched, driver) {
-            (Some(_), _) if facts => {
-                ("FROM words CROSS JOIN assets s ON s.id = words.rowid", "words.rowid")
-            }
-            (Some(_), _) => ("FROM words", "words.rowid"),
-            (None, Some(_)) => {
-                ("FROM asset_labels d CROSS JOIN assets s ON s.id = d.asset_id", "d.asset_id")
-            }
+            (Some(matched), _) if facts => (matched.from_assets, matched.id),
+            (Some(matched), _) => (matched.from, matched.id),
+            (None, Some(_)) => ("FROM asset_labels d CROSS JOIN assets s", "d.asset_id"),
             (None, None) => ("FROM assets s", "s.id"),
         };
         let mut conditions = Sql::default();
-        let text = matched.is_some();
+        let texts = matched.as_ref().map_or("NULL", |matched| matched.texts);
         if let Some(matched) = matched {
-            conditions.and("words MATCH ?", [Value::from(matched)]);
-        } else if let Some(none) = any_of(&expression.none) {
-            conditions
-                .and("s.id NOT IN (SELECT rowid FROM words WHERE words MATCH ?)", [none.into()]);
+            conditions.and(matched.condition, [matched.value]);
+        } else if let Some((condition, value)) = db.lacking(&expression.none) {
+            conditions.and(condition, [value]);
+        }
+        if driver.is_some() {
+            conditions.and("s.id = d.asset_id", []);
         }
         for label in &labels {
             if driver.is_some_and(|driver| driver.id == label.id && !label.not) {
@@ -190,13 +188,13 @@ impl Source {
         if sort == Sort::Confidence {
             conditions.and("s.confidence IS NOT NULL", []);
         }
-        Ok(Some(Self { from, id, conditions, text }))
+        Ok(Some(Self { from, id, conditions, texts }))
     }
 
     /// At most `limit` photos after the cursor, with their sort keys.
     fn page(
         &self,
-        db: &Connection,
+        db: &dyn Db,
         sort: Sort,
         cursor: Option<&Cursor>,
         limit: usize,
@@ -224,37 +222,32 @@ impl Source {
                 ),
             }
         }
-        let marked = if self.text { highlights() } else { "NULL".to_owned() };
-        let mut sql = format!("SELECT {id}, {key}, {marked} {} {}", self.from, conditions.text);
+        let mut sql =
+            format!("SELECT {id}, {key}, {} {} {}", self.texts, self.from, conditions.text);
         let _ = write!(sql, " ORDER BY {order} LIMIT {limit}");
-        let mut read = db.prepare_cached(&sql)?;
-        let hit = |row: &rusqlite::Row<'_>| {
-            Ok(Hit { id: row.get(0)?, key: row.get(1)?, marked: row.get(2)? })
-        };
-        read.query_map(params_from_iter(conditions.values), hit)?.collect()
+        db.all(&sql, &conditions.values, |row| {
+            Ok(Hit { id: row.get(0)?, key: row.get(1)?, texts: row.get(2)? })
+        })
     }
 
     /// The numbers of at most `limit` photos, the newest first.
-    fn ids(&self, db: &Connection, limit: usize) -> Result<Vec<i64>> {
+    fn ids(&self, db: &dyn Db, limit: usize) -> Result<Vec<i64>> {
         let Self { from, id, conditions, .. } = self;
         let sql =
             format!("SELECT {id} {from} {} ORDER BY {id} DESC LIMIT {limit}", conditions.text);
-        let mut read = db.prepare_cached(&sql)?;
-        read.query_map(params_from_iter(conditions.values.iter().cloned()), |row| row.get(0))?
-            .collect()
+        db.all(&sql, &conditions.values, |row| row.get(0))
     }
 
-    fn count(&self, db: &Connection) -> Result<Count> {
+    fn count(&self, db: &dyn Db) -> Result<Count> {
         let Self { from, conditions, .. } = self;
         if conditions.text.is_empty() {
-            let count = db.query_row("SELECT count(*) FROM assets", [], |row| row.get(0))?;
+            let count = db.value("SELECT count(*) FROM assets", &[])?;
             return Ok(Count { count, exact: true });
         }
         let limit = COUNTED + 1;
         let sql =
-            format!("SELECT count(*) FROM (SELECT 1 {from} {} LIMIT {limit})", conditions.text);
-        let values = params_from_iter(conditions.values.iter().cloned());
-        let count: usize = db.query_row(&sql, values, |row| row.get(0))?;
+            format!("SELECT count(*) FROM (SELECT 1 {from} {} LIMIT {limit}) f", conditions.text);
+        let count: usize = db.value(&sql, &conditions.values)?;
         Ok(Count { count: count.min(COUNTED) as u64, exact: count <= COUNTED })
     }
 }
@@ -263,20 +256,14 @@ impl Source {
 struct Hit {
     id: i64,
     key: f64,
-    /// The texts with marks, one after another.
-    marked: Option<String>,
-}
-
-/// All columns of the index with marks, separated by a character that no text has.
-fn highlights() -> String {
-    let column = |number: usize| format!("ifnull(highlight(words, {number}, {MARKS}), '')");
-    (0..4).map(column).collect::<Vec<_>>().join(" || char(31) || ")
+    /// The texts, one after another, later with marks.
+    texts: Option<String>,
 }
 
 /// The texts in which something is marked.
 fn marked(texts: Option<String>) -> Vec<String> {
     let texts = texts.unwrap_or_default();
-    texts.split('\u{1f}').filter(|text| text.contains('\u{e000}')).map(str::to_owned).collect()
+    texts.split(BETWEEN).filter(|text| text.contains('\u{e000}')).map(str::to_owned).collect()
 }
 
 /// A label that is asked for.
@@ -288,14 +275,13 @@ struct Label {
 }
 
 /// The labels that are asked for; `None` if no photo has one of them.
-fn labels(db: &Connection, expression: &Expression) -> Result<Option<Vec<Label>>> {
+fn labels(db: &dyn Db, expression: &Expression) -> Result<Option<Vec<Label>>> {
     let mut labels = Vec::new();
     for filter in &expression.filters {
         let Attribute::Label { kind, value, not } = filter else { continue };
         match (label_id(db, kind, value)?, not) {
             (Some(id), _) => {
-                let uses = "SELECT uses FROM labels WHERE id = ?";
-                let uses = db.prepare_cached(uses)?.query_row([id], |row| row.get(0))?;
+                let uses = db.value("SELECT uses FROM labels WHERE id = ?", values![id])?;
                 labels.push(Label { id, uses, not: *not });
             }
             (None, false) => return Ok(None),
@@ -305,41 +291,7 @@ fn labels(db: &Connection, expression: &Expression) -> Result<Option<Vec<Label>>
     Ok(Some(labels))
 }
 
-/// The query in the language of the index; `None` if no word is asked for.
-fn match_words(expression: &Expression) -> Option<String> {
-    let all: Vec<String> = expression.all.iter().filter_map(|terms| any_of(terms)).collect();
-    if all.is_empty() {
-        return None;
-    }
-    let all = all.join(" AND ");
-    Some(match any_of(&expression.none) {
-        Some(none) => format!("({all}) NOT {none}"),
-        None => all,
-    })
-}
-
-fn any_of(terms: &[Term]) -> Option<String> {
-    let terms: Vec<String> = terms.iter().map(word).collect();
-    (!terms.is_empty()).then(|| format!("({})", terms.join(" OR ")))
-}
-
-/// A term, quoted so that nothing in it has a meaning for the index.
-fn word(term: &Term) -> String {
-    let column = match term.column {
-        None => "",
-        Some(Column::Text(Field::Caption)) => "caption : ",
-        Some(Column::Text(Field::AltText)) => "alt_text : ",
-        Some(Column::Text(Field::Tags)) => "tags : ",
-        Some(Column::Names) => "names : ",
-    };
-    let words = term.words.replace('"', "\"\"");
-    // One letter begins too many words.
-    let long = term.words.trim().chars().count() > 1;
-    let star = if term.prefix && long { " *" } else { "" };
-    format!("{column}\"{words}\"{star}")
-}
-
-pub(super) fn find(db: &Connection, request: &Request) -> Result<Page> {
+pub(crate) fn find(db: &dyn Db, request: &Request) -> Result<Page> {
     let has_words = !request.expression.all.is_empty();
     let wanted = request.cursor.as_ref().map(|cursor| cursor.sort).or(request.sort);
     let mut sort = wanted.unwrap_or(if has_words { Sort::Relevance } else { Sort::Taken });
@@ -358,35 +310,40 @@ pub(super) fn find(db: &Connection, request: &Request) -> Result<Page> {
     }
     let more = hits.len() > request.limit;
     hits.truncate(request.limit);
+    if sort != Sort::Relevance {
+        mark(db, &request.expression, &mut hits);
+    }
     let next = hits
         .last()
         .filter(|_| more)
         .map(|last| Cursor { sort, key: last.key, id: last.id }.write(&request.stamp));
     let total = if request.count { Some(source.count(db)?) } else { None };
-    let mut items = Vec::with_capacity(hits.len());
-    for hit in hits {
-        if let Some(asset) = read::asset_by_id(db, hit.id)? {
-            items.push(Found { asset, highlights: marked(hit.marked) });
-        }
-    }
+    let ids: Vec<i64> = hits.iter().map(|hit| hit.id).collect();
+    let mut assets = read::assets(db, &ids)?;
+    let found = hits.into_iter().filter_map(|hit| {
+        let asset = assets.remove(&hit.id)?;
+        Some(Found { asset, highlights: marked(hit.texts) })
+    });
+    let items = found.collect();
     Ok(Page { items, next, total, sort })
 }
 
 /// The photos of a page by relevance, and one more; if too many match to be ranked, the newest ones.
-fn relevant(db: &Connection, source: &Source, request: &Request) -> Result<(Sort, Vec<Hit>)> {
+fn relevant(db: &dyn Db, source: &Source, request: &Request) -> Result<(Sort, Vec<Hit>)> {
     let mut hits = source.page(db, Sort::Added, None, RANKED + 1)?;
     if hits.len() > RANKED {
         if request.cursor.is_some() {
-            return Err(carried(Error::parameter(
+            return Err(Error::parameter(
                 "cursor",
                 "more photos match since the last page; begin again without a cursor",
-            )));
+            ));
         }
         hits.truncate(request.limit + 1);
         return Ok((Sort::Added, hits));
     }
+    mark(db, &request.expression, &mut hits);
     for hit in &mut hits {
-        hit.key = -relevance(hit.marked.as_deref().unwrap_or_default());
+        hit.key = -relevance(hit.texts.as_deref().unwrap_or_default());
     }
     hits.sort_by(|a, b| a.key.total_cmp(&b.key).then(b.id.cmp(&a.id)));
     if let Some(cursor) = &request.cursor {
@@ -400,12 +357,18 @@ fn relevant(db: &Connection, source: &Source, request: &Request) -> Result<(Sort
     Ok((Sort::Relevance, hits))
 }
 
+fn mark(db: &dyn Db, expression: &Expression, hits: &mut [Hit]) {
+    for hit in hits {
+        hit.texts = hit.texts.take().map(|texts| db.mark(expression, texts));
+    }
+}
+
 /// How well texts with marked words match: each different word counts by the text that it is worth most
 /// in, more in short texts; each further occurrence adds little.
 fn relevance(marked: &str) -> f64 {
     let mut words: HashMap<String, f64> = HashMap::new();
     let mut repeated = 0.0;
-    for (text, weight) in marked.split('\u{1f}').zip(WEIGHTS) {
+    for (text, weight) in marked.split(BETWEEN).zip(WEIGHTS) {
         let length = text.split_whitespace().count() as f64;
         let worth = weight / (1.0 + length.ln_1p());
         for word in text.split('\u{e000}').skip(1).filter_map(|rest| rest.split('\u{e001}').next())
@@ -420,26 +383,24 @@ fn relevance(marked: &str) -> f64 {
     words.into_values().sum::<f64>() + repeated
 }
 
-pub(super) fn facets(db: &Connection, request: &Request) -> Result<Vec<Facet>> {
+pub(crate) fn facets(db: &dyn Db, request: &Request) -> Result<Vec<Facet>> {
     let expression = &request.expression;
     let mut counts: HashMap<&'static str, HashMap<String, u64>> = HashMap::new();
     let mut exact = true;
     if *expression == Expression::default() {
-        let mut read = db.prepare_cached("SELECT kind, value, uses FROM labels")?;
-        let mut rows = read.query([])?;
-        while let Some(row) = rows.next()? {
+        db.each("SELECT kind, value, uses FROM labels", &[], &mut |row| {
             let kind: String = row.get(0)?;
             if let Some(kind) = crate::query::KINDS.iter().find(|known| **known == kind) {
                 counts.entry(kind).or_default().insert(row.get(1)?, row.get(2)?);
             }
-        }
+            Ok(())
+        })?;
     } else if let Some(source) = Source::new(db, expression, Sort::Added)? {
         let ids = source.ids(db, FACET_SAMPLE + 1)?;
         exact = ids.len() <= FACET_SAMPLE;
-        for id in ids.into_iter().take(FACET_SAMPLE) {
-            for (kind, value) in Derived::read(db, id)?.labels() {
-                *counts.entry(kind).or_default().entry(value.to_owned()).or_default() += 1;
-            }
+        let ids = &ids[..ids.len().min(FACET_SAMPLE)];
+        for (kind, value) in derived::labels(db, ids)?.into_values().flatten() {
+            *counts.entry(kind).or_default().entry(value).or_default() += 1;
         }
     }
     let facet = |attribute: &&'static str| {

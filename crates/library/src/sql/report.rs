@@ -1,21 +1,25 @@
 //! What the library contains, what runs did, and what people thought of it.
 
-use rusqlite::{Connection, Result};
+use cutline_error::Result;
 
-use super::migrate;
 use super::read::{self, AUTHOR, REVISION};
+use super::value::values;
+use super::{Db, Row};
 use crate::change::FeedbackKind;
 use crate::store::{FeedbackRow, Run, RunId, Stats, TrainingPair};
+use crate::time::format_time;
 use crate::types::{AuthorKind, Revision};
 
-pub(super) fn runs(db: &Connection, limit: usize) -> Result<Vec<Run>> {
+/// Milliseconds of a day.
+const DAY: i64 = 86_400_000;
+
+pub(crate) fn runs(db: &dyn Db, limit: usize) -> Result<Vec<Run>> {
     let sql = format!(
         "SELECT r.id, r.kind, r.parameters, r.started_at, r.finished_at, \
          (SELECT count(*) FROM revisions v WHERE v.run_id = r.id), {AUTHOR} \
          FROM runs r JOIN authors a ON a.id = r.author_id ORDER BY r.id DESC LIMIT ?"
     );
-    let mut read = db.prepare_cached(&sql)?;
-    let run = |row: &rusqlite::Row<'_>| {
+    let run = |row: &dyn Row| {
         Ok(Run {
             id: row.get(0)?,
             kind: row.get(1)?,
@@ -26,31 +30,30 @@ pub(super) fn runs(db: &Connection, limit: usize) -> Result<Vec<Run>> {
             author: read::author(row, 6)?,
         })
     };
-    read.query_map([limit], run)?.collect()
+    db.all(&sql, values![limit], run)
 }
 
-pub(super) fn run_revisions(
-    db: &Connection,
+pub(crate) fn run_revisions(
+    db: &dyn Db,
     run: RunId,
     before: i64,
     limit: usize,
 ) -> Result<Vec<Revision>> {
     let sql =
         format!("SELECT {REVISION} WHERE r.run_id = ? AND r.id < ? ORDER BY r.id DESC LIMIT ?");
-    let mut read = db.prepare_cached(&sql)?;
-    read.query_map((run, before, limit), read::revision)?.collect()
+    db.all(&sql, values![run, before, limit], read::revision)
 }
 
-pub(super) fn feedback(db: &Connection) -> Result<Vec<FeedbackRow>> {
-    let sql = "SELECT date(f.created_at / 1000, 'unixepoch') AS day, a.name, a.digest, a.prompt, \
-         sum(f.kind = 0), sum(f.kind = 1), sum(f.kind = 2), sum(f.kind = 3), sum(f.kind = 4), \
-         avg(CASE WHEN f.kind = 4 THEN f.edit_distance END) \
+pub(crate) fn feedback(db: &dyn Db) -> Result<Vec<FeedbackRow>> {
+    let sql = "SELECT f.created_at / 86400000, a.name, a.digest, a.prompt, \
+         count(*) FILTER (WHERE f.kind = 0), count(*) FILTER (WHERE f.kind = 1), \
+         count(*) FILTER (WHERE f.kind = 2), count(*) FILTER (WHERE f.kind = 3), \
+         count(*) FILTER (WHERE f.kind = 4), avg(CASE WHEN f.kind = 4 THEN f.edit_distance END) \
          FROM feedback f JOIN revisions r ON r.id = f.revision_id JOIN authors a ON a.id = r.author_id \
          WHERE a.kind = ? GROUP BY 1, 2, 3, 4 ORDER BY 1 DESC, 2, 3, 4 LIMIT 10000";
-    let mut read = db.prepare_cached(sql)?;
-    let row = |row: &rusqlite::Row<'_>| {
+    let row = |row: &dyn Row| {
         Ok(FeedbackRow {
-            day: row.get(0)?,
+            day: format_time(row.get::<i64>(0)? * DAY).chars().take(10).collect(),
             model: row.get(1)?,
             digest: row.get(2)?,
             prompt: row.get(3)?,
@@ -62,23 +65,18 @@ pub(super) fn feedback(db: &Connection) -> Result<Vec<FeedbackRow>> {
             mean_edit: row.get(9)?,
         })
     };
-    read.query_map([AuthorKind::Model.code()], row)?.collect()
+    db.all(sql, values![AuthorKind::Model.code()], row)
 }
 
-pub(super) fn training_pairs(
-    db: &Connection,
-    after: i64,
-    limit: usize,
-) -> Result<Vec<TrainingPair>> {
-    let sql = "SELECT f.id, s.hash, ifnull((SELECT n.name FROM names n WHERE n.asset_id = s.id \
+pub(crate) fn training_pairs(db: &dyn Db, after: i64, limit: usize) -> Result<Vec<TrainingPair>> {
+    let sql = "SELECT f.id, s.hash, coalesce((SELECT n.name FROM names n WHERE n.asset_id = s.id \
          ORDER BY n.seen_at DESC, n.name LIMIT 1), ''), r.field, r.text, \
-         ifnull((SELECT t.text FROM current c JOIN revisions t ON t.id = c.revision_id \
+         coalesce((SELECT t.text FROM current c JOIN revisions t ON t.id = c.revision_id \
          WHERE c.asset_id = s.id AND c.field = r.field AND c.lang = r.lang), ''), \
          f.kind, f.reason, a.name, a.prompt \
          FROM feedback f JOIN revisions r ON r.id = f.revision_id JOIN assets s ON s.id = f.asset_id \
          JOIN authors a ON a.id = r.author_id WHERE a.kind = ? AND f.id > ? ORDER BY f.id LIMIT ?";
-    let mut read = db.prepare_cached(sql)?;
-    let pair = |row: &rusqlite::Row<'_>| {
+    let pair = |row: &dyn Row| {
         let code: i64 = row.get(6)?;
         let kind = FeedbackKind::ALL.iter().find(|kind| kind.code() == code);
         Ok(TrainingPair {
@@ -94,16 +92,16 @@ pub(super) fn training_pairs(
             prompt: row.get(9)?,
         })
     };
-    read.query_map((AuthorKind::Model.code(), after, limit), pair)?.collect()
+    db.all(sql, values![AuthorKind::Model.code(), after, limit], pair)
 }
 
-pub(super) fn stats(db: &Connection) -> Result<Stats> {
-    let count = |sql: &str| db.query_row(sql, [], |row| row.get::<_, u64>(0));
+/// All but the size of the database, and its version.
+pub(crate) fn stats(db: &dyn Db) -> Result<Stats> {
+    let count = |sql: &str| db.value::<u64>(sql, &[]);
     let label = |kind: &str, value: &str| {
-        let sql = "SELECT ifnull(sum(uses), 0) FROM labels WHERE kind = ? AND value = ?";
-        db.query_row(sql, (kind, value), |row| row.get::<_, u64>(0))
+        let sql = "SELECT uses FROM labels WHERE kind = ? AND value = ?";
+        db.first(sql, values![kind, value], |row| row.get::<u64>(0)).map(Option::unwrap_or_default)
     };
-    let pages = count("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size")?;
     Ok(Stats {
         assets: count("SELECT count(*) FROM assets")?,
         names: count("SELECT count(*) FROM names")?,
@@ -114,7 +112,7 @@ pub(super) fn stats(db: &Connection) -> Result<Stats> {
         reviewed: label("is", "reviewed")?,
         features: count("SELECT count(DISTINCT asset_id) FROM features")?,
         thumbnails: count("SELECT count(*) FROM thumbnails")?,
-        bytes: pages,
-        schema: migrate::newest(),
+        bytes: 0,
+        schema: 0,
     })
 }

@@ -1,9 +1,9 @@
 //! Revisions of texts, and the pointer to the current one.
 
-use cutline_error::{Error, ErrorKind};
-use rusqlite::{Connection, OptionalExtension, Result};
+use cutline_error::{Error, ErrorKind, Result};
 
-use super::error::{carried, damaged};
+use super::value::values;
+use super::{Db, Value, damaged};
 use crate::change::{FeedbackKind, TextAction, TextChange, Written};
 use crate::edit_distance::edit_distance;
 use crate::rules::{self, Decision, Proposal, Shown};
@@ -12,24 +12,26 @@ use crate::types::{Action, Author, AuthorKind, Field, ModelAuthor, RevisionId};
 
 /// Where a text is.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Slot<'a> {
-    pub(super) asset: i64,
-    pub(super) field: Field,
-    pub(super) lang: &'a str,
+pub(crate) struct Slot<'a> {
+    pub(crate) asset: i64,
+    pub(crate) field: Field,
+    pub(crate) lang: &'a str,
+    /// It was never written to, so nothing needs to be read.
+    pub(crate) is_new: bool,
 }
 
 /// What a slot points to.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Pointers {
-    pub(super) revision: Option<RevisionId>,
-    pub(super) suggestion: Option<RevisionId>,
+pub(crate) struct Pointers {
+    pub(crate) revision: Option<RevisionId>,
+    pub(crate) suggestion: Option<RevisionId>,
 }
 
 /// A revision as it is stored.
 #[derive(Debug, Clone)]
-pub(super) struct Stored {
-    pub(super) id: RevisionId,
-    pub(super) text: String,
+pub(crate) struct Stored {
+    pub(crate) id: RevisionId,
+    pub(crate) text: String,
     author_id: i64,
     by_model: bool,
     confidence: Option<f64>,
@@ -38,18 +40,18 @@ pub(super) struct Stored {
 
 /// A text that somebody wants to write.
 #[derive(Debug)]
-pub(super) struct Proposed<'a> {
-    pub(super) text: &'a str,
-    pub(super) confidence: Option<f32>,
-    pub(super) author: &'a Author,
-    pub(super) author_id: i64,
-    pub(super) run: Option<RunId>,
+pub(crate) struct Proposed<'a> {
+    pub(crate) text: &'a str,
+    pub(crate) confidence: Option<f32>,
+    pub(crate) author: &'a Author,
+    pub(crate) author_id: i64,
+    pub(crate) run: Option<RunId>,
 }
 
 /// What an edit did, and what it tells about the text of a model.
-pub(super) struct Edit {
-    pub(super) written: Written,
-    pub(super) feedback: Option<(RevisionId, FeedbackKind, f64)>,
+pub(crate) struct Edit {
+    pub(crate) written: Written,
+    pub(crate) feedback: Option<(RevisionId, FeedbackKind, f64)>,
 }
 
 /// A row for `revisions`.
@@ -67,68 +69,72 @@ struct NewRevision<'a> {
 }
 
 /// The number of an author; a new one for a new author.
-pub(super) fn author_id(db: &Connection, author: &Author) -> Result<i64> {
+pub(crate) fn author_id(db: &dyn Db, author: &Author) -> Result<i64> {
     let empty = ModelAuthor::default();
     let model = if let Author::Model(model) = author { model } else { &empty };
     let (kind, name) = (author.kind().code(), author.name());
-    let values = (kind, name, &model.digest, &model.parameters, &model.prompt);
+    let values = values![kind, name, &model.digest, &model.parameters, &model.prompt];
     let find = "SELECT id FROM authors WHERE kind = ? AND name = ? AND digest = ? AND parameters = ? \
          AND prompt = ?";
-    if let Some(id) = db.prepare_cached(find)?.query_row(values, |row| row.get(0)).optional()? {
+    if let Some(id) = db.first(find, values, |row| row.get(0))? {
         return Ok(id);
     }
     let insert =
         "INSERT INTO authors(kind, name, digest, parameters, prompt) VALUES(?, ?, ?, ?, ?)";
-    db.execute(insert, values)?;
-    Ok(db.last_insert_rowid())
+    db.insert(insert, values)
 }
 
-impl Slot<'_> {
-    pub(super) fn current(&self, db: &Connection) -> Result<Pointers> {
-        let sql = "SELECT revision_id, suggestion_id FROM current WHERE asset_id = ? AND field = ? \
-             AND lang = ?";
-        let found = db.prepare_cached(sql)?.query_row(self.key(), |row| {
-            Ok(Pointers { revision: row.get(0)?, suggestion: row.get(1)? })
-        });
-        Ok(found.optional()?.unwrap_or_default())
+impl<'a> Slot<'a> {
+    pub(crate) fn new(asset: i64, field: Field, lang: &'a str) -> Self {
+        Self { asset, field, lang, is_new: false }
     }
 
-    fn key(&self) -> (i64, i64, &str) {
-        (self.asset, self.field.code(), self.lang)
+    pub(crate) fn current(&self, db: &dyn Db) -> Result<Pointers> {
+        if self.is_new {
+            return Ok(Pointers::default());
+        }
+        let sql = "SELECT revision_id, suggestion_id FROM current WHERE asset_id = ? AND field = ? \
+             AND lang = ?";
+        let found = db.first(sql, &self.key(), |row| {
+            Ok(Pointers { revision: row.get(0)?, suggestion: row.get(1)? })
+        })?;
+        Ok(found.unwrap_or_default())
+    }
+
+    fn key(&self) -> [Value<'_>; 3] {
+        [self.asset.into(), self.field.code().into(), self.lang.into()]
     }
 
     /// A revision of this slot.
-    pub(super) fn revision(&self, db: &Connection, id: RevisionId) -> Result<Option<Stored>> {
+    pub(crate) fn revision(&self, db: &dyn Db, id: RevisionId) -> Result<Option<Stored>> {
         let sql = "SELECT r.id, r.text, r.author_id, a.kind, r.confidence, r.reviewed FROM revisions r \
              JOIN authors a ON a.id = r.author_id \
              WHERE r.id = ?1 AND r.asset_id = ?2 AND r.field = ?3 AND r.lang = ?4";
-        let values = (id, self.asset, self.field.code(), self.lang);
-        db.prepare_cached(sql)?
-            .query_row(values, |row| {
-                Ok(Stored {
-                    id: row.get(0)?,
-                    text: row.get(1)?,
-                    author_id: row.get(2)?,
-                    by_model: row.get::<_, i64>(3)? == AuthorKind::Model.code(),
-                    confidence: row.get(4)?,
-                    reviewed: row.get(5)?,
-                })
+        let values = values![id, self.asset, self.field.code(), self.lang];
+        db.first(sql, values, |row| {
+            Ok(Stored {
+                id: row.get(0)?,
+                text: row.get(1)?,
+                author_id: row.get(2)?,
+                by_model: row.get::<i64>(3)? == AuthorKind::Model.code(),
+                confidence: row.get(4)?,
+                reviewed: row.get(5)?,
             })
-            .optional()
+        })
     }
 
-    fn pointed(&self, db: &Connection, id: Option<RevisionId>) -> Result<Option<Stored>> {
+    fn pointed(&self, db: &dyn Db, id: Option<RevisionId>) -> Result<Option<Stored>> {
         let Some(id) = id else { return Ok(None) };
         let found = self.revision(db, id)?;
         found.map(Some).ok_or_else(|| damaged("a pointer to a revision that is missing"))
     }
 
-    fn add(&self, db: &Connection, new: &NewRevision<'_>) -> Result<RevisionId> {
+    fn add(&self, db: &dyn Db, new: &NewRevision<'_>) -> Result<RevisionId> {
         let sql = "INSERT INTO revisions(asset_id, field, lang, action, text, author_id, actor_id, \
              confidence, reviewed, of_id, previous_id, run_id, created_at) \
              VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
         let actor = new.actor_id.filter(|actor| *actor != new.author_id);
-        db.prepare_cached(sql)?.execute((
+        let values = values![
             self.asset,
             self.field.code(),
             self.lang,
@@ -142,45 +148,46 @@ impl Slot<'_> {
             new.previous,
             new.run,
             new.now,
-        ))?;
-        Ok(db.last_insert_rowid())
+        ];
+        db.insert(sql, values)
     }
 
-    fn point(&self, db: &Connection, pointers: Pointers, confidence: Option<f64>) -> Result<()> {
+    fn point(&self, db: &dyn Db, pointers: Pointers, confidence: Option<f64>) -> Result<()> {
         if pointers.revision.is_none() && pointers.suggestion.is_none() {
             let sql = "DELETE FROM current WHERE asset_id = ? AND field = ? AND lang = ?";
-            db.prepare_cached(sql)?.execute(self.key())?;
+            db.execute(sql, &self.key())?;
         } else {
-            // Not an upsert, which would begin a savepoint; see `index_words`.
-            let (asset, field, lang) = self.key();
-            let values = (asset, field, lang, pointers.revision, pointers.suggestion);
+            // Not an upsert, which would begin a savepoint of SQLite; see `Changer::index_words`.
+            let [asset, field, lang] = self.key();
+            let values = [asset, field, lang, pointers.revision.into(), pointers.suggestion.into()];
             let sql = "UPDATE current SET revision_id = ?4, suggestion_id = ?5 \
                  WHERE asset_id = ?1 AND field = ?2 AND lang = ?3";
-            if db.prepare_cached(sql)?.execute(values)? == 0 {
+            if self.is_new || db.execute(sql, &values)? == 0 {
                 let sql = "INSERT INTO current(asset_id, field, lang, revision_id, suggestion_id) \
                      VALUES(?, ?, ?, ?, ?)";
-                db.prepare_cached(sql)?.execute(values)?;
+                db.execute(sql, &values)?;
             }
         }
         if self.field == Field::Caption && self.lang == "en" {
-            let sql = "UPDATE assets SET confidence = ?2 WHERE id = ?1 AND confidence IS NOT ?2";
-            db.prepare_cached(sql)?.execute((self.asset, confidence))?;
+            let sql = "UPDATE assets SET confidence = ?2 \
+                 WHERE id = ?1 AND confidence IS DISTINCT FROM ?2";
+            db.execute(sql, values![self.asset, confidence])?;
         }
         Ok(())
     }
 
     /// Whether a person has rejected this text.
-    fn rejected_before(&self, db: &Connection, text: &str) -> Result<bool> {
+    fn rejected_before(&self, db: &dyn Db, text: &str) -> Result<bool> {
         let sql = "SELECT EXISTS(SELECT 1 FROM revisions r WHERE r.asset_id = ?1 AND r.field = ?2 \
              AND r.lang = ?3 AND r.action = ?4 AND r.text = ?5 AND NOT EXISTS(SELECT 1 FROM revisions u \
              WHERE u.asset_id = r.asset_id AND u.action = ?6 AND u.of_id = r.id))";
-        let (asset, field, lang) = self.key();
-        let values = (asset, field, lang, Action::Reject.code(), text, Action::Undo.code());
-        db.prepare_cached(sql)?.query_row(values, |row| row.get(0))
+        let [asset, field, lang] = self.key();
+        let (reject, undo) = (Action::Reject.code().into(), Action::Undo.code().into());
+        db.value(sql, &[asset, field, lang, reject, text.into(), undo])
     }
 
     /// Writes or suggests a text, or does neither: as the rules say.
-    pub(super) fn propose(&self, db: &Connection, now: i64, new: &Proposed<'_>) -> Result<Written> {
+    pub(crate) fn propose(&self, db: &dyn Db, now: i64, new: &Proposed<'_>) -> Result<Written> {
         let pointers = self.current(db)?;
         let shown = self.pointed(db, pointers.revision)?;
         let waiting = self.pointed(db, pointers.suggestion)?;
@@ -225,7 +232,7 @@ impl Slot<'_> {
     }
 
     /// Makes an edit.
-    pub(super) fn edit(&self, db: &Connection, now: i64, change: &TextChange) -> Result<Edit> {
+    pub(crate) fn edit(&self, db: &dyn Db, now: i64, change: &TextChange) -> Result<Edit> {
         let actor = author_id(db, &change.author)?;
         let pointers = self.current(db)?;
         let shown = self.pointed(db, pointers.revision)?;
@@ -267,7 +274,7 @@ impl Slot<'_> {
                 let waiting = self.pointed(db, pointers.suggestion)?;
                 let confirmed = shown.filter(|shown| !shown.reviewed && !shown.text.is_empty());
                 let Some(source) = waiting.or(confirmed) else {
-                    return Err(carried(nothing_waits()));
+                    return Err(nothing_waits());
                 };
                 let new = NewRevision {
                     text: &source.text,
@@ -284,7 +291,7 @@ impl Slot<'_> {
             }
             TextAction::Reject => {
                 let waiting = self.pointed(db, pointers.suggestion)?;
-                let Some(source) = waiting else { return Err(carried(nothing_waits())) };
+                let Some(source) = waiting else { return Err(nothing_waits()) };
                 let new = NewRevision {
                     text: &source.text,
                     reviewed: false,
@@ -298,7 +305,7 @@ impl Slot<'_> {
             }
             TextAction::Revert { revision } => {
                 let Some(source) = self.revision(db, *revision)? else {
-                    return Err(carried(no_revision(*revision)));
+                    return Err(no_revision(*revision));
                 };
                 if shown.as_ref().is_some_and(|shown| shown.id == *revision) {
                     return Ok(Edit { written: Written::Unchanged, feedback: None });
@@ -332,8 +339,8 @@ fn edited(
 }
 
 /// Takes back what the revision `id` did, if nothing was done after it.
-pub(super) fn undo(
-    db: &Connection,
+pub(crate) fn undo(
+    db: &dyn Db,
     now: i64,
     asset: i64,
     id: RevisionId,
@@ -341,23 +348,23 @@ pub(super) fn undo(
     run: Option<RunId>,
 ) -> Result<Written> {
     let sql = "SELECT field, lang, action, of_id, previous_id FROM revisions WHERE id = ? AND asset_id = ?";
-    let found = db.prepare_cached(sql)?.query_row((id, asset), |row| {
+    let found = db.first(sql, values![id, asset], |row| {
         let of: Option<RevisionId> = row.get(3)?;
         let previous: Option<RevisionId> = row.get(4)?;
-        Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?, row.get::<_, i64>(2)?, of, previous))
-    });
-    let Some((field, lang, action, of, previous)) = found.optional()? else {
-        return Err(carried(no_revision(id)));
+        Ok((row.get::<i64>(0)?, row.get::<String>(1)?, row.get::<i64>(2)?, of, previous))
+    })?;
+    let Some((field, lang, action, of, previous)) = found else {
+        return Err(no_revision(id));
     };
     let field = Field::of_code(field).ok_or_else(|| damaged("an unknown field"))?;
-    let slot = Slot { asset, field, lang: &lang };
+    let slot = Slot::new(asset, field, &lang);
     let pointers = slot.current(db)?;
     let actor = author_id(db, author)?;
     // A suggestion that was accepted or rejected waits again, unless another one does.
     let decided = action == Action::Accept.code() || action == Action::Reject.code();
     let was_suggestion = |of: RevisionId| -> Result<bool> {
-        let sql = "SELECT action = ?2 FROM revisions WHERE id = ?1";
-        db.query_row(sql, (of, Action::Suggest.code()), |row| row.get(0))
+        let action: i64 = db.value("SELECT action FROM revisions WHERE id = ?", values![of])?;
+        Ok(action == Action::Suggest.code())
     };
     let suggestion = match (pointers.suggestion, of) {
         (Some(waiting), _) if waiting == id => None,

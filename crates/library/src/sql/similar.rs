@@ -4,10 +4,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cutline_error::{Error, ErrorKind, Result};
-use rusqlite::{Connection, OptionalExtension};
 
-use super::error::carried;
-use super::read;
+use super::value::values;
+use super::{Cell, Db, read};
 use crate::features::{Matrix, Neighbour, Probe, Similar, cosine, normalised, numbers};
 use crate::types::ContentHash;
 
@@ -18,7 +17,7 @@ const MAX_BITS: u32 = 7;
 
 /// The packed features of each space, with what they were made of.
 #[derive(Debug, Default)]
-pub(super) struct Matrices(Mutex<HashMap<i64, Arc<Packed>>>);
+pub(crate) struct Matrices(Mutex<HashMap<i64, Arc<Packed>>>);
 
 #[derive(Debug)]
 struct Packed {
@@ -39,47 +38,36 @@ struct Wanted {
 
 impl Matrices {
     /// Removes all features from memory, because photos are gone.
-    pub(super) fn forget(&self) {
+    pub(crate) fn forget(&self) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    pub(super) fn similar(&self, db: &Connection, similar: &Similar) -> Result<Vec<Neighbour>> {
+    pub(crate) fn similar(&self, db: &dyn Db, similar: &Similar) -> Result<Vec<Neighbour>> {
         let limit = similar.limit.clamp(1, MAX_NEIGHBOURS);
         let wanted = wanted(db, &similar.probe)?;
         let search = |fresh: bool| {
             let packed = self.packed(db, wanted.space, wanted.vector.len(), fresh)?;
             search(db, &packed.matrix, &wanted, limit, similar.min_score)
         };
-        let failed = |error: rusqlite::Error| {
-            Error::new(ErrorKind::Internal, format!("the features cannot be read ({error})"))
-                .with_source(error)
-        };
-        match search(false).map_err(failed)? {
+        match search(false)? {
             (found, false) => Ok(found),
             // Rows in memory are gone from the database, and took places of others.
-            (_, true) => search(true).map(|(found, _)| found).map_err(failed),
+            (_, true) => search(true).map(|(found, _)| found),
         }
     }
 
     /// The features in memory, with all rows that the database has. Others wait while they are read.
-    fn packed(
-        &self,
-        db: &Connection,
-        space: i64,
-        dim: usize,
-        fresh: bool,
-    ) -> rusqlite::Result<Arc<Packed>> {
+    fn packed(&self, db: &dyn Db, space: i64, dim: usize, fresh: bool) -> Result<Arc<Packed>> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let counter = "SELECT value FROM counters WHERE name = 'features_removed'";
-        let removed: i64 = db.prepare_cached(counter)?.query_row([], |row| row.get(0))?;
+        let removed: i64 = db.value(counter, &[])?;
         let old = all.remove(&space).filter(|old| !fresh && old.removed == removed);
         let mut packed = match old.map(Arc::try_unwrap) {
             Some(Ok(packed)) => packed,
             // Somebody searches in it: a complete one may be shared, another is made anew.
             Some(Err(shared)) => {
                 let sql = "SELECT EXISTS(SELECT 1 FROM features WHERE id > ? AND space_id = ?)";
-                let grown: bool =
-                    db.prepare_cached(sql)?.query_row((shared.last, space), |row| row.get(0))?;
+                let grown: bool = db.value(sql, values![shared.last, space])?;
                 if !grown {
                     all.insert(space, Arc::clone(&shared));
                     return Ok(shared);
@@ -89,34 +77,27 @@ impl Matrices {
             None => Packed { matrix: Matrix::new(dim), last: 0, removed },
         };
         let sql = "SELECT id, vector FROM features WHERE id > ? AND space_id = ? ORDER BY id";
-        let mut read = db.prepare_cached(sql)?;
-        let mut rows = read.query((packed.last, space))?;
-        while let Some(row) = rows.next()? {
+        let first = packed.last;
+        db.each(sql, values![first, space], &mut |row| {
             packed.last = row.get(0)?;
-            packed.matrix.push(packed.last, row.get_ref(1)?.as_blob().unwrap_or_default());
-        }
+            packed.matrix.push(packed.last, blob(row.cell(1)?));
+            Ok(())
+        })?;
         let packed = Arc::new(packed);
         all.insert(space, Arc::clone(&packed));
         Ok(packed)
     }
 }
 
-fn wanted(db: &Connection, probe: &Probe) -> Result<Wanted> {
-    let failed = |error: rusqlite::Error| {
-        Error::new(ErrorKind::Internal, format!("the features cannot be read ({error})"))
-            .with_source(error)
-    };
+fn wanted(db: &dyn Db, probe: &Probe) -> Result<Wanted> {
     match probe {
         Probe::Asset(hash) => {
             let sql = "SELECT f.space_id, f.vector, f.asset_id FROM features f \
                  JOIN assets s ON s.id = f.asset_id WHERE s.hash = ? ORDER BY f.id DESC LIMIT 1";
-            let found = db
-                .query_row(sql, [hash.0], |row| {
-                    let vector = numbers(row.get_ref(1)?.as_blob().unwrap_or_default()).collect();
-                    Ok(Wanted { space: row.get(0)?, vector, except: Some(row.get(2)?) })
-                })
-                .optional()
-                .map_err(failed)?;
+            let found = db.first(sql, values![&hash.0], |row| {
+                let vector = numbers(blob(row.cell(1)?)).collect();
+                Ok(Wanted { space: row.get(0)?, vector, except: Some(row.get(2)?) })
+            })?;
             let mut wanted = found.ok_or_else(|| {
                 Error::new(
                     ErrorKind::NotFound,
@@ -129,10 +110,8 @@ fn wanted(db: &Connection, probe: &Probe) -> Result<Wanted> {
         Probe::Features(features) => {
             let vector = normalised(&features.vector)?;
             let sql = "SELECT id FROM spaces WHERE name = ? AND dim = ?";
-            let space = db
-                .query_row(sql, (&features.space, vector.len()), |row| row.get(0))
-                .optional()
-                .map_err(failed)?;
+            let values = values![&features.space, vector.len()];
+            let space = db.first(sql, values, |row| row.get(0))?;
             let space = space.ok_or_else(|| {
                 Error::new(
                     ErrorKind::NotFound,
@@ -144,17 +123,21 @@ fn wanted(db: &Connection, probe: &Probe) -> Result<Wanted> {
     }
 }
 
+/// The bytes of a vector.
+fn blob(cell: Cell<'_>) -> &[u8] {
+    if let Cell::Blob(bytes) = cell { bytes } else { &[] }
+}
+
 /// The best photos, and whether some in memory are gone.
 fn search(
-    db: &Connection,
+    db: &dyn Db,
     matrix: &Matrix,
     wanted: &Wanted,
     limit: usize,
     min_score: f32,
-) -> rusqlite::Result<(Vec<Neighbour>, bool)> {
+) -> Result<(Vec<Neighbour>, bool)> {
     let sql = "SELECT s.id, s.hash, f.vector FROM features f JOIN assets s ON s.id = f.asset_id \
          WHERE f.id = ?";
-    let mut read = db.prepare_cached(sql)?;
     let mut best: Vec<Neighbour> = Vec::new();
     let mut floor = min_score;
     let mut stale = false;
@@ -164,11 +147,11 @@ fn search(
         if candidate.high < floor {
             break;
         }
-        let found = read.query_row([candidate.row], |row| {
-            let score = cosine(&wanted.vector, row.get_ref(2)?.as_blob().unwrap_or_default());
-            Ok((row.get::<_, i64>(0)?, Neighbour { hash: read::hash(row, 1)?, score }))
-        });
-        let Some((asset, neighbour)) = found.optional()? else {
+        let found = db.first(sql, values![candidate.row], |row| {
+            let score = cosine(&wanted.vector, blob(row.cell(2)?));
+            Ok((row.get::<i64>(0)?, Neighbour { hash: read::hash(row, 1)?, score }))
+        })?;
+        let Some((asset, neighbour)) = found else {
             stale = true;
             continue;
         };
@@ -186,7 +169,7 @@ fn search(
 }
 
 /// Refuses more bits than [`near_duplicates`] can find.
-pub(super) fn check_bits(bits: u32) -> Result<()> {
+pub(crate) fn check_bits(bits: u32) -> Result<()> {
     if bits <= MAX_BITS {
         return Ok(());
     }
@@ -200,19 +183,13 @@ pub(super) fn check_bits(bits: u32) -> Result<()> {
 ///
 /// Of four parts of 16 bits, one differs in at most one bit if all differ in at most seven. So photos
 /// with a part in common, or nearly so, are all that must be compared.
-pub(super) fn near_duplicates(
-    db: &Connection,
-    max_bits: u32,
-) -> rusqlite::Result<Vec<Vec<ContentHash>>> {
-    check_bits(max_bits).map_err(carried)?;
+pub(crate) fn near_duplicates(db: &dyn Db, max_bits: u32) -> Result<Vec<Vec<ContentHash>>> {
+    check_bits(max_bits)?;
     let sql = "SELECT hash, dhash FROM assets WHERE dhash IS NOT NULL ORDER BY id";
-    let mut read = db.prepare(sql)?;
-    let photos: Vec<(ContentHash, u64)> = read
-        .query_map([], |row| {
-            let dhash: i64 = row.get(1)?;
-            Ok((read::hash(row, 0)?, u64::from_ne_bytes(dhash.to_ne_bytes())))
-        })?
-        .collect::<rusqlite::Result<_>>()?;
+    let photos: Vec<(ContentHash, u64)> = db.all(sql, &[], |row| {
+        let dhash: i64 = row.get(1)?;
+        Ok((read::hash(row, 0)?, u64::from_ne_bytes(dhash.to_ne_bytes())))
+    })?;
     let hashes: Vec<u64> = photos.iter().map(|(_, dhash)| *dhash).collect();
     let mut groups: HashMap<usize, Vec<ContentHash>> = HashMap::new();
     for (index, root) in grouped(&hashes, max_bits).into_iter().enumerate() {

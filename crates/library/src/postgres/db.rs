@@ -1,0 +1,255 @@
+//! A connection, and its statements.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use cutline_error::{Error, Result};
+use postgres::fallible_iterator::FallibleIterator as _;
+use postgres::types::private::BytesMut;
+use postgres::types::{IsNull, ToSql, Type};
+use postgres::{Client, Statement};
+
+use super::address::Address;
+use super::error::Context;
+use super::words;
+use crate::query::{Expression, Term};
+use crate::sql::derived::Words;
+use crate::sql::{Cell, Db, Matching, Reindexed, Row, Value, damaged};
+
+/// Prepared statements of a connection. Searches differ in their filters.
+const STATEMENTS: usize = 256;
+/// Photos whose words are written by one statement.
+const TOGETHER: usize = 50;
+
+pub(super) struct Connection {
+    client: RefCell<Client>,
+    statements: RefCell<HashMap<String, Statement>>,
+    address: Arc<Address>,
+    /// What fails if a statement does: "cannot be read".
+    what: &'static str,
+}
+
+impl Connection {
+    /// Connects. Not to be called by asynchronous code; see [`super::apart`].
+    pub(super) fn open(address: &Arc<Address>, what: &'static str, setup: &str) -> Result<Self> {
+        let mut client = address.connect().context(&address.name, "cannot be opened")?;
+        client.batch_execute(setup).context(&address.name, "cannot be opened")?;
+        Ok(Self {
+            client: RefCell::new(client),
+            statements: RefCell::default(),
+            address: Arc::clone(address),
+            what,
+        })
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.client.try_borrow().is_ok_and(|client| client.is_closed())
+    }
+
+    /// Runs statements without values.
+    pub(super) fn batch(&self, sql: &str) -> Result<()> {
+        self.with(|client, _| client.batch_execute(sql))
+    }
+
+    fn with<T>(
+        &self,
+        work: impl FnOnce(
+            &mut Client,
+            &mut HashMap<String, Statement>,
+        ) -> std::result::Result<T, postgres::Error>,
+    ) -> Result<T> {
+        let nested = |_| Error::internal("a statement began inside of another");
+        let mut client = self.client.try_borrow_mut().map_err(nested)?;
+        let mut statements = self.statements.borrow_mut();
+        work(&mut client, &mut statements).context(&self.address.name, self.what)
+    }
+}
+
+/// The statement, prepared.
+fn prepared(
+    client: &mut Client,
+    statements: &mut HashMap<String, Statement>,
+    sql: &str,
+    values: &[Value<'_>],
+) -> std::result::Result<Statement, postgres::Error> {
+    if let Some(statement) = statements.get(sql) {
+        return Ok(statement.clone());
+    }
+    let types: Vec<Type> = values.iter().map(type_of).collect();
+    let statement = client.prepare_typed(&numbered(sql), &types)?;
+    if statements.len() >= STATEMENTS {
+        statements.clear();
+    }
+    statements.insert(sql.to_owned(), statement.clone());
+    Ok(statement)
+}
+
+/// A statement with `$1` for `?1`, and for the first `?`.
+fn numbered(sql: &str) -> String {
+    let mut parts = sql.split('?');
+    let mut numbered = parts.next().unwrap_or_default().to_owned();
+    for (index, part) in parts.enumerate() {
+        numbered.push('$');
+        if !part.starts_with(|c: char| c.is_ascii_digit()) {
+            let _ = write!(numbered, "{}", index + 1);
+        }
+        numbered += part;
+    }
+    numbered
+}
+
+fn type_of(value: &Value<'_>) -> Type {
+    match value {
+        Value::Integer(_) => Type::INT8,
+        Value::Real(_) => Type::FLOAT8,
+        Value::Text(_) => Type::TEXT,
+        Value::Blob(_) => Type::BYTEA,
+        Value::Bool(_) => Type::BOOL,
+    }
+}
+
+impl ToSql for Value<'_> {
+    fn to_sql(
+        &self,
+        ty: &Type,
+        out: &mut BytesMut,
+    ) -> std::result::Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
+        match self {
+            Self::Integer(value) => value.to_sql(ty, out),
+            Self::Real(value) => value.to_sql(ty, out),
+            // The only character that its texts cannot have.
+            Self::Text(Some(text)) if text.contains('\0') => {
+                text.replace('\0', "\u{fffd}").to_sql(ty, out)
+            }
+            Self::Text(value) => value.as_deref().to_sql(ty, out),
+            Self::Blob(value) => value.as_deref().to_sql(ty, out),
+            Self::Bool(value) => value.to_sql(ty, out),
+        }
+    }
+
+    fn accepts(_: &Type) -> bool {
+        true
+    }
+
+    postgres::types::to_sql_checked!();
+}
+
+struct PostgresRow(postgres::Row);
+
+impl Row for PostgresRow {
+    fn cell(&self, column: usize) -> Result<Cell<'_>> {
+        let Self(row) = self;
+        let unknown = || damaged("a column of another type");
+        let ty = row.columns().get(column).ok_or_else(unknown)?.type_().clone();
+        let read = || {
+            Ok(match ty {
+                Type::INT8 => row.try_get::<_, Option<i64>>(column)?.map(Cell::Integer),
+                Type::INT4 => {
+                    row.try_get::<_, Option<i32>>(column)?.map(|value| Cell::Integer(value.into()))
+                }
+                Type::INT2 => {
+                    row.try_get::<_, Option<i16>>(column)?.map(|value| Cell::Integer(value.into()))
+                }
+                Type::FLOAT8 => row.try_get::<_, Option<f64>>(column)?.map(Cell::Real),
+                Type::BOOL => {
+                    row.try_get::<_, Option<bool>>(column)?.map(|value| Cell::Integer(value.into()))
+                }
+                Type::BYTEA => row.try_get::<_, Option<&[u8]>>(column)?.map(Cell::Blob),
+                _ => row.try_get::<_, Option<&str>>(column)?.map(Cell::Text),
+            })
+        };
+        let cell: std::result::Result<Option<Cell<'_>>, postgres::Error> = read();
+        cell.map(|cell| cell.unwrap_or(Cell::Null)).map_err(|_| unknown())
+    }
+}
+
+impl Db for Connection {
+    fn execute(&self, sql: &str, values: &[Value<'_>]) -> Result<u64> {
+        self.with(|client, statements| {
+            let statement = prepared(client, statements, sql, values)?;
+            let values: Vec<&(dyn ToSql + Sync)> = values.iter().map(|value| value as _).collect();
+            client.execute(&statement, &values)
+        })
+    }
+
+    fn insert(&self, sql: &str, values: &[Value<'_>]) -> Result<i64> {
+        let dynamic: &dyn Db = self;
+        dynamic.value(&format!("{sql} RETURNING id"), values)
+    }
+
+    fn each(
+        &self,
+        sql: &str,
+        values: &[Value<'_>],
+        row: &mut dyn FnMut(&dyn Row) -> Result<()>,
+    ) -> Result<()> {
+        self.with(|client, statements| {
+            let statement = prepared(client, statements, sql, values)?;
+            // Not all at once: there may be a gigabyte of them.
+            let mut rows = client.query_raw(&statement, values.iter())?;
+            while let Some(next) = rows.next()? {
+                if let Err(error) = row(&PostgresRow(next)) {
+                    return Ok(Err(error));
+                }
+            }
+            Ok(Ok(()))
+        })?
+    }
+
+    fn index(&self, changes: &[Reindexed]) -> Result<()> {
+        // The last words of each photo. Those of photos that were removed have left with them.
+        let last: BTreeMap<i64, Option<&Words>> =
+            changes.iter().map(|(asset, _, after)| (*asset, after.as_ref())).collect();
+        let rows: Vec<(i64, &Words)> =
+            last.into_iter().filter_map(|(asset, after)| Some((asset, after?))).collect();
+        for rows in rows.chunks(TOGETHER) {
+            let values: Vec<Value<'_>> = rows
+                .iter()
+                .flat_map(|(asset, words)| [(*asset).into(), words::vector(words).into()])
+                .collect();
+            let places = vec!["(?, CAST(? AS tsvector))"; rows.len()].join(", ");
+            let sql = format!(
+                "INSERT INTO words(asset_id, words) VALUES{places} \
+                 ON CONFLICT(asset_id) DO UPDATE SET words = excluded.words"
+            );
+            self.execute(&sql, &values)?;
+        }
+        Ok(())
+    }
+
+    fn matching(&self, expression: &Expression) -> Option<Matching> {
+        Some(Matching {
+            from: "FROM words w",
+            from_assets: "FROM words w JOIN assets s ON s.id = w.asset_id",
+            id: "w.asset_id",
+            condition: "w.words @@ CAST(? AS tsquery)",
+            value: words::query(expression)?.into(),
+            texts: "(SELECT concat_ws(chr(31), coalesce(d.caption, ''), coalesce(d.alt_text, ''), \
+                 coalesce(d.tags, ''), coalesce(d.names, '')) FROM documents d WHERE d.id = w.asset_id)",
+        })
+    }
+
+    fn lacking(&self, none: &[Term]) -> Option<(&'static str, Value<'static>)> {
+        let condition = "NOT EXISTS(SELECT 1 FROM words w WHERE w.asset_id = s.id \
+             AND w.words @@ CAST(? AS tsquery))";
+        Some((condition, words::any_of(none)?.into()))
+    }
+
+    fn mark(&self, expression: &Expression, texts: String) -> String {
+        words::mark(expression, &texts)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::numbered;
+
+    #[test]
+    fn values_get_numbers() {
+        assert_eq!(numbered("a = ? AND b IN (?, ?)"), "a = $1 AND b IN ($2, $3)");
+        assert_eq!(numbered("?2, ?1, ?12"), "$2, $1, $12");
+        assert_eq!(numbered("SELECT 1"), "SELECT 1");
+    }
+}
