@@ -28,7 +28,7 @@
 //! | [`mcp`] | tools of the Model Context Protocol, for the command line and for HTTP |
 //! | [`config`] | all settings: names, defaults, ranges |
 //! | [`fetch`] | images by URL, from hosts that the operator allows |
-//! | [`library`] | captions on their way into a library |
+//! | [`library`], [`near_tags`] | captions on their way into a library; tags of similar photos in it |
 //! | [`captioner`] | the use case: photos and parameters in, captions out |
 //! | [`cache`] | stores answers, and lets equal requests share one computation |
 //! | [`tokenizer`] | prompts to token ids, token ids to text |
@@ -38,7 +38,7 @@
 //!
 //! The parts that stand alone are crates, which this crate re-exports: [`image`](mod@image) decodes and
 //! resizes photos, [`blip`] is the model, [`generate`] chooses the next token, [`kernels`] does the
-//! arithmetic on CPUs, [`score`] compares captions with references, [`xmp`] edits sidecar files, and
+//! arithmetic on CPUs, [`score`] compares captions with references, [`tags`] has vocabularies of tags, [`xmp`] edits sidecar files, and
 //! [`error`] is the error type of all of them.
 
 pub mod cache;
@@ -51,6 +51,7 @@ pub mod http;
 pub mod library;
 pub mod mcp;
 pub mod metrics;
+pub mod near_tags;
 pub mod scheduler;
 pub mod telemetry;
 mod text;
@@ -62,6 +63,7 @@ pub use cutline_generate as generate;
 pub use cutline_image as image;
 pub use cutline_kernels as kernels;
 pub use cutline_score as score;
+pub use cutline_tags as tags;
 pub use cutline_xmp as xmp;
 
 #[doc(inline)]

@@ -146,6 +146,18 @@ impl Photo {
         Self { bytes, _permit: Some(permit) }
     }
 
+    /// A copy, whose bytes count as well.
+    ///
+    /// # Errors
+    /// As [`Budget::take`].
+    pub fn copy(&self, budget: &Budget) -> Result<Self> {
+        let permit = budget.take(self.bytes.len() as u64)?;
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(self.bytes.len()).map_err(no_memory)?;
+        bytes.extend_from_slice(&self.bytes);
+        Ok(Self::new(bytes, permit))
+    }
+
     /// The size in bytes.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -10,7 +10,7 @@
 //! - `answer`: the data that callers and caches share; `keys`: cache keys and fingerprints;
 //! - `style`: captions as the model writes them, or as alternative text; `tags`: words from captions;
 //!   `tokens`: the texts of single tokens;
-//! - `rank`: how well given texts fit a photo;
+//! - `rank`: how well given texts fit a photo; `tagging`: tags from an allowed list;
 //! - `budget`: the bytes of images in memory; `memory`: the memory of decoded images, and of the whole
 //!   server; `decoders`: the threads that decode images;
 //! - `process`: image analysis without the model;
@@ -36,6 +36,7 @@ mod process;
 mod rank;
 mod stream;
 mod style;
+mod tagging;
 mod tags;
 mod tokens;
 mod work;
@@ -67,6 +68,10 @@ pub use self::rank::MAX_TEXTS;
 use self::rank::Priors;
 pub use self::stream::{CaptionEvent, CaptionStream};
 pub use self::style::{Fallback, Style, TextStyle, repeats_itself};
+pub use self::tagging::{
+    Coverage, Evidence, NearPhoto, NearTags, Support, TagChoice, TagFields, TagParams, TagStrategy,
+    TagTimings, Tagged, Tagger, TagsByCategory,
+};
 pub use self::tags::{Tag, tag_params, tags};
 pub use self::tokens::TokenText;
 use crate::cache::{SingleFlight, Store};

@@ -224,7 +224,7 @@ impl ParameterFields {
         let parameter = Parameter::named(name)?;
         let value = parameter.normalized(value);
         if value.as_str().is_some_and(|text| text.len() > Self::MAX_BYTES) {
-            return Err(too_long(name));
+            return Err(too_long(name, Self::MAX_BYTES));
         }
         parameter.check(&value)?;
         self.0.insert(name.to_owned(), value);
@@ -260,9 +260,9 @@ pub(crate) fn given_twice(name: &str) -> Error {
     Error::parameter(name.to_owned(), format!("{name} is given twice; send it once"))
 }
 
-/// The refusal of a value of more than [`ParameterFields::MAX_BYTES`].
-pub(crate) fn too_long(name: &str) -> Error {
-    let (name, most) = (shortened(name), ParameterFields::MAX_BYTES);
+/// The refusal of a value of more than `most` bytes.
+pub(crate) fn too_long(name: &str, most: usize) -> Error {
+    let name = shortened(name);
     let detail = format!("{name} must not be longer than {most} bytes; shorten it");
     Error::parameter(name, detail)
 }

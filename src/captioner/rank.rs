@@ -20,7 +20,7 @@ use cutline_image::PixelValues;
 
 /// Branches of the texts' tree that one step reads. Not more than the rows of the widest beam search, for
 /// which there is memory.
-const ROWS: usize = MAX_BEAMS;
+pub(super) const ROWS: usize = MAX_BEAMS;
 
 /// The most texts of one request.
 pub const MAX_TEXTS: usize = 1000;
@@ -29,27 +29,42 @@ pub const MAX_TEXTS: usize = 1000;
 const MAX_TEXT_BYTES: usize = 256;
 
 /// Images without content.
-const BLANK_IMAGES: u8 = 4;
+pub(super) const BLANK_IMAGES: u8 = 4;
 
 /// The weight of what the model expects without a photo. Of 272 unseen COCO photos with one kind of object,
 /// the first version of the embedded model ranked its name first among COCO's 80 names in 37 % with a
 /// weight of 0, in 41 % with this one, and in 30 % with 1.
-const PRIOR_WEIGHT: f32 = 0.5;
+pub(super) const PRIOR_WEIGHT: f32 = 0.5;
 
-/// For each text, the logarithm of its probability.
+/// For each text, the parts of the logarithm of its probability: of each token after those before it, and
+/// in the end of not being continued by another text.
 #[derive(Debug, Clone)]
-pub(super) struct Priors(Arc<Vec<f32>>);
+pub(super) struct Priors(pub(super) Arc<Vec<Vec<f32>>>);
 
 impl Weigh for Priors {
     fn bytes(&self) -> usize {
-        size_of::<Self>() + 2 * size_of::<usize>() + self.0.capacity() * size_of::<f32>()
+        let parts = self.0.iter().map(|parts| parts.capacity() * size_of::<f32>()).sum::<usize>();
+        size_of::<Self>()
+            + 2 * size_of::<usize>()
+            + self.0.capacity() * size_of::<Vec<f32>>()
+            + parts
     }
 }
 
 /// A prompt and the texts that may follow it, as tokens.
-struct TextSet {
-    prompt: Vec<u32>,
-    texts: Vec<Vec<u32>>,
+#[derive(Debug, Clone)]
+pub(super) struct TextSet {
+    pub(super) prompt: Vec<u32>,
+    pub(super) texts: Vec<Vec<u32>>,
+}
+
+/// What the model says about a text.
+#[derive(Debug, Clone)]
+struct Said {
+    /// The logarithm of its probability.
+    score: f32,
+    /// Those of its tokens.
+    tokens: Vec<f32>,
 }
 
 impl Captioner {
@@ -87,11 +102,11 @@ impl Captioner {
         Ok(scores
             .iter()
             .zip(&*priors.0)
-            .map(|(score, prior)| score - PRIOR_WEIGHT * prior)
+            .map(|(said, prior)| said.score - PRIOR_WEIGHT * prior.iter().sum::<f32>())
             .collect())
     }
 
-    fn slot(&self, priority: Priority) -> Result<QueueSlot> {
+    pub(super) fn slot(&self, priority: Priority) -> Result<QueueSlot> {
         let slot = self.inner.scheduler.reserve(1, priority)?.pop();
         slot.ok_or_else(|| Error::internal("a queue slot was lost"))
     }
@@ -122,27 +137,43 @@ impl Captioner {
     }
 
     /// What the model expects of the texts without a photo: the mean over images without content.
-    async fn priors(&self, set: &TextSet) -> Result<Priors> {
+    pub(super) async fn priors(&self, set: &TextSet) -> Result<Priors> {
         let inner = &*self.inner;
         let key = inner.keys.priors(&set.prompt, &set.texts);
         if let Some(priors) = inner.priors.get(&key) {
             return Ok(priors);
         }
-        let mut sums = vec![0.0_f64; set.texts.len()];
+        // Of each text, the probabilities of its beginnings, and in the end its own.
+        let length = |text: &Vec<u32>| vec![0.0_f64; text.len() + 1];
+        let mut sums: Vec<Vec<f64>> = set.texts.iter().map(length).collect();
         for image in self.blank_images().await? {
             let image = ImageInput::Encoded(Arc::clone(image));
             let mut search = RankedImage { captioner: self, image, kept: None };
             let scores = search.scores(set, self.slot(Priority::Interactive)?).await?;
-            sums.iter_mut().zip(scores).for_each(|(sum, score)| *sum += f64::from(score).exp());
+            for (sums, said) in sums.iter_mut().zip(scores) {
+                let mut total = 0.0;
+                for (sum, log) in sums.iter_mut().zip(&said.tokens) {
+                    total += f64::from(*log);
+                    *sum += total.exp();
+                }
+                if let Some(last) = sums.last_mut() {
+                    *last += f64::from(said.score).exp();
+                }
+            }
         }
-        let mean = |sum: f64| (sum / f64::from(BLANK_IMAGES)).max(f64::MIN_POSITIVE).ln() as f32;
-        let priors = Priors(Arc::new(sums.into_iter().map(mean).collect()));
+        let log = |sum: f64| (sum / f64::from(BLANK_IMAGES)).max(f64::MIN_POSITIVE).ln();
+        let parts = |sums: Vec<f64>| {
+            let mut before = 0.0;
+            let part = |sum| (log(sum) - std::mem::replace(&mut before, log(sum))) as f32;
+            sums.into_iter().map(part).collect()
+        };
+        let priors = Priors(Arc::new(sums.into_iter().map(parts).collect()));
         inner.priors.put(key, priors.clone());
         Ok(priors)
     }
 
     /// Images without content, encoded when they are first needed.
-    async fn blank_images(&self) -> Result<&[Arc<EncodedImage>]> {
+    pub(super) async fn blank_images(&self) -> Result<&[Arc<EncodedImage>]> {
         let encode = || async {
             let mut encoded = Vec::new();
             for n in 0..BLANK_IMAGES {
@@ -154,7 +185,8 @@ impl Captioner {
     }
 
     async fn encode(&self, pixels: PixelValues) -> Result<Arc<EncodedImage>> {
-        let anything = Entry { ids: vec![0], offset: 0.0, name_of: 0, group: 0 };
+        let anything =
+            Entry { ids: vec![0], offset: 0.0, name_of: 0, group: 0, expected: Vec::new() };
         let task = Task::Rank(Arc::new(ClosedSet::new(vec![anything], 1, 1)?));
         let request = JobRequest { image: pixels.into(), prompt: Vec::new(), task };
         let mut submission = self.slot(Priority::Interactive)?.submit(request)?;
@@ -175,9 +207,9 @@ struct RankedImage<'a> {
 impl RankedImage<'_> {
     /// The logarithm of the probability of every text. One job has rows for some of the branches only, so
     /// that several may be necessary.
-    async fn scores(&mut self, set: &TextSet, slot: QueueSlot) -> Result<Vec<f32>> {
+    async fn scores(&mut self, set: &TextSet, slot: QueueSlot) -> Result<Vec<Said>> {
         let mut slot = Some(slot);
-        let mut scores: HashMap<Vec<u32>, f32> = HashMap::new();
+        let mut scores: HashMap<Vec<u32>, Said> = HashMap::new();
         let mut left: Vec<Vec<u32>> = set.texts.clone();
         left.sort();
         left.dedup();
@@ -192,7 +224,8 @@ impl RankedImage<'_> {
                 if sequence.finish_reason == FinishReason::Stop
                     && let Some(score) = sequence.score
                 {
-                    scores.insert(sequence.ids[1 + set.prompt.len()..].to_vec(), score);
+                    let text = sequence.ids[1 + set.prompt.len()..].to_vec();
+                    scores.insert(text, Said { score, tokens: sequence.log_probabilities });
                 }
             }
             left.retain(|text| !scores.contains_key(text));
@@ -200,8 +233,9 @@ impl RankedImage<'_> {
                 return Err(Error::internal("the ranking of texts does not advance"));
             }
         }
-        let score = |text| scores.get(text).copied().unwrap_or(f32::NEG_INFINITY);
-        Ok(set.texts.iter().map(score).collect())
+        let none = Said { score: f32::NEG_INFINITY, tokens: Vec::new() };
+        let said = |text| scores.get(text).unwrap_or(&none).clone();
+        Ok(set.texts.iter().map(said).collect())
     }
 
     async fn run(
@@ -215,6 +249,7 @@ impl RankedImage<'_> {
             offset: 0.0,
             name_of: u32::try_from(n).unwrap_or(u32::MAX),
             group: 0,
+            expected: Vec::new(),
         };
         let entries: Vec<Entry> = texts.iter().enumerate().map(entry).collect();
         let task = Task::Rank(Arc::new(ClosedSet::new(entries, texts.len(), ROWS)?));
@@ -233,12 +268,20 @@ impl RankedImage<'_> {
 /// Waits for the end of a job, and passes on the encoded image.
 async fn finish(
     submission: &mut Submission,
-    mut encoded: impl FnMut(Arc<EncodedImage>),
+    encoded: impl FnMut(Arc<EncodedImage>),
 ) -> Result<Vec<Sequence>> {
+    Ok(finish_counted(submission, encoded).await?.0)
+}
+
+/// [`finish`], with the decode steps of the job.
+pub(super) async fn finish_counted(
+    submission: &mut Submission,
+    mut encoded: impl FnMut(Arc<EncodedImage>),
+) -> Result<(Vec<Sequence>, usize)> {
     loop {
         match submission.next().await {
             Some(JobEvent::Encoded(image)) => encoded(image),
-            Some(JobEvent::Done { sequences, .. }) => return Ok(sequences),
+            Some(JobEvent::Done { sequences, steps, .. }) => return Ok((sequences, steps)),
             Some(JobEvent::Failed(error)) => return Err(error),
             Some(JobEvent::Started { .. } | JobEvent::Token(_)) => {}
             None => return Err(Error::model_stopped()),
@@ -246,7 +289,7 @@ async fn finish(
     }
 }
 
-async fn hashed(photo: Photo) -> Result<(blake3::Hash, Photo)> {
+pub(super) async fn hashed(photo: Photo) -> Result<(blake3::Hash, Photo)> {
     let hashing = tokio::task::spawn_blocking(move || (blake3::hash(&photo.bytes), photo));
     hashing.await.map_err(|e| Error::internal("the hashing ended early").with_source(e))
 }

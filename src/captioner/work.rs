@@ -43,7 +43,7 @@ pub(super) enum VisionCacheUse {
 
 /// An image that is ready for the model.
 pub(super) struct PreparedImage {
-    image: ImageInfo,
+    pub(super) image: ImageInfo,
     colors: Colors,
     preview: Option<Arc<Preview>>,
     vision: Option<VisionCacheState>,
@@ -100,7 +100,7 @@ async fn compute(
                 store_encoded(captioner, vision, encoded, &prepared);
             }
             Some(JobEvent::Token(token)) => leader.update(|progress| progress.ids.push(token)),
-            Some(JobEvent::Done { sequences, inference, batch_size }) => {
+            Some(JobEvent::Done { sequences, inference, batch_size, .. }) => {
                 drop(permit);
                 let generated: usize = sequences.iter().map(|sequence| sequence.generated).sum();
                 captioner.inner.metrics.tokens(prompt_tokens, generated);

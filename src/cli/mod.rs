@@ -1,4 +1,4 @@
-//! The command line: `cutline serve`, `caption`, `check`, `library`, `eval`, `model info`,
+//! The command line: `cutline serve`, `caption`, `tags`, `check`, `library`, `eval`, `model info`,
 //! `model quantize`, `bench`, `mcp`, `health`, `openapi`, `completions` and `man`.
 //!
 //! Exit statuses: 0 for success, 1 when something failed, 2 when the command or a setting cannot be
@@ -20,6 +20,7 @@ mod model;
 mod options;
 mod serve;
 mod signals;
+mod tags;
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -55,6 +56,7 @@ pub fn main() -> ExitCode {
         Some((documents::OPENAPI, _)) => documents::openapi(),
         Some((mcp::NAME, matches)) => mcp::run(matches),
         Some((health::NAME, matches)) => health::run(matches),
+        Some((tags::NAME, matches)) => tags::run(matches),
         Some((check::NAME, matches)) => check::run(matches),
         Some((library::NAME, matches)) => library::run(matches),
         Some((eval::NAME, matches)) => eval::run(matches),
@@ -80,6 +82,7 @@ pub fn command() -> Command {
         .subcommands([
             serve::command(),
             caption::command(),
+            tags::command(),
             check::command(),
             library::command(),
             eval::command(),
@@ -95,6 +98,8 @@ pub fn command() -> Command {
             "Examples:\n  \
              cutline caption holiday.jpg            caption a photo\n  \
              cutline caption -r Photos -o out.csv   caption a folder, into a table\n  \
+             cutline tags holiday.jpg               tag it with words of an allowed list
+  \
              cutline check -r Photos                list photos without a caption\n  \
              cutline library search dog             search captions that are kept\n  \
              cutline serve --port 8080              serve captions over HTTP\n  \

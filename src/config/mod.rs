@@ -13,9 +13,11 @@ mod parse;
 mod protection;
 mod values;
 
+use std::fs::File;
+use std::io::Read;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use tracing::Level;
@@ -24,7 +26,7 @@ pub use self::document::{env_example, markdown, with_server_settings, with_setti
 pub use self::options::Group;
 use self::options::{
     CacheOptions, FetchOptions, ImageOptions, LibraryOptions, LogOptions, ModelOptions,
-    ProtectionOptions, QueueOptions, ServerOptions, TraceOptions,
+    ProtectionOptions, QueueOptions, ServerOptions, TagOptions, TraceOptions,
 };
 use self::parse::FetchUrls;
 pub use self::protection::{ApiKeys, CorsOrigins, ProtectionSettings, PublicEndpoints, RateLimit};
@@ -37,7 +39,8 @@ use crate::engine::{DeviceChoice, EngineOptions, HubOptions};
 use crate::fetch::{FetchSettings, FetchSources};
 use crate::metrics::Metrics;
 use crate::scheduler::VisionOrder;
-use cutline_error::Result;
+use cutline_error::{Error, Result};
+use cutline_tags::{FIELD, MAX_BYTES, Vocabulary};
 
 /// Everything that `cutline serve` needs to know.
 #[derive(Debug, Clone)]
@@ -122,6 +125,35 @@ pub fn library_appearance(values: &Values) -> Result<Option<AppearanceOptions>> 
     Ok(library.map(|_| AppearanceOptions { thumbnails }))
 }
 
+/// The tags that photos may get: the file of `TAG_VOCABULARY`; `None` if it is not set.
+///
+/// # Errors
+/// As [`Settings::new`].
+pub fn tag_vocabulary(values: &Values) -> Result<Option<Vocabulary>> {
+    let Some(path) = values.read::<TagOptions>()?.tag_vocabulary else { return Ok(None) };
+    let read = read_vocabulary(&path);
+    read.map(Some).map_err(|error| values.unusable("TAG_VOCABULARY", error.detail()))
+}
+
+/// Reads a file of allowed tags.
+///
+/// # Errors
+/// [`InvalidParameter`](cutline_error::ErrorKind::InvalidParameter): it cannot be read or used.
+pub fn read_vocabulary(path: &Path) -> Result<Vocabulary> {
+    let mut bytes = Vec::new();
+    let opened = File::open(path);
+    let read = opened.and_then(|file| file.take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes));
+    read.map_err(|error| {
+        let detail = format!("{}: cannot be read ({error}); check the path", path.display());
+        Error::parameter(FIELD, detail)
+    })?;
+    let named = |error: Error| {
+        let detail = format!("{}: {}", path.display(), error.detail());
+        Error::parameter(FIELD, detail).with_source(error)
+    };
+    Vocabulary::parse(&bytes).map_err(named)
+}
+
 /// A task of Hugging Face's inference API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HfTask {
@@ -179,6 +211,8 @@ pub struct HttpSettings {
     pub protection: ProtectionSettings,
     /// Where images may be fetched from.
     pub fetch: FetchSettings,
+    /// The tags that photos may get, unless a request says so; `None` for those of everyday photos.
+    pub tag_vocabulary: Option<Vocabulary>,
 }
 
 impl HttpSettings {
@@ -202,6 +236,7 @@ impl HttpSettings {
             loopback_host: Some(server.host).filter(|host| is_loopback(host)),
             protection: protection_settings(values)?,
             fetch: fetch_settings(values)?,
+            tag_vocabulary: tag_vocabulary(values)?,
         })
     }
 }

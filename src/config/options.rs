@@ -35,6 +35,8 @@ pub enum Group {
     Fetch,
     /// Where captions are kept.
     Library,
+    /// Allowed tags.
+    Tags,
     /// What is cached.
     Cache,
     /// Logs and traces.
@@ -43,13 +45,14 @@ pub enum Group {
 
 impl Group {
     /// All groups, in the order of the documentation.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Server,
         Self::Protection,
         Self::Model,
         Self::Images,
         Self::Fetch,
         Self::Library,
+        Self::Tags,
         Self::Cache,
         Self::Logs,
     ];
@@ -63,6 +66,7 @@ impl Group {
             Self::Images => ImageOptions::augment_args(command),
             Self::Fetch => FetchOptions::augment_args(command),
             Self::Library => LibraryOptions::augment_args(command),
+            Self::Tags => TagOptions::augment_args(command),
             Self::Cache => CacheOptions::augment_args(command),
             Self::Logs => TraceOptions::augment_args(LogOptions::augment_args(command)),
         }
@@ -251,6 +255,14 @@ pub(super) struct LibraryOptions {
           action = ArgAction::Set, num_args = 0..=1, require_equals = true,
           default_missing_value = "true")]
     pub(super) library_thumbnails: bool,
+}
+
+#[derive(Args)]
+#[command(next_help_heading = "Tags")]
+pub(super) struct TagOptions {
+    /// File with the tags that photos may get, JSON or lines of text; if unset, tags for everyday photos
+    #[arg(long, env)]
+    pub(super) tag_vocabulary: Option<PathBuf>,
 }
 
 #[derive(Args)]

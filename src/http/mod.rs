@@ -3,7 +3,7 @@
 //! - [`app`] is the whole service as a router, without a socket;
 //! - [`run`] serves it on a listener, loads the model in the background, and shuts down gracefully;
 //! - one file per resource: `index` with `page`, `health`, `model`, `generate` with `stream`,
-//!   `batch`, `process`, `metrics`, `openapi` with Swagger UI; `dto` holds their JSON;
+//!   `batch`, `tags`, `process`, `metrics`, `openapi` with Swagger UI; `dto` holds their JSON;
 //! - `library` searches and edits captions that are kept;
 //! - `realtime` answers the same requests as messages of a WebSocket;
 //! - `extract` reads the ways of sending images, `body` limits what is read, `coding`
@@ -47,6 +47,7 @@ mod realtime;
 mod server;
 mod state;
 mod stream;
+mod tags;
 mod unread;
 
 use std::collections::HashMap;
@@ -82,6 +83,7 @@ fn routes() -> Vec<(Access, UtoipaMethodRouter<AppState>)> {
     let own = [
         (Access::Key, routes!(generate::generate)),
         (Access::Key, routes!(batch::batch)),
+        (Access::Key, routes!(tags::generate)),
         (Access::Key, routes!(process::process)),
         (Access::Key, routes!(realtime::connect)),
         (Access::Open, routes!(index::show)),

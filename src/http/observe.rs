@@ -25,7 +25,9 @@ use super::contracts::error::{contract_status, shape};
 use super::error::{Failure, status};
 use super::state::{ActiveRequest, AppState};
 use super::unread::BodyEnd;
-use crate::captioner::{CacheState, Caption, ProcessTimings, ProcessedImage, Timings};
+use crate::captioner::{
+    CacheState, Caption, ProcessTimings, ProcessedImage, TagTimings, Tagged, Timings,
+};
 use crate::metrics::{Metrics, milliseconds};
 use crate::telemetry;
 use cutline_error::Error;
@@ -57,6 +59,18 @@ impl ImageReport {
             cache: Some(caption.cache),
             batch_size: caption.batch_size,
             stages: vec![("decode", decode_ms), ("queue", queue_ms), ("inference", inference_ms)],
+        }
+    }
+
+    /// The loggable facts of an image that was tagged: not its tags.
+    pub(super) fn of_tagged(tagged: &Tagged) -> Self {
+        let TagTimings { caption_ms, ranking_ms, .. } = tagged.timings;
+        Self {
+            image_hash: tagged.image.hash.clone(),
+            caption_length: tagged.caption.as_ref().map(|caption| caption.chars().count()),
+            cache: None,
+            batch_size: None,
+            stages: vec![("caption", caption_ms), ("ranking", ranking_ms)],
         }
     }
 

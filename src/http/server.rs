@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::connection::{Connection, ConnectionLimit, TimeoutListener};
 use super::{AppState, app};
-use crate::captioner::Captioner;
+use crate::captioner::{Captioner, TagParams};
 use crate::config::Settings;
 use crate::metrics::{Metrics, max_descriptors};
 use cutline_error::{Error, ErrorKind, Result};
@@ -80,11 +80,25 @@ pub async fn run(
         warm_up_ms = info.warm_up_ms,
         "model ready in {ready_ms:.0} ms"
     );
-    state.ready(captioner);
+    state.ready(captioner.clone());
+    if state.settings().tag_vocabulary.is_some() {
+        tokio::spawn(warm_tagger(state.clone(), captioner));
+    }
     let ended = serving.await;
     // Captions that were answered are kept.
     let _ = tokio::task::spawn_blocking(move || state.flush_library()).await;
     ended
+}
+
+/// Computes what the first request for tags would otherwise wait for.
+async fn warm_tagger(state: AppState, captioner: Captioner) {
+    let warm = async {
+        let tagger = state.tagger(&captioner).await?;
+        captioner.warm_tagger(&tagger, &TagParams::default()).await
+    };
+    if let Err(error) = warm.await {
+        tracing::warn!(%error, "the tags of TAG_VOCABULARY are not ready; the first request prepares them");
+    }
 }
 
 /// Serves `state` on `listener` until `shutdown` ends. From then on the server is not ready. After

@@ -6,14 +6,15 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use cutline_library::Store;
-use tokio::sync::{SetOnce, watch};
+use tokio::sync::{OnceCell, SetOnce, watch};
 
 use super::auth::Guard;
 use super::library::Library;
-use crate::captioner::{Captioner, Decoders, ImageMemory, Keep};
+use crate::captioner::{Captioner, Decoders, ImageMemory, Keep, NearTags, Tagger};
 use crate::config::HttpSettings;
 use crate::fetch::Fetcher;
 use crate::metrics::Metrics;
+use crate::near_tags::LibraryTags;
 use cutline_error::{Error, ErrorKind, Result};
 use cutline_image::DecodeLimits;
 
@@ -34,6 +35,10 @@ struct ServerState {
     decoders: Decoders,
     fetcher: Fetcher,
     library: OnceLock<Library>,
+    /// Tags of similar photos in the library.
+    near_tags: OnceLock<Arc<dyn NearTags>>,
+    /// The tags that photos may get, prepared when they are first needed.
+    tagger: OnceCell<Tagger>,
     draining: watch::Sender<bool>,
     refusing: AtomicBool,
     /// Requests in progress.
@@ -60,6 +65,8 @@ impl AppState {
                 ),
                 fetcher: Fetcher::new(settings.fetch.clone()),
                 library: OnceLock::new(),
+                near_tags: OnceLock::new(),
+                tagger: OnceCell::new(),
                 settings,
                 started: Instant::now(),
                 captioner: SetOnce::new(),
@@ -85,6 +92,8 @@ impl AppState {
     /// # Errors
     /// [`Internal`](ErrorKind::Internal): the system provides no thread.
     pub fn keep_in(&self, store: Arc<dyn Store>) -> Result<()> {
+        let near: Arc<dyn NearTags> = Arc::new(LibraryTags::new(Arc::clone(&store)));
+        let _ = self.inner.near_tags.set(near);
         let _ = self.inner.library.set(Library::new(store)?);
         Ok(())
     }
@@ -99,6 +108,23 @@ impl AppState {
     /// The library, if captions are kept.
     pub(super) fn library(&self) -> Option<&Library> {
         self.inner.library.get()
+    }
+
+    /// Tags of similar photos, if there is a library.
+    pub(super) fn near_tags(&self) -> Option<Arc<dyn NearTags>> {
+        self.inner.near_tags.get().cloned()
+    }
+
+    /// The tags that photos may get unless a request says so.
+    pub(super) async fn tagger(&self, captioner: &Captioner) -> Result<Tagger> {
+        let prepare = || async {
+            let vocabulary = match &self.settings().tag_vocabulary {
+                Some(vocabulary) => vocabulary.clone(),
+                None => Tagger::everyday()?,
+            };
+            captioner.tagger(vocabulary).await
+        };
+        self.inner.tagger.get_or_try_init(prepare).await.cloned()
     }
 
     /// Sets the captioner. Only the first call has an effect.

@@ -41,6 +41,8 @@ pub enum JobEvent {
         inference: Duration,
         /// The largest number of jobs in a decode step of this job, itself included.
         batch_size: usize,
+        /// The decode steps of this job.
+        steps: usize,
     },
     /// The job failed.
     Failed(Error),
@@ -81,6 +83,7 @@ pub(super) struct ScheduledJob {
     /// How many of them have been written again since the last restart.
     repeated: usize,
     batch_size: usize,
+    steps: usize,
     pub(super) trace: JobTrace,
     /// Whether it must be the only job in the batch.
     pub(super) alone: bool,
@@ -114,6 +117,7 @@ impl ScheduledJob {
             sent: Vec::new(),
             repeated: 0,
             batch_size: 0,
+            steps: 0,
             trace: JobTrace::queued(),
             alone: false,
             out_of_memory: 0,
@@ -168,6 +172,7 @@ impl ScheduledJob {
     /// Records a decode step with this many jobs and rows.
     pub(super) fn record_step(&mut self, jobs: usize, rows: usize) {
         self.batch_size = self.batch_size.max(jobs);
+        self.steps += 1;
         self.trace.step(rows);
     }
 
@@ -198,7 +203,8 @@ impl ScheduledJob {
         // The stage's span ends first: the request may end as soon as the caller has the result.
         self.trace.leave_stage();
         let inference = now.saturating_duration_since(self.since);
-        self.send(JobEvent::Done { sequences, inference, batch_size: self.batch_size });
+        let (batch_size, steps) = (self.batch_size, self.steps);
+        self.send(JobEvent::Done { sequences, inference, batch_size, steps });
     }
 
     /// Ends the job with an error.

@@ -27,6 +27,7 @@ mod rate;
 mod realtime;
 mod states;
 mod stream;
+mod tags;
 mod tcp;
 mod uploads;
 mod urls;

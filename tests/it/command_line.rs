@@ -16,6 +16,8 @@ mod outputs;
 mod quantize;
 #[cfg(all(unix, feature = "embedded-model"))]
 mod server;
+#[cfg(feature = "embedded-model")]
+mod tags;
 #[cfg(all(unix, feature = "embedded-model", feature = "otlp"))]
 mod traces;
 #[cfg(feature = "embedded-model")]

@@ -26,6 +26,17 @@ pub struct Entry {
     pub name_of: u32,
     /// The things of a group are compared with each other only.
     pub group: u32,
+    /// What is expected of its log-probability without an image: the part of each token, and in the end the
+    /// part of not being continued. Stands for what is not read because of
+    /// [`with_steps`](ClosedSet::with_steps). What is missing counts as 0.
+    pub expected: Vec<f32>,
+}
+
+impl Entry {
+    /// What is expected of the tokens after the first `depth`.
+    fn rest(&self, depth: usize) -> f64 {
+        self.expected.iter().skip(depth).map(|log| f64::from(*log)).sum()
+    }
 }
 
 /// The texts to rank, and how many of the best are of interest.
@@ -36,6 +47,8 @@ pub struct ClosedSet {
     entries: Vec<Entry>,
     best: usize,
     rows: usize,
+    /// The most steps; `None` for as many as it takes.
+    steps: Option<usize>,
 }
 
 impl ClosedSet {
@@ -49,7 +62,14 @@ impl ClosedSet {
             return Err(Error::internal("a closed set needs texts with tokens and finite offsets"));
         }
         entries.sort_by(|a, b| a.ids.cmp(&b.ids));
-        Ok(Self { entries, best, rows })
+        Ok(Self { entries, best, rows, steps: None })
+    }
+
+    /// Takes no more than `steps` steps, at least one. Then every text has a score: where tokens were not
+    /// read, what is expected of them stands for them, and the text ends with [`FinishReason::Length`].
+    #[must_use]
+    pub fn with_steps(self, steps: usize) -> Self {
+        Self { steps: Some(steps.max(1)), ..self }
     }
 
     /// The most branches that a step reads.
@@ -96,8 +116,10 @@ pub(super) struct Search {
     reading: Vec<Branch>,
     /// Scores of texts, of which each has its first entry's index.
     scored: Vec<(usize, Branch)>,
-    /// Branches for which there were not enough rows.
+    /// Branches for which there were not enough rows, or steps.
     left_out: Vec<Branch>,
+    /// Steps so far.
+    taken: usize,
 }
 
 impl Search {
@@ -107,10 +129,11 @@ impl Search {
             log_probability: 0.0,
             log_probabilities: Vec::new(),
         };
-        Self { set, input, reading: vec![root], scored: Vec::new(), left_out: Vec::new() }
+        Self { set, input, reading: vec![root], scored: Vec::new(), left_out: Vec::new(), taken: 0 }
     }
 
     pub(super) fn advance(&mut self, logits: &[f32]) -> Step {
+        self.taken += 1;
         let mut next = Vec::new();
         let rows = logits.chunks(self.input.vocabulary);
         for (row, (branch, logits)) in
@@ -188,12 +211,18 @@ impl Search {
     /// least promising ones are left out if there are too many.
     fn keep(&mut self, branches: Vec<(usize, Branch)>) -> (Vec<u32>, Vec<usize>) {
         let thresholds = self.thresholds();
-        let mut promising: Vec<(f64, usize, Branch)> = branches
-            .into_iter()
-            .filter_map(|(row, branch)| Some((self.promise(&branch, &thresholds)?, row, branch)))
-            .collect();
+        let mut promising: Vec<(f64, usize, Branch)> = Vec::new();
+        for (row, branch) in branches {
+            match self.promise(&branch, &thresholds) {
+                Some(promise) => promising.push((promise, row, branch)),
+                None if self.set.steps.is_some() => self.left_out.push(branch),
+                None => {}
+            }
+        }
         promising.sort_by(|a, b| b.0.total_cmp(&a.0));
-        let rest = promising.split_off(promising.len().min(self.set.rows));
+        let rows =
+            if self.set.steps.is_some_and(|most| self.taken >= most) { 0 } else { self.set.rows };
+        let rest = promising.split_off(promising.len().min(rows));
         self.left_out.extend(rest.into_iter().map(|(_, _, branch)| branch));
         let last = |branch: &Branch| self.set.entries[branch.entries.start].ids[branch.depth() - 1];
         let step = promising.iter().map(|(_, row, branch)| (last(branch), *row)).unzip();
@@ -223,11 +252,14 @@ impl Search {
         groups.into_iter().filter_map(last).collect()
     }
 
-    /// By how much the branch's best text may exceed its group's threshold; `None` if it cannot.
+    /// By how much the branch's best text may exceed its group's threshold; `None` if it cannot. With few
+    /// steps, by how much it is expected to.
     fn promise(&self, branch: &Branch, thresholds: &HashMap<u32, f64>) -> Option<f64> {
+        let few = self.set.steps.is_some();
         let excess = |entry: &Entry| {
             let threshold = thresholds.get(&entry.group).copied().unwrap_or(f64::NEG_INFINITY);
-            branch.log_probability + f64::from(entry.offset) - threshold
+            let rest = if few { entry.rest(branch.depth()) } else { 0.0 };
+            branch.log_probability + f64::from(entry.offset) + rest - threshold
         };
         let texts = self.set.entries[branch.entries.clone()].iter();
         texts.map(excess).max_by(f64::total_cmp).filter(|excess| *excess >= 0.0)
@@ -242,15 +274,21 @@ impl Search {
             .map(|(first, branch)| self.sequence(first, &branch, FinishReason::Stop))
             .collect();
         for branch in std::mem::take(&mut self.left_out) {
-            if self.promise(&branch, &thresholds).is_none() {
+            if self.set.steps.is_none() && self.promise(&branch, &thresholds).is_none() {
                 continue;
             }
             for entry in branch.entries.clone() {
                 let known = entry > branch.entries.start
                     && self.set.entries[entry - 1].ids == self.set.entries[entry].ids;
-                if !known {
-                    sequences.push(self.sequence(entry, &branch, FinishReason::Length));
+                if known {
+                    continue;
                 }
+                let mut sequence = self.sequence(entry, &branch, FinishReason::Length);
+                if self.set.steps.is_some() {
+                    let rest = self.set.entries[entry].rest(branch.depth());
+                    sequence.score = Some((branch.log_probability + rest) as f32);
+                }
+                sequences.push(sequence);
             }
         }
         sequences.sort_by(|a, b| b.score.unwrap_or(0.0).total_cmp(&a.score.unwrap_or(0.0)));
@@ -273,179 +311,4 @@ impl Search {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use rand::{Rng, SeedableRng};
-    use rand_chacha::ChaCha8Rng;
-
-    use super::super::script::{VOCABULARY, input};
-    use super::*;
-
-    /// A model whose logits depend on all tokens, in a way that repeats.
-    fn logits(ids: &[u32], sharpness: f32) -> Vec<f32> {
-        let seed = ids.iter().fold(17_u64, |sum, &id| sum.wrapping_mul(31).wrapping_add(id.into()));
-        let mut random = ChaCha8Rng::seed_from_u64(seed);
-        (0..VOCABULARY).map(|_| sharpness * random.random::<f32>()).collect()
-    }
-
-    /// Runs the search. Returns the score of every text that it found, those that it left out, and steps.
-    fn run(set: &ClosedSet, sharpness: f32) -> (BTreeMap<Vec<u32>, f32>, Vec<Vec<u32>>, usize) {
-        let mut search = Search::new(Arc::new(set.clone()), input(&[9]));
-        let mut rows = vec![vec![9]];
-        for steps in 1.. {
-            let all: Vec<f32> = rows.iter().flat_map(|row| logits(row, sharpness)).collect();
-            match search.advance(&all).progress {
-                Progress::Continue { tokens, sources } => {
-                    assert!(tokens.len() <= set.rows() && tokens.len() == sources.len());
-                    rows = sources.iter().map(|&source| rows[source].clone()).collect();
-                    rows.iter_mut().zip(tokens).for_each(|(row, token)| row.push(token));
-                }
-                Progress::Finished(sequences) => {
-                    let (known, unknown): (Vec<_>, Vec<_>) =
-                        sequences.into_iter().partition(|s| s.finish_reason == FinishReason::Stop);
-                    let known = known.into_iter().map(|s| (s.ids[1..].to_vec(), s.score.unwrap()));
-                    let unknown = unknown.into_iter().map(|s| s.ids[1..].to_vec());
-                    return (known.collect(), unknown.collect(), steps);
-                }
-            }
-        }
-        unreachable!()
-    }
-
-    /// The score of a text, from the definition.
-    fn exhaustive(texts: &[Vec<u32>], text: &[u32], sharpness: f32) -> f64 {
-        let mut prefix = vec![9];
-        let mut total = 0.0;
-        for &token in text {
-            total += f64::from(math::log_probability(&logits(&prefix, sharpness), token as usize));
-            prefix.push(token);
-        }
-        let mut next: Vec<u32> = texts
-            .iter()
-            .filter(|other| other.len() > text.len() && other.starts_with(text))
-            .map(|other| other[text.len()])
-            .collect();
-        next.sort_unstable();
-        next.dedup();
-        let row = logits(&prefix, sharpness);
-        let others = next.iter().map(|&t| f64::from(math::log_probability(&row, t as usize)).exp());
-        total + (1.0 - others.sum::<f64>()).max(f64::from(f32::EPSILON)).ln()
-    }
-
-    fn random_set(random: &mut ChaCha8Rng, rows: usize) -> ClosedSet {
-        let mut draw = |n: usize| random.random_range(0..n);
-        let count = 1 + draw(40);
-        let entries = (0..count)
-            .map(|n| Entry {
-                ids: (0..=draw(4)).map(|_| draw(VOCABULARY) as u32).collect(),
-                offset: draw(50) as f32 / 10.0,
-                name_of: (n / 2) as u32,
-                group: draw(3) as u32,
-            })
-            .collect();
-        ClosedSet::new(entries, 1 + draw(4), rows).unwrap()
-    }
-
-    /// The best things of each group with their scores.
-    fn best(
-        set: &ClosedSet,
-        score: impl Fn(&[u32]) -> Option<f64>,
-    ) -> BTreeMap<u32, Vec<(i64, u32)>> {
-        let mut things: BTreeMap<(u32, u32), i64> = BTreeMap::new();
-        for entry in &set.entries {
-            let Some(score) = score(&entry.ids) else { continue };
-            let score = ((score + f64::from(entry.offset)) * 1e4).round() as i64;
-            let known = things.entry((entry.group, entry.name_of)).or_insert(score);
-            *known = score.max(*known);
-        }
-        let mut groups: BTreeMap<u32, Vec<(i64, u32)>> = BTreeMap::new();
-        for ((group, name_of), score) in things {
-            groups.entry(group).or_default().push((-score, name_of));
-        }
-        for best in groups.values_mut() {
-            best.sort_unstable();
-            best.truncate(set.best);
-        }
-        groups
-    }
-
-    #[test]
-    fn the_best_texts_and_their_scores_are_those_of_an_exhaustive_search() {
-        let mut random = ChaCha8Rng::seed_from_u64(3);
-        let mut saved = 0;
-        for round in 0..500 {
-            let sharpness = [1.0, 8.0][round % 2];
-            let set = random_set(&mut random, 1000);
-            let texts: Vec<Vec<u32>> = set.entries.iter().map(|entry| entry.ids.clone()).collect();
-            let (known, unknown, _) = run(&set, sharpness);
-            assert_eq!(unknown, Vec::<Vec<u32>>::new());
-            for (text, score) in &known {
-                let expected = exhaustive(&texts, text, sharpness);
-                assert!(
-                    (f64::from(*score) - expected).abs() < 1e-4,
-                    "{text:?}: {score} {expected}"
-                );
-            }
-            let found = best(&set, |text| known.get(text).copied().map(f64::from));
-            let expected = best(&set, |text| Some(exhaustive(&texts, text, sharpness)));
-            let scores = |best: BTreeMap<u32, Vec<(i64, u32)>>| -> Vec<i64> {
-                best.into_values().flatten().map(|(score, _)| score).collect()
-            };
-            for (a, b) in scores(found).iter().zip(scores(expected)) {
-                assert!((a - b).abs() <= 2, "{a} {b}");
-            }
-            saved += texts.len() - known.len().min(texts.len());
-        }
-        assert!(saved > 1000, "branches are dropped early: {saved}");
-    }
-
-    #[test]
-    fn what_the_rows_do_not_suffice_for_is_named() {
-        let mut random = ChaCha8Rng::seed_from_u64(4);
-        let mut left_out = 0;
-        for _ in 0..300 {
-            let set = random_set(&mut random, 1);
-            let texts: Vec<Vec<u32>> = set.entries.iter().map(|entry| entry.ids.clone()).collect();
-            let (known, unknown, _) = run(&set, 4.0);
-            left_out += unknown.len();
-            let expected = best(&set, |text| Some(exhaustive(&texts, text, 4.0)));
-            for (group, things) in expected {
-                for (score, thing) in things {
-                    let names =
-                        set.entries.iter().filter(|e| (e.group, e.name_of) == (group, thing));
-                    let ours = names.map(|entry| match known.get(&entry.ids) {
-                        Some(known) => -((known + entry.offset) * 1e4).round() as i64,
-                        None if unknown.contains(&entry.ids) => score,
-                        None => i64::MAX,
-                    });
-                    assert!(ours.min().is_some_and(|ours| (ours - score).abs() <= 2));
-                }
-            }
-        }
-        assert!(left_out > 100, "{left_out}");
-    }
-
-    #[test]
-    fn a_text_is_not_what_continues_it() {
-        let entry =
-            |ids: &[u32], name_of| Entry { ids: ids.to_vec(), offset: 0.0, name_of, group: 0 };
-        let hot = ClosedSet::new(vec![entry(&[3], 0)], 1, 4).unwrap();
-        let both = ClosedSet::new(vec![entry(&[3, 4], 1), entry(&[3], 0)], 2, 4).unwrap();
-        let (alone, _, steps) = run(&hot, 1.0);
-        assert_eq!(steps, 1);
-        let (known, _, steps) = run(&both, 1.0);
-        assert_eq!(steps, 2);
-        let [with, dog] = [&known[&vec![3][..]], &known[&vec![3, 4][..]]].map(|log| log.exp());
-        assert!((with + dog - alone[&vec![3][..]].exp()).abs() < 1e-6, "{known:?}");
-    }
-
-    #[test]
-    fn sets_without_texts_are_refused() {
-        let entry = |ids: Vec<u32>, offset| Entry { ids, offset, name_of: 0, group: 0 };
-        assert!(ClosedSet::new(vec![], 1, 1).is_err());
-        assert!(ClosedSet::new(vec![entry(vec![], 0.0)], 1, 1).is_err());
-        assert!(ClosedSet::new(vec![entry(vec![1], f32::NAN)], 1, 1).is_err());
-        assert!(ClosedSet::new(vec![entry(vec![1], 0.0)], 0, 1).is_err());
-    }
-}
+mod tests;

@@ -55,7 +55,10 @@ pub(super) async fn read(
         }
         if name != reader.count.field() {
             form.expect(&name, Place::Body)?;
-            form.add(&name, scalar(&name, value)?)?;
+            match form.add_nested(&name, value.get()) {
+                Some(added) => added?,
+                None => form.add(&name, scalar(&name, value)?)?,
+            }
             continue;
         }
         match reader.count {

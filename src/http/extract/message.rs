@@ -127,7 +127,7 @@ fn caption(
     image_follows: bool,
 ) -> Result<Command> {
     let id = id.ok_or_else(|| no_id("caption"))?;
-    let mut form = Form { params: Some(ParameterFields::default()), count: ImageCount::One };
+    let mut form = Form { params: Some(ParameterFields::default()).into(), count: ImageCount::One };
     let (mut found, mut streams) = (None::<CommandImage>, true);
     for (name, value) in fields.iter().filter(|(name, _)| !is_envelope(name)) {
         match (name.as_str(), &found) {
@@ -153,7 +153,7 @@ fn caption(
     }
     let image = found.or(image_follows.then_some(CommandImage::Behind));
     let image = image.ok_or_else(|| malformed(format!("there is no image; {SYNTAX}")))?;
-    let params = CaptionParams { stream: streams, ..form.finish()? };
+    let params = CaptionParams { stream: streams, ..form.finish()?.caption()? };
     Ok(Command::Caption(CaptionCommand { id, image, params }))
 }
 

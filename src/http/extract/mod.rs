@@ -5,6 +5,7 @@
 //! one of the two values would be ignored.
 
 pub(super) mod encoded;
+mod fields;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod head;
@@ -21,6 +22,7 @@ use axum::http::{HeaderMap, Uri};
 use percent_encoding::percent_decode;
 use serde_json::Value;
 
+use self::fields::{FormFields, Given};
 pub(super) use self::message::{
     BadMessage, CaptionCommand, Command, CommandImage, command, head_length, id_in, message_limits,
     no_head, within,
@@ -28,10 +30,13 @@ pub(super) use self::message::{
 use self::names::{ImageCount, Place};
 use super::body::{BodyLimits, LimitedBody};
 use super::state::AppState;
-use crate::captioner::{Budget, CaptionParams, Captioner, ParameterFields, Photo, given_twice};
+use crate::captioner::{
+    Budget, CaptionParams, Captioner, ParameterFields, Photo, TagFields, TagParams, given_twice,
+};
 use crate::config::HttpSettings;
 use crate::fetch::{Fetcher, MAX_URL_BYTES, URL_FIELD};
 use cutline_error::{Error, ErrorKind, Result};
+use cutline_tags::Vocabulary;
 
 /// Allowance for everything in a body that is not an image: parameters, part headers, JSON.
 const ENVELOPE_BYTES: usize = 64 * 1024;
@@ -41,6 +46,15 @@ const ENVELOPE_BYTES: usize = 64 * 1024;
 pub(super) struct Upload {
     pub(super) photo: Photo,
     pub(super) params: CaptionParams,
+}
+
+/// One image, and how it is to be tagged.
+#[derive(Debug)]
+pub(super) struct TagUpload {
+    pub(super) photo: Photo,
+    pub(super) params: TagParams,
+    /// The allowed tags, if the request has them.
+    pub(super) vocabulary: Option<Vocabulary>,
 }
 
 /// Images in the order sent, and the parameters of all of them.
@@ -72,6 +86,23 @@ pub(super) async fn upload(
     let params = Some(ParameterFields::default());
     let Uploads { items, params } = reader.read(request, params, state.fetcher()).await?;
     Ok(Upload { photo: only(items)?, params })
+}
+
+/// Reads the request for tags.
+///
+/// # Errors
+/// As [`upload`].
+pub(super) async fn tag_upload(
+    request: Request,
+    state: &AppState,
+    captioner: &Captioner,
+) -> Result<TagUpload> {
+    let settings = state.settings();
+    let reader = Reader { settings, budget: captioner.budget(), count: ImageCount::One };
+    let fields = FormFields::Tags(Box::<TagFields>::default());
+    let (items, given) = reader.read_fields(request, fields, state.fetcher()).await?;
+    let (params, vocabulary) = given.tags()?;
+    Ok(TagUpload { photo: only(items)?, params, vocabulary })
 }
 
 /// Reads a request that has an image and no parameters.
@@ -118,6 +149,16 @@ impl Reader<'_> {
         params: Option<ParameterFields>,
         fetcher: &Fetcher,
     ) -> Result<Uploads> {
+        let (items, given) = self.read_fields(request, params.into(), fetcher).await?;
+        Ok(Uploads { items, params: given.caption()? })
+    }
+
+    async fn read_fields(
+        self,
+        request: Request,
+        params: FormFields,
+        fetcher: &Fetcher,
+    ) -> Result<(Vec<UploadedImage>, Given)> {
         let (parts, body) = request.into_parts();
         let mut form = Form { params, count: self.count };
         let mut images = Images { reader: self, items: Vec::new() };
@@ -140,8 +181,13 @@ impl Reader<'_> {
     }
 
     /// Checks what was sent, then fetches the images of which only the address was sent.
-    async fn arrived(self, form: Form, images: Images<'_>, fetcher: &Fetcher) -> Result<Uploads> {
-        let (params, items) = (form.finish()?, images.finish()?);
+    async fn arrived(
+        self,
+        form: Form,
+        images: Images<'_>,
+        fetcher: &Fetcher,
+    ) -> Result<(Vec<UploadedImage>, Given)> {
+        let (given, items) = (form.finish()?, images.finish()?);
         let urls: Vec<String> = items.iter().filter_map(|item| item.url().cloned()).collect();
         let mut fetched = fetcher.fetch_all(urls, self.budget).await.into_iter();
         let items = items.into_iter().map(|SentImage { name, source }| {
@@ -153,7 +199,7 @@ impl Reader<'_> {
             };
             UploadedImage { name, photo }
         });
-        Ok(Uploads { params, items: items.collect() })
+        Ok((items.collect(), given))
     }
 
     fn transport(&self, headers: &HeaderMap) -> Result<Transport> {
@@ -199,8 +245,7 @@ impl Reader<'_> {
 /// The parameters of a request.
 #[derive(Debug)]
 struct Form {
-    /// `None` at an address that takes none.
-    params: Option<ParameterFields>,
+    params: FormFields,
     count: ImageCount,
 }
 
@@ -229,24 +274,27 @@ impl Form {
 
     /// Checks that a parameter of this name may follow.
     fn expect(&self, name: &str, place: Place) -> Result<()> {
-        match &self.params {
-            Some(params) if ParameterFields::is_known(name) => params.expect(name),
-            params => Err(self.count.unknown(name, place, params.is_some())),
-        }
+        let known = self.params.expect(name);
+        known.unwrap_or_else(|| Err(self.count.unknown(name, place, &self.params)))
     }
 
     fn add_text(&mut self, name: &str, text: &str, place: Place) -> Result<()> {
         self.expect(name, place)?;
-        self.params.as_mut().map_or(Ok(()), |params| params.add_text(name, text))
+        self.params.add_text(name, text)
     }
 
     fn add(&mut self, name: &str, value: Value) -> Result<()> {
         self.expect(name, Place::Body)?;
-        self.params.as_mut().map_or(Ok(()), |params| params.add(name, value))
+        self.params.add(name, value)
     }
 
-    fn finish(self) -> Result<CaptionParams> {
-        self.params.unwrap_or_default().finish()
+    /// Adds a parameter whose value is an object or a list, if it is one that may be.
+    fn add_nested(&mut self, name: &str, json: &str) -> Option<Result<()>> {
+        self.params.add_nested(name, json)
+    }
+
+    fn finish(self) -> Result<Given> {
+        self.params.finish()
     }
 }
 

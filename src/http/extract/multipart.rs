@@ -55,11 +55,13 @@ pub(super) async fn read(
             };
             images.add(head.file, photo.map(|bytes| permit.photo(bytes)))?;
         } else if reader.count.is_url(&name) {
-            images.add_url_text(text(part, &name, &head.transfer, &permit).await?)?;
+            let most = ParameterFields::MAX_BYTES;
+            images.add_url_text(text(part, &name, &head.transfer, &permit, most).await?)?;
         } else {
             // Before the content, which may be an image under a wrong name.
             form.expect(&name, Place::Body)?;
-            let text = text(part, &name, &head.transfer, &permit).await?;
+            let most = form.params.limit(&name);
+            let text = text(part, &name, &head.transfer, &permit, most).await?;
             form.add_text(&name, &text, Place::Body)?;
         }
     }
@@ -198,10 +200,11 @@ async fn text(
     name: &str,
     transfer: &Transfer,
     permit: &BodyPermit,
+    most: usize,
 ) -> Result<String> {
-    let content = content(part, ParameterFields::MAX_BYTES).await?;
-    let content = content.ok_or_else(|| too_long(name))?;
-    let content = transfer.decode(content, ParameterFields::MAX_BYTES, permit)?;
+    let content = content(part, most).await?;
+    let content = content.ok_or_else(|| too_long(name, most))?;
+    let content = transfer.decode(content, most, permit)?;
     String::from_utf8(content).map_err(|error| {
         Error::parameter(name.to_owned(), "the value is not UTF-8; send it as UTF-8 text")
             .with_source(error)

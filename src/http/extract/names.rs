@@ -1,6 +1,7 @@
 //! The names of images in forms and in JSON, and the errors for all other names.
 
-use crate::captioner::{Parameter, shortened};
+use super::fields::FormFields;
+use crate::captioner::shortened;
 use crate::fetch::URL_FIELD;
 use cutline_error::Error;
 
@@ -70,20 +71,18 @@ impl ImageCount {
         }
     }
 
-    /// The refusal of a name that is neither an image's nor a parameter's here. `parameters` says
-    /// whether there are any.
-    pub(super) fn unknown(self, name: &str, place: Place, parameters: bool) -> Error {
+    /// The refusal of a name that is neither an image's nor one of the `parameters` here.
+    pub(super) fn unknown(self, name: &str, place: Place, parameters: &FormFields) -> Error {
         let shown = shortened(name);
         let detail = if Self::Many(0).is_image(name) {
             format!("an image cannot be sent as \"{shown}\" here; {}", self.other_name(place))
-        } else if !parameters {
+        } else if parameters.names().is_empty() {
             let image = self.own_name(place);
             format!("there is no parameter \"{shown}\" here; {image}, and nothing else")
-        } else if let Some(similar) = Parameter::similar(name) {
-            format!("there is no parameter \"{shown}\"; write it {}", similar.name())
+        } else if let Some(similar) = parameters.similar(name) {
+            format!("there is no parameter \"{shown}\"; write it {similar}")
         } else {
-            let names: Vec<&str> = Parameter::all().iter().map(Parameter::name).collect();
-            let (image, names) = (self.own_name(place), names.join(", "));
+            let (image, names) = (self.own_name(place), parameters.names().join(", "));
             format!("there is no parameter \"{shown}\"; {image}, and the parameters are {names}")
         };
         Error::parameter(shown, detail)

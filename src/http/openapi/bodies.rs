@@ -76,6 +76,10 @@ macro_rules! either {
     )+};
 }
 
+mod tags;
+
+pub(in crate::http) use self::tags::{TagForm, TagJson, TagQuery};
+
 either! {
     CaptionJson: CaptionRequest, CaptionUrlRequest;
     ImageJson: ImageRequest, ImageUrlRequest;

@@ -47,6 +47,7 @@ use crate::captioner;
     )),
     tags(
         (name = "captions", description = "Captions of images"),
+        (name = "tags", description = "Tags of images, from an allowed list"),
         (name = "images", description = "Properties of images, without the model"),
         (name = "library", description = "Captions that are kept, with LIBRARY"),
         (name = "operation", description = "State of the server and the model"),

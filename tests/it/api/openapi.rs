@@ -91,6 +91,7 @@ fn it_describes_the_endpoints_of_the_design() {
         ("POST", "/mcp"),
         ("POST", "/pipeline/{task}"),
         ("POST", "/predict"),
+        ("POST", "/tags/generate"),
         ("POST", "/v1/chat/completions"),
         ("POST", "/v1/responses"),
         ("POST", "/v2/models/{model}/infer"),

@@ -90,7 +90,11 @@ impl<'a> Element<'a> {
                 Error::parameter("prompt", "prompt is not UTF-8; encode it so").with_source(error)
             })?),
         };
-        if text.len() > ParameterFields::MAX_BYTES { Err(too_long("prompt")) } else { Ok(text) }
+        if text.len() > ParameterFields::MAX_BYTES {
+            Err(too_long("prompt", ParameterFields::MAX_BYTES))
+        } else {
+            Ok(text)
+        }
     }
 }
 

@@ -1,0 +1,87 @@
+//! `cutline tags` as a user runs it, with the embedded model.
+
+use std::fs;
+
+use serde_json::Value;
+
+use super::{assert_sentence, assert_status, cutline, photo, run, text};
+
+#[test]
+fn photos_are_tagged_with_allowed_words_in_the_order_of_the_files() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(
+        folder.path().join("mine.txt"),
+        "[animals]\ncat: kitten\ndog\nquokka\n[food]\npizza\n",
+    )
+    .unwrap();
+    let (cat, coffee) = (photo("cat"), photo("coffee"));
+    let output = cutline(&folder, &["tags", "--vocabulary", "mine.txt", &cat, "none.jpg", &coffee])
+        .output()
+        .unwrap();
+    assert_status(&output, 1);
+    let lines: Vec<&str> = text(&output.stdout).lines().collect();
+    assert_eq!(lines[0], format!("{cat}\tcat"));
+    assert!(lines[1].starts_with(&format!("{coffee}\t")) && lines.len() == 2, "{lines:?}");
+    assert!(text(&output.stderr).starts_with("none.jpg: "), "{output:?}");
+
+    let arguments = ["tags", "--vocabulary", "mine.txt", "--format", "jsonl", "--explain", &cat];
+    let output = cutline(&folder, &arguments).output().unwrap();
+    assert_status(&output, 0);
+    let row: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(row["path"], cat.as_str());
+    let tag = &row["tags"]["animals"][0];
+    assert_eq!((&tag["tag"], &tag["support"]), (&"cat".into(), &"ok".into()), "{row}");
+    assert!(tag["evidence"]["pmi"].as_f64().is_some_and(|pmi| pmi > 0.0), "{row}");
+    assert_eq!(row["unsupported"], serde_json::json!(["quokka"]));
+    assert_eq!((&row["violations"], &row["coverage"]["missing"][0]), (&0.into(), &"food".into()));
+    assert!(row["decoder_steps"].as_u64().is_some_and(|steps| steps <= 2), "{row}");
+
+    let output = run(&["tags", &cat]);
+    assert_status(&output, 0);
+    let (_, tags) = text(&output.stdout).trim_end().split_once('\t').unwrap();
+    assert!(tags.split(", ").any(|tag| tag == "cat"), "everyday words: {tags}");
+}
+
+#[test]
+fn vocabularies_are_checked_and_tags_are_measured() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+    write("mine.json", r#"["cat", "dog", "quokka", "traffic light"]"#);
+    let tags =
+        |arguments: &[&str]| cutline(&folder, &[&["tags"], arguments].concat()).output().unwrap();
+    let output = tags(&["check", "mine.json", "--json"]);
+    assert_status(&output, 0);
+    let rows: Vec<Value> =
+        text(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let support: Vec<&str> = rows.iter().map(|row| row["support"].as_str().unwrap()).collect();
+    assert_eq!((support[0], support[2]), ("ok", "none"));
+    assert_eq!(rows[3]["pieces"], serde_json::json!([2]));
+    assert!(text(&tags(&["check"]).stdout).contains("7 categories"));
+
+    let truth = format!(
+        "{{\"path\": {:?}, \"tags\": {{\"tags\": [\"cat\"]}}}}\n{{\"path\": {:?}, \"captions\": [\"no \
+         animals\"]}}\n",
+        photo("cat"),
+        photo("coffee")
+    );
+    write("truth.jsonl", &truth);
+    let arguments = ["eval", "truth.jsonl", "--vocabulary", "mine.json"];
+    let output = tags(&[&arguments[..], &["--json"]].concat());
+    assert_status(&output, 0);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&report["photos"], &report["failed"]), (&2.into(), &0.into()));
+    let hybrid = &report["strategies"]["hybrid"];
+    assert_eq!((&hybrid["recall"], &hybrid["violations"]), (&1.0.into(), &0.into()), "{report}");
+    assert!(report["most_decoder_steps"].as_u64().is_some_and(|steps| (1..=2).contains(&steps)));
+    let output = tags(&arguments);
+    assert!(text(&output.stdout).contains("precision at 1"), "{output:?}");
+
+    assert_sentence(&tags(&["--vocabulary", "none.json", "a.jpg"]), 2, &["none.json", "path"]);
+    write("bad.json", r#"["cat", "cat"]"#);
+    assert_sentence(&tags(&["check", "bad.json"]), 2, &["bad.json", "given twice"]);
+    write("truth.jsonl", "7\n");
+    assert_sentence(&tags(&arguments), 2, &["truth.jsonl", "line 1"]);
+    assert_sentence(&tags(&["--strategy", "similarity", &photo("cat")]), 1, &["LIBRARY"]);
+    fs::create_dir(folder.path().join("empty")).unwrap();
+    assert_sentence(&tags(&["empty"]), 3, &["no photos"]);
+}
