@@ -98,6 +98,7 @@ fn routes() -> Vec<(Access, UtoipaMethodRouter<AppState>)> {
         (Access::Key, routes!(library::show::history)),
         (Access::Key, routes!(library::show::similar)),
         (Access::Key, routes!(library::edit::edit)),
+        (Access::Key, routes!(library::show::duplicates)),
         (Access::Key, routes!(library::show::facets)),
         (Access::Key, routes!(library::show::stats)),
         (Access::Key, routes!(library::show::feedback, library::edit::rate)),

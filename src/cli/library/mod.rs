@@ -23,6 +23,8 @@ pub(super) fn command() -> Command {
     let commands = [
         transfer::import_command(),
         read::search_command(),
+        read::duplicates_command(),
+        read::history_command(),
         transfer::export_command(),
         edit::review_command(),
         read::runs_command(),
@@ -63,6 +65,8 @@ pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode> {
     match name {
         transfer::IMPORT => transfer::import(matches),
         read::SEARCH => read::search(matches),
+        read::DUPLICATES => read::duplicates(matches),
+        read::HISTORY => read::history(matches),
         transfer::EXPORT => transfer::export(matches),
         edit::REVIEW => edit::review(matches),
         read::RUNS => read::runs(matches),

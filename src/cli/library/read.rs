@@ -1,17 +1,21 @@
-//! `cutline library search`, `runs`, `stats`, `check` and `backup`.
+//! `cutline library search`, `duplicates`, `history`, `runs`, `stats`, `check` and `backup`.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{ArgMatches, Args, Command, FromArgMatches};
-use cutline_library::{Asset, Field, Page, Probe, Query, Similar, Sort, Store, format_time};
+use cutline_library::{
+    Asset, Field, Page, Probe, Query, Similar, Sort, Store, duplicates, format_time,
+};
 
 use super::{cell, open, photo, print_json};
 use crate::cli::{FAILED, complain, print, unparsed};
 use cutline_error::Result;
 
 pub(super) const SEARCH: &str = "search";
+pub(super) const DUPLICATES: &str = "duplicates";
+pub(super) const HISTORY: &str = "history";
 pub(super) const RUNS: &str = "runs";
 pub(super) const STATS: &str = "stats";
 pub(super) const CHECK: &str = "check";
@@ -97,6 +101,88 @@ fn line(asset: &Asset) -> String {
     let caption = asset.text(Field::Caption, "en").or_else(|| asset.texts.first());
     let caption = caption.map(|caption| caption.text.as_str()).unwrap_or_default();
     format!("{}\t{}\n", cell(&asset.display_name()), cell(caption))
+}
+
+#[derive(Args)]
+struct DuplicatesArgs {
+    /// Bits in which difference hashes of 64 bits may differ, 0 to 7
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(..=7), value_name = "N")]
+    bits: u32,
+    /// Groups at most
+    #[arg(long, default_value_t = usize::MAX, hide_default_value = true, value_name = "N")]
+    limit: usize,
+    /// Print JSON, one group a line
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn duplicates_command() -> Command {
+    DuplicatesArgs::augment_args(Command::new(DUPLICATES))
+        .about("Finds photos that look the same, such as copies in other sizes")
+        .after_help(
+            "Each line has the number of a group, the size of a photo and its path, with tabs between them. \
+             The largest photo of a group comes first. Only photos that were captioned with the library on \
+             are compared.",
+        )
+}
+
+pub(super) fn duplicates(matches: &ArgMatches) -> Result<ExitCode> {
+    let args = DuplicatesArgs::from_arg_matches(matches).map_err(unparsed)?;
+    let found = duplicates::find(&*open(matches)?, args.bits, 0, args.limit)?;
+    for (number, group) in (1..).zip(&found.groups) {
+        if args.json {
+            print_json(group)?;
+            continue;
+        }
+        for photo in group {
+            let (width, height) = (photo.width.unwrap_or(0), photo.height.unwrap_or(0));
+            print(&format!("{number}\t{width}x{height}\t{}\n", cell(&photo.name)))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+#[derive(Args)]
+struct HistoryArgs {
+    /// The photo, by path or hash
+    #[arg(value_name = "PHOTO")]
+    photo: String,
+    /// Print JSON, one revision a line
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn history_command() -> Command {
+    HistoryArgs::augment_args(Command::new(HISTORY))
+        .about("Lists all texts that a photo has had, the newest first")
+        .after_help(
+            "Each line has the time, the text's field and language, what happened to it, who did it, and the \
+             text, with tabs between them. A * marks the text that is shown.",
+        )
+}
+
+pub(super) fn history(matches: &ArgMatches) -> Result<ExitCode> {
+    let args = HistoryArgs::from_arg_matches(matches).map_err(unparsed)?;
+    let store = open(matches)?;
+    let hash = photo(&*store, &args.photo)?;
+    for revision in store.history(&hash)?.unwrap_or_default() {
+        if args.json {
+            print_json(&revision)?;
+            continue;
+        }
+        let time = format_time(revision.created_at);
+        let who = revision.by.as_ref().unwrap_or(&revision.author).name();
+        let shown = if revision.current { "*" } else { "" };
+        print(&format!(
+            "{time}\t{} {}\t{}{shown}\t{}\t{}\n",
+            revision.field.as_str(),
+            revision.lang,
+            revision.action.as_str(),
+            cell(who),
+            cell(&revision.text),
+        ))?;
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 #[derive(Args)]
@@ -230,7 +316,10 @@ struct BackupArgs {
 pub(super) fn backup_command() -> Command {
     BackupArgs::augment_args(Command::new(BACKUP))
         .about("Copies the library while it is in use")
-        .after_help("The copy is complete and of one moment, and is a library itself.")
+        .after_help(
+            "The copy is complete and of one moment, and is a library itself. Libraries in PostgreSQL are \
+             copied with pg_dump.",
+        )
 }
 
 pub(super) fn backup(matches: &ArgMatches) -> Result<ExitCode> {

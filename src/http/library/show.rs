@@ -5,6 +5,7 @@ use axum::extract::{Path, Request, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use cutline_library::duplicates::{self, Duplicates};
 use cutline_library::{
     Asset, Facet, FeedbackRow, Neighbour, Page, Probe, Revision, Run, Similar, Sort, Stats,
 };
@@ -198,6 +199,32 @@ pub(in crate::http) async fn similar(
     let limit = parameters.limit()?.unwrap_or(20);
     let similar = Similar { probe, limit, min_score: -1.0 };
     Ok(Json(with(&state, move |store| store.similar(&similar)).await?))
+}
+
+/// Finds photos that look the same
+///
+/// Their difference hashes differ in few bits. All photos of the library are compared.
+#[utoipa::path(
+    get,
+    path = "/library/duplicates",
+    operation_id = "library_duplicates",
+    tag = "library",
+    params(
+        ("bits" = Option<u32>, Query, description = "Bits that may differ; 5 if not given", maximum = 7),
+        ("skip" = Option<usize>, Query, description = "Groups to leave out, those of earlier pages"),
+        ("limit" = Option<usize>, Query, description = "Groups at most", minimum = 1, maximum = 200),
+    ),
+    responses((status = OK, description = "Groups, the oldest first", body = Duplicates), LibraryProblems),
+)]
+pub(in crate::http) async fn duplicates(
+    State(state): State<AppState>,
+    request: Request,
+) -> Result<Json<Duplicates>, Failure> {
+    let parameters = Parameters::read(request.uri().query(), &["bits", "skip", "limit"])?;
+    let bits = parameters.parsed("bits", "a number from 0 to 7")?.unwrap_or(5);
+    let skip = parameters.parsed("skip", "a number from 0 on")?.unwrap_or(0);
+    let limit = parameters.parsed("limit", "a number from 1 to 200")?.unwrap_or(50).clamp(1, 200);
+    Ok(Json(with(&state, move |store| duplicates::find(store, bits, skip, limit)).await?))
 }
 
 /// Reports feedback by day, model and prompt

@@ -108,6 +108,29 @@ async fn captions_are_kept_and_found() {
 }
 
 #[tokio::test]
+async fn photos_that_look_the_same_are_grouped() {
+    let kept = Kept::new();
+    for (number, dhash) in [(1_u8, 0_u64), (2, 0b11), (3, u64::MAX)] {
+        let mut asset = NewAsset::new(ContentHash::of(&[number]), Author::import("test"));
+        asset.dhash = Some(dhash);
+        kept.store.apply(vec![Change::Asset(Box::new(asset))]).unwrap();
+    }
+    let found = kept.fixture.get("/library/duplicates").await.json();
+    assert_eq!(found["total"], 1, "{found}");
+    let group = found["groups"][0].as_array().unwrap();
+    assert_eq!(group.len(), 2);
+    assert_eq!(group[0]["hash"], ContentHash::of(&[1]).to_string());
+    let rest = kept.fixture.get("/library/duplicates?skip=1").await.json();
+    assert_eq!((&rest["groups"], &rest["total"]), (&json!([]), &1.into()));
+    let none = kept.fixture.get("/library/duplicates?bits=1").await.json();
+    assert_eq!(none["total"], 0);
+    for wrong in ["bits=8", "bits=x", "size=2"] {
+        let answer = kept.fixture.get(&format!("/library/duplicates?{wrong}")).await;
+        answer.problem(422, "invalid_parameter");
+    }
+}
+
+#[tokio::test]
 async fn edits_need_the_version_and_stay() {
     let kept = Kept::new();
     let hash = kept.caption("").await;

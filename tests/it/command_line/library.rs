@@ -3,6 +3,7 @@
 use std::fs;
 use std::process::Output;
 
+use cutline_library::{Author, Change, ContentHash, Field, NameKind, NewAsset, open};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -150,6 +151,37 @@ fn a_person_decides_about_suggestions() {
 }
 
 #[test]
+fn copies_and_histories_are_listed() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path().join("photos.db").to_str().unwrap()).unwrap();
+    for (number, dhash) in [(1_u32, 0_u64), (2, 0b111), (3, u64::MAX)] {
+        let mut asset = NewAsset::new(ContentHash::of(&[number as u8]), Author::model("m"));
+        (asset.dhash, asset.width, asset.height) = (Some(dhash), Some(100 * number), Some(80));
+        asset.name(NameKind::Upload, format!("{number}.jpg"));
+        asset.text(Field::Caption, format!("photo {number}"), None);
+        store.apply(vec![Change::Asset(Box::new(asset))]).unwrap();
+    }
+    drop(store);
+    assert_eq!(
+        lines(&folder, &["library", "duplicates"]),
+        ["1\t200x80\t2.jpg", "1\t100x80\t1.jpg"]
+    );
+    assert_eq!(lines(&folder, &["library", "duplicates", "--bits", "2"]).len(), 0);
+    let json = lines(&folder, &["library", "duplicates", "--json"]);
+    let group: Value = serde_json::from_str(&json[0]).unwrap();
+    assert_eq!((&group[0]["name"], &group[1]["width"]), (&"2.jpg".into(), &100.into()));
+    assert_status(&with_library(&folder, &["library", "duplicates", "--bits", "8"]), 2);
+
+    let hash = ContentHash::of(&[1]).to_string();
+    fs::write(folder.path().join("mine.csv"), format!("hash,caption\n{hash},Rex\n")).unwrap();
+    lines(&folder, &["library", "import", "mine.csv"]);
+    let history = lines(&folder, &["library", "history", &hash]);
+    assert_eq!(history.len(), 2);
+    assert!(history[0].ends_with("\tcaption en\twrite*\timport\tRex"), "{history:?}");
+    assert!(history[1].ends_with("\tcaption en\twrite\tm\tphoto 1"), "{history:?}");
+}
+
+#[test]
 fn mistakes_are_one_sentence() {
     let folder = tempfile::tempdir().unwrap();
     let none = cutline(&folder, &["library", "search", "dog"]).output().unwrap();
@@ -169,4 +201,16 @@ fn mistakes_are_one_sentence() {
     let other =
         cutline(&folder, &["library", "stats", "--library", "mysql://host/db"]).output().unwrap();
     assert_sentence(&other, 2, &["mysql", "sqlite:FILE"]);
+    // Passwords are never shown.
+    let nowhere = "postgres://kim:secret@%2Fnowhere/photos";
+    let (status, hint) = if cfg!(feature = "postgres") {
+        (1, "check that the server runs")
+    } else {
+        (2, "--features postgres")
+    };
+    for command in [vec!["library", "stats"], vec!["caption", &photo("cat")]] {
+        let output = cutline(&folder, &command).env("LIBRARY", nowhere).output().unwrap();
+        assert_sentence(&output, status, &[hint]);
+        assert!(!String::from_utf8_lossy(&output.stderr).contains("secret"), "{output:?}");
+    }
 }
