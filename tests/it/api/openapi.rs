@@ -47,6 +47,7 @@ fn it_describes_the_endpoints_of_the_design() {
         ("GET", "/library/assets/{hash}/history"),
         ("GET", "/library/assets/{hash}/similar"),
         ("GET", "/library/assets/{hash}/thumbnail"),
+        ("GET", "/library/duplicates"),
         ("GET", "/library/facets"),
         ("GET", "/library/feedback"),
         ("GET", "/library/jobs"),
