@@ -88,7 +88,7 @@ impl Tagger {
     /// The vocabulary for everyday photos.
     ///
     /// # Errors
-    /// [`Internal`](ErrorKind::Internal): a defect.
+    /// [`Internal`](cutline_error::ErrorKind::Internal): a defect.
     pub fn everyday() -> Result<Vocabulary> {
         Vocabulary::from_json(EVERYDAY)
             .map_err(|error| Error::internal("the own vocabulary is broken").with_source(error))
@@ -161,7 +161,7 @@ impl Captioner {
     /// Prepares a vocabulary.
     ///
     /// # Errors
-    /// [`InvalidParameter`](ErrorKind::InvalidParameter): a name is too long for the model.
+    /// [`InvalidParameter`](cutline_error::ErrorKind::InvalidParameter): a name is too long for the model.
     pub async fn tagger(&self, vocabulary: Vocabulary) -> Result<Tagger> {
         let captioner = self.clone();
         // Thousands of names take the tokenizer many milliseconds.
@@ -202,7 +202,7 @@ impl Captioner {
     /// Tags a photo with words of the vocabulary.
     ///
     /// # Errors
-    /// Those of a caption; [`InvalidParameter`](ErrorKind::InvalidParameter) for the strategy `similarity`
+    /// Those of a caption; [`InvalidParameter`](cutline_error::ErrorKind::InvalidParameter) for the strategy `similarity`
     /// without `near`.
     pub async fn tag(
         &self,
