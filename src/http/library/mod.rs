@@ -106,13 +106,13 @@ impl Parameters {
     }
 
     fn query(&self) -> Result<Query> {
-        let sort = match self.text("sort") {
-            "" => None,
-            "relevance" => Some(Sort::Relevance),
-            "taken" => Some(Sort::Taken),
-            "added" => Some(Sort::Added),
-            "confidence" => Some(Sort::Confidence),
-            _ => {
+        let sort = match self.0.get("sort").map(String::as_str) {
+            None => None,
+            Some("relevance") => Some(Sort::Relevance),
+            Some("taken") => Some(Sort::Taken),
+            Some("added") => Some(Sort::Added),
+            Some("confidence") => Some(Sort::Confidence),
+            Some(_) => {
                 return Err(Error::parameter(
                     "sort",
                     "sort must be relevance, taken, added or confidence; correct it",

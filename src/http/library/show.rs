@@ -223,7 +223,7 @@ pub(in crate::http) async fn duplicates(
     let parameters = Parameters::read(request.uri().query(), &["bits", "skip", "limit"])?;
     let bits = parameters.parsed("bits", "a number from 0 to 7")?.unwrap_or(5);
     let skip = parameters.parsed("skip", "a number from 0 on")?.unwrap_or(0);
-    let limit = parameters.parsed("limit", "a number from 1 to 200")?.unwrap_or(50).clamp(1, 200);
+    let limit = parameters.limit()?.unwrap_or(50);
     Ok(Json(with(&state, move |store| duplicates::find(store, bits, skip, limit)).await?))
 }
 
