@@ -38,23 +38,8 @@ unsafe fn floats<const R: usize>(
     steps: usize,
     out: *mut u32,
 ) {
-    // SAFETY: these are the lengths that the caller guarantees; f32 and u32 have the same alignment.
-    let (block, panel, out) = unsafe {
-        (
-            slice::from_raw_parts(block.cast::<f32>(), steps * R),
-            slice::from_raw_parts(panel.cast::<f32>(), steps * COLUMNS),
-            slice::from_raw_parts_mut(out.cast::<f32>(), R * COLUMNS),
-        )
-    };
-    let mut sums = [[0f32; COLUMNS]; R];
-    for (a, b) in block.as_chunks::<R>().0.iter().zip(panel.as_chunks::<COLUMNS>().0) {
-        for (sums, &a) in sums.iter_mut().zip(a) {
-            for (sum, &b) in sums.iter_mut().zip(b) {
-                *sum = fma::<FMA>(a, b, *sum);
-            }
-        }
-    }
-    out.copy_from_slice(sums.as_flattened());
+    // SAFETY: the caller guarantees these lengths; f32 and u32 have the same alignment.
+    unsafe { sum_floats::<R, f32>(block, panel.cast(), steps, out, |b| b) }
 }
 
 /// f32 times bf16, fused where that is an instruction.
@@ -68,18 +53,34 @@ unsafe fn rounded<const R: usize>(
     steps: usize,
     out: *mut u32,
 ) {
-    // SAFETY: these are the lengths that the caller guarantees; f32 and u32 have the same alignment, and
-    // u16 has a smaller one.
+    // SAFETY: the caller guarantees these lengths; u16 has a smaller alignment than u32.
+    unsafe { sum_floats::<R, u16>(block, panel.cast(), steps, out, from_bf16) }
+}
+
+/// f32 times the numbers of a panel, which `widen` turns into f32.
+///
+/// # Safety
+/// `block` has `steps · R` words, `panel` has `steps · COLUMNS` aligned numbers, and `out` room for
+/// `R · COLUMNS` words.
+#[inline(always)]
+unsafe fn sum_floats<const R: usize, T: Copy>(
+    block: *const u32,
+    panel: *const T,
+    steps: usize,
+    out: *mut u32,
+    widen: impl Fn(T) -> f32,
+) {
+    // SAFETY: these are the lengths that the caller guarantees; f32 and u32 have the same alignment.
     let (block, panel, out) = unsafe {
         (
             slice::from_raw_parts(block.cast::<f32>(), steps * R),
-            slice::from_raw_parts(panel.cast::<u16>(), steps * COLUMNS),
+            slice::from_raw_parts(panel, steps * COLUMNS),
             slice::from_raw_parts_mut(out.cast::<f32>(), R * COLUMNS),
         )
     };
     let mut sums = [[0f32; COLUMNS]; R];
     for (a, b) in block.as_chunks::<R>().0.iter().zip(panel.as_chunks::<COLUMNS>().0) {
-        let b = b.map(from_bf16);
+        let b = b.map(&widen);
         for (sums, &a) in sums.iter_mut().zip(a) {
             for (sum, b) in sums.iter_mut().zip(b) {
                 *sum = fma::<FMA>(a, b, *sum);
