@@ -1,4 +1,4 @@
-//! Where captions are handed to, to be kept, and what is kept of a photo beside them.
+//! Hands captions to whoever keeps them, with what else is kept of a photo.
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Changes what is kept.
+//! Changes the texts in the library.
 
 use axum::Json;
 use axum::extract::{Path, Request, State};

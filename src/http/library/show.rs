@@ -1,4 +1,4 @@
-//! Reads what is kept.
+//! Reads the library.
 
 use axum::Json;
 use axum::extract::{Path, Request, State};
