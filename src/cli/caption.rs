@@ -1,5 +1,7 @@
 //! `cutline caption`
 
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -316,7 +318,8 @@ struct Unfinished {
     counts: PhotoCounts,
 }
 
-/// Whoever names a photo as the output has mistyped.
+/// Whoever names a photo as the output has mistyped, or a pattern after `-o` named several files. Results
+/// are texts, so no other data is replaced either, not even with `--overwrite`.
 fn refuse_photo(output: &Path, photos: &[InputPhoto]) -> Result<()> {
     let Ok(target) = output.canonicalize() else { return Ok(()) };
     let is_target =
@@ -325,7 +328,26 @@ fn refuse_photo(output: &Path, photos: &[InputPhoto]) -> Result<()> {
         let detail = format!("{}: is one of the photos; give another --output", name::line(output));
         return Err(Error::new(ErrorKind::Config, detail));
     }
+    if is_binary(&target) {
+        let detail = format!(
+            "{}: is not a text file, so it cannot hold results of cutline; give another --output",
+            name::line(output)
+        );
+        return Err(Error::new(ErrorKind::Config, detail));
+    }
     Ok(())
+}
+
+/// Whether a regular file begins like binary data: no text has a zero byte, and images, videos, archives
+/// and databases have one in their first bytes. Devices and pipes are not read.
+fn is_binary(path: &Path) -> bool {
+    let start = || {
+        let mut start = Vec::new();
+        File::open(path)?.take(1024).read_to_end(&mut start)?;
+        Ok::<_, io::Error>(start)
+    };
+    // A file that cannot be read is reported when it is opened as the output.
+    path.is_file() && start().is_ok_and(|start| start.contains(&0))
 }
 
 fn report_refused(refused: &[(InputPhoto, Error)], progress: &mut ProgressReporter) {

@@ -62,6 +62,18 @@ fn results_of_another_tool_are_refused_and_stay() {
     assert_sentence(&output, 2, &["a.jpg", "is one of the photos"]);
 }
 
+/// As with `-o *.jpg`, where the first photo becomes the output.
+#[test]
+fn other_data_is_no_output_even_with_overwrite() {
+    let folder = album(&["a.jpg", "b.jpg"]);
+    let before = fs::read(folder.path().join("b.jpg")).unwrap();
+    for more in [&[][..], &["--overwrite"]] {
+        let output = run(&folder, &[&["a.jpg", "-o", "b.jpg"], more].concat());
+        assert_sentence(&output, 2, &["b.jpg", "is not a text file"]);
+    }
+    assert_eq!(fs::read(folder.path().join("b.jpg")).unwrap(), before);
+}
+
 #[test]
 fn sidecars_of_another_tool_and_of_people_stay() {
     let folder = album(&["a.jpg", "b.jpg"]);
