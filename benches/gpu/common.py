@@ -9,14 +9,32 @@ import platform
 import shutil
 import subprocess
 import sys
+import time
 
 HERE = pathlib.Path(__file__).resolve().parent
 PHOTOS = HERE.parent.parent / "assets"
 sys.path += [str(HERE.parent / "peers"), str(HERE.parent / "load")]
 
 
+# When the run has to end, by the monotonic clock.
+deadline = None
+
+
 class Failure(Exception):
     """The reason why a step or a row has no numbers."""
+
+
+class Skipped(Exception):
+    """The reason why a step or a row was left out, which is no failure."""
+
+
+class Late(Failure):
+    """A program took too long."""
+
+
+def left():
+    """Seconds until the run has to end."""
+    return float("inf") if deadline is None else deadline - time.monotonic()
 
 
 def say(text):
@@ -45,9 +63,13 @@ class Results:
     def once(self, name, measure):
         """Returns the stored result, or measures it. Stores failures, and retries them in the next run."""
         known = self.all.get(name)
-        if known is None or "failed" in known:
+        if known is None or "failed" in known or "skipped" in known:
             try:
+                if left() < 5:
+                    raise Skipped("no time was left")
                 self.put(name, measure())
+            except Skipped as reason:
+                self.put(name, {"skipped": str(reason)})
             except Failure as failure:
                 self.put(name, {"failed": str(failure)})
             say(f"{name}: {json.dumps(self.all[name])}")
@@ -66,8 +88,12 @@ def output(command, timeout, **more):
     """The standard output of a program. Raises Failure with its error message if it fails."""
     command = [str(part) for part in command]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, **more)
-    except (OSError, subprocess.TimeoutExpired) as error:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=max(1, min(timeout, left())), **more)
+    except subprocess.TimeoutExpired as error:
+        if left() <= 0:
+            raise Skipped("no time was left") from error
+        raise Late(str(error)[:300]) from error
+    except OSError as error:
         raise Failure(str(error)[:300]) from error
     if done.returncode != 0:
         raise Failure(complaint(done.stderr, done.returncode))

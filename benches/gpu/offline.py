@@ -11,8 +11,16 @@ PEERS = {"transformers": "eager", "torch.compile": "compile"}
 
 
 def run(options, results):
+    measure(options, results, options.batches[:1])
+
+
+def run_others(options, results):
+    measure(options, results, options.batches[1:])
+
+
+def measure(options, results, batches):
     folder = common.model(options)
-    for batch in options.batches:
+    for batch in batches:
         for precision in options.precisions:
             results.once(f"cutline {precision} {batch}", lambda: rounds(options, lambda: own(options, precision, batch, folder)))
         for peer, how in PEERS.items():
@@ -22,7 +30,8 @@ def run(options, results):
 def rounds(options, measure):
     """Medians over the rounds, with one process per round: milliseconds per image, by stage."""
     lines = [measure() for _ in range(options.rounds)]
-    return {key: statistics.median(line[key] for line in lines) for key in ("vision_ms", "decode_ms", "end_to_end_ms")}
+    times = {key: statistics.median(line[key] for line in lines) for key in ("vision_ms", "decode_ms", "end_to_end_ms")}
+    return times | ({"tower_only": True} if any("tower_only" in line for line in lines) else {})
 
 
 def own(options, precision, batch, folder):
@@ -37,4 +46,12 @@ def own(options, precision, batch, folder):
 def other(options, how, batch, folder):
     command = [sys.executable, common.HERE / "run_torch.py", folder, "--how", how, "--device", options.device,
                "--batch", batch, "--new-tokens", options.new_tokens, "--iterations", options.iterations]
-    return json.loads(common.output(command, options.timeout).splitlines()[-1])
+    if how != "compile":
+        return json.loads(common.output(command, options.timeout).splitlines()[-1])
+    try:
+        return json.loads(common.output(command, options.compile_timeout).splitlines()[-1])
+    except common.Late:
+        # The decoder takes longest, because its cache changes its shape.
+        command[command.index("compile")] = "compile-tower"
+        line = json.loads(common.output(command, options.compile_timeout).splitlines()[-1])
+        return line | {"tower_only": True}

@@ -14,7 +14,7 @@ import weights
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=pathlib.Path)
-    parser.add_argument("--how", choices=["eager", "compile"], required=True)
+    parser.add_argument("--how", choices=["eager", "compile", "compile-tower"], required=True)
     parser.add_argument("--device", required=True)
     parser.add_argument("--batch", type=int, required=True)
     parser.add_argument("--new-tokens", type=int, required=True)
@@ -32,9 +32,10 @@ def measure(options, device, dtype):
     # Every program copies its images from pageable memory, where a decoder would put them.
     pixels = torch.from_numpy(weights.images(options.batch))
     tower, decoder = model.vision_model, model.text_decoder
+    if options.how != "eager":
+        tower = torch.compile(tower, dynamic=False)
     if options.how == "compile":
         # Only the KV cache changes its shape; it is compiled once for all lengths.
-        tower = torch.compile(tower, dynamic=False)
         decoder.forward = torch.compile(decoder.forward, dynamic=True)
     length = dict(min_new_tokens=options.new_tokens, max_new_tokens=options.new_tokens)
 

@@ -22,6 +22,8 @@ def run(options, results):
 
 
 def measure(options, precision):
+    if common.left() < options.seconds + 40:
+        raise common.Skipped("too little time was left")
     folder = common.model(options)
     bodies = [path.read_bytes() for path in common.photos(options)]
     alone = min(ALONE, 4) if options.quick else ALONE
@@ -57,7 +59,7 @@ class Server:
         self.process = subprocess.Popen([str(part) for part in command], stdout=self.log, stderr=self.log)
 
     def __enter__(self):
-        end = time.monotonic() + 300
+        end = time.monotonic() + min(300, common.left())
         while time.monotonic() < end and self.process.poll() is None:
             try:
                 if self.get("/health/ready", whatever=True) == 200:
