@@ -52,6 +52,7 @@ pub mod library;
 pub mod mcp;
 pub mod metrics;
 pub mod near_tags;
+pub mod routing;
 pub mod scheduler;
 pub mod telemetry;
 mod text;

@@ -7,6 +7,7 @@ use std::time::Instant;
 use tracing::{Instrument, Span};
 
 use super::answer::{Answer, CaptionProgress};
+use super::dispatch::Chosen;
 use super::stream::{CallerContext, CaptionStream};
 use super::work::{self, CaptionTask, VisionCacheUse};
 use super::{CachePolicy, CaptionParams, Captioner, Photo, Priority};
@@ -54,10 +55,31 @@ impl Captioner {
     /// A bad image is reported by its stream.
     ///
     /// # Errors
-    /// [`InvalidParameter`](cutline_error::ErrorKind::InvalidParameter), or
+    /// [`InvalidParameter`](cutline_error::ErrorKind::InvalidParameter),
+    /// [`ModelNotFound`](cutline_error::ErrorKind::ModelNotFound), or
     /// [`QueueFull`](cutline_error::ErrorKind::QueueFull) if there are not enough slots or not enough
     /// memory for the model's input.
     pub async fn start_all(
+        &self,
+        photos: Vec<Photo>,
+        params: CaptionParams,
+        priority: Priority,
+    ) -> Result<Vec<CaptionStream>> {
+        match self.chosen(&params)? {
+            Chosen::Here => self.start_here(photos, params, priority).await,
+            Chosen::Model(other) => other.start_here(photos, params, priority).await,
+            Chosen::Route(dispatch, route) => {
+                params.validate()?;
+                dispatch.start(self, route, photos, &params, priority)
+            }
+        }
+    }
+
+    /// [`start_all`](Self::start_all) with this model, whatever the parameters say.
+    ///
+    /// # Errors
+    /// Those of [`start_all`](Self::start_all).
+    pub(crate) async fn start_here(
         &self,
         photos: Vec<Photo>,
         params: CaptionParams,

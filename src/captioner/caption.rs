@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::dispatch::Routing;
 use super::keep::Appearance;
 use super::style::Fallback;
 use crate::engine::{Alternatives, FinishReason};
@@ -15,7 +16,9 @@ use cutline_image::{Colors, DecodedImage};
 pub struct Choice {
     /// The text, without special tokens.
     pub text: String,
-    /// Geometric mean of the token probabilities, 0–1.
+    /// Geometric mean of the token probabilities, 0–1; null if the backend of a route did not tell.
+    #[serde(serialize_with = "known")]
+    #[schema(value_type = Option<f32>)]
     pub confidence: f32,
     /// Generated tokens, including the end token.
     pub tokens: usize,
@@ -26,6 +29,15 @@ pub struct Choice {
     /// Its tokens, for contracts that return them.
     #[serde(skip)]
     pub sequence: TokenSequence,
+}
+
+impl Choice {
+    /// A confidence that nobody told.
+    pub const UNKNOWN: f32 = f32::NAN;
+}
+
+fn known<S: serde::Serializer>(confidence: &f32, serializer: S) -> Result<S::Ok, S::Error> {
+    Some(*confidence).filter(|known| !known.is_nan()).serialize(serializer)
 }
 
 /// The tokens of a caption.
@@ -148,6 +160,10 @@ pub struct Caption {
     pub colors: Option<Colors>,
     /// Where the time went.
     pub timings: Timings,
+    /// How a route got the answer; left out if no route was asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub routing: Option<Routing>,
     /// The largest number of images in one of its decode steps, itself included; `None` for a cached
     /// answer. For the log.
     #[serde(skip)]

@@ -39,6 +39,9 @@ pub struct ModelInfo {
     /// Defaults and limits of decoding. A model may have its own defaults; they hold for all requests that
     /// name no others, except for sampling.
     pub generation: GenerationDefaults,
+    /// Bytes of the files of the weights.
+    #[serde(skip)]
+    pub weight_bytes: u64,
     /// `blake3:` and the hash of the weights in hexadecimal.
     pub digest: String,
     /// `embedded`, a path, or an address on the hub.
@@ -59,6 +62,44 @@ pub struct ModelInfo {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub memory_bytes: Option<u64>,
+    /// The other models of this server; left out if there are none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<OtherModel>,
+}
+
+/// A model beside the main one.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct OtherModel {
+    /// The name that requests ask for.
+    pub name: String,
+    /// The model's own name.
+    pub id: String,
+    /// Number of parameters; tied ones count once.
+    pub parameters: u64,
+    /// `f32`, …
+    pub precision: String,
+    /// `cpu`, `cuda:0`.
+    pub device: String,
+    /// Width and height of the model's input, in pixels.
+    pub input_size: [usize; 2],
+    /// `blake3:` and the hash of the weights in hexadecimal.
+    pub digest: String,
+}
+
+impl OtherModel {
+    /// The model with this name.
+    #[must_use]
+    pub fn of(name: &str, info: &ModelInfo) -> Self {
+        Self {
+            name: name.to_owned(),
+            id: info.id.clone(),
+            parameters: info.parameters,
+            precision: info.precision.clone(),
+            device: info.device.clone(),
+            input_size: info.input_size,
+            digest: info.digest.clone(),
+        }
+    }
 }
 
 /// A GPU, as its driver describes it.

@@ -4,7 +4,7 @@ use std::num::NonZero;
 use std::time::Instant;
 
 use super::{
-    AppearanceOptions, Captioner, CaptionerParts, GenerationDefaults, Gpu, ImageMemory,
+    AppearanceOptions, Captioner, CaptionerParts, Decoders, GenerationDefaults, Gpu, ImageMemory,
     MemoryLimits, ModelExtras, ModelInfo,
 };
 use crate::engine::batch_size;
@@ -50,6 +50,10 @@ pub struct CaptionerSettings {
     /// Memory for images that is shared with others; `None` for its own, within the limits of
     /// [`memory`](Self::memory).
     pub image_memory: Option<ImageMemory>,
+    /// Threads that decode images for another captioner as well, within its limits; `None` for its own.
+    pub decoders: Option<Decoders>,
+    /// Bytes that the files of the weights may have; `None` for no limit.
+    pub max_weight_bytes: Option<u64>,
     /// The alternative text of a photo for which the model finds no description.
     pub fallback_text: String,
     /// What is found out about how photos look, for a library; `None` for nothing.
@@ -76,6 +80,8 @@ impl Default for CaptionerSettings {
             queue_capacity: 64,
             memory: MemoryLimits::default(),
             image_memory: None,
+            decoders: None,
+            max_weight_bytes: None,
             fallback_text: "Image description not available".to_owned(),
             appearance: None,
             metrics: Metrics::new(),
@@ -106,6 +112,7 @@ impl Captioner {
     pub fn load(settings: &CaptionerSettings) -> Result<Self> {
         let begin = Instant::now();
         let files = source::open(&settings.model, &settings.hub)?;
+        check_weights(settings.max_weight_bytes, files.weights.file_bytes())?;
         let tokenizer = Tokenizer::load(TokenizerSource {
             json: files.tokenizer.json.as_deref(),
             vocab: files.tokenizer.vocab.as_deref(),
@@ -133,21 +140,26 @@ impl Captioner {
         let info = describe(files, &engine_info, &preprocess, &extras, (load_ms, warm_up_ms));
         let memory = settings.memory;
         let batch_bytes = engine.batch_bytes(max_batch_size, preprocess.width, preprocess.height);
-        let images = settings.image_memory.clone().unwrap_or_else(|| {
-            ImageMemory::new(memory.max_inflight_bytes, memory.max_decode_bytes)
+        let limits = DecodeLimits {
+            max_bytes: settings.max_image_bytes,
+            max_pixels: settings.max_image_pixels,
+        };
+        let max_workers = settings.max_workers.unwrap_or_else(|| workers(&engine_info));
+        let decoders = settings.decoders.clone().unwrap_or_else(|| {
+            let images = settings.image_memory.clone().unwrap_or_else(|| {
+                ImageMemory::new(memory.max_inflight_bytes, memory.max_decode_bytes)
+            });
+            Decoders::with_memory(limits, max_workers, images)
         });
         Self::assemble(
             Box::new(engine),
             CaptionerParts {
                 tokenizer,
                 preprocess,
-                limits: DecodeLimits {
-                    max_bytes: settings.max_image_bytes,
-                    max_pixels: settings.max_image_pixels,
-                },
+                limits,
                 info,
                 extras,
-                max_workers: settings.max_workers.unwrap_or_else(|| workers(&engine_info)),
+                max_workers,
                 max_batch_size,
                 vision_order: settings.vision_order,
                 vision_batch: engine_info.vision_batch,
@@ -157,7 +169,7 @@ impl Captioner {
                 appearance: settings.appearance,
                 metrics: settings.metrics.clone(),
             },
-            images,
+            decoders,
             batch_bytes,
         )
     }
@@ -231,6 +243,17 @@ fn check_memory(settings: &CaptionerSettings, preprocess: &PreprocessConfig) -> 
     Ok(())
 }
 
+/// Checks that the weights fit into what is left for them.
+fn check_weights(left: Option<u64>, needed: u64) -> Result<()> {
+    let Some(left) = left.filter(|left| *left < needed) else { return Ok(()) };
+    Err(Error::new(
+        ErrorKind::Config,
+        format!(
+            "its weights have {needed} bytes, and MAX_MODEL_BYTES leaves {left} for them; raise it, or              load fewer or smaller models"
+        ),
+    ))
+}
+
 /// The positions of the vision tower: one for each patch, and one for the whole image.
 fn image_tokens(preprocess: &PreprocessConfig, patch: usize) -> usize {
     let patch = patch.max(1);
@@ -246,6 +269,7 @@ fn describe(
 ) -> ModelInfo {
     let defaults = extras.generation;
     ModelInfo {
+        weight_bytes: files.weights.file_bytes(),
         digest: files.digest,
         id: files.id,
         architecture: "BlipForConditionalGeneration".to_owned(),
@@ -276,5 +300,6 @@ fn describe(
         load_ms,
         warm_up_ms,
         memory_bytes: resident_bytes(),
+        others: Vec::new(),
     }
 }

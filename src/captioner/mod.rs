@@ -6,6 +6,7 @@
 //! - `admit`: look a request up in the cache, join it to work in flight, or queue it;
 //! - `work`: compute a new answer for everyone who waits for it;
 //! - `stream`: one caller's view of that work;
+//! - `dispatch`: who else may answer: other models, and routes;
 //! - `keep`: where captions are handed to, to be kept;
 //! - `answer`: the data that callers and caches share; `keys`: cache keys and fingerprints;
 //! - `style`: captions as the model writes them, or as alternative text; `tags`: words from captions;
@@ -24,6 +25,7 @@ mod budget;
 mod caption;
 mod decoders;
 mod defaults;
+mod dispatch;
 mod extras;
 mod info;
 mod keep;
@@ -54,8 +56,9 @@ pub use self::caption::{
 };
 pub use self::decoders::Decoders;
 pub use self::defaults::Given;
+pub use self::dispatch::{Dispatch, Foreign, RouteWriter, Routing, SENT_SIDE, SendablePhoto};
 pub use self::extras::{Calibration, DecodingDefaults, ModelExtras};
-pub use self::info::{GenerationDefaults, Gpu, ModelInfo};
+pub use self::info::{GenerationDefaults, Gpu, ModelInfo, OtherModel};
 pub use self::keep::{Appearance, AppearanceOptions, Keep, Kept, KeptParameters, Preview};
 use self::keys::CaptionKeys;
 pub use self::load::{CaptionerSettings, WORKERS_ON_CPU};
@@ -119,6 +122,8 @@ struct CaptionerInner {
     appearance: Option<AppearanceOptions>,
     /// Where captions are kept, if they are.
     keeper: OnceLock<Arc<dyn Keep>>,
+    /// Who else may answer, if there are others.
+    dispatch: OnceLock<Arc<dyn Dispatch>>,
 }
 
 /// The parts of a [`Captioner`] in addition to the engine.
@@ -190,15 +195,16 @@ impl Captioner {
     pub fn with_engine(engine: Box<dyn Engine>, parts: CaptionerParts) -> Result<Self> {
         let MemoryLimits { max_inflight_bytes, max_decode_bytes, .. } = parts.memory;
         let memory = ImageMemory::new(max_inflight_bytes, max_decode_bytes);
-        Self::assemble(engine, parts, memory, 0)
+        let decoders = Decoders::with_memory(parts.limits, parts.max_workers, memory);
+        Self::assemble(engine, parts, decoders, 0)
     }
 
-    /// [`with_engine`](Self::with_engine) with memory for images that may be shared, and with the memory
-    /// that the largest batch takes in the engine.
+    /// [`with_engine`](Self::with_engine) with decoders that may be shared, and with the memory that the
+    /// largest batch takes in the engine.
     fn assemble(
         engine: Box<dyn Engine>,
         parts: CaptionerParts,
-        images: ImageMemory,
+        decoders: Decoders,
         batch_bytes: u64,
     ) -> Result<Self> {
         let CaptionerParts { memory, metrics, .. } = parts;
@@ -214,7 +220,7 @@ impl Captioner {
             tokenizer: parts.tokenizer,
             keys: CaptionKeys::new(&parts.info, &parts.preprocess),
             preprocess: parts.preprocess,
-            decoders: Decoders::with_memory(parts.limits, parts.max_workers, images),
+            decoders,
             info: parts.info,
             extras: parts.extras,
             answers: Store::new(memory.cache_max_bytes, memory.cache_ttl),
@@ -228,8 +234,15 @@ impl Captioner {
             fallback_text: parts.fallback_text,
             appearance: parts.appearance,
             keeper: OnceLock::new(),
+            dispatch: OnceLock::new(),
         };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Where its work is counted.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.inner.metrics
     }
 
     /// The loaded model.

@@ -24,6 +24,10 @@ pub struct CaptionParams {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub prompt: Option<String>,
+    /// Name of a model or a route of this server; its main model or its usual route if not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub model: Option<String>,
     /// Maximum number of tokens in a caption. The end token counts; `/model/info` reports the
     /// model's limit.
     #[schema(value_type = u32, minimum = 1, maximum = 1_048_576)]
@@ -111,6 +115,7 @@ impl Default for CaptionParams {
         let generation = GenerationParams::default();
         Self {
             prompt: None,
+            model: None,
             max_new_tokens: generation.max_new_tokens,
             min_new_tokens: generation.min_new_tokens,
             num_beams: generation.num_beams,
@@ -292,6 +297,7 @@ mod tests {
         let names: Vec<&str> = Parameter::all().iter().map(Parameter::name).collect();
         let full = CaptionParams {
             prompt: Some("a".to_owned()),
+            model: Some("a".to_owned()),
             seed: Some(1),
             max_chars: Some(20),
             ..CaptionParams::default()
@@ -326,7 +332,7 @@ mod tests {
         let params = fields.finish().unwrap();
         assert_ne!(params.given, Given::default());
         assert_eq!(CaptionParams { given: Given::default(), ..params }, CaptionParams::default());
-        assert_eq!(without, ["prompt", "seed", "max_chars"]);
+        assert_eq!(without, ["prompt", "model", "seed", "max_chars"]);
     }
 
     #[test]
@@ -378,7 +384,7 @@ mod tests {
         for parameter in Parameter::all() {
             json.add(parameter.name(), Value::Null).unwrap();
             json.add(parameter.name(), Value::Null).unwrap_err();
-            if parameter.name() != "prompt" {
+            if !["prompt", "model"].contains(&parameter.name()) {
                 text.add_text(parameter.name(), "null").unwrap();
                 text.add_text(parameter.name(), "1").unwrap_err();
             }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use super::answer::{Answer, CaptionProgress, ComputedAnswer};
+use super::dispatch::RouteReader;
 use super::style::styled;
 use super::{
     Appearance, CacheState, Caption, Captioner, KeptParameters, Style, TextStyle, Timings,
@@ -58,6 +59,8 @@ enum AnswerSource {
         /// Whether another caller started the flight.
         joined: bool,
     },
+    /// A route gets it.
+    Elsewhere(RouteReader),
 }
 
 /// The next step of a stream.
@@ -94,6 +97,18 @@ impl CaptionStream {
         Self::new(caller, AnswerSource::Flight { progress, received, joined: true })
     }
 
+    /// A stream of a caption that a route gets.
+    pub(super) fn elsewhere(captioner: &Captioner, reader: RouteReader) -> Self {
+        let caller = CallerContext {
+            captioner: captioner.clone(),
+            begin: Instant::now(),
+            wants_colors: false,
+            text: TextStyle::default(),
+            kept: None,
+        };
+        Self::new(caller, AnswerSource::Elsewhere(reader))
+    }
+
     /// The same stream, whose caption is kept by the caller itself.
     #[must_use]
     pub fn unkept(mut self) -> Self {
@@ -107,11 +122,25 @@ impl CaptionStream {
     /// # Errors
     /// The image is bad.
     pub async fn accepted(&mut self) -> Result<()> {
-        let AnswerSource::Flight { progress, .. } = &mut self.source else { return Ok(()) };
+        let progress = match &mut self.source {
+            AnswerSource::Cache(_) => return Ok(()),
+            AnswerSource::Elsewhere(reader) => return reader.begin().await,
+            AnswerSource::Flight { progress, .. } => progress,
+        };
         let now = progress.wait_for(|now| now.accepted || now.end.is_some()).await;
         match &now.map_err(|_| lost())?.end {
             Some(Err(error)) => Err(error.clone()),
             _ => Ok(()),
+        }
+    }
+
+    /// The backend of a route that answers, and the number of attempts so far. It is final once
+    /// [`accepted`](Self::accepted) has returned.
+    #[must_use]
+    pub fn answered_by(&self) -> Option<(String, u32)> {
+        match &self.source {
+            AnswerSource::Elsewhere(reader) => reader.by(),
+            AnswerSource::Cache(_) | AnswerSource::Flight { .. } => None,
         }
     }
 
@@ -127,6 +156,7 @@ impl CaptionStream {
         match &self.source {
             AnswerSource::Cache(_) => true,
             AnswerSource::Flight { progress, .. } => progress.borrow().has_started(),
+            AnswerSource::Elsewhere(reader) => reader.has_begun(),
         }
     }
 
@@ -135,7 +165,11 @@ impl CaptionStream {
     /// # Errors
     /// The image is bad or the model failed.
     pub async fn started(&mut self) -> Result<()> {
-        let AnswerSource::Flight { progress, .. } = &mut self.source else { return Ok(()) };
+        let progress = match &mut self.source {
+            AnswerSource::Cache(_) => return Ok(()),
+            AnswerSource::Elsewhere(reader) => return reader.begin().await,
+            AnswerSource::Flight { progress, .. } => progress,
+        };
         let now = progress.wait_for(CaptionProgress::has_started).await;
         match &now.map_err(|_| lost())?.end {
             Some(Err(error)) => Err(error.clone()),
@@ -154,6 +188,7 @@ impl CaptionStream {
                     let answer = Arc::clone(answer);
                     return Ok(CaptionEvent::Done(self.cache_hit(&answer)));
                 }
+                AnswerSource::Elsewhere(reader) => return reader.next().await,
                 AnswerSource::Flight { progress, received, .. } => (progress, received),
             };
             // The guard must not be held across the await below.
@@ -198,6 +233,9 @@ impl CaptionStream {
     /// # Errors
     /// Those of [`next`](Self::next).
     pub async fn end(&mut self) -> Result<Caption> {
+        if let AnswerSource::Elsewhere(reader) = &mut self.source {
+            return reader.end().await;
+        }
         if let AnswerSource::Flight { progress, received, .. } = &mut self.source {
             let now = progress.wait_for(|now| now.end.is_some()).await.map_err(|_| lost())?;
             // Skips the texts on the way, which nobody wants here.
@@ -259,6 +297,7 @@ impl CaptionStream {
                 inference_ms: milliseconds(inference),
                 total_ms: milliseconds(self.caller.begin.elapsed()),
             },
+            routing: None,
             batch_size: None,
             appearance: appearance.cloned(),
         })

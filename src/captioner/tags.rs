@@ -40,7 +40,10 @@ pub fn tag_params(params: CaptionParams) -> CaptionParams {
 /// The tags in `captions`, best first; equal ones in the order in which they occur.
 #[must_use]
 pub fn tags(captions: &[Choice]) -> Vec<Tag> {
-    let total: f32 = captions.iter().map(|caption| caption.confidence).sum();
+    // Without confidences, all captions are worth the same.
+    let worth =
+        |caption: &Choice| if caption.confidence.is_nan() { 1.0 } else { caption.confidence };
+    let total: f32 = captions.iter().map(worth).sum();
     let mut tags: Vec<Tag> = Vec::new();
     let mut places: HashMap<String, usize> = HashMap::new();
     for caption in captions {
@@ -52,7 +55,7 @@ pub fn tags(captions: &[Choice]) -> Vec<Tag> {
             });
             if !counted.contains(&at) {
                 counted.push(at);
-                tags[at].score += if total > 0.0 { caption.confidence / total } else { 0.0 };
+                tags[at].score += if total > 0.0 { worth(caption) / total } else { 0.0 };
             }
         }
     }

@@ -13,8 +13,8 @@ static PARAMETER_OPTIONS: LazyLock<Vec<(String, &'static Parameter)>> = LazyLock
 });
 
 /// Parameters that mean nothing on a command line: there is nothing to stream to, no cache outlives
-/// the command, and colours are always part of the output.
-const NO_OPTION: [&str; 3] = ["stream", "cache", "colors"];
+/// the command, colours are always part of the output, and the option `--model` says what is loaded.
+const NO_OPTION: [&str; 4] = ["model", "stream", "cache", "colors"];
 
 /// `command` with the parameters of a caption as options.
 pub(super) fn with_parameters(command: Command) -> Command {
@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_parameter_but_three_is_an_option() {
+    fn every_parameter_but_four_is_an_option() {
         assert_eq!(PARAMETER_OPTIONS.len() + NO_OPTION.len(), Parameter::all().len());
     }
 

@@ -2,6 +2,7 @@
 //! in the program reads the environment.
 //!
 //! - `options` declares every setting once, for clap;
+//! - `routing` reads the file of routes, and the keys that it names;
 //! - `values` finds the text of each setting, `env_file` in a file; `parse` and `protection` turn it into a value;
 //! - `document` makes `--help`, `.env.example` and the tables in `docs/configuration.md`;
 //! - this file checks settings against each other and hands each module its own.
@@ -11,6 +12,7 @@ mod env_file;
 mod options;
 mod parse;
 mod protection;
+mod routing;
 mod values;
 
 use std::fs::File;
@@ -26,7 +28,7 @@ pub use self::document::{env_example, markdown, with_server_settings, with_setti
 pub use self::options::Group;
 use self::options::{
     CacheOptions, FetchOptions, ImageOptions, LibraryOptions, LogOptions, ModelOptions,
-    ProtectionOptions, QueueOptions, ServerOptions, TagOptions, TraceOptions,
+    ProtectionOptions, QueueOptions, RoutingOptions, ServerOptions, TagOptions, TraceOptions,
 };
 use self::parse::FetchUrls;
 pub use self::protection::{ApiKeys, CorsOrigins, ProtectionSettings, PublicEndpoints, RateLimit};
@@ -38,6 +40,7 @@ use crate::engine::source::ModelSource;
 use crate::engine::{DeviceChoice, EngineOptions, HubOptions};
 use crate::fetch::{FetchSettings, FetchSources};
 use crate::metrics::Metrics;
+use crate::routing::RoutingSettings;
 use crate::scheduler::VisionOrder;
 use cutline_error::{Error, Result};
 use cutline_tags::{FIELD, MAX_BYTES, Vocabulary};
@@ -55,6 +58,8 @@ pub struct Settings {
     pub http: HttpSettings,
     /// The model, and how it runs.
     pub captioner: CaptionerSettings,
+    /// Other models, and routes.
+    pub routing: RoutingSettings,
     /// Where captions are kept; `None` for nowhere.
     pub library: Option<String>,
     /// What is logged, and how.
@@ -80,6 +85,7 @@ impl Settings {
                 appearance: library_appearance(values)?,
                 ..captioner_settings(values)?
             },
+            routing: routing::settings(values)?,
             library: library_address(values)?,
             log: LogSettings::new(values)?,
             traces: TraceSettings::new(values)?,
@@ -402,6 +408,8 @@ pub fn captioner_settings(values: &Values) -> Result<CaptionerSettings> {
         queue_capacity: values.read::<QueueOptions>()?.queue_capacity,
         memory: memory_limits(values, &images)?,
         image_memory: None,
+        decoders: None,
+        max_weight_bytes: None,
         fallback_text: images.fallback_text,
         appearance: None,
         metrics: Metrics::default(),

@@ -12,8 +12,8 @@ use tracing::Level;
 
 use super::HfTask;
 use super::parse::{
-    FetchUrls, Names, address, choice, cpu_kernels, fetch_urls, flag, hf_task, log_level, names,
-    number, number_or_auto, precision, seconds, use_gpu,
+    FetchUrls, Models, Names, address, choice, cpu_kernels, fetch_urls, flag, hf_task, log_level,
+    models, names, number, number_or_auto, precision, seconds, use_gpu,
 };
 use super::protection::{self, ApiKeys, CorsOrigins, PublicEndpoints};
 use crate::engine::source::ModelSource;
@@ -29,6 +29,8 @@ pub enum Group {
     Protection,
     /// The model and the device it runs on.
     Model,
+    /// Other models, and routes over them.
+    Routing,
     /// Limits of images, and their preparation.
     Images,
     /// Images by URL.
@@ -45,10 +47,11 @@ pub enum Group {
 
 impl Group {
     /// All groups, in the order of the documentation.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Server,
         Self::Protection,
         Self::Model,
+        Self::Routing,
         Self::Images,
         Self::Fetch,
         Self::Library,
@@ -63,6 +66,7 @@ impl Group {
             Self::Server => QueueOptions::augment_args(ServerOptions::augment_args(command)),
             Self::Protection => ProtectionOptions::augment_args(command),
             Self::Model => ModelOptions::augment_args(command),
+            Self::Routing => RoutingOptions::augment_args(command),
             Self::Images => ImageOptions::augment_args(command),
             Self::Fetch => FetchOptions::augment_args(command),
             Self::Library => LibraryOptions::augment_args(command),
@@ -197,6 +201,21 @@ pub(super) struct ModelOptions {
           action = ArgAction::Set, num_args = 0..=1, require_equals = true,
           default_missing_value = "true")]
     pub(super) hf_hub_offline: bool,
+}
+
+#[derive(Args)]
+#[command(next_help_heading = "Several models")]
+pub(super) struct RoutingOptions {
+    /// More models in this process, as name=MODEL separated by commas, such as
+    /// base=Salesforce/blip-image-captioning-base; requests choose one by its name
+    #[arg(long, env, value_parser = models)]
+    pub(super) models: Option<Models>,
+    /// Bytes that the weight files of all models may have together; if unset, there is no limit
+    #[arg(long, env, value_parser = number::<u64>(0, MAX_MEMORY))]
+    pub(super) max_model_bytes: Option<u64>,
+    /// File with backends and routes; if unset, there are none, and no photo leaves this machine
+    #[arg(long, env)]
+    pub(super) routes_file: Option<PathBuf>,
 }
 
 #[derive(Args)]

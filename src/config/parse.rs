@@ -7,6 +7,7 @@ use std::time::Duration;
 use tracing::Level;
 
 use super::HfTask;
+use crate::engine::source::ModelSource;
 use crate::engine::{KernelChoice, Precision};
 
 /// The longest time that can be set: a day.
@@ -130,6 +131,29 @@ pub(super) fn address(text: &str) -> Result<String, String> {
         return Ok(text.to_owned());
     }
     Err("give an address that starts with https:// or http://".to_owned())
+}
+
+/// Models with their names.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Models(pub(super) Vec<(String, ModelSource)>);
+
+pub(super) fn models(text: &str) -> Result<Models, String> {
+    let usual = "give name=MODEL, separated by commas; MODEL is what the setting MODEL takes";
+    let mut models: Vec<(String, ModelSource)> = Vec::new();
+    for pair in text.split(',').map(str::trim).filter(|pair| !pair.is_empty()) {
+        let (name, source) = pair.split_once('=').ok_or(usual)?;
+        let name = name.trim();
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/');
+        if name.is_empty() || name.len() > 64 || !name.chars().all(allowed) {
+            return Err("give names of letters, digits, or one of - _ . /".to_owned());
+        }
+        if models.iter().any(|(other, _)| other == name) {
+            return Err(format!("the name {name} is given twice; rename one"));
+        }
+        let source = source.parse::<ModelSource>().map_err(|error| format!("{name}: {error}"))?;
+        models.push((name.to_owned(), source));
+    }
+    if models.is_empty() { Err(usual.to_owned()) } else { Ok(Models(models)) }
 }
 
 /// Names that are separated by commas.

@@ -38,7 +38,7 @@ const SIGNATURE_BYTES: usize = 4 * 1024;
 
 /// Trusts the authorities that Mozilla trusts. A list in the binary is the same on every machine, and
 /// the hub client uses it as well.
-pub(super) fn tls() -> Result<TlsConnector> {
+pub(crate) fn tls() -> Result<TlsConnector> {
     let mut roots = RootCertStore::empty();
     roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
     tls_with(roots)

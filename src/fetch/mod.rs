@@ -50,6 +50,7 @@ use tokio_rustls::TlsConnector;
 use url::Host;
 
 use self::exchange::Answer;
+pub(crate) use self::exchange::tls;
 pub use self::hosts::{FetchHosts, NotHosts};
 use self::network::{Connected, Network, SystemNetwork};
 pub use self::target::URL_FIELD;

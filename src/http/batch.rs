@@ -18,6 +18,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_stream::StreamExt;
 
 use super::accept::prefers;
+use super::contracts::names;
 use super::dto::{BatchAnswer, BatchItem, BatchSummary, ItemResult};
 use super::error::Failure;
 use super::error::problem;
@@ -68,7 +69,9 @@ pub(super) async fn batch(
     let captioner = state.captioner()?;
     let settings = state.settings();
     let lines = prefers(request.headers(), LINES, "application/json");
-    let uploads = extract::uploads(request, &state, captioner).await?;
+    let mut uploads = extract::uploads(request, &state, captioner).await?;
+    let model = uploads.params.model.take();
+    uploads.params.model = names::check(model.as_deref(), &state, captioner)?;
     if uploads.params.stream {
         return Err(Failure(Error::parameter(
             "stream",

@@ -54,6 +54,9 @@ pub(super) struct Health {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub(super) queue: Option<QueueHealth>,
+    /// The other models of this server; left out if there are none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) models: Vec<OtherHealth>,
     /// Images in progress.
     pub(super) in_flight: usize,
     /// Images captioned per second over the last minute.
@@ -71,6 +74,17 @@ pub(super) struct Health {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub(super) last_error: Option<String>,
+}
+
+/// A model beside the main one.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct OtherHealth {
+    pub(super) name: String,
+    pub(super) queue: QueueHealth,
+    /// Images in progress.
+    pub(super) in_flight: usize,
+    /// Whether its last run failed.
+    pub(super) degraded: bool,
 }
 
 /// Waiting images, images that are about to be queued, and the maximum of both together.

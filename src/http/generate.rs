@@ -7,6 +7,7 @@ use axum::extract::{Extension, Request, State};
 use axum::response::{IntoResponse, Response};
 use tokio::time::timeout;
 
+use super::contracts::names;
 use super::dto::StreamEvent;
 use super::error::Failure;
 use super::extract::{self, Upload};
@@ -58,7 +59,9 @@ pub(super) async fn generate(
     // Before the body is read: a client that waits for `100 Continue` need not send it.
     let captioner = state.captioner()?;
     let settings = state.settings();
-    let upload = extract::upload(request, &state, captioner).await?;
+    let mut upload = extract::upload(request, &state, captioner).await?;
+    let model = upload.params.model.take();
+    upload.params.model = names::check(model.as_deref(), &state, captioner)?;
     let limit = settings.request_timeout;
     if upload.params.stream {
         return Ok(stream::respond(captioner, upload, limit, id).await?);

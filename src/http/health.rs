@@ -5,7 +5,9 @@ use axum::extract::State;
 use axum::http::StatusCode;
 
 use super::connection::BUFFER_BYTES;
-use super::dto::{BatchHealth, Health, HealthStatus, MemoryHealth, Probe, QueueHealth};
+use super::dto::{
+    BatchHealth, Health, HealthStatus, MemoryHealth, OtherHealth, Probe, QueueHealth,
+};
 use super::error::Failure;
 use super::openapi::errors::{LiveProblems, ReadyProblems};
 use super::state::AppState;
@@ -46,6 +48,7 @@ pub(super) async fn show(State(state): State<AppState>) -> (StatusCode, Json<Hea
         model: info.map(|info| info.id.clone()),
         device: info.map(|info| info.device.clone()),
         queue: status.as_ref().map(queue),
+        models: captioner.map(others).unwrap_or_default(),
         in_flight: status.as_ref().map_or(0, |s| s.in_flight),
         images_per_second: status.as_ref().map_or(0.0, |s| thousandths(s.images_per_second)),
         estimated_wait_ms: status.as_ref().map_or(0.0, |s| milliseconds(s.estimated_wait)),
@@ -65,6 +68,20 @@ fn queue(status: &SchedulerStatus) -> QueueHealth {
     }
 }
 
+fn others(captioner: &Captioner) -> Vec<OtherHealth> {
+    let models = captioner.other_models().into_iter();
+    let health = |(name, model): (&str, &Captioner)| {
+        let status = model.status();
+        OtherHealth {
+            name: name.to_owned(),
+            queue: queue(&status),
+            in_flight: status.in_flight,
+            degraded: status.degraded,
+        }
+    };
+    models.map(health).collect()
+}
+
 fn batch(status: &SchedulerStatus) -> BatchHealth {
     BatchHealth {
         max_size: status.max_batch_size,
@@ -79,7 +96,14 @@ fn batch(status: &SchedulerStatus) -> BatchHealth {
 
 /// The most memory of the server, if it is known.
 pub(super) fn memory(state: &AppState) -> Option<MemoryHealth> {
-    let bound = state.loaded()?.memory_bound()?;
+    let captioner = state.loaded()?;
+    let mut bound = captioner.memory_bound()?;
+    for (_, other) in captioner.other_models() {
+        let more = other.memory_bound()?;
+        bound.loaded = bound.loaded.max(more.loaded);
+        bound.caches = bound.caches.saturating_add(more.caches);
+        bound.batch = bound.batch.saturating_add(more.batch);
+    }
     let settings = state.settings();
     let connections_bytes = settings.max_connections as u64 * BUFFER_BYTES;
     Some(MemoryHealth {

@@ -8,6 +8,7 @@ use super::openapi::errors::MetricsProblems;
 use super::state::AppState;
 use crate::captioner::Captioner;
 use crate::metrics::{self, ServerSnapshot};
+use crate::routing::Routes;
 
 /// Metrics for Prometheus
 ///
@@ -43,5 +44,6 @@ fn snapshot(state: &AppState) -> ServerSnapshot {
         decode_bytes_limit: memory.decoding.capacity(),
         memory_bound: super::health::memory(state).map(|memory| memory.peak_bytes),
         model: state.loaded().map(Captioner::snapshot),
+        backends: state.routes().map(Routes::snapshot).unwrap_or_default(),
     }
 }

@@ -3,7 +3,7 @@
 //! - [`app`] is the whole service as a router, without a socket;
 //! - [`run`] serves it on a listener, loads the model in the background, and shuts down gracefully;
 //! - one file per resource: `index` with `page`, `health`, `model`, `generate` with `stream`,
-//!   `batch`, `tags`, `process`, `metrics`, `openapi` with Swagger UI; `dto` holds their JSON;
+//!   `batch`, `tags`, `process`, `metrics`, `backends`, `openapi` with Swagger UI; `dto` holds their JSON;
 //! - `library` searches and edits captions that are kept;
 //! - `realtime` answers the same requests as messages of a WebSocket;
 //! - `extract` reads the ways of sending images, `body` limits what is read, `coding`
@@ -20,6 +20,7 @@
 
 mod accept;
 mod auth;
+mod backends;
 mod batch;
 mod body;
 mod coding;
@@ -91,6 +92,7 @@ fn routes() -> Vec<(Access, UtoipaMethodRouter<AppState>)> {
         (Access::Open, routes!(health::live)),
         (Access::Open, routes!(health::ready)),
         (Access::Key, routes!(model::info)),
+        (Access::Key, routes!(backends::show)),
         (Access::Metrics, routes!(metrics::show)),
         (Access::Key, routes!(library::show::find)),
         (Access::Key, routes!(library::show::asset, library::edit::purge)),

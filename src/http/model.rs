@@ -6,7 +6,7 @@ use axum::extract::State;
 use super::error::Failure;
 use super::openapi::errors::ModelProblems;
 use super::state::{AppState, loading};
-use crate::captioner::ModelInfo;
+use crate::captioner::{ModelInfo, OtherModel};
 use cutline_error::Result;
 
 /// Describes the loaded model
@@ -21,5 +21,8 @@ use cutline_error::Result;
     ),
 )]
 pub(super) async fn info(State(state): State<AppState>) -> Result<Json<ModelInfo>, Failure> {
-    state.loaded().map(|captioner| Json(captioner.info().clone())).ok_or_else(|| loading().into())
+    let captioner = state.loaded().ok_or_else(loading)?;
+    let others = captioner.other_models().into_iter();
+    let others = others.map(|(name, model)| OtherModel::of(name, model.info()));
+    Ok(Json(ModelInfo { others: others.collect(), ..captioner.info().clone() }))
 }

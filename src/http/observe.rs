@@ -34,6 +34,10 @@ use cutline_error::Error;
 
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub(super) const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+/// The backend of a route that answered.
+const BACKEND: HeaderName = HeaderName::from_static("x-cutline-backend");
+/// Requests to backends.
+const ATTEMPTS: HeaderName = HeaderName::from_static("x-cutline-attempts");
 
 /// Maximum length of an id that a client may choose.
 const MAX_ID: usize = 128;
@@ -45,6 +49,8 @@ pub(super) struct ImageReport {
     caption_length: Option<usize>,
     cache: Option<CacheState>,
     batch_size: Option<usize>,
+    /// The backend that answered, and the number of attempts, if a route was asked.
+    routing: Option<(String, u32)>,
     /// The stages in order, in milliseconds.
     stages: Vec<(&'static str, f64)>,
 }
@@ -58,8 +64,14 @@ impl ImageReport {
             caption_length: Some(caption.caption.chars().count()),
             cache: Some(caption.cache),
             batch_size: caption.batch_size,
+            routing: caption.routing.as_ref().map(|way| (way.backend.clone(), way.attempts)),
             stages: vec![("decode", decode_ms), ("queue", queue_ms), ("inference", inference_ms)],
         }
+    }
+
+    /// The backend of a route that answered.
+    fn backend(&self) -> Option<&str> {
+        self.routing.as_ref().map(|(backend, _)| backend.as_str())
     }
 
     /// The loggable facts of an image that was tagged: not its tags.
@@ -70,6 +82,7 @@ impl ImageReport {
             caption_length: tagged.caption.as_ref().map(|caption| caption.chars().count()),
             cache: None,
             batch_size: None,
+            routing: None,
             stages: vec![("caption", caption_ms), ("ranking", ranking_ms)],
         }
     }
@@ -82,6 +95,7 @@ impl ImageReport {
             caption_length: None,
             cache: None,
             batch_size: None,
+            routing: None,
             stages: vec![("decode", decode_ms), ("analysis", analysis_ms)],
         }
     }
@@ -249,6 +263,16 @@ impl MessageLog {
     }
 }
 
+/// Says which backend of a route answered.
+pub(super) fn name_backend(response: &mut Response, (backend, attempts): &(String, u32)) {
+    let headers = response.headers_mut();
+    // The names in a file of routes are visible ASCII.
+    if let Ok(backend) = HeaderValue::from_str(backend) {
+        headers.insert(BACKEND, backend);
+    }
+    headers.insert(ATTEMPTS, HeaderValue::from(*attempts));
+}
+
 fn request_span(route: &str, method: &Method, request_id: &str) -> Span {
     tracing::info_span!(
         target: "trace",
@@ -318,6 +342,9 @@ impl RequestLog {
     }
 
     fn head(&self, response: &mut Response, report: Option<&ImageReport>, elapsed: Duration) {
+        if let Some(way) = report.and_then(|report| report.routing.as_ref()) {
+            name_backend(response, way);
+        }
         let timing = server_timing(report, elapsed);
         for (name, value) in [(REQUEST_ID, &self.request_id), (SERVER_TIMING, &timing)] {
             // Both are visible ASCII.
@@ -363,6 +390,7 @@ impl RequestLog {
                     cache = report.and_then(|report| report.cache).map(CacheState::as_str),
                     batch_size = report.and_then(|report| report.batch_size),
                     contract = self.contract.as_str(),
+                    backend = report.and_then(ImageReport::backend),
                     code = failure.map(|failure| failure.0.kind().code()),
                     error = cause.as_deref(),
                     "request"

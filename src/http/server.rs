@@ -11,6 +11,7 @@ use super::{AppState, app};
 use crate::captioner::{Captioner, TagParams};
 use crate::config::Settings;
 use crate::metrics::{Metrics, max_descriptors};
+use crate::routing::{self, Loaded};
 use cutline_error::{Error, ErrorKind, Result};
 
 /// Time for connections to write their last answers, even when the grace period is over.
@@ -59,14 +60,15 @@ pub async fn run(
     let captioner = settings.captioner.with_metrics(metrics);
     // One limit for images before and after the model is loaded.
     let captioner = captioner.with_image_memory(state.image_memory().clone());
-    let loading = tokio::task::spawn_blocking(move || Captioner::load(&captioner));
+    let routing = settings.routing;
+    let loading = tokio::task::spawn_blocking(move || routing::load(&captioner, &routing));
     let mut serving = Box::pin(serve_until(listeners.into(), state.clone(), shutdown));
     let loaded = tokio::select! {
         loaded = loading => loaded,
         // Stopped before the model was loaded.
         ended = &mut serving => return ended,
     };
-    let captioner = loaded.map_err(|join| {
+    let Loaded { captioner, routes } = loaded.map_err(|join| {
         Error::model("loading the model crashed; fetch its files again").with_source(join)
     })??;
     let info = captioner.info();
@@ -80,6 +82,9 @@ pub async fn run(
         warm_up_ms = info.warm_up_ms,
         "model ready in {ready_ms:.0} ms"
     );
+    if let Some(routes) = routes {
+        state.show_routes(routes);
+    }
     state.ready(captioner.clone());
     if state.settings().tag_vocabulary.is_some() {
         tokio::spawn(warm_tagger(state.clone(), captioner));

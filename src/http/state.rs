@@ -15,6 +15,7 @@ use crate::config::HttpSettings;
 use crate::fetch::Fetcher;
 use crate::metrics::Metrics;
 use crate::near_tags::LibraryTags;
+use crate::routing::Routes;
 use cutline_error::{Error, ErrorKind, Result};
 use cutline_image::DecodeLimits;
 
@@ -39,6 +40,8 @@ struct ServerState {
     near_tags: OnceLock<Arc<dyn NearTags>>,
     /// The tags that photos may get, prepared when they are first needed.
     tagger: OnceCell<Tagger>,
+    /// Backends and routes, if there are any.
+    routes: OnceLock<Routes>,
     draining: watch::Sender<bool>,
     refusing: AtomicBool,
     /// Requests in progress.
@@ -67,6 +70,7 @@ impl AppState {
                 library: OnceLock::new(),
                 near_tags: OnceLock::new(),
                 tagger: OnceCell::new(),
+                routes: OnceLock::new(),
                 settings,
                 started: Instant::now(),
                 captioner: SetOnce::new(),
@@ -131,8 +135,21 @@ impl AppState {
     pub fn ready(&self, captioner: Captioner) {
         if let Some(library) = self.library() {
             captioner.keep_with(Arc::clone(&library.keeper) as Arc<dyn Keep>);
+            for (_, model) in captioner.other_models() {
+                model.keep_with(Arc::clone(&library.keeper) as Arc<dyn Keep>);
+            }
         }
         let _ = self.inner.captioner.set(captioner);
+    }
+
+    /// Shows the state of `routes`. Only the first call has an effect.
+    pub fn show_routes(&self, routes: Routes) {
+        let _ = self.inner.routes.set(routes);
+    }
+
+    /// Backends and routes, if there are any.
+    pub(super) fn routes(&self) -> Option<&Routes> {
+        self.inner.routes.get()
     }
 
     /// Reports from now on that the server is not ready, and asks clients to close their connections,

@@ -15,7 +15,7 @@ use super::dto::TextSoFar;
 use super::error::problem;
 use super::extract::Upload;
 use super::generate::too_late;
-use super::observe::{ImageReport, RequestId, StreamResult};
+use super::observe::{ImageReport, RequestId, StreamResult, name_backend};
 use crate::captioner::{CaptionEvent, CaptionStream, Captioner};
 use cutline_error::{Error, Result};
 
@@ -42,6 +42,7 @@ pub(super) async fn respond(
         Ok(run)
     });
     let run = timeout_at(deadline, start).await.map_err(|_| too_late(limit))??;
+    let way = run.answered_by();
     let result = StreamResult::default();
     // A capacity of one: a slow reader slows the writer down.
     let (sender, events) = mpsc::channel(1);
@@ -51,6 +52,9 @@ pub(super) async fn respond(
     let keep_alive = KeepAlive::new().interval(KEEP_ALIVE);
     let mut response = Sse::new(events).keep_alive(keep_alive).into_response();
     response.headers_mut().insert(ACCEL_BUFFERING, HeaderValue::from_static("no"));
+    if let Some(way) = &way {
+        name_backend(&mut response, way);
+    }
     response.extensions_mut().insert(result);
     Ok(response)
 }

@@ -8,6 +8,7 @@
 //! Every label has few values, and none of them comes from a client. docs/observability.md lists all
 //! metrics, and a test compares it with the export.
 
+mod backends;
 mod process;
 mod snapshot;
 
@@ -21,9 +22,10 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use self::backends::BackendMetrics;
 use self::process::ProcessMetrics;
 pub use self::process::{max_descriptors, peak_resident_bytes, resident_bytes};
-pub use self::snapshot::{CacheSnapshot, ModelSnapshot, ServerSnapshot};
+pub use self::snapshot::{BackendSnapshot, CacheSnapshot, ModelSnapshot, ServerSnapshot};
 use cutline_error::{ErrorKind, Result};
 
 /// The `Content-Type` of [`Metrics::render`].
@@ -168,6 +170,7 @@ struct MetricsInner {
     generated_tokens: Counter,
     rebuilds: Counter,
     retries: Counter,
+    backends: BackendMetrics,
 }
 
 impl Metrics {
@@ -186,6 +189,7 @@ impl Metrics {
             generated_tokens: Counter::default(),
             rebuilds: Counter::default(),
             retries: Counter::default(),
+            backends: BackendMetrics::default(),
         };
         inner.register();
         inner.create_known_series();
@@ -253,6 +257,21 @@ impl Metrics {
         self.inner.retries.inc_by(images as u64);
     }
 
+    /// Counts a request to a backend, with how it ended.
+    pub fn attempt(&self, backend: &str, outcome: &'static str, took: Duration) {
+        self.inner.backends.attempt(backend, outcome, took);
+    }
+
+    /// Counts a request of a route that another backend got after one had failed.
+    pub fn failover(&self, route: &str, from: &str, to: &str, reason: &'static str) {
+        self.inner.backends.failover(route, from, to, reason);
+    }
+
+    /// Adds the cost of an answer.
+    pub fn cost(&self, backend: &str, cost: f64) {
+        self.inner.backends.cost(backend, cost);
+    }
+
     /// All metrics in Prometheus' text format, version 0.0.4, with the gauges of `now`.
     #[must_use]
     pub fn render(&self, now: ServerSnapshot) -> String {
@@ -317,6 +336,7 @@ impl MetricsInner {
             "Images that were restarted after a failure",
             self.retries.clone(),
         );
+        self.backends.register(registry);
     }
 
     /// Creates the series that are known beforehand, so that a rate starts from zero.

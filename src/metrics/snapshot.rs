@@ -29,6 +29,19 @@ pub struct ServerSnapshot {
     pub memory_bound: Option<u64>,
     /// The model, once it is loaded.
     pub model: Option<ModelSnapshot>,
+    /// The backends of routes.
+    pub backends: Vec<BackendSnapshot>,
+}
+
+/// The state of a backend at one moment.
+#[derive(Debug, Clone, Default)]
+pub struct BackendSnapshot {
+    /// Its name.
+    pub name: String,
+    /// 0 if it gets requests, 1 if it gets one to see whether it is well again, 2 if it gets none.
+    pub state: u64,
+    /// Requests that it works on.
+    pub in_flight: usize,
 }
 
 /// The state of a model with its queue and caches, at one moment.
@@ -166,7 +179,36 @@ impl Collector for ServerSnapshot {
         if let Some(bytes) = self.memory_bound {
             write.gauge("memory_bound_bytes", "The most resident memory of the server.", bytes)?;
         }
+        self.encode_backends(&mut write)?;
         self.model.as_ref().map_or(Ok(()), |model| model.encode(&mut write))
+    }
+}
+
+impl ServerSnapshot {
+    fn encode_backends(&self, write: &mut MetricWriter<'_>) -> Written {
+        if self.backends.is_empty() {
+            return Ok(());
+        }
+        let values = |value: fn(&BackendSnapshot) -> u64| -> Vec<_> {
+            let one = |backend| ([("backend", BackendSnapshot::name(backend))], value(backend));
+            self.backends.iter().map(one).collect()
+        };
+        write.gauges(
+            "backend_state",
+            "Whether a backend gets requests: 0 yes, 1 one to see whether it is well again, 2 none.",
+            &values(|backend| backend.state),
+        )?;
+        write.gauges(
+            "backend_in_flight",
+            "Requests that a backend works on.",
+            &values(|backend| backend.in_flight as u64),
+        )
+    }
+}
+
+impl BackendSnapshot {
+    fn name(&self) -> &str {
+        &self.name
     }
 }
 

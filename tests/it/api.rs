@@ -25,6 +25,7 @@ mod process;
 mod protocol;
 mod rate;
 mod realtime;
+mod routes;
 mod states;
 mod stream;
 mod tags;

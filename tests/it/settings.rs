@@ -165,6 +165,12 @@ fn each_invalid_value_is_reported_with_its_name_and_a_remedy() {
         ("FETCH_HOSTS", "https://photos.example.com/"),
         ("FETCH_HOSTS", ","),
         ("FETCH_TIMEOUT", "0"),
+        ("MODELS", "Salesforce/blip-image-captioning-base"),
+        ("MODELS", "a b=embedded"),
+        ("MODELS", "a=embedded,a=embedded"),
+        ("MODELS", "a=no such model"),
+        ("MAX_MODEL_BYTES", "8G"),
+        ("ROUTES_FILE", "/no/such/file"),
     ] {
         let error = settings(&[(name, value)]).expect_err(name);
         assert_eq!(error.kind(), ErrorKind::Config, "{name}={value}: {error}");
@@ -389,4 +395,30 @@ fn images_are_fetched_from_where_the_operator_says() {
     assert_eq!(listed.sources, FetchSources::Listed(hosts.parse().unwrap()));
     let unused = fetch(&[("FETCH_URLS", "public"), ("FETCH_HOSTS", hosts)]).unwrap_err();
     assert!(unused.detail().contains("FETCH_URLS=list"), "{unused}");
+}
+
+/// A mistake in the file of routes is named with its line; a key comes from a file or the environment, and
+/// is never shown.
+#[test]
+fn routes_are_read_with_their_keys() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let key = write("key", "secret-key\n");
+    let backend = "[[backend]]\nname = \"box\"\nkind = \"ollama\"\nmodel = \"llava\"\n\
+                   base_url = \"http://127.0.0.1:1\"\n";
+    let file = write("routes.toml", &format!("{backend}api_key_file = \"{key}\"\n"));
+    let found = settings(&[("ROUTES_FILE", &file)]).unwrap();
+    assert!(found.routing.keys[0].is_some());
+    assert!(!format!("{found:?}").contains("secret-key"));
+    let file = write("routes.toml", &format!("{backend}api_key_env = \"CUTLINE_NO_SUCH_KEY\"\n"));
+    let error = settings(&[("ROUTES_FILE", &file)]).unwrap_err();
+    assert!(error.detail().contains("CUTLINE_NO_SUCH_KEY"), "{error}");
+    let file = write("routes.toml", &format!("{backend}colour = 1\n"));
+    let error = settings(&[("ROUTES_FILE", &file)]).unwrap_err();
+    assert!(error.detail().contains("ROUTES_FILE") && error.detail().contains("line 6"), "{error}");
+    assert!(!error.detail().contains('\n'), "one sentence: {error}");
 }

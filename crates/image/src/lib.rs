@@ -61,5 +61,5 @@ pub use header::ImageHeader;
 pub use measure::Measures;
 pub use mood::{Mood, MoodLabel};
 pub use preprocess::{PREPROCESSING_VERSION, PixelValues, PreprocessConfig, Resample};
-pub use preview::Stretched;
+pub use preview::{Stretched, jpeg_within};
 pub use profile::SampleSpace;

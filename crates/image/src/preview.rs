@@ -77,13 +77,28 @@ impl Stretched {
     }
 }
 
+/// A JPEG file of `photo` in sRGB and without metadata, with at most `side` pixels along the longer side.
+///
+/// # Errors
+/// None for consistent sizes; anything else is a defect and reported as an internal error.
+pub fn jpeg_within(photo: &DecodedImage, side: usize) -> Result<Vec<u8>> {
+    let (width, height) = within((photo.width, photo.height), side);
+    let rgb = photo.space.convert(resize(photo, width, height, Resample::Bicubic)?);
+    jpeg(&rgb, width, height)
+}
+
 /// Width and height of a photo's thumbnail.
-fn shape((width, height): (usize, usize)) -> (usize, usize) {
+fn shape(photo: (usize, usize)) -> (usize, usize) {
+    within(photo, THUMBNAIL_SIDE)
+}
+
+/// Width and height in the same proportion, the longer one at most `side`.
+fn within((width, height): (usize, usize), side: usize) -> (usize, usize) {
     let longer = width.max(height);
-    if longer <= THUMBNAIL_SIDE {
+    if longer <= side {
         return (width, height);
     }
-    let scaled = |side: usize| ((side * THUMBNAIL_SIDE + longer / 2) / longer).max(1);
+    let scaled = |length: usize| ((length * side + longer / 2) / longer).max(1);
     (scaled(width), scaled(height))
 }
 
@@ -117,6 +132,21 @@ mod tests {
             .collect();
         let (format, space) = (ImageFormat::Png, SampleSpace::srgb());
         DecodedImage { rgb, width, height, format, orientation: 1, space }
+    }
+
+    #[test]
+    fn a_photo_is_scaled_down_and_loses_its_metadata() {
+        let wide = photo(2400, 1200, |x, y| [(x * 255.0) as u8, (y * 255.0) as u8, 90]);
+        let jpeg = jpeg_within(&wide, 1024).unwrap();
+        let small = decode(&jpeg, &DecodeLimits::default()).unwrap();
+        assert_eq!((small.width, small.height, small.format), (1024, 512, ImageFormat::Jpeg));
+        let middle = &small.rgb[3 * (256 * 1024 + 512)..][..3];
+        let expected = [127.0, 127.0, 90.0];
+        let near = |(have, want): (&u8, f32)| (f32::from(*have) - want).abs() < 6.0;
+        assert!(middle.iter().zip(expected).all(near), "{middle:?}");
+        assert!(!jpeg.windows(4).any(|four| four == b"Exif"));
+        let tiny = jpeg_within(&photo(20, 10, |_, _| [9, 9, 9]), 1024).unwrap();
+        assert_eq!(decode(&tiny, &DecodeLimits::default()).unwrap().width, 20, "never enlarged");
     }
 
     fn stretched(photo: &DecodedImage) -> Stretched {

@@ -22,7 +22,7 @@ pub use self::answer::{
 use self::likelihood::{Likelihood, Ranked, TagTexts};
 pub use self::params::{TagFields, TagParams, TagStrategy};
 use super::work::{self, VisionCacheUse};
-use super::{CaptionParams, Captioner, Choice, ImageInfo, Photo, tag_params};
+use super::{CaptionParams, Captioner, Choice, ImageInfo, Photo, Priority, tag_params};
 use crate::engine::ImageInput;
 use crate::metrics::milliseconds;
 use cutline_error::{Error, Result};
@@ -247,7 +247,11 @@ impl Captioner {
     async fn see_captions(&self, photo: Photo, seen: &mut Seen) -> Result<()> {
         let begin = Instant::now();
         let params = tag_params(CaptionParams { colors: false, ..CaptionParams::default() });
-        let caption = Box::pin(self.caption(photo, params)).await?;
+        // With this model, whatever routes there are: the other strategies use it as well.
+        let started = Box::pin(self.start_here(vec![photo], params, Priority::Interactive)).await?;
+        let mut stream = started.into_iter().next();
+        let stream = stream.as_mut().ok_or_else(|| Error::internal("an image was lost"))?;
+        let caption = stream.end().await?;
         // The fallback is no description.
         seen.captions = if caption.fallback.is_some() { Vec::new() } else { caption.captions };
         seen.image = Some(caption.image);

@@ -89,8 +89,9 @@ impl Ask {
         // Tags come from several captions, the first of which is the caption.
         let tagged = if format.wants_tags() { Intent::Tags } else { intent };
         let params = tagged.apply(intent.apply(params));
-        let images = photos.len() * captioner.info().image_tokens;
-        let prompt = images + captioner.prompt_tokens(&params)?;
+        let chosen = captioner.named(params.model.as_deref());
+        let images = photos.len() * chosen.info().image_tokens;
+        let prompt = images + chosen.prompt_tokens(&params)?;
         let usage = Usage { prompt, image: images, completion: 0 };
         let work = Box::pin(captioner.start_all(photos, params, priority));
         let deadline = begin + limit;

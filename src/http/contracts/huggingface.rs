@@ -123,7 +123,7 @@ pub(super) async fn root(
     State(state): State<AppState>,
     request: Request,
 ) -> Result<Response, Failure> {
-    answer(&state, request, None).await
+    answer(&state, request, (None, None)).await
 }
 
 /// The same as `POST /`
@@ -139,7 +139,7 @@ pub(super) async fn predict(
     State(state): State<AppState>,
     request: Request,
 ) -> Result<Response, Failure> {
-    answer(&state, request, None).await
+    answer(&state, request, (None, None)).await
 }
 
 /// Runs the task in the address
@@ -177,7 +177,7 @@ pub(super) async fn pipeline(
             )));
         }
     };
-    answer(&state, request, Some(task)).await
+    answer(&state, request, (Some(task), None)).await
 }
 
 async fn by_model(
@@ -185,8 +185,8 @@ async fn by_model(
     Path(id): Path<String>,
     request: Request,
 ) -> Result<Response, Failure> {
-    names::check(Some(&id), &state, state.captioner()?)?;
-    answer(&state, request, None).await
+    let model = names::check(Some(&id), &state, state.captioner()?)?;
+    answer(&state, request, (None, model)).await
 }
 
 /// Describes the model for Hugging Face's clients
@@ -215,12 +215,12 @@ pub(super) async fn info(State(state): State<AppState>) -> Result<Json<Value>, F
 async fn answer(
     state: &AppState,
     request: Request,
-    task: Option<Task>,
+    (task, model): (Option<Task>, Option<String>),
 ) -> Result<Response, Failure> {
     let captioner = state.captioner()?;
     let received = receive(request, state, captioner.budget(), COPIES).await?;
     let is_json = received.bytes.trim_ascii_start().first().is_some_and(|byte| *byte == b'{');
-    let (photo, asked) = if is_json {
+    let (photo, mut asked) = if is_json {
         let read = read_json(&received, state, task).await?;
         // The body is not kept while the caption is computed.
         drop(received);
@@ -230,6 +230,7 @@ async fn answer(
         let params = CaptionParams::default();
         (raw(received, state)?, Asked { task, params, top_k: TOP_K, labels: None })
     };
+    asked.params.model = model;
     run(state, captioner, photo, asked).await
 }
 

@@ -21,7 +21,7 @@ mod intent;
 mod json;
 mod kserve;
 mod mcp;
-mod names;
+pub(super) mod names;
 mod ollama;
 mod openai;
 mod photoprism;

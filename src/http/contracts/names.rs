@@ -1,10 +1,11 @@
-//! Which model a request means. There is one, under its own name and under those of `MODEL_ALIASES`.
+//! Which model a request means: the main one under its own name and under those of `MODEL_ALIASES`, another
+//! one in this process, or a route.
 
 use std::borrow::Cow;
 
 use crate::captioner::Captioner;
 use crate::http::state::AppState;
-use cutline_error::{Error, ErrorKind, Result};
+use cutline_error::Result;
 
 /// Ollama's tag of a model without one.
 const LATEST: &str = ":latest";
@@ -15,35 +16,50 @@ const ANY: &str = "*";
 /// What `huggingface_hub` sends if it was given an address in the place of a model.
 const UNNAMED: &str = "dummy";
 
-/// Checks that `name` means the loaded model. Percent-encoding is undone, because some clients encode
-/// the slash of a hub id.
+/// What `name` means for [`CaptionParams::model`](crate::captioner::CaptionParams::model): the name of another
+/// model or of a route, or `None` for the main model. Percent-encoding is undone, because some clients
+/// encode the slash of a hub id.
 ///
 /// # Errors
-/// [`ModelNotFound`](ErrorKind::ModelNotFound).
-pub(super) fn check(name: Option<&str>, state: &AppState, captioner: &Captioner) -> Result<()> {
+/// [`ModelNotFound`](cutline_error::ErrorKind::ModelNotFound).
+pub(in crate::http) fn check(
+    name: Option<&str>,
+    state: &AppState,
+    captioner: &Captioner,
+) -> Result<Option<String>> {
     let named = name.filter(|name| !name.is_empty() && *name != UNNAMED);
-    let Some(name) = named else { return Ok(()) };
+    let Some(name) = named else { return Ok(None) };
     let decoded = percent_encoding::percent_decode_str(name).decode_utf8();
     let wanted = bare(&decoded.unwrap_or(Cow::Borrowed(name))).to_owned();
-    let own = &captioner.info().id;
-    let aliases = &state.settings().model_aliases;
-    if wanted == bare(own) || aliases.iter().any(|alias| alias == ANY || bare(alias) == wanted) {
-        return Ok(());
+    // Models and routes come first: a route may have the name of the model that it usually asks.
+    if captioner.other_names().contains(&wanted.as_str()) {
+        return Ok(Some(wanted));
     }
-    let shown: String = wanted.chars().filter(|c| !c.is_control()).take(64).collect();
-    Err(Error::new(
-        ErrorKind::ModelNotFound,
-        format!(
-            "model '{shown}' not found; use '{own}', or let the operator of the server add the name \
-             to MODEL_ALIASES"
-        ),
-    ))
+    let others = captioner.other_models();
+    if let Some((other, _)) = others.into_iter().find(|(_, model)| model.is_named(&wanted)) {
+        return Ok(Some(other.to_owned()));
+    }
+    if captioner.is_named(&wanted) {
+        return Ok(Some(wanted));
+    }
+    let aliases = &state.settings().model_aliases;
+    if aliases.iter().any(|alias| alias == ANY || bare(alias) == wanted) {
+        return Ok(None);
+    }
+    Err(captioner.unknown(&wanted))
 }
 
-/// The names of the loaded model, its own first.
+/// The names of the main model, its own first, and those of all other models and routes.
 pub(super) fn all<'a>(state: &'a AppState, captioner: &'a Captioner) -> Vec<&'a str> {
     let aliases = state.settings().model_aliases.iter().map(String::as_str);
-    [captioner.info().id.as_str()].into_iter().chain(aliases.filter(|name| *name != ANY)).collect()
+    let own = [captioner.info().id.as_str()].into_iter();
+    let mut all: Vec<&str> = own.chain(aliases.filter(|name| *name != ANY)).collect();
+    for name in captioner.other_names() {
+        if !all.contains(&name) {
+            all.push(name);
+        }
+    }
+    all
 }
 
 fn bare(name: &str) -> &str {

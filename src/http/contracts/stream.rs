@@ -17,9 +17,9 @@ use super::INTENT;
 use super::ask::{Ask, Asked, Reply};
 use super::intent::Intent;
 use super::structured::Format;
-use crate::captioner::{Caption, CaptionEvent, Captioner};
+use crate::captioner::{Caption, CaptionEvent, CaptionStream, Captioner};
 use crate::http::generate::too_late;
-use crate::http::observe::StreamResult;
+use crate::http::observe::{StreamResult, name_backend};
 use crate::http::state::AppState;
 use cutline_error::{Error, Result};
 
@@ -92,6 +92,7 @@ async fn respond(mut asked: Asked, dialect: impl Dialect) -> Result<Response> {
 fn response<D: Dialect>(asked: Asked, dialect: D) -> Result<Response> {
     let result = StreamResult::default();
     let intent = asked.intent;
+    let way = asked.runs.first().and_then(CaptionStream::answered_by);
     // A capacity of one: a slow reader slows the writer down.
     let (sender, pieces) = mpsc::channel(1);
     tokio::spawn(Writer { asked, dialect, sender, result: result.clone() }.run());
@@ -102,6 +103,9 @@ fn response<D: Dialect>(asked: Asked, dialect: D) -> Result<Response> {
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     headers.insert(ACCEL_BUFFERING, HeaderValue::from_static("no"));
     headers.insert(INTENT, HeaderValue::from_static(intent.as_str()));
+    if let Some(way) = &way {
+        name_backend(&mut response, way);
+    }
     response.extensions_mut().insert(result);
     Ok(response)
 }

@@ -187,7 +187,7 @@ pub(in crate::http) async fn start(
     let mut described = given.clone();
     described.insert("q".into(), json!(q));
     let params = parameters(given)?;
-    state.captioner()?.prompt_tokens(&params)?;
+    state.captioner()?.local(params.model.as_deref())?.prompt_tokens(&params)?;
     let photos = with(&state, move |store| select(store, &selection)).await?;
     if dry_run {
         return Ok(Json(Rehearsal { matched: photos.len() as u64 }).into_response());

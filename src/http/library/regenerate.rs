@@ -99,7 +99,8 @@ pub(super) async fn regenerate(
     run: Option<i64>,
     priority: Priority,
 ) -> Result<Regenerated> {
-    let captioner = state.captioner()?;
+    // Whoever reads the history must be able to tell which model wrote a text, so no route chooses.
+    let captioner = state.captioner()?.local(params.model.as_deref())?;
     let found = with(state, move |store| store.asset(&hash)).await?;
     let asset = found.ok_or_else(|| no_photo(&hash))?;
     let most = state.settings().max_image_bytes;
@@ -112,7 +113,7 @@ pub(super) async fn regenerate(
         (captioner.fingerprint(&params), params.prompt.clone().unwrap_or_default());
     let field = library::field(params.style);
     let photos = vec![Photo::new(bytes, permit)];
-    let stream = captioner.start_all(photos, params, priority).await?.pop();
+    let stream = captioner.start_here(photos, params, priority).await?.pop();
     let stream = stream.ok_or_else(|| Error::internal("an image was lost"))?;
     // Stored here, as part of the run.
     let caption = stream.unkept().end().await?;

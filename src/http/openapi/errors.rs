@@ -55,8 +55,8 @@ macro_rules! problems {
 }
 
 problems! {
-    CaptionProblems: KEY, BODY, MODEL;
-    BatchProblems: KEY, BODY, MODEL, &[ErrorKind::BatchTooLarge];
+    CaptionProblems: KEY, BODY, MODEL, &[ErrorKind::ModelNotFound];
+    BatchProblems: KEY, BODY, MODEL, &[ErrorKind::BatchTooLarge, ErrorKind::ModelNotFound];
     ImageProblems: KEY, BODY;
     RealtimeProblems: KEY, MODEL, &[ErrorKind::MalformedRequest, ErrorKind::OriginNotAllowed];
     LibraryProblems: KEY, LIBRARY;

@@ -8,7 +8,7 @@ use cutline::config::HttpSettings;
 use serde_json::Value;
 
 use super::fixture::{Fixture, png, post};
-use super::metrics::{labels, page};
+use super::metrics::{ROUTES, labels, page};
 
 const ALERTS: &str = include_str!("../../../deploy/prometheus/alerts.yml");
 const PROMETHEUS: &str = include_str!("../../../deploy/prometheus/prometheus.yml");
@@ -26,6 +26,8 @@ async fn exported() -> BTreeMap<String, BTreeSet<String>> {
     let fixture = Fixture::roomy(8, MemoryLimits::default());
     fixture.send(post("", "image/png", png())).await;
     fixture.send(post("?num_beams=0", "image/png", png())).await;
+    fixture.route(ROUTES);
+    fixture.send(post("?model=best", "image/png", png())).await;
     let mut names: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for series in page(&fixture).await.samples.keys() {
         let name = series.split('{').next().unwrap().to_owned();

@@ -12,6 +12,7 @@ use cutline::captioner::{
     AppearanceOptions, Captioner, CaptionerParts, GenerationDefaults, MemoryLimits, ModelInfo,
 };
 use cutline::config::HttpSettings;
+use cutline::engine::source::ModelSource;
 use cutline::engine::{
     ClosedSet, EncodedImage, Engine, Event, FinishReason, ImageInput, Job, JobId, PixelValues,
     Sequence, Task,
@@ -21,6 +22,7 @@ use cutline::generate::{Decoder, DecoderInput, Progress};
 use cutline::http::{AppState, app};
 use cutline::image::{DecodeLimits, PreprocessConfig};
 use cutline::metrics::Metrics;
+use cutline::routing::RoutingSettings;
 use cutline::scheduler::VisionOrder;
 use cutline::tokenizer::{Tokenizer, TokenizerSource};
 use image::{ImageFormat, RgbImage};
@@ -264,6 +266,24 @@ impl Fixture {
         Self { script, state: AppState::new(settings).with_metrics(metrics), captioner }
     }
 
+    /// Adds the routes in `file`; all local backends are this model.
+    pub(super) fn route(&self, file: &str) {
+        self.route_with(file, Vec::new());
+    }
+
+    /// The same, with more models.
+    pub(super) fn route_with(&self, file: &str, models: Vec<(String, Captioner)>) {
+        let names = models.iter().map(|(name, _)| (name.clone(), ModelSource::Embedded));
+        let settings = RoutingSettings {
+            models: names.collect(),
+            routes: cutline_route::Config::parse(file).unwrap(),
+            limit: Duration::from_secs(28),
+            ..RoutingSettings::default()
+        };
+        let loaded = cutline::routing::connect(self.captioner.clone(), models, &settings).unwrap();
+        self.state.show_routes(loaded.routes.unwrap());
+    }
+
     pub(super) fn app(&self) -> Router {
         app(self.state.clone())
     }
@@ -331,6 +351,8 @@ fn model_info() -> ModelInfo {
             repetition_penalty: 1.0,
             no_repeat_ngram_size: 0,
         },
+        weight_bytes: 1,
+        others: Vec::new(),
         digest: "blake3:00".into(),
         source: "embedded".into(),
         revision: None,

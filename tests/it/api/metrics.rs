@@ -10,6 +10,24 @@ use cutline::config::HttpSettings;
 
 use super::fixture::{Fixture, distinct, eventually, form_bytes, png, post, post_to};
 
+/// A backend that is not there, and one that has a price.
+pub(super) const ROUTES: &str = r#"
+[[backend]]
+name = "away"
+kind = "ollama"
+base_url = "http://127.0.0.1:1"
+model = "llava"
+
+[[backend]]
+name = "here"
+kind = "local"
+price = { per_image = 0.01 }
+
+[[route]]
+name = "best"
+backends = [["away"], ["here"]]
+"#;
+
 /// Names and values.
 pub(super) type Labels = Vec<(String, String)>;
 
@@ -348,7 +366,9 @@ async fn the_process_is_described() {
 async fn the_documentation_lists_every_name() {
     const PAGE: &str = include_str!("../../../docs/observability.md");
     let fixture = roomy();
+    fixture.route(ROUTES);
     fixture.send(post("?num_beams=0", "image/png", png())).await;
+    fixture.send(post("?model=best", "image/png", png())).await;
     let exported: BTreeSet<String> = page(&fixture).await.types.into_keys().collect();
     let (_, section) = PAGE.split_once("\n## Metrics").expect("a section on metrics");
     let section = section.split("\n## ").next().unwrap();

@@ -41,6 +41,7 @@ fn it_describes_the_endpoints_of_the_design() {
     assert_eq!(contract()["openapi"], "3.1.0");
     let expected = [
         ("GET", "/"),
+        ("GET", "/admin/backends"),
         ("DELETE", "/library/assets/{hash}"),
         ("GET", "/library/assets"),
         ("GET", "/library/assets/{hash}"),

@@ -26,6 +26,7 @@ fn description(text: &str) -> Description {
         },
         colors: None,
         timings: Timings::default(),
+        routing: None,
         batch_size: None,
         appearance: None,
     }))

@@ -65,7 +65,8 @@ pub(super) async fn infer(
     let json_length = json_length(request.headers())?;
     let most = state.settings().max_images_per_request;
     let received = receive(request, &state, captioner.budget(), most).await?;
-    let Call { id, inputs, options, outputs } = Call::read(&received.bytes, json_length, most)?;
+    let Call { id, inputs, mut options, outputs } = Call::read(&received.bytes, json_length, most)?;
+    options.params.model = address.meant(&state, captioner)?;
     let photos = photos(&inputs, &received, &state).await?;
     drop(received);
     let reply = Box::pin(caption(photos, options, &state, captioner)).await?;

@@ -127,12 +127,20 @@ impl Address {
         Ok(())
     }
 
+    /// What the name means for the parameters of a caption.
+    ///
+    /// # Errors
+    /// [`ModelNotFound`](ErrorKind::ModelNotFound).
+    fn meant(&self, state: &AppState, captioner: &Captioner) -> Result<Option<String>> {
+        names::check(Some(&self.model), state, captioner)
+    }
+
     /// The name of the model as the client knows it.
     ///
     /// # Errors
     /// [`ModelNotFound`](ErrorKind::ModelNotFound).
     fn name<'n>(&self, state: &'n AppState, captioner: &'n Captioner) -> Result<&'n str> {
-        names::check(Some(&self.model), state, captioner)?;
+        let _known = self.meant(state, captioner)?;
         let mut all = names::all(state, captioner).into_iter();
         Ok(all.find(|name| *name == self.model).unwrap_or(&captioner.info().id))
     }

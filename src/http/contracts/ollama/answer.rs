@@ -234,7 +234,7 @@ fn unloads(keep_alive: Option<&RawValue>) -> bool {
 
 /// The answer to a request that only loads or unloads the model, which is always loaded.
 fn loaded(wanted: &Wanted<'_>, state: &AppState, captioner: &Captioner) -> Result<Response> {
-    names::check(wanted.model, state, captioner)?;
+    let _known = names::check(wanted.model, state, captioner)?;
     let mut answer = head(wanted.model.unwrap_or(&captioner.info().id), wanted.shape, "");
     answer["done"] = json!(true);
     answer["done_reason"] = json!(if wanted.unload { "unload" } else { "load" });
@@ -248,11 +248,12 @@ async fn prepare(
     state: &AppState,
     captioner: &Captioner,
 ) -> Result<(Ask, Lines, bool)> {
-    names::check(wanted.model, state, captioner)?;
+    let model = names::check(wanted.model, state, captioner)?;
+    let chosen = captioner.named(model.as_deref());
     let intent = Intent::of(&wanted.instruction);
     let format = format(wanted.format)?;
     let photos = images::photos(&wanted.images, received, state).await?;
-    let params = params(&wanted, captioner);
+    let params = CaptionParams { model, ..params(&wanted, chosen) };
     let lines = Lines {
         model: wanted.model.unwrap_or(&captioner.info().id).to_owned(),
         shape: wanted.shape,

@@ -145,15 +145,15 @@ async fn read(request: Request, state: &AppState) -> Result<(&Captioner, bool)> 
     let captioner = state.loaded().ok_or_else(loading)?;
     let received = receive(request, state, captioner.budget(), 0).await?;
     let asked: ModelRequest<'_> = received.json()?;
-    names::check(asked.model.or(asked.name).as_deref(), state, captioner)?;
-    Ok((captioner, asked.stream.unwrap_or(true)))
+    let model = names::check(asked.model.or(asked.name).as_deref(), state, captioner)?;
+    Ok((captioner.named(model.as_deref()), asked.stream.unwrap_or(true)))
 }
 
 /// One entry for each name of the model.
 fn entries(state: &AppState, captioner: &Captioner) -> Vec<Value> {
-    let info = captioner.info();
     let names = names::all(state, captioner).into_iter();
     let entry = |name: &str| {
+        let captioner = captioner.named(Some(name));
         // Home Assistant looks for a name with its tag.
         let name = if name.contains(':') { name.to_owned() } else { format!("{name}:latest") };
         json!({
@@ -161,7 +161,7 @@ fn entries(state: &AppState, captioner: &Captioner) -> Vec<Value> {
             "model": name,
             "modified_at": started(state),
             "size": size(captioner),
-            "digest": info.digest_hex(),
+            "digest": captioner.info().digest_hex(),
             "details": details(captioner),
             "capabilities": ["completion", "vision"],
         })

@@ -89,17 +89,19 @@ pub(super) async fn complete(
     let most = state.settings().max_images_per_request;
     let received = receive(request, &state, captioner.budget(), most).await?;
     let chat: ChatRequest<'_> = received.json()?;
-    names::check(chat.model.as_deref(), &state, captioner)?;
+    let model = names::check(chat.model.as_deref(), &state, captioner)?;
+    let chosen = captioner.named(model.as_deref());
     let conversation = conversation(&chat.messages);
     let intent = Intent::of(&conversation.instruction);
     let format = match &chat.response_format {
         Some(format) => format.format()?,
         None => Format::Text,
     };
-    let params = params(&chat, &conversation, captioner)?;
+    let mut params = params(&chat, &conversation, chosen)?;
+    params.model = model.or(params.model);
     let photos = images::photos(&conversation.images, &received, &state).await?;
-    let logprobs = Logprobs::of(chat.logprobs.unwrap_or(false), captioner);
-    let completion = Completion::new(captioner, logprobs);
+    let logprobs = Logprobs::of(chat.logprobs.unwrap_or(false), chosen);
+    let completion = Completion::new(chosen, params.model.as_deref(), logprobs);
     let streamed = chat.stream.unwrap_or(false);
     let usage = chat.stream_options.and_then(|options| options.include_usage).unwrap_or(false);
     drop(received);
@@ -147,13 +149,13 @@ struct Completion {
 }
 
 impl Completion {
-    fn new(captioner: &Captioner, logprobs: Logprobs) -> Self {
+    fn new(captioner: &Captioner, asked: Option<&str>, logprobs: Logprobs) -> Self {
         let info = captioner.info();
         Self {
             logprobs,
             id: new_id("chatcmpl-"),
             created: unix_seconds(),
-            model: info.id.clone(),
+            model: asked.unwrap_or(&info.id).to_owned(),
             fingerprint: fingerprint(info).to_owned(),
         }
     }

@@ -30,9 +30,10 @@ pub(super) async fn retrieve(
     Path(id): Path<String>,
 ) -> Result<Json<Value>, Failure> {
     let captioner = state.loaded().ok_or_else(loading)?;
-    names::check(Some(&id), &state, captioner)?;
+    let model_name = names::check(Some(&id), &state, captioner)?;
     let all = names::all(&state, captioner);
-    let name = all.iter().find(|name| **name == id).copied().unwrap_or(&captioner.info().id);
+    let named = all.iter().find(|name| **name == id).copied();
+    let name = named.or(model_name.as_deref()).unwrap_or(&captioner.info().id);
     Ok(Json(model(name, &state, captioner)))
 }
 
@@ -42,7 +43,7 @@ fn model(name: &str, state: &AppState, captioner: &Captioner) -> Value {
         "object": "model",
         "created": unix_seconds().saturating_sub(state.uptime().as_secs()),
         "owned_by": "cutline",
-        "context_length": captioner.info().max_positions,
+        "context_length": captioner.named(Some(name)).info().max_positions,
         "architecture": {"input_modalities": ["image", "text"], "output_modalities": ["text"]},
         "capabilities": ["vision"],
     })

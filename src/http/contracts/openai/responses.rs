@@ -103,7 +103,8 @@ pub(super) async fn create(
     let most = state.settings().max_images_per_request;
     let received = receive(request, &state, captioner.budget(), most).await?;
     let asked: ResponseRequest<'_> = received.json()?;
-    names::check(asked.model.as_deref(), &state, captioner)?;
+    let model = names::check(asked.model.as_deref(), &state, captioner)?;
+    let chosen = captioner.named(model.as_deref());
     if asked.previous_response_id.is_some() {
         return Err(Failure(Error::parameter(
             "previous_response_id",
@@ -123,7 +124,8 @@ pub(super) async fn create(
     }
     let mut params = fields.finish()?;
     params.stream = false;
-    limit_tokens(&mut params, asked.max_output_tokens, captioner);
+    params.model = model.or(params.model);
+    limit_tokens(&mut params, asked.max_output_tokens, chosen);
     let ResponseRequest { temperature, top_p, .. } = asked;
     Sampling { temperature, top_p, ..Sampling::default() }.apply(&mut params);
     let logprobs = asked.include.iter().any(|name| **name == *LOGPROBS);
@@ -133,7 +135,7 @@ pub(super) async fn create(
         id: new_id("resp_"),
         message: new_id("msg_"),
         created: unix_seconds(),
-        model: captioner.info().id.clone(),
+        model: params.model.clone().unwrap_or_else(|| chosen.info().id.clone()),
         request: json!({
             "instructions": asked.instructions.as_deref(),
             "max_output_tokens": asked.max_output_tokens,
@@ -141,7 +143,7 @@ pub(super) async fn create(
             "top_p": asked.top_p.unwrap_or(1.0),
             "top_logprobs": asked.top_logprobs.unwrap_or(0),
         }),
-        logprobs: Logprobs::of(logprobs, captioner),
+        logprobs: Logprobs::of(logprobs, chosen),
     };
     let photos = images::photos(&conversation.images, &received, &state).await?;
     let streamed = asked.stream.unwrap_or(false);

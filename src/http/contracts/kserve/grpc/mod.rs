@@ -148,10 +148,12 @@ async fn model_infer(State(state): State<AppState>, request: Request) -> Result<
     let most = state.settings().max_images_per_request;
     let received = receive(request, &state, captioner.budget(), most).await?;
     let call = InferMessage::read(message(&received.bytes)?)?;
-    let model = Address::new(call.model, call.version)?.name(&state, captioner)?;
+    let address = Address::new(call.model, call.version)?;
+    let model = address.name(&state, captioner)?;
     let id = call.id()?.to_owned();
     let inputs = call.inputs(most)?;
-    let options = Options::read(call.parameters, inputs.prompt.as_deref())?;
+    let mut options = Options::read(call.parameters, inputs.prompt.as_deref())?;
+    options.params.model = address.meant(&state, captioner)?;
     let outputs = Wanted::of(&call.outputs, true)?;
     let photos = photos(&inputs, &received, &state).await?;
     drop(received);

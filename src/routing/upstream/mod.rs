@@ -1,0 +1,197 @@
+//! Models elsewhere: a small client of two protocols.
+//!
+//! - `network` makes connections; tests replace it;
+//! - `exchange` sends one request and gives its answer in bounded pieces;
+//! - `openai` and `ollama` know the fields of their protocol;
+//! - `answer` is what is understood of an answer so far.
+//!
+//! A connection serves one request, so that nothing is left of it when the client leaves. Redirects are not
+//! followed, the environment's proxies are not used, and neither the key nor the text of an answer is
+//! ever logged.
+
+mod answer;
+mod exchange;
+mod network;
+mod ollama;
+mod openai;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use self::answer::Answer;
+use self::exchange::{Address, Client};
+#[cfg(test)]
+pub(super) use self::network::Io;
+pub(super) use self::network::{Dial, SystemDial};
+use crate::captioner::{CaptionParams, Foreign, SendablePhoto, Style, TextStyle};
+use crate::engine::FinishReason;
+use cutline_error::{Error, ErrorKind, Result};
+use cutline_route::{Ability, Backend, Failure, Kind, Usage};
+
+/// A caption of a language model that counts its words in another way needs more tokens than one of BLIP.
+const LEAST_TOKENS: usize = 128;
+
+/// An API key. It is never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ApiKey(String);
+
+impl ApiKey {
+    /// The key in this text; spaces around it do not count.
+    ///
+    /// # Errors
+    /// [`Config`](ErrorKind::Config): it is empty, or has characters that no header can have.
+    pub fn new(text: &str) -> Result<Self> {
+        let text = text.trim();
+        if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            let detail =
+                "the key is empty or has characters that no key has; check where it comes from";
+            return Err(Error::new(ErrorKind::Config, detail));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Debug for ApiKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ApiKey(…)")
+    }
+}
+
+/// One model elsewhere.
+#[derive(Debug)]
+pub(super) struct Upstream {
+    kind: Kind,
+    model: String,
+    instruction: Option<String>,
+    streams: bool,
+    client: Client,
+}
+
+/// An answer, and what it took.
+#[derive(Debug)]
+pub(super) struct Answered {
+    pub(super) foreign: Foreign,
+    pub(super) usage: Usage,
+}
+
+impl Upstream {
+    /// The model that `backend` describes.
+    ///
+    /// # Errors
+    /// [`Config`](ErrorKind::Config): its address cannot be used.
+    pub(super) fn new(backend: &Backend, key: Option<ApiKey>, dial: Arc<dyn Dial>) -> Result<Self> {
+        let address = Address::parse(&backend.base_url)?;
+        Ok(Self {
+            kind: backend.kind,
+            model: backend.model.clone(),
+            instruction: backend.instruction.clone(),
+            streams: backend.supports.contains(&Ability::Stream),
+            client: Client::new(address, key.map(|key| key.0), dial)?,
+        })
+    }
+
+    /// Describes `photo`. `on_text` gets the text so far, each time that it has grown.
+    pub(super) async fn describe(
+        &self,
+        photo: &SendablePhoto,
+        params: &CaptionParams,
+        mut on_text: impl FnMut(&str) + Send,
+    ) -> Result<Answered, Failure> {
+        let begin = Instant::now();
+        // Several captions come in one piece, and so does a text that is changed afterwards.
+        let stream = self.streams && params.num_captions == 1 && params.style == Style::Caption;
+        let request = Asked {
+            model: &self.model,
+            instruction: &self.instruction(params),
+            image: &STANDARD.encode(&photo.jpeg),
+            params,
+            tokens: params.max_new_tokens.max(LEAST_TOKENS),
+            stream,
+        };
+        let (path, body) = match self.kind {
+            Kind::Ollama => ("/api/chat", ollama::request(&request)),
+            Kind::OpenAi | Kind::Local => ("/v1/chat/completions", openai::request(&request)),
+        };
+        let mut body = self.client.post(path, body.to_string().into_bytes()).await?;
+        let mut answer = Answer::default();
+        if stream {
+            while let Some(line) = body.line().await? {
+                let grown = match self.kind {
+                    Kind::Ollama => ollama::line(&line, &mut answer)?,
+                    Kind::OpenAi | Kind::Local => openai::line(&line, &mut answer)?,
+                };
+                if grown {
+                    on_text(answer.so_far());
+                }
+                if answer.ended {
+                    break;
+                }
+            }
+        } else {
+            let bytes = body.whole().await?;
+            match self.kind {
+                Kind::Ollama => ollama::whole(&bytes, &mut answer)?,
+                Kind::OpenAi | Kind::Local => openai::whole(&bytes, &mut answer)?,
+            }
+        }
+        let usage = answer.usage;
+        let foreign = answer.finish(&self.model, begin.elapsed())?;
+        Ok(Answered { foreign, usage })
+    }
+
+    /// Whether the backend is there: it answers a small question, whatever it says.
+    pub(super) async fn is_alive(&self, limit: Duration) -> bool {
+        let path = match self.kind {
+            Kind::Ollama => "/api/tags",
+            Kind::OpenAi | Kind::Local => "/v1/models",
+        };
+        let asked = tokio::time::timeout(limit, self.client.get(path)).await;
+        matches!(asked, Ok(Ok(status)) if status < 500)
+    }
+
+    fn instruction(&self, params: &CaptionParams) -> String {
+        let mut text = match (&self.instruction, params.style) {
+            (Some(own), _) => own.clone(),
+            (None, Style::Caption) => {
+                "Describe this image in one short sentence. Answer with the sentence only."
+                    .to_owned()
+            }
+            (None, Style::AltText) => {
+                let most = params.max_chars.unwrap_or(TextStyle::DEFAULT_MAX_CHARS);
+                format!(
+                    "Write alt text for this image: one sentence of at most {most} characters for \
+                     people who cannot see it. Answer with the text only."
+                )
+            }
+        };
+        if let Some(prompt) = &params.prompt {
+            text.push_str(" Begin with these words: ");
+            text.push_str(prompt);
+        }
+        text
+    }
+}
+
+/// What is asked of a model, for the protocols.
+#[derive(Debug, Clone, Copy)]
+struct Asked<'a> {
+    model: &'a str,
+    instruction: &'a str,
+    /// In base64.
+    image: &'a str,
+    params: &'a CaptionParams,
+    tokens: usize,
+    stream: bool,
+}
+
+/// Why a text ends, as both protocols say it.
+fn finish_reason(reason: Option<&str>) -> FinishReason {
+    match reason {
+        Some("length") => FinishReason::Length,
+        _ => FinishReason::Stop,
+    }
+}
