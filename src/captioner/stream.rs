@@ -147,14 +147,14 @@ impl CaptionStream {
     /// Whether the answer is cached. Such a caption never waits.
     #[must_use]
     pub fn is_cached(&self) -> bool {
-        matches!(self.source, AnswerSource::Cache(_))
+        matches!(self.source, AnswerSource::Cache(..))
     }
 
     /// Whether the model has begun with the caption, or the answer is there.
     #[must_use]
     pub fn has_started(&self) -> bool {
         match &self.source {
-            AnswerSource::Cache(_) => true,
+            AnswerSource::Cache(..) => true,
             AnswerSource::Flight { progress, .. } => progress.borrow().has_started(),
             AnswerSource::Elsewhere(reader) => reader.has_begun(),
         }

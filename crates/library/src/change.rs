@@ -89,6 +89,13 @@ pub struct NewText {
     pub confidence: Option<f32>,
 }
 
+impl NewText {
+    /// Whether its confidence is that of the photo.
+    pub(crate) fn is_rated(&self) -> bool {
+        self.field == Field::Caption && self.lang == "en"
+    }
+}
+
 impl NewAsset {
     /// A photo of which nothing is known yet.
     #[must_use]
@@ -160,6 +167,7 @@ pub enum TextAction {
     /// An earlier text replaces it.
     Revert {
         /// The earlier revision.
+        #[serde(deserialize_with = "crate::whole::number")]
         revision: i64,
     },
 }

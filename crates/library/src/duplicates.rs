@@ -46,13 +46,13 @@ pub fn find(store: &dyn Store, max_bits: u32, skip: usize, limit: usize) -> Resu
     let all = store.near_duplicates(max_bits)?;
     let total = all.len() as u64;
     let mut groups = Vec::new();
-    for hashes in all.into_iter().skip(skip).take(limit) {
+    for hashes in all.iter().skip(skip).take(limit) {
         let mut group = Vec::with_capacity(hashes.len());
         for hash in hashes {
             // It may have been removed meanwhile.
-            let Some(asset) = store.asset(&hash)? else { continue };
+            let Some(asset) = store.asset(hash)? else { continue };
             let (width, height, bytes) = (asset.width, asset.height, asset.bytes);
-            group.push(Duplicate { hash, name: asset.display_name(), width, height, bytes });
+            group.push(Duplicate { hash: *hash, name: asset.display_name(), width, height, bytes });
         }
         group.sort_by_key(|photo| {
             let pixels = u64::from(photo.width.unwrap_or(0)) * u64::from(photo.height.unwrap_or(0));

@@ -39,6 +39,7 @@ mod store;
 mod time;
 pub mod transfer;
 mod types;
+pub mod whole;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -51,8 +52,8 @@ pub use self::change::{
 pub use self::features::{Features, Neighbour, Probe, Similar};
 pub use self::query::{Attribute, Expression, Query, Sort, parse};
 pub use self::store::{
-    CheckReport, Count, Facet, FacetValue, FeedbackRow, Found, Page, Run, RunId, Stats, Store,
-    TrainingPair,
+    CheckReport, Count, Facet, FacetValue, FeedbackRow, Found, Groups, Page, Run, RunId, Stats,
+    Store, TrainingPair,
 };
 pub use self::time::{format_time, now, parse_time};
 pub use self::types::{

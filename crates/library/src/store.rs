@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 
 use cutline_error::Result;
 use serde::Serialize;
@@ -11,6 +12,9 @@ use crate::change::{Applied, Change};
 use crate::features::{Neighbour, Similar};
 use crate::query::Query;
 use crate::types::{Asset, Author, ContentHash, Name, NameKind, Revision, Thumbnail};
+
+/// Groups of photos. Shared, because those who page through them ask again for each page.
+pub type Groups = Arc<Vec<Vec<ContentHash>>>;
 
 /// The number of a run.
 pub type RunId = i64;
@@ -73,7 +77,7 @@ pub trait Store: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// [`InvalidParameter`](cutline_error::ErrorKind::InvalidParameter): more than 7 bits.
-    fn near_duplicates(&self, max_bits: u32) -> Result<Vec<Vec<ContentHash>>>;
+    fn near_duplicates(&self, max_bits: u32) -> Result<Groups>;
 
     /// Begins a run: changes that can be undone together.
     ///

@@ -13,6 +13,7 @@ use postgres::{Client, Statement};
 
 use super::address::Address;
 use super::error::Context;
+use super::many::{self, Many};
 use super::words;
 use crate::query::{Expression, Term};
 use crate::sql::derived::Words;
@@ -26,6 +27,8 @@ const TOGETHER: usize = 50;
 pub(super) struct Connection {
     client: RefCell<Client>,
     statements: RefCell<HashMap<String, Statement>>,
+    /// What is not written yet, while a call makes many changes.
+    many: RefCell<Option<Many>>,
     address: Arc<Address>,
     /// What fails if a statement does: "cannot be read".
     what: &'static str,
@@ -39,6 +42,7 @@ impl Connection {
         Ok(Self {
             client: RefCell::new(client),
             statements: RefCell::default(),
+            many: RefCell::default(),
             address: Arc::clone(address),
             what,
         })
@@ -165,8 +169,15 @@ impl Row for PostgresRow {
     }
 }
 
-impl Db for Connection {
-    fn execute(&self, sql: &str, values: &[Value<'_>]) -> Result<u64> {
+impl Connection {
+    /// Writes what waits.
+    fn write_waiting(&self) -> Result<()> {
+        let waiting = self.many.borrow_mut().as_mut().map(Many::take);
+        let mut waiting = waiting.unwrap_or_default().into_iter();
+        waiting.try_for_each(|(sql, values)| self.run(&sql, &values).map(drop))
+    }
+
+    fn run(&self, sql: &str, values: &[Value<'_>]) -> Result<u64> {
         self.with(|client, statements| {
             let statement = prepared(client, statements, sql, values)?;
             let values: Vec<&(dyn ToSql + Sync)> = values.iter().map(|value| value as _).collect();
@@ -174,9 +185,70 @@ impl Db for Connection {
         })
     }
 
+    /// Keeps a row for later, if many are written together.
+    fn wait(&self, sql: &str, values: &[Value<'_>]) -> Result<bool> {
+        let row = || values.iter().map(Value::owned).collect();
+        let full = self.many.borrow_mut().as_mut().map(|many| many.add(sql.to_owned(), row()));
+        if full == Some(true) {
+            self.write_waiting()?;
+        }
+        Ok(full.is_some())
+    }
+
+    /// The number of the next row of `table`. Nobody else writes, so numbers that are taken before are
+    /// those that the rows would get.
+    fn number(&self, table: &str) -> Result<i64> {
+        let next = || self.many.borrow_mut().as_mut().and_then(|many| many.number(table));
+        if let Some(number) = next() {
+            return Ok(number);
+        }
+        let numbers = many::NUMBERS;
+        let sql = format!(
+            "SELECT nextval(pg_get_serial_sequence('cutline.{table}', 'id')) \
+             FROM generate_series(1, {numbers})"
+        );
+        let read = |row: &dyn Row| row.get(0);
+        let numbers = (self as &dyn Db).all(&sql, &[], read)?;
+        if let Some(many) = self.many.borrow_mut().as_mut() {
+            many.put_numbers(table, numbers);
+        }
+        next().ok_or_else(|| damaged("a table without numbers"))
+    }
+}
+
+impl Db for Connection {
+    fn execute(&self, sql: &str, values: &[Value<'_>]) -> Result<u64> {
+        self.write_waiting()?;
+        self.run(sql, values)
+    }
+
     fn insert(&self, sql: &str, values: &[Value<'_>]) -> Result<i64> {
-        let dynamic: &dyn Db = self;
-        dynamic.value(&format!("{sql} RETURNING id"), values)
+        let together = self.many.borrow().is_some();
+        if let Some(numbered) = many::with_number(sql, values.len()).filter(|_| together) {
+            let number = self.number(many::table(sql))?;
+            let values = [values, &[number.into()]].concat();
+            self.wait(&numbered, &values)?;
+            return Ok(number);
+        }
+        (self as &dyn Db).value(&format!("{sql} RETURNING id"), values)
+    }
+
+    fn begin_many(&self) -> Result<()> {
+        *self.many.borrow_mut() = Some(Many::default());
+        Ok(())
+    }
+
+    fn end_many(&self, keep: bool) -> Result<()> {
+        let written = if keep { self.write_waiting() } else { Ok(()) };
+        *self.many.borrow_mut() = None;
+        written
+    }
+
+    fn add(&self, sql: &str, values: &[Value<'_>]) -> Result<()> {
+        if self.wait(sql, values)? {
+            return Ok(());
+        }
+        self.run(sql, values).map(drop)
     }
 
     fn each(
@@ -185,6 +257,7 @@ impl Db for Connection {
         values: &[Value<'_>],
         row: &mut dyn FnMut(&dyn Row) -> Result<()>,
     ) -> Result<()> {
+        self.write_waiting()?;
         self.with(|client, statements| {
             let statement = prepared(client, statements, sql, values)?;
             // Not all at once: there may be a gigabyte of them.

@@ -11,6 +11,7 @@ mod address;
 mod db;
 mod error;
 mod hand;
+mod many;
 mod migrate;
 mod stem;
 mod tls;
@@ -31,10 +32,12 @@ use crate::features::{Neighbour, Similar};
 use crate::query::Query;
 use crate::sql::check::{self, LISTED};
 use crate::sql::derived::Words;
-use crate::sql::similar::{self, Matrices};
+use crate::sql::similar::{Alike, Matrices};
 use crate::sql::writer::Writer;
 use crate::sql::{Db, find, read, report};
-use crate::store::{CheckReport, Facet, FeedbackRow, Page, Run, RunId, Stats, Store, TrainingPair};
+use crate::store::{
+    CheckReport, Facet, FeedbackRow, Groups, Page, Run, RunId, Stats, Store, TrainingPair,
+};
 use crate::types::{Asset, Author, ContentHash, Name, NameKind, Revision, Thumbnail};
 
 /// Settings of a connection that reads. Searches differ too much for one plan.
@@ -51,6 +54,7 @@ pub struct PostgresStore {
     /// `None` while it is dropped.
     open: Option<Open>,
     matrices: Matrices,
+    alike: Alike,
 }
 
 struct Open {
@@ -84,7 +88,12 @@ impl PostgresStore {
             let hand = PostgresHand::new(Arc::clone(&address), connection);
             Ok(Open { writer: Writer::start(hand)?, readers: Mutex::default() })
         })??;
-        Ok(Self { address, open: Some(open), matrices: Matrices::default() })
+        Ok(Self {
+            address,
+            open: Some(open),
+            matrices: Matrices::default(),
+            alike: Alike::default(),
+        })
     }
 
     /// Whether there is a library at `url`.
@@ -188,9 +197,8 @@ impl Store for PostgresStore {
         self.read_long(|db| self.matrices.similar(db, similar))
     }
 
-    fn near_duplicates(&self, max_bits: u32) -> Result<Vec<Vec<ContentHash>>> {
-        similar::check_bits(max_bits)?;
-        self.read_long(|db| similar::near_duplicates(db, max_bits))
+    fn near_duplicates(&self, max_bits: u32) -> Result<Groups> {
+        self.read_long(|db| self.alike.groups(db, max_bits))
     }
 
     fn start_run(&self, kind: &str, parameters: &str, author: &Author) -> Result<RunId> {

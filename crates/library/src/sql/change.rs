@@ -6,13 +6,18 @@ use cutline_error::{Error, ErrorKind, Result};
 
 use super::derived::Derived;
 use super::value::values;
-use super::{Db, Reindexed, texts};
+use super::{Db, Reindexed, Value, texts};
 use crate::change::{
     Applied, Change, Feedback, FeedbackKind, NewAsset, NewText, TextChange, Written,
 };
 use crate::features::Features;
 use crate::time::now;
 use crate::types::{Author, ContentHash, Name, RevisionId};
+
+/// From so many changes on, photos are looked up and rows are written together.
+const MANY: usize = 8;
+/// Photos that are looked up by one statement.
+const TOGETHER: usize = 500;
 
 /// Makes the changes of one call.
 pub(crate) struct Changer<'a> {
@@ -28,6 +33,12 @@ pub(crate) struct Changer<'a> {
     spaces: HashMap<String, (i64, usize)>,
     /// Photos with their words before and after.
     pub(crate) words: Vec<Reindexed>,
+    /// Labels of photos, to be stored together.
+    pub(crate) links: Vec<(i64, i64)>,
+    /// The numbers of photos that changes are about, where many are looked up together.
+    known: HashMap<ContentHash, Option<i64>>,
+    /// Whether difference hashes were added, changed or removed.
+    hashes_changed: bool,
 }
 
 impl<'a> Changer<'a> {
@@ -40,14 +51,62 @@ impl<'a> Changer<'a> {
             authors: HashMap::new(),
             spaces: HashMap::new(),
             words: Vec::new(),
+            links: Vec::new(),
+            known: HashMap::new(),
+            hashes_changed: false,
         }
     }
 
     pub(crate) fn all(mut self, changes: Vec<Change>) -> Result<Vec<Applied>> {
+        let db = self.db;
+        if changes.len() < MANY {
+            return self.run(changes);
+        }
+        self.look_up(&changes)?;
+        db.begin_many()?;
+        let applied = self.run(changes);
+        db.end_many(applied.is_ok())?;
+        applied
+    }
+
+    /// Finds the photos that the library has, with few statements.
+    fn look_up(&mut self, changes: &[Change]) -> Result<()> {
+        let hash = |change: &Change| match change {
+            Change::Asset(asset) => Some(asset.hash),
+            _ => None,
+        };
+        let hashes: Vec<ContentHash> = changes.iter().filter_map(hash).collect();
+        for hashes in hashes.chunks(TOGETHER) {
+            let places = vec!["?"; hashes.len()].join(", ");
+            let sql = format!("SELECT hash, id FROM assets WHERE hash IN ({places})");
+            let values: Vec<Value<'_>> = hashes.iter().map(|hash| (&hash.0).into()).collect();
+            self.known.extend(hashes.iter().map(|hash| (*hash, None)));
+            self.db.each(&sql, &values, &mut |row| {
+                self.known.insert(super::read::hash(row, 0)?, Some(row.get(1)?));
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    fn run(&mut self, changes: Vec<Change>) -> Result<Vec<Applied>> {
         let applied = changes.into_iter().map(|change| self.one(change)).collect::<Result<_>>()?;
+        self.add_links()?;
         self.count_labels()?;
+        if self.hashes_changed {
+            self.count_hashes()?;
+        }
         self.index_words()?;
         Ok(applied)
+    }
+
+    /// Lets others know that hashes have changed; see `similar::Alike`.
+    fn count_hashes(&self) -> Result<()> {
+        let sql = "UPDATE counters SET value = value + 1 WHERE name = 'hashes_changed'";
+        if self.db.execute(sql, &[])? == 0 {
+            self.db.execute("INSERT INTO counters VALUES('hashes_changed', 1)", &[])?;
+        }
+        Ok(())
     }
 
     fn one(&mut self, change: Change) -> Result<Applied> {
@@ -67,7 +126,10 @@ impl<'a> Changer<'a> {
 
     /// The number of a photo.
     fn id(&self, hash: &ContentHash) -> Result<Option<i64>> {
-        super::read::asset_id(self.db, hash)
+        match self.known.get(hash) {
+            Some(id) => Ok(*id),
+            None => super::read::asset_id(self.db, hash),
+        }
     }
 
     fn existing(&self, hash: &ContentHash) -> Result<i64> {
@@ -103,9 +165,14 @@ impl<'a> Changer<'a> {
         let created = found.is_none();
         let (asset, before) = match found {
             Some(asset) => (asset, Derived::read(self.db, asset)?),
-            None => (self.insert(&new)?, Derived::default()),
+            None => {
+                let asset = self.insert(&new)?;
+                self.known.insert(new.hash, Some(asset));
+                (asset, Derived::default())
+            }
         };
         let facts = !created && self.facts(asset, &new)?;
+        self.hashes_changed |= new.dhash.is_some() && (created || facts);
         for (index, name) in new.names.iter().enumerate() {
             let same = |other: &Name| (other.kind, &other.name) == (name.kind, &name.name);
             self.name(asset, name, created && !new.names[..index].iter().any(same))?;
@@ -121,7 +188,7 @@ impl<'a> Changer<'a> {
                  bytes = excluded.bytes WHERE thumbnails.bytes IS DISTINCT FROM excluded.bytes \
                  OR thumbnails.media_type IS DISTINCT FROM excluded.media_type";
             let values = values![asset, &thumbnail.media_type, &thumbnail.bytes];
-            self.db.execute(sql, values)?;
+            self.db.add(sql, values)?;
         }
         let hash = new.hash;
         if created {
@@ -176,18 +243,31 @@ impl<'a> Changer<'a> {
         if new || self.db.execute(sql, values)? == 0 {
             let sql = "INSERT INTO names(asset_id, kind, name, size, modified_at, seen_at) \
                  VALUES(?, ?, ?, ?, ?, ?)";
-            self.db.execute(sql, values)?;
+            self.db.add(sql, values)?;
         }
         Ok(())
     }
 
     fn insert(&self, new: &NewAsset) -> Result<i64> {
         let sql = "INSERT INTO assets(hash, format, width, height, bytes, dhash, taken_at, at, added_at, \
-             updated_at, colors, mood) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, coalesce(?7, ?8), ?8, ?8, ?9, ?10)";
+             updated_at, colors, mood, confidence) \
+             VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, coalesce(?7, ?8), ?8, ?8, ?9, ?10, ?11)";
         let NewAsset { format, width, height, bytes, taken_at, mood, .. } = new;
         let (hash, dhash, colors) = (&new.hash.0, dhash(new), colors(new));
+        let shown = |text: &&NewText| text.is_rated() && !text.text.is_empty();
+        let confidence = new.texts.iter().find(shown).and_then(|text| text.confidence);
         let values = values![
-            hash, format, *width, *height, *bytes, dhash, *taken_at, self.now, &colors, mood
+            hash,
+            format,
+            *width,
+            *height,
+            *bytes,
+            dhash,
+            *taken_at,
+            self.now,
+            &colors,
+            mood,
+            confidence.map(f64::from)
         ];
         self.db.insert(sql, values)
     }
@@ -227,7 +307,7 @@ impl<'a> Changer<'a> {
             None => {}
         }
         let sql = "INSERT INTO features(asset_id, space_id, vector) VALUES(?, ?, ?)";
-        self.db.execute(sql, values![asset, space, &bytes]).map(drop)
+        self.db.add(sql, values![asset, space, &bytes])
     }
 
     /// The number of the space `name`, whose features have `dim` numbers.
@@ -314,10 +394,12 @@ impl<'a> Changer<'a> {
         let Some(asset) = self.id(hash)? else { return Ok(Applied::Purged(false)) };
         let before = Derived::read(self.db, asset)?;
         self.replace(asset, &before, &Derived::default())?;
+        self.hashes_changed = true;
         let sql = "UPDATE counters SET value = value + 1 WHERE name = 'features_removed' \
              AND EXISTS(SELECT 1 FROM features WHERE asset_id = ?)";
         self.db.execute(sql, values![asset])?;
         self.db.execute("DELETE FROM assets WHERE id = ?", values![asset])?;
+        self.known.insert(*hash, None);
         Ok(Applied::Purged(true))
     }
 }

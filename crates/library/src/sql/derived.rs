@@ -165,6 +165,7 @@ impl Changer<'_> {
     }
 
     pub(crate) fn replace(&mut self, asset: i64, before: &Derived, after: &Derived) -> Result<()> {
+        self.add_links()?;
         if before.words != after.words {
             self.words.push((asset, before.words.clone(), after.words.clone()));
         }
@@ -191,21 +192,32 @@ impl Changer<'_> {
 
     /// Words and labels of a photo that was just added.
     pub(crate) fn begin(&mut self, asset: i64, derived: Derived) -> Result<()> {
-        let mut values: Vec<Value<'_>> = Vec::new();
         for (kind, value) in &derived.labels {
             let label = match self.label(kind, value)? {
                 Some(label) => label,
                 None => self.add_label(kind, value)?,
             };
             *self.uses.entry(label).or_default() += 1;
-            values.extend([label.into(), asset.into()]);
+            self.links.push((label, asset));
         }
         self.words.push((asset, None, derived.words));
-        // A photo has many tags at most, and a statement has at least 999 values.
-        for values in values.chunks(200) {
-            let rows = vec!["(?, ?)"; values.len() / 2].join(", ");
+        Ok(())
+    }
+
+    /// Stores the labels of new photos. In their order, so that rows that belong together are written
+    /// together.
+    pub(crate) fn add_links(&mut self) -> Result<()> {
+        let mut links = std::mem::take(&mut self.links);
+        links.sort_unstable();
+        // A statement has at least 999 values.
+        for links in links.chunks(400) {
+            let values: Vec<Value<'_>> = links
+                .iter()
+                .flat_map(|(label, asset)| [(*label).into(), (*asset).into()])
+                .collect();
+            let rows = vec!["(?, ?)"; links.len()].join(", ");
             let sql = format!("INSERT INTO asset_labels(label_id, asset_id) VALUES{rows}");
-            self.db.execute(&sql, values)?;
+            self.db.execute(&sql, &values)?;
         }
         Ok(())
     }

@@ -17,7 +17,7 @@ use crate::query::{Attribute, Expression, Query, Sort};
 use crate::store::{Count, Facet, FacetValue, Found, Page};
 
 /// Photos that are ranked by relevance at most.
-const RANKED: usize = 300;
+const RANKED: usize = 200;
 /// Photos that are counted at most, where counting takes time in proportion.
 const COUNTED: usize = 100_000;
 /// Photos that facets look at, unless the query finds all.

@@ -27,6 +27,22 @@ pub(crate) trait Db {
     /// Adds a row to a table with numbered rows. Returns its number.
     fn insert(&self, sql: &str, values: &[Value<'_>]) -> Result<i64>;
 
+    /// Many rows follow. Until [`end_many`](Self::end_many), those of [`insert`](Self::insert) and
+    /// [`add`](Self::add) may be written later and together, but before anything else is done.
+    fn begin_many(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Writes what was not written yet, or forgets it, because all of the call is taken back.
+    fn end_many(&self, _keep: bool) -> Result<()> {
+        Ok(())
+    }
+
+    /// Adds a row whose number nobody needs.
+    fn add(&self, sql: &str, values: &[Value<'_>]) -> Result<()> {
+        self.execute(sql, values).map(drop)
+    }
+
     /// Runs a query and gives its rows to `row`, which may not ask the database itself.
     fn each(
         &self,

@@ -8,6 +8,7 @@ use cutline_error::{Error, ErrorKind, Result};
 use super::value::values;
 use super::{Cell, Db, read};
 use crate::features::{Matrix, Neighbour, Probe, Similar, cosine, normalised, numbers};
+use crate::store::Groups;
 use crate::types::ContentHash;
 
 /// Photos at most.
@@ -169,7 +170,7 @@ fn search(
 }
 
 /// Refuses more bits than [`near_duplicates`] can find.
-pub(crate) fn check_bits(bits: u32) -> Result<()> {
+fn check_bits(bits: u32) -> Result<()> {
     if bits <= MAX_BITS {
         return Ok(());
     }
@@ -179,12 +180,41 @@ pub(crate) fn check_bits(bits: u32) -> Result<()> {
     ))
 }
 
+/// The groups that were found last, because those who page through them ask again for each page.
+#[derive(Debug, Default)]
+pub(crate) struct Alike(Mutex<Option<Found>>);
+
+#[derive(Debug)]
+struct Found {
+    max_bits: u32,
+    /// The changes of hashes that were counted before.
+    changes: i64,
+    groups: Groups,
+}
+
+impl Alike {
+    /// The groups of [`near_duplicates`]. Others wait while they are found.
+    pub(crate) fn groups(&self, db: &dyn Db, max_bits: u32) -> Result<Groups> {
+        check_bits(max_bits)?;
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let sql = "SELECT value FROM counters WHERE name = 'hashes_changed'";
+        let changes = db.first(sql, &[], |row| row.get(0))?.unwrap_or(0);
+        if let Some(found) = &*last
+            && (found.max_bits, found.changes) == (max_bits, changes)
+        {
+            return Ok(Arc::clone(&found.groups));
+        }
+        let groups = Arc::new(near_duplicates(db, max_bits)?);
+        *last = Some(Found { max_bits, changes, groups: Arc::clone(&groups) });
+        Ok(groups)
+    }
+}
+
 /// Groups of photos whose hashes differ in few bits.
 ///
 /// Of four parts of 16 bits, one differs in at most one bit if all differ in at most seven. So photos
 /// with a part in common, or nearly so, are all that must be compared.
-pub(crate) fn near_duplicates(db: &dyn Db, max_bits: u32) -> Result<Vec<Vec<ContentHash>>> {
-    check_bits(max_bits)?;
+fn near_duplicates(db: &dyn Db, max_bits: u32) -> Result<Vec<Vec<ContentHash>>> {
     let sql = "SELECT hash, dhash FROM assets WHERE dhash IS NOT NULL ORDER BY id";
     let photos: Vec<(ContentHash, u64)> = db.all(sql, &[], |row| {
         let dhash: i64 = row.get(1)?;

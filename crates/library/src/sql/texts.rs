@@ -165,10 +165,11 @@ impl<'a> Slot<'a> {
             if self.is_new || db.execute(sql, &values)? == 0 {
                 let sql = "INSERT INTO current(asset_id, field, lang, revision_id, suggestion_id) \
                      VALUES(?, ?, ?, ?, ?)";
-                db.execute(sql, &values)?;
+                db.add(sql, &values)?;
             }
         }
-        if self.field == Field::Caption && self.lang == "en" {
+        // A new photo was added with that of its first text.
+        if !self.is_new && self.field == Field::Caption && self.lang == "en" {
             let sql = "UPDATE assets SET confidence = ?2 \
                  WHERE id = ?1 AND confidence IS DISTINCT FROM ?2";
             db.execute(sql, values![self.asset, confidence])?;

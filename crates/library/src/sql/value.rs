@@ -12,6 +12,20 @@ pub(crate) enum Value<'a> {
     Bool(bool),
 }
 
+#[cfg(feature = "postgres")]
+impl Value<'_> {
+    /// The same value, kept.
+    pub(crate) fn owned(&self) -> Value<'static> {
+        match self {
+            Self::Integer(value) => Value::Integer(*value),
+            Self::Real(value) => Value::Real(*value),
+            Self::Text(value) => Value::Text(value.as_ref().map(|text| text.to_string().into())),
+            Self::Blob(value) => Value::Blob(value.as_ref().map(|bytes| bytes.to_vec().into())),
+            Self::Bool(value) => Value::Bool(*value),
+        }
+    }
+}
+
 /// A value of a result.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Cell<'a> {

@@ -27,10 +27,12 @@ use self::hand::SqliteHand;
 use crate::change::{Applied, Change};
 use crate::features::{Neighbour, Similar};
 use crate::query::Query;
-use crate::sql::similar::{self, Matrices};
+use crate::sql::similar::{Alike, Matrices};
 use crate::sql::writer::Writer;
 use crate::sql::{Db, find, read, report};
-use crate::store::{CheckReport, Facet, FeedbackRow, Page, Run, RunId, Stats, Store, TrainingPair};
+use crate::store::{
+    CheckReport, Facet, FeedbackRow, Groups, Page, Run, RunId, Stats, Store, TrainingPair,
+};
 use crate::types::{Asset, Author, ContentHash, Name, NameKind, Revision, Thumbnail};
 
 /// How long to wait for another process that writes. Longer than a check of a large library compares its
@@ -48,6 +50,7 @@ pub struct SqliteStore {
     writer: Writer,
     readers: Mutex<Vec<Connection>>,
     matrices: Matrices,
+    alike: Alike,
 }
 
 impl SqliteStore {
@@ -77,11 +80,19 @@ impl SqliteStore {
             ("synchronous", "full"),
             ("secure_delete", "on"),
             ("cache_size", "-65536"),
+            // 32 MiB instead of 4: pages of the indexes that many changes touch are moved less often.
+            ("wal_autocheckpoint", "8192"),
         ] {
             connection.pragma_update(None, name, value).context(&path, "cannot be opened")?;
         }
         let writer = Writer::start(SqliteHand::new(connection, path.clone()))?;
-        Ok(Self { path, writer, readers: Mutex::default(), matrices: Matrices::default() })
+        Ok(Self {
+            path,
+            writer,
+            readers: Mutex::default(),
+            matrices: Matrices::default(),
+            alike: Alike::default(),
+        })
     }
 
     /// Reads with a connection of its own.
@@ -188,9 +199,8 @@ impl Store for SqliteStore {
         self.read_for(None, |db| self.matrices.similar(db, similar))
     }
 
-    fn near_duplicates(&self, max_bits: u32) -> Result<Vec<Vec<ContentHash>>> {
-        similar::check_bits(max_bits)?;
-        self.read_for(None, |db| similar::near_duplicates(db, max_bits))
+    fn near_duplicates(&self, max_bits: u32) -> Result<Groups> {
+        self.read_for(None, |db| self.alike.groups(db, max_bits))
     }
 
     fn start_run(&self, kind: &str, parameters: &str, author: &Author) -> Result<RunId> {

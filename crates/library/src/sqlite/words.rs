@@ -35,7 +35,11 @@ pub(super) fn lacking(none: &[Term]) -> Option<(&'static str, Value<'static>)> {
 
 /// The query in the language of the index; `None` if no word is asked for.
 fn match_words(expression: &Expression) -> Option<String> {
-    let all: Vec<String> = expression.all.iter().filter_map(|terms| any_of(terms)).collect();
+    // Phrases last: the index looks at the places of their words only where it has found all before them.
+    let mut all: Vec<_> = expression.all.iter().collect();
+    let is_phrase = |term: &Term| term.words.trim().contains(char::is_whitespace);
+    all.sort_by_key(|terms| terms.iter().any(is_phrase));
+    let all: Vec<String> = all.into_iter().filter_map(|terms| any_of(terms)).collect();
     if all.is_empty() {
         return None;
     }
@@ -63,4 +67,21 @@ fn word(term: &Term) -> String {
     let words = term.words.replace('"', "\"\"");
     let star = if term.is_prefix() { " *" } else { "" };
     format!("{column}\"{words}\"{star}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::query::parse;
+
+    #[test]
+    fn phrases_come_last_and_quotes_mean_nothing() {
+        let query = |text: &str| match_words(&parse(text, false).unwrap());
+        assert_eq!(
+            query("\"a dog\" OR cat alt:beach do* -mouse").unwrap(),
+            "((alt_text : \"beach\") AND (\"do \" *) AND (\"a dog\" OR \"cat\")) NOT (\"mouse\")"
+        );
+        assert_eq!(query("NEAR(").unwrap(), "(\"NEAR(\")");
+        assert_eq!(query("-mouse"), None);
+    }
 }

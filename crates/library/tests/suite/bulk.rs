@@ -1,6 +1,9 @@
 use cutline_error::ErrorKind;
 use cutline_library::bulk::{self, Bulk, BulkAction, Selection};
-use cutline_library::{Change, Feedback, FeedbackKind, Field, NewAsset, Query, Store, TextAction};
+use cutline_library::{
+    Applied, Change, Features, Feedback, FeedbackKind, Field, NameKind, NewAsset, Query, Store,
+    TextAction, TextChange, Thumbnail,
+};
 
 use super::*;
 
@@ -179,4 +182,68 @@ pub(crate) fn statistics_count(store: &dyn Store) {
     assert_eq!((stats.assets, stats.revisions, stats.suggestions), (4, 7, 1));
     assert_eq!((stats.without_caption, stats.without_alt_text, stats.reviewed), (1, 4, 2));
     assert!(stats.bytes > 0);
+}
+
+/// Stores write the rows of such a call together, where they can.
+pub(crate) fn a_call_with_many_changes_sees_its_own(store: &dyn Store) {
+    let asset = |number: u32, caption: &str, tags: &str| {
+        let mut asset = NewAsset::new(photo(number), machine("1"));
+        asset.name(NameKind::Path, format!("/photos/{number}.jpg"));
+        asset.text(Field::Caption, caption, Some(0.25));
+        asset.text(Field::Tags, tags, None);
+        asset.thumbnail = Some(Thumbnail { media_type: "image/jpeg".into(), bytes: vec![7; 99] });
+        asset.features = Some(Features { space: "m".into(), vector: vec![number as f32 + 1.0; 4] });
+        Change::Asset(Box::new(asset))
+    };
+    let clear = |number: u32| {
+        Change::Text(TextChange {
+            hash: photo(number),
+            field: Field::Caption,
+            lang: "en".into(),
+            action: TextAction::Clear,
+            author: person(),
+            if_version: Some(1),
+            run: None,
+        })
+    };
+    caption(store, 0, "an old dog");
+    let mut changes: Vec<Change> =
+        (0..250).map(|number| asset(number, &format!("a dog number{number}"), "dog")).collect();
+    // Again with another caption, edited, removed, and removed and added again.
+    changes.push(asset(1, "two wolves", "wolf"));
+    changes.push(clear(2));
+    changes.extend([Change::Purge(photo(3)), Change::Purge(photo(4)), asset(4, "a fox", "fox")]);
+    let applied = store.apply(changes).unwrap();
+    let created = |applied: &&Applied| matches!(applied, Applied::Asset { created: true, .. });
+    assert_eq!(applied.iter().filter(created).count(), 250);
+    assert_eq!(shown(store, 0).0, "a dog number0");
+    assert_eq!(shown(store, 1).0, "two wolves");
+    assert_eq!(shown(store, 2).0, "");
+    assert_eq!(shown(store, 4).0, "a fox");
+    assert!(store.asset(&photo(3)).unwrap().is_none());
+    let stats = store.stats().unwrap();
+    assert_eq!((stats.assets, stats.thumbnails, stats.features), (249, 249, 249));
+    let confidence = store.asset(&photo(9)).unwrap().unwrap().texts[0].confidence;
+    assert_eq!(confidence, Some(0.25));
+    let sure = Query { text: "confidence:<0.3".into(), count: true, ..Query::default() };
+    assert_eq!(
+        store.find(&sure).unwrap().total.unwrap().count,
+        248,
+        "not the one that was cleared"
+    );
+    assert_eq!(found(store, "tag:wolf", 300), [1]);
+    assert_eq!(found(store, "wolves", 300), [1]);
+    let problems = store.check().unwrap().problems;
+    assert!(problems.is_empty(), "{problems:?}");
+
+    // If one fails, none was made.
+    let mut changes: Vec<Change> = (300..320).map(|number| asset(number, "a cow", "cow")).collect();
+    changes.push(clear(2));
+    let error = store.apply(changes).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::PreconditionFailed);
+    assert_eq!(found(store, "cow", 300), [0; 0]);
+    assert_eq!(store.stats().unwrap().assets, 249);
+    caption(store, 300, "a cow");
+    assert_eq!(found(store, "cow", 301), [300]);
+    assert!(store.check().unwrap().problems.is_empty());
 }

@@ -33,6 +33,7 @@ macro_rules! every_test {
             search::near_duplicates_are_grouped,
             search::similar_photos_are_those_of_comparing_all,
             bulk::a_rehearsal_changes_nothing,
+            bulk::a_call_with_many_changes_sees_its_own,
             bulk::a_run_is_undone_but_later_edits_stay,
             bulk::tags_are_added_and_removed,
             bulk::decisions_are_undone,

@@ -1,4 +1,5 @@
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use cutline_error::ErrorKind;
 use cutline_library::{
@@ -302,10 +303,9 @@ pub(crate) fn near_duplicates_are_grouped(store: &dyn Store) {
         asset.name(NameKind::Path, format!("{number}.jpg"));
         add(store, asset);
     }
-    assert_eq!(
-        store.near_duplicates(2).unwrap(),
-        [vec![photo(0), photo(2)], vec![photo(1), photo(4)]]
-    );
+    let two = store.near_duplicates(2).unwrap();
+    assert_eq!(*two, [vec![photo(0), photo(2)], vec![photo(1), photo(4)]]);
+    assert!(Arc::ptr_eq(&two, &store.near_duplicates(2).unwrap()), "they are found once");
     let page = duplicates::find(store, 2, 1, 5).unwrap();
     assert_eq!((page.groups.len(), page.total), (1, 2));
     let names: Vec<&str> = page.groups[0].iter().map(|photo| photo.name.as_str()).collect();
@@ -313,6 +313,18 @@ pub(crate) fn near_duplicates_are_grouped(store: &dyn Store) {
     let five = store.near_duplicates(5).unwrap();
     assert_eq!(five[0], [photo(0), photo(2), photo(3), photo(5)]);
     assert!(store.near_duplicates(8).is_err());
+
+    // Whatever changes a hash is seen at once.
+    store.apply(vec![Change::Purge(photo(4))]).unwrap();
+    assert_eq!(*store.near_duplicates(2).unwrap(), [vec![photo(0), photo(2)]]);
+    let mut asset = NewAsset::new(photo(1), Author::import("test"));
+    asset.dhash = Some(0b1);
+    add(store, asset);
+    assert_eq!(*store.near_duplicates(2).unwrap(), [vec![photo(0), photo(1), photo(2)]]);
+    let mut asset = NewAsset::new(photo(9), Author::import("test"));
+    asset.dhash = Some(1 << 40);
+    add(store, asset);
+    assert_eq!(store.near_duplicates(2).unwrap()[0].len(), 4);
 }
 
 pub(crate) fn similar_photos_are_those_of_comparing_all(store: &dyn Store) {
