@@ -236,9 +236,14 @@ impl Job {
         let photo = way.sendable.insert(photo);
         let backend = &self.shared.config().backends[attempt.backend];
         let route = &self.shared.config().routes[self.route];
-        if backend.privacy == Privacy::Remote {
-            if !way.sent_to.contains(&backend.name) {
-                way.sent_to.push(backend.name.clone());
+        let photo = &*photo;
+        let sent_to = &mut way.sent_to;
+        let on_sending = || {
+            if backend.privacy != Privacy::Remote {
+                return;
+            }
+            if !sent_to.contains(&backend.name) {
+                sent_to.push(backend.name.clone());
             }
             tracing::info!(
                 route = route.name,
@@ -247,13 +252,13 @@ impl Job {
                 bytes = photo.jpeg.len(),
                 "a photo is sent to another machine, scaled down and without metadata"
             );
-        }
+        };
         let on_text = |text: &str| {
             if let Some(writer) = publish {
                 writer.text(text.to_owned());
             }
         };
-        let asked = upstream.describe(photo, &self.params, on_text).await;
+        let asked = upstream.describe(photo, &self.params, on_sending, on_text).await;
         let Answered { foreign, usage } =
             asked.map_err(|failure| (failure, not_answered(&backend.name, failure)))?;
         let total = way.begin.elapsed();

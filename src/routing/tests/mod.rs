@@ -242,6 +242,19 @@ async fn a_refused_photo_is_sent_to_nobody_else_and_a_refused_key_is_not_sent_ag
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_photo_was_not_sent_where_there_was_no_connection() {
+    let bench = Bench::new(&FILE.replace(r#"[["box"], ["cloud"]]"#, r#"[["cloud"], ["box"]]"#));
+    bench.script.next(CLOUD, Reply::Refuse);
+    bench.script.next(CLOUD, status(503));
+    bench.script.usually(BOX, ollama("a red square"));
+    for sent_to in [&[][..], &["cloud"]] {
+        let routing = bench.ask().await.unwrap().routing.unwrap();
+        assert_eq!((routing.backend.as_str(), routing.attempts), ("box", 2));
+        assert_eq!(routing.sent_to, sent_to);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stream_changes_its_backend_only_before_the_first_word() {
     let half = "{\"message\":{\"content\":\"a wrong\"},\"done\":false}\n".to_owned();
     // Nobody has seen the half answer: the second backend answers from the start.

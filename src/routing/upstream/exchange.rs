@@ -85,9 +85,15 @@ impl Client {
         Ok(Self { address, key, dial, tls })
     }
 
-    /// Sends JSON, and returns the body of an answer with the status 200.
-    pub(super) async fn post(&self, path: &str, body: Vec<u8>) -> Result<Body, Failure> {
-        let (response, connection) = self.send(Method::POST, path, body).await?;
+    /// Sends JSON, and returns the body of an answer with the status 200. `on_sending` is called when there
+    /// is a connection.
+    pub(super) async fn post(
+        &self,
+        path: &str,
+        body: Vec<u8>,
+        on_sending: impl FnOnce() + Send,
+    ) -> Result<Body, Failure> {
+        let (response, connection) = self.send(Method::POST, path, body, on_sending).await?;
         match response.status().as_u16() {
             200 => Ok(Body { response, read: 0, waiting: Vec::new(), _connection: connection }),
             status => Err(Failure::Status(status, retry_after(response.headers()))),
@@ -96,7 +102,7 @@ impl Client {
 
     /// The status of the answer to a question; its body is not read.
     pub(super) async fn get(&self, path: &str) -> Result<u16, Failure> {
-        let (response, _connection) = self.send(Method::GET, path, Vec::new()).await?;
+        let (response, _connection) = self.send(Method::GET, path, Vec::new(), || {}).await?;
         Ok(response.status().as_u16())
     }
 
@@ -105,6 +111,7 @@ impl Client {
         method: Method,
         path: &str,
         body: Vec<u8>,
+        on_sending: impl FnOnce() + Send,
     ) -> Result<(Response<Incoming>, JoinSet<()>), Failure> {
         let Address { host, port, authority, prefix, .. } = &self.address;
         let mut request = Request::builder()
@@ -138,6 +145,7 @@ impl Client {
             // The reader of the answer gets the same error.
             let _ = connection.await;
         });
+        on_sending();
         // The connection broke, or what came is not HTTP.
         let response = sender.send_request(request).await.map_err(|_| Failure::BadAnswer)?;
         Ok((response, tasks))

@@ -94,11 +94,13 @@ impl Upstream {
         })
     }
 
-    /// Describes `photo`. `on_text` gets the text so far, each time that it has grown.
+    /// Describes `photo`. `on_sending` is called when there is a connection, just before the photo leaves;
+    /// `on_text` gets the text so far, each time that it has grown.
     pub(super) async fn describe(
         &self,
         photo: &SendablePhoto,
         params: &CaptionParams,
+        on_sending: impl FnOnce() + Send,
         mut on_text: impl FnMut(&str) + Send,
     ) -> Result<Answered, Failure> {
         let begin = Instant::now();
@@ -116,7 +118,8 @@ impl Upstream {
             Kind::Ollama => ("/api/chat", ollama::request(&request)),
             Kind::OpenAi | Kind::Local => ("/v1/chat/completions", openai::request(&request)),
         };
-        let mut body = self.client.post(path, body.to_string().into_bytes()).await?;
+        let body = body.to_string().into_bytes();
+        let mut body = self.client.post(path, body, on_sending).await?;
         let mut answer = Answer::default();
         if stream {
             while let Some(line) = body.line().await? {
