@@ -21,7 +21,7 @@ const WAITING: usize = 4096;
 /// Captions that are stored together.
 const TOGETHER: usize = 256;
 /// How long captions wait for others, at most.
-const DELAY: Duration = Duration::from_millis(200);
+const DELAY: Duration = Duration::from_secs(1);
 
 /// The author of a model's captions; `parameters` is their fingerprint.
 pub(crate) fn author(model: &ModelInfo, parameters: &str, prompt: &str) -> Author {
