@@ -88,7 +88,8 @@ test('photos are shown, searched and filtered', async () => {
     await Promise.all(all.map((one) => one.decode()));
     return all.map((one) => Math.max(one.naturalWidth, one.naturalHeight));
   });
-  assert.deepEqual(pictures, [256, 256, 256, 256]);
+  // As many pixels as the embedded model sees.
+  assert.deepEqual(pictures, [224, 224, 224, 224]);
   await accessible(page, 'grid');
 
   // While somebody types, the last word is the beginning of one, and only the last answer counts.
@@ -271,6 +272,71 @@ test('photos are captioned again, and suggestions decided one by one and togethe
   await page.unroute('**/library/jobs');
   await page.getByRole('button', { name: `Undo run ${id}` }).click();
   await said(page, 'Undone');
+  clean(seen);
+  await context.close();
+});
+
+test('photos are selected, and changed together', async () => {
+  const { page, context, seen } = await open('?sort=added');
+  const order = await names(page);
+  const selected = () => page.locator('[data-selected] .name').allTextContents();
+  const box = (name) => cell(page, name).getByRole('checkbox', { name: `Select ${name}` });
+
+  // With the mouse: one, and with Shift all up to another.
+  await cell(page, order[0]).hover();
+  await box(order[0]).check();
+  await said(page, '1 photo selected');
+  await box(order[2]).click({ modifiers: ['Shift'] });
+  await said(page, '3 photos selected');
+  assert.deepEqual(await selected(), order.slice(0, 3));
+  await accessible(page, 'selected');
+  await box(order[1]).uncheck();
+  assert.deepEqual(await selected(), [order[0], order[2]]);
+  await page.getByRole('button', { name: 'Clear selection' }).click();
+  await said(page, 'Nothing selected');
+  assert.deepEqual(await selected(), []);
+  assert.equal(await box(order[0]).isChecked(), false);
+
+  // With the keyboard.
+  await page.keyboard.press('Home');
+  await page.keyboard.press('x');
+  await page.keyboard.press('Shift+ArrowRight');
+  await said(page, '2 photos selected');
+  assert.match(await focused(page), new RegExp(`${order[1]}.*, selected`));
+  await page.keyboard.press('Escape');
+  await said(page, 'Nothing selected');
+  await page.keyboard.press('Home');
+  await page.keyboard.press('Shift+ArrowRight');
+  assert.deepEqual(await selected(), order.slice(0, 2));
+
+  // Only these are changed.
+  await page.getByRole('button', { name: 'Caption 2 photos again' }).click();
+  await page.getByText('2 photos. Those').waitFor();
+  assert.match(await page.locator('#all-which').textContent(), /that are selected/);
+  await page.keyboard.press('Escape');
+  await page.getByRole('button', { name: 'Change 2 photos' }).click();
+  await page.getByRole('dialog', { name: 'Change 2 photos' }).waitFor();
+  await page.locator('#bulk-action').selectOption('add_tags');
+  await page.locator('#bulk-text').fill('chosen');
+  await page.getByText('2 of 2 photos would change.').waitFor();
+  await accessible(page, 'bulk-selected');
+  await page.locator('#bulk-go').click();
+  await said(page, '2 photos changed');
+  for (const name of PHOTOS) {
+    const tags = textOf(await stored(name), 'tags')?.text.split('\n') ?? [];
+    assert.equal(tags.includes('chosen'), order.indexOf(name) < 2, name);
+  }
+  await until(async () => (await selected()).length === 0, 'the selection stays');
+  await page.locator('#said button').click();
+  await said(page, '2 texts taken back');
+
+  // Another search shows other photos.
+  await page.locator('#q').press('ArrowDown');
+  await page.keyboard.press('x');
+  await said(page, '1 photo selected');
+  await page.locator('#q').fill(`name:${order[3].split('.')[0]}`);
+  await page.waitForFunction(() => document.querySelectorAll('.cell').length === 1);
+  await page.getByRole('button', { name: 'Change all' }).waitFor();
   clean(seen);
   await context.close();
 });

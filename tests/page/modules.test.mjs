@@ -13,6 +13,7 @@ async function load(name) {
 
 const { events, retryAfter, Problem } = await load('api.js');
 const { Pool } = await load('pool.js');
+const { Selection } = await load('selection.js');
 const { toCsv, toCurl, toJson } = await load('results.js');
 
 async function read(chunks) {
@@ -224,4 +225,27 @@ test('highlights are parts, not markup', () => {
     { text: '<dog>', marked: true },
     { text: ' runs', marked: false },
   ]);
+});
+
+test('photos are selected one by one and in ranges', () => {
+  const items = Array.from({ length: 12_000 }, (_, n) => ({ hash: `h${n}` }));
+  let heard = 0;
+  const selection = new Selection(() => (heard += 1));
+  selection.clear();
+  assert.equal(heard, 0, 'nothing has changed');
+  selection.toggle(items, 3);
+  selection.extend(items, 5);
+  assert.deepEqual(selection.hashes, ['h3', 'h4', 'h5']);
+  selection.extend(items, 2);
+  assert.deepEqual(selection.hashes, ['h3', 'h4', 'h5', 'h2'], 'a range begins where one was chosen by itself');
+  selection.toggle(items, 4);
+  assert.equal(selection.has('h4'), false);
+  selection.toggle(items, 20_000);
+  assert.deepEqual([selection.size, heard], [3, 4], 'a photo that is not loaded cannot be chosen');
+  selection.clear();
+  assert.deepEqual([selection.size, heard], [0, 5]);
+  selection.extend(items, 7, 6);
+  assert.deepEqual(selection.hashes, ['h6', 'h7']);
+  selection.extend(items, 11_999);
+  assert.deepEqual([selection.size, selection.full], [10_000, true], 'a request names each of them');
 });

@@ -72,7 +72,7 @@ const MARK: &str = "<!-- gallery -->";
 const LINK: &str = "<nav aria-label=\"Pages\"><a href=\"gallery\">Gallery</a></nav>";
 
 /// The files that they load from `/page/`.
-static ASSETS: [Asset; 23] = [
+static ASSETS: [Asset; 24] = [
     asset!("api.js", SCRIPT),
     asset!("app.js", SCRIPT),
     asset!("bulk.js", SCRIPT),
@@ -94,6 +94,7 @@ static ASSETS: [Asset; 23] = [
     asset!("query.js", SCRIPT),
     asset!("results.js", SCRIPT),
     asset!("runs.js", SCRIPT),
+    asset!("selection.js", SCRIPT),
     asset!("socket.js", SCRIPT),
     asset!("visit.js", SCRIPT),
 ];

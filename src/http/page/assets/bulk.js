@@ -1,4 +1,4 @@
-// Changes of all photos of a search: first a rehearsal, then the change.
+// Changes of all photos of a search, or of those that are selected: first a rehearsal, then the change.
 
 import { Problem } from './api.js';
 import { shown } from './cell.js';
@@ -13,7 +13,7 @@ const PAUSE = 250;
 /** The dialog that changes many photos. */
 export class Bulk {
   #dialog = byId('bulk');
-  #q = '';
+  #which = { q: '' };
   #turn = 0;
   #timer;
   #actions;
@@ -34,12 +34,13 @@ export class Bulk {
     });
   }
 
-  /** Opens the dialog for a search. */
-  show(q, field, action = 'accept') {
-    this.#q = q;
+  /** Opens the dialog for `which` photos: `{ q }`, a search, or `{ photos }`, hashes. */
+  show(which, field, action = 'accept') {
+    this.#which = which;
+    byId('bulk-title').textContent = title('Change', which);
     byId('bulk-field').value = field;
     byId('bulk-action').value = action;
-    byId('bulk-which').textContent = q ? `All photos that this search finds: ${q}` : 'All photos of the library';
+    byId('bulk-which').textContent = described(which);
     this.#dialog.showModal();
     byId('bulk-action').focus();
     this.#rehearse();
@@ -77,7 +78,7 @@ export class Bulk {
     }
     byId('bulk-count').textContent = 'Counting…';
     try {
-      const { matched, changed, samples } = await library.bulk(this.#q, change, true);
+      const { matched, changed, samples } = await library.bulk(this.#which, change, true);
       if (turn !== this.#turn) return;
       byId('bulk-count').textContent = `${changed} of ${count(matched, 'photo')} would change.`;
       byId('bulk-go-words').textContent = changed ? `Change ${count(changed, 'photo')}` : 'Change';
@@ -97,7 +98,7 @@ export class Bulk {
     if (!change || go.getAttribute('aria-disabled') === 'true') return;
     go.setAttribute('aria-disabled', 'true');
     try {
-      const report = await library.bulk(this.#q, change, false);
+      const report = await library.bulk(this.#which, change, false);
       this.#dialog.close();
       this.#actions.done(report);
     } catch (error) {
@@ -109,7 +110,7 @@ export class Bulk {
 /** The dialog that captions all photos of a search again. */
 export class Again {
   #dialog = byId('again-all');
-  #q = '';
+  #which = { q: '' };
   #actions;
 
   /** @param actions `started(job)` hears of the job. */
@@ -123,15 +124,16 @@ export class Again {
     });
   }
 
-  async show(q) {
-    this.#q = q;
+  async show(which) {
+    this.#which = which;
+    byId('all-title').textContent = `${title('Caption', which)} again`;
     const state = byId('all-state');
     state.textContent = 'Counting…';
-    byId('all-which').textContent = q ? `All photos that this search finds: ${q}` : 'All photos of the library';
+    byId('all-which').textContent = described(which);
     this.#dialog.showModal();
     byId('all-prompt').focus();
     try {
-      const { matched } = await library.regenerateAll(q, {}, true);
+      const { matched } = await library.regenerateAll(which, {}, true);
       state.textContent = `${count(matched, 'photo')}. Those whose files are not on the server's machine are left out.`;
     } catch (error) {
       state.textContent = message(error);
@@ -140,13 +142,20 @@ export class Again {
 
   async #start() {
     try {
-      const job = await library.regenerateAll(this.#q, parameters('all'), false);
+      const job = await library.regenerateAll(this.#which, parameters('all'), false);
       this.#dialog.close();
       this.#actions.started(job);
     } catch (error) {
       byId('all-state').textContent = message(error);
     }
   }
+}
+
+const title = (verb, { photos }) => `${verb} ${photos ? count(photos.length, 'photo') : 'all'}`;
+
+function described({ q, photos }) {
+  if (photos) return photos.length === 1 ? 'The photo that is selected' : 'The photos that are selected';
+  return q ? `All photos that this search finds: ${q}` : 'All photos of the library';
 }
 
 const message = (error) => (error instanceof Problem ? `${error.title}: ${error.detail}.` : String(error));

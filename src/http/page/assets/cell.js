@@ -38,20 +38,23 @@ export class Cell {
   #reject;
   #decide;
   #actions;
+  #selected = false;
 
-  /** @param actions handle `open`, `edit`, `accept` and `reject` of this cell, and `focused`. */
+  /** @param actions handle `open`, `edit`, `decide` and `pick` of this cell, and `focused`. */
   constructor(actions) {
     this.#actions = actions;
     this.open = h('button', { type: 'button', class: 'picture', tabindex: '-1', 'aria-describedby': 'keys' },
       this.#picture, this.#label);
     this.words = h('button', { type: 'button', class: 'words', tabindex: '-1' },
       this.#text, h('span', { class: 'unseen', text: ': edit' }));
+    this.pick = h('input', { type: 'checkbox', class: 'pick', tabindex: '-1' });
     this.#accept = button('Accept', ' the suggestion', { tabindex: '-1' });
     this.#reject = button('Reject', ' the suggestion', { tabindex: '-1' });
     this.#decide = h('div', { class: 'decide' }, this.#accept, this.#reject);
-    this.element = h('li', { class: 'cell' }, this.open, this.#decide, this.words, this.#suggested, this.#meta);
+    this.element = h('li', { class: 'cell' }, this.open, this.pick, this.#decide, this.words, this.#suggested, this.#meta);
     this.open.addEventListener('click', () => actions.open(this));
     this.words.addEventListener('click', () => actions.edit(this));
+    this.pick.addEventListener('click', (event) => actions.pick(this, event.shiftKey));
     this.#accept.addEventListener('click', () => actions.decide(this, 'accept'));
     this.#reject.addEventListener('click', () => actions.decide(this, 'reject'));
     this.#picture.addEventListener('error', () => this.#picture.removeAttribute('src'));
@@ -77,8 +80,13 @@ export class Cell {
   }
 
   /** Shows a photo, or that it is on its way. */
-  show(photo, field) {
-    if (this.photo === photo && this.#field === field) return;
+  show(photo, field, selected) {
+    // The browser has changed it already, unless somebody chose a range.
+    if (this.pick.checked !== selected) this.pick.checked = selected;
+    if (this.photo === photo && this.#field === field && this.#selected === selected) return;
+    this.#selected = selected;
+    this.element.toggleAttribute('data-selected', selected);
+    this.pick.hidden = !photo;
     const other = this.photo?.hash !== photo?.hash || this.photo?.has_thumbnail !== photo?.has_thumbnail;
     this.photo = photo;
     this.#field = field;
@@ -103,7 +111,9 @@ export class Cell {
       ...(text?.reviewed ? [h('span', { class: 'mark', text: 'reviewed' })] : []));
     const words = text?.text ? shown(field, text.text) : `no ${FIELDS[field]}`;
     const waits = suggestion ? `, suggestion: ${shown(field, suggestion.text)}` : '';
-    this.#label.textContent = `${words}, ${name}${text?.reviewed ? ', reviewed' : ''}${waits}`;
+    this.pick.setAttribute('aria-label', `Select ${name}`);
+    const states = `${text?.reviewed ? ', reviewed' : ''}${selected ? ', selected' : ''}`;
+    this.#label.textContent = `${words}, ${name}${states}${waits}`;
   }
 
   /** The text, with the words that were searched for. */

@@ -10,6 +10,7 @@ import * as library from './library.js';
 import { Photos } from './photos.js';
 import { compose, finished, groups } from './query.js';
 import { Runs } from './runs.js';
+import { Selection } from './selection.js';
 
 /** Milliseconds after the last key before a search. */
 const PAUSE = 120;
@@ -23,9 +24,14 @@ let known = [];
 const wide = new Set();
 
 const photos = new Photos({ changed: show, failed });
+const selection = new Selection(showSelection);
 const grid = new Grid(byId('grid'), {
   photos: () => photos,
   field: () => byId('field').value,
+  selected: (hash) => selection.has(hash),
+  pick: ({ index }, range) => select(() => selection[range ? 'extend' : 'toggle'](photos.items, index)),
+  extend: (index, start) => select(() => selection.extend(photos.items, index, start)),
+  drop: () => select(() => selection.clear()),
   more: () => photos.more(),
   open: (cell) => cell.photo && open(cell.photo, cell.index),
   edit: editInPlace,
@@ -65,6 +71,8 @@ async function run() {
   if (signal.aborted) return;
   byId('grid').setAttribute('aria-busy', 'false');
   if (!found) return;
+  // What is not shown any more must not be changed by surprise.
+  selection.clear();
   grid.restart();
   try {
     const facets = await library.facets(finished(q), signal);
@@ -104,6 +112,26 @@ function show() {
   byId('nothing-found').hidden = !query();
   for (const id of ['show-bulk', 'show-again', 'show-suggestions']) byId(id).hidden = items.length === 0;
   grid.draw();
+}
+
+/** The photos that are meant: those that are selected, or all. */
+const meant = () => (selection.size ? { photos: selection.hashes } : { q: finished(query()) });
+
+function showSelection() {
+  const some = selection.size > 0;
+  const which = some ? count(selection.size, 'photo') : 'all';
+  byId('show-bulk').textContent = `Change ${which}…`;
+  byId('show-again').textContent = `Caption ${which} again…`;
+  byId('clear-selection').hidden = !some;
+  byId('grid').toggleAttribute('data-picking', some);
+  grid.draw();
+}
+
+/** Changes the selection, and says what it is. */
+function select(change) {
+  change();
+  const most = selection.full ? ', which is the most' : '';
+  announce(selection.size ? `${count(selection.size, 'photo')} selected${most}` : 'Nothing selected');
 }
 
 // Filters
@@ -274,12 +302,16 @@ byId('clear-filters').addEventListener('click', () => {
   byId('q').focus();
   search();
 });
-byId('show-bulk').addEventListener('click', () => bulk.show(finished(query()), byId('field').value));
+byId('show-bulk').addEventListener('click', () => bulk.show(meant(), byId('field').value));
 byId('show-suggestions').addEventListener('click', () => {
   filters.add('is:suggested');
   search();
 });
-byId('show-again').addEventListener('click', () => again.show(finished(query())));
+byId('show-again').addEventListener('click', () => again.show(meant()));
+byId('clear-selection').addEventListener('click', () => {
+  select(() => selection.clear());
+  grid.focus();
+});
 addEventListener('popstate', () => {
   recall();
   search();

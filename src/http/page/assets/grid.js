@@ -19,6 +19,7 @@ export class Grid {
   #list;
   #photos;
   #field;
+  #selected;
   #actions;
   #cells = new Map();
   #spare = [];
@@ -27,12 +28,14 @@ export class Grid {
 
   /**
    * @param {HTMLElement} list is the element of the list.
-   * @param {function(): object} photos gives the result that is shown, and `field` which of its texts.
+   * @param {function(): object} photos gives the result that is shown, `field` which of its texts, and
+   *   `selected` whether a photo is selected.
    */
-  constructor(list, { photos, field, ...actions }) {
+  constructor(list, { photos, field, selected, ...actions }) {
     this.#list = list;
     this.#photos = photos;
     this.#field = field;
+    this.#selected = selected;
     this.#actions = {
       ...actions,
       focused: (cell) => this.#activate(cell.index),
@@ -127,7 +130,7 @@ export class Grid {
       const [row, column] = [Math.floor(index / columns), index % columns];
       const [left, top] = [column * (width + gap), row * height];
       cell.place(index, { left, top, width, height: height - below, total: known, reached: index === this.active });
-      cell.show(items[index], this.#field());
+      cell.show(items[index], this.#field(), Boolean(items[index]) && this.#selected(items[index].hash));
     }
     for (const cell of this.#spare.splice(0)) cell.element.remove();
     this.#list.append(fresh);
@@ -155,11 +158,17 @@ export class Grid {
       const most = this.#photos().items.length - 1;
       // At the edge, a step of a row stays in its column.
       if (Math.abs(step) === columns && (target < 0 || target > most)) return event.preventDefault();
-      this.focus(Math.max(0, Math.min(target, most)));
+      const [from, to] = [this.active, Math.max(0, Math.min(target, most))];
+      this.focus(to);
+      if (event.shiftKey) this.#actions.extend(to, from);
+    } else if (event.key === 'Escape') {
+      this.#actions.drop();
     } else if (!cell?.photo || !event.target.closest('.picture')) {
       return;
     } else if (event.key === 'Enter') {
       this.#actions.edit(cell);
+    } else if (event.key === 'x' || event.key === 'X') {
+      this.#actions.pick(cell, event.shiftKey);
     } else if (event.key === 'a' || event.key === 'r') {
       this.#actions.decide(cell, event.key === 'a' ? 'accept' : 'reject');
     } else {

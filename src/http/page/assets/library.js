@@ -32,10 +32,12 @@ export const edit = (photo, field, action) =>
   send('PATCH', `assets/${photo.hash}/texts/${field}`, action, { 'if-match': `"${photo.version}"` });
 
 export const rate = (hash, field, good, reason = '') => send('POST', 'feedback', { hash, field, good, reason });
-export const bulk = (q, change, dryRun) => send('POST', 'bulk', { q, change, dry_run: dryRun });
+/** `which` has either `q`, a search, or `photos`, hashes. */
+export const bulk = (which, change, dryRun) => send('POST', 'bulk', { ...which, change, dry_run: dryRun });
 export const undo = (run) => send('POST', `runs/${run}/undo`, {});
 export const regenerate = (hash, params) => send('POST', `assets/${hash}/regenerate`, params);
-export const regenerateAll = (q, params, dryRun) => send('POST', 'regenerate', { q, dry_run: dryRun, ...params });
+export const regenerateAll = (which, params, dryRun) =>
+  send('POST', 'regenerate', { ...which, dry_run: dryRun, ...params });
 export const cancel = (run) => send('POST', `jobs/${run}/cancel`, {});
 
 /** The text of a photo in English. */
