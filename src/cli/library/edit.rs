@@ -6,7 +6,7 @@ use clap::{ArgGroup, ArgMatches, Args, Command, FromArgMatches};
 use cutline_library::bulk::{self, Bulk, BulkAction, BulkReport, Selection};
 use cutline_library::{Applied, Author, Change, Field, Query, Store};
 
-use super::{PERSON, cell, open, photo};
+use super::{PERSON, cell, field, open, photo};
 use crate::cli::{FAILED, complain, print, unparsed};
 use cutline_error::Result;
 
@@ -37,10 +37,6 @@ struct ReviewArgs {
     /// Who decides
     #[arg(long, value_name = "NAME", default_value = PERSON)]
     author: String,
-}
-
-fn field(text: &str) -> Result<Field, String> {
-    text.parse().map_err(|_| "give one of caption, alt_text, tags".to_owned())
 }
 
 pub(super) fn review_command() -> Command {

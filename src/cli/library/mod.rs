@@ -2,6 +2,7 @@
 
 mod edit;
 mod read;
+mod single;
 mod transfer;
 
 use std::path::Path;
@@ -9,7 +10,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{ArgMatches, Command};
-use cutline_library::{ContentHash, NameKind, Store};
+use cutline_library::{ContentHash, Field, NameKind, Store};
 
 use super::print;
 use crate::config::{self, Group, Values, library_address};
@@ -24,6 +25,9 @@ pub(super) fn command() -> Command {
         transfer::import_command(),
         read::search_command(),
         read::duplicates_command(),
+        single::show_command(),
+        single::edit_command(),
+        single::rate_command(),
         read::history_command(),
         transfer::export_command(),
         edit::review_command(),
@@ -52,6 +56,7 @@ pub(super) fn command() -> Command {
              cutline library import -r Photos              photos with their sidecars\n  \
              cutline library import captions.jsonl         what cutline caption wrote\n  \
              cutline library search dog beach -cat color:blue\n  \
+             cutline library edit Photos/dog.jpg \"Rex\"      another caption\n  \
              cutline library review --field alt_text       suggestions that wait\n  \
              cutline library export --format csv --output photos.csv\n  \
              cutline library backup photos-copy.db",
@@ -66,6 +71,9 @@ pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode> {
         transfer::IMPORT => transfer::import(matches),
         read::SEARCH => read::search(matches),
         read::DUPLICATES => read::duplicates(matches),
+        single::SHOW => single::show(matches),
+        single::EDIT => single::edit(matches),
+        single::RATE => single::rate(matches),
         read::HISTORY => read::history(matches),
         transfer::EXPORT => transfer::export(matches),
         edit::REVIEW => edit::review(matches),
@@ -120,6 +128,11 @@ fn photo(store: &dyn Store, text: &str) -> Result<ContentHash> {
         ErrorKind::NotFound,
         format!("the library has no photo with the path or hash {text}; search for its name"),
     ))
+}
+
+/// Parses the name of a field.
+fn field(text: &str) -> Result<Field, String> {
+    text.parse().map_err(|_| "give one of caption, alt_text, tags".to_owned())
 }
 
 /// A text for a line of several, with tabs between them.

@@ -182,6 +182,62 @@ fn copies_and_histories_are_listed() {
 }
 
 #[test]
+fn single_texts_are_shown_edited_and_rated() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path().join("photos.db").to_str().unwrap()).unwrap();
+    let hash = ContentHash::of(b"a photo");
+    let mut asset = NewAsset::new(hash, Author::model("m"));
+    asset.name(NameKind::Upload, "dog.jpg");
+    asset.text(Field::Caption, "a dog", None);
+    store.apply(vec![Change::Asset(Box::new(asset))]).unwrap();
+    drop(store);
+    let hash = hash.to_string();
+    let run = |arguments: &[&str]| {
+        with_library(&folder, &[&["library", arguments[0], &hash], &arguments[1..]].concat())
+    };
+    let shown = || {
+        let output = run(&["show"]);
+        assert_status(&output, 0);
+        text(&output.stdout).lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(shown()[0], "dog.jpg\tversion 1");
+    assert!(shown()[1].ends_with("\tm\ta dog"), "{:?}", shown());
+    let first = shown()[1].split('\t').nth(1).unwrap().to_owned();
+
+    assert_status(&run(&["rate", "--bad", "--reason", "it is a wolf"]), 0);
+    let wrote = run(&["edit", "-a wolf-", "--if-version", "1", "--author", "kim"]);
+    assert_status(&wrote, 0);
+    assert!(text(&wrote.stderr).contains("version 2"), "{wrote:?}");
+    assert!(shown()[1].ends_with("\tkim\t-a wolf-"), "{:?}", shown());
+    // Somebody has changed it since.
+    let late = run(&["edit", "a fox", "--if-version", "1"]);
+    assert_sentence(&late, 1, &["version", "2"]);
+    assert_status(&run(&["edit", "--revert", &first]), 0);
+    assert!(shown()[1].ends_with("\ta dog"), "{:?}", shown());
+    assert_status(&run(&["edit", "--clear"]), 0);
+    assert_sentence(&run(&["edit", "--accept"]), 1, &["no suggestion waits"]);
+    assert_status(&run(&["edit", "animal\npet", "--field", "tags"]), 0);
+    let json: Value = serde_json::from_slice(&run(&["show", "--json"]).stdout).unwrap();
+    assert_eq!(json["version"], 5);
+    assert_eq!(
+        (&json["texts"][0]["text"], &json["texts"][1]["text"]),
+        (&"".into(), &"animal\npet".into())
+    );
+    let pairs = lines(&folder, &["library", "export", "--format", "pairs"]);
+    assert!(pairs.iter().any(|pair| pair.contains("it is a wolf")), "{pairs:?}");
+
+    assert_status(&run(&["edit"]), 2);
+    assert_status(&run(&["edit", "a fox", "--clear"]), 2);
+    assert_status(&run(&["rate"]), 2);
+    let absent = ContentHash::of(b"another").to_string();
+    for arguments in [&["show", &absent][..], &["edit", &absent, "x"], &["rate", &absent, "--good"]]
+    {
+        let output = with_library(&folder, &[&["library"], arguments].concat());
+        assert_sentence(&output, 1, &["the library has no photo"]);
+    }
+}
+
+#[test]
 fn mistakes_are_one_sentence() {
     let folder = tempfile::tempdir().unwrap();
     let none = cutline(&folder, &["library", "search", "dog"]).output().unwrap();
