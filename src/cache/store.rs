@@ -64,6 +64,17 @@ impl<V: Weigh + Clone + Send + Sync + 'static> Store<V> {
         }
     }
 
+    /// Removes the values of which `is_gone` holds. Looks at all of them.
+    pub fn remove_if(&self, is_gone: impl Fn(&V) -> bool) {
+        let Some(cache) = &self.cache else { return };
+        for (key, value) in cache {
+            if is_gone(&value) {
+                cache.invalidate(key.as_ref());
+            }
+        }
+        cache.run_pending_tasks();
+    }
+
     /// Bytes in use, bookkeeping included.
     #[must_use]
     pub fn bytes(&self) -> u64 {
@@ -125,9 +136,22 @@ mod tests {
     }
 
     #[test]
+    fn values_are_removed_by_what_they_are() {
+        let store = Store::new(100_000, Duration::from_secs(60));
+        for n in 0..10 {
+            store.put(key(n), Lump(n as usize));
+        }
+        store.remove_if(|lump| lump.0 % 2 == 0);
+        for n in 0..10 {
+            assert_eq!(store.get(&key(n)).is_some(), n % 2 == 1, "{n}");
+        }
+    }
+
+    #[test]
     fn a_capacity_of_zero_stores_nothing() {
         let store = Store::new(0, Duration::from_secs(60));
         store.put(key(1), Lump(0));
+        store.remove_if(|_| true);
         assert!(!store.is_enabled() && store.get(&key(1)).is_none());
     }
 }

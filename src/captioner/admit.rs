@@ -10,7 +10,7 @@ use super::answer::{Answer, CaptionProgress};
 use super::dispatch::Chosen;
 use super::stream::{CallerContext, CaptionStream};
 use super::work::{self, CaptionTask, VisionCacheUse};
-use super::{CachePolicy, CaptionParams, Captioner, Photo, Priority};
+use super::{Appearance, CachePolicy, CaptionParams, Captioner, Photo, Priority};
 use crate::cache::{InFlight, Key};
 use crate::metrics::{CacheName, Lookup};
 use cutline_error::{Error, Result};
@@ -28,7 +28,7 @@ struct HashedPhoto {
 
 /// The result of looking up an answer.
 enum AnswerLookup {
-    Cached(Arc<Answer>),
+    Cached(Arc<Answer>, Option<Arc<Appearance>>),
     InFlight(Key),
     New,
 }
@@ -189,7 +189,9 @@ impl Captioner {
                 kept: kept.clone(),
             };
             let stream = match lookup {
-                AnswerLookup::Cached(answer) => CaptionStream::cached(caller, answer),
+                AnswerLookup::Cached(answer, appearance) => {
+                    CaptionStream::cached(caller, answer, appearance)
+                }
                 AnswerLookup::InFlight(key) => {
                     let progress = flights.join(&key);
                     let progress = progress.ok_or_else(|| Error::internal("a flight was lost"))?;
@@ -243,13 +245,22 @@ impl Captioner {
             // After the flights, because a finishing flight stores its answer before it is gone.
             if let Some(answer) = self.inner.answers.get(&key) {
                 metrics.lookup(CacheName::Answers, Lookup::Hit);
-                return AnswerLookup::Cached(answer);
+                return AnswerLookup::Cached(answer, self.seen(&photo.hash));
             }
             metrics.lookup(CacheName::Answers, Lookup::Miss);
             new.insert(key);
             AnswerLookup::New
         };
         photos.iter().map(look_up).collect()
+    }
+
+    /// How a photo looks, if captions are kept and its encoded image is cached: the library may have lost
+    /// it since the answer was cached.
+    fn seen(&self, image: &blake3::Hash) -> Option<Arc<Appearance>> {
+        self.inner.appearance.filter(|_| self.inner.keeper.get().is_some())?;
+        let entry = self.inner.encoded_images.get(&self.inner.keys.vision(image))?;
+        let features = entry.encoded.features().map(<[f32]>::to_vec);
+        Some(Arc::new(Appearance { preview: entry.preview, features }))
     }
 
     fn vision_cache_use(&self, image: &blake3::Hash, policy: CachePolicy) -> VisionCacheUse {

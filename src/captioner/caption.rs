@@ -168,7 +168,8 @@ pub struct Caption {
     /// answer. For the log.
     #[serde(skip)]
     pub batch_size: Option<usize>,
-    /// How the photo looks, for a library; `None` if this was not asked for, or for a cached answer.
+    /// How the photo looks, for a library; `None` if this was not asked for, or if the answer was
+    /// cached and the encoded image was not.
     #[serde(skip)]
     pub appearance: Option<Arc<Appearance>>,
 }

@@ -49,7 +49,7 @@ pub struct Kept<'a> {
     pub image: &'a ImageInfo,
     /// Its colours and mood.
     pub colors: &'a Colors,
-    /// How it looks; `None` if that was handed over with an earlier caption of it.
+    /// How it looks; `None` if that is not known any more: it was handed over with an earlier caption.
     pub appearance: Option<&'a Appearance>,
     /// The best text; `None` if there is only the fallback.
     pub best: Option<&'a Choice>,

@@ -307,6 +307,13 @@ impl Captioner {
         }
     }
 
+    /// Removes the photo with this hash, as in [`ImageInfo::hash`], from the caches.
+    pub fn forget(&self, hash: &str) {
+        let CaptionerInner { answers, encoded_images, .. } = &*self.inner;
+        answers.remove_if(|answer| answer.image.hash == hash);
+        encoded_images.remove_if(|entry| entry.image.hash == hash);
+    }
+
     /// Whether the model has stopped for good: only a restart of the program helps.
     #[must_use]
     pub fn has_failed(&self) -> bool {

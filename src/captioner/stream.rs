@@ -51,7 +51,7 @@ pub(super) struct CallerContext {
 /// Where a stream's answer comes from.
 #[derive(Debug)]
 enum AnswerSource {
-    Cache(Arc<Answer>),
+    Cache(Arc<Answer>, Option<Arc<Appearance>>),
     Flight {
         progress: watch::Receiver<CaptionProgress>,
         /// How many of the ids the caller has received.
@@ -76,8 +76,12 @@ impl CaptionStream {
     }
 
     /// A stream of a cached answer.
-    pub(super) fn cached(caller: CallerContext, answer: Arc<Answer>) -> Self {
-        Self::new(caller, AnswerSource::Cache(answer))
+    pub(super) fn cached(
+        caller: CallerContext,
+        answer: Arc<Answer>,
+        appearance: Option<Arc<Appearance>>,
+    ) -> Self {
+        Self::new(caller, AnswerSource::Cache(answer, appearance))
     }
 
     /// A stream of a flight that was started for this caller.
@@ -123,7 +127,7 @@ impl CaptionStream {
     /// The image is bad.
     pub async fn accepted(&mut self) -> Result<()> {
         let progress = match &mut self.source {
-            AnswerSource::Cache(_) => return Ok(()),
+            AnswerSource::Cache(..) => return Ok(()),
             AnswerSource::Elsewhere(reader) => return reader.begin().await,
             AnswerSource::Flight { progress, .. } => progress,
         };
@@ -140,7 +144,7 @@ impl CaptionStream {
     pub fn answered_by(&self) -> Option<(String, u32)> {
         match &self.source {
             AnswerSource::Elsewhere(reader) => reader.by(),
-            AnswerSource::Cache(_) | AnswerSource::Flight { .. } => None,
+            AnswerSource::Cache(..) | AnswerSource::Flight { .. } => None,
         }
     }
 
@@ -166,7 +170,7 @@ impl CaptionStream {
     /// The image is bad or the model failed.
     pub async fn started(&mut self) -> Result<()> {
         let progress = match &mut self.source {
-            AnswerSource::Cache(_) => return Ok(()),
+            AnswerSource::Cache(..) => return Ok(()),
             AnswerSource::Elsewhere(reader) => return reader.begin().await,
             AnswerSource::Flight { progress, .. } => progress,
         };
@@ -184,9 +188,9 @@ impl CaptionStream {
     pub async fn next(&mut self) -> Result<CaptionEvent> {
         loop {
             let (progress, received) = match &mut self.source {
-                AnswerSource::Cache(answer) => {
-                    let answer = Arc::clone(answer);
-                    return Ok(CaptionEvent::Done(self.cache_hit(&answer)));
+                AnswerSource::Cache(answer, appearance) => {
+                    let (answer, appearance) = (Arc::clone(answer), appearance.clone());
+                    return Ok(CaptionEvent::Done(self.cache_hit(&answer, appearance.as_ref())));
                 }
                 AnswerSource::Elsewhere(reader) => return reader.next().await,
                 AnswerSource::Flight { progress, received, .. } => (progress, received),
@@ -248,8 +252,8 @@ impl CaptionStream {
         }
     }
 
-    fn cache_hit(&self, answer: &Answer) -> Box<Caption> {
-        self.assemble(answer, None, CacheState::Hit, None, [Duration::ZERO; 3])
+    fn cache_hit(&self, answer: &Answer, appearance: Option<&Arc<Appearance>>) -> Box<Caption> {
+        self.assemble(answer, appearance, CacheState::Hit, None, [Duration::ZERO; 3])
     }
 
     fn finish(&self, computed: &ComputedAnswer) -> Box<Caption> {

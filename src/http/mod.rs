@@ -177,6 +177,7 @@ pub fn app(state: AppState) -> Router {
         .merge(openapi::swagger_ui())
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
+        .layer(middleware::from_fn_with_state(state.clone(), library::sites::check))
         .layer(middleware::from_fn_with_state(state.clone(), auth::check))
         .layer(CatchPanicLayer::custom(error::from_panic));
     // Before the keys: a preflight request has none, and a page may read why a request was refused.

@@ -12,7 +12,7 @@ use cutline_library::{
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Parameters, etag, hash, no_photo, person, with};
+use super::{Parameters, etag, hash, no_photo, person, run_number, with};
 use crate::http::body::{BodyLimits, LimitedBody};
 use crate::http::error::Failure;
 use crate::http::openapi::errors::LibraryChangeProblems;
@@ -79,7 +79,7 @@ fn field(text: &str) -> Result<Field> {
 
 /// Removes a photo for good
 ///
-/// With all texts, history and features.
+/// With all texts, history and features, from the library and from the caches of this server.
 #[utoipa::path(
     delete,
     path = "/library/assets/{hash}",
@@ -94,6 +94,9 @@ pub(in crate::http) async fn purge(
 ) -> Result<StatusCode, Failure> {
     let hash = hash(&name)?;
     let applied = with(&state, move |store| store.apply(vec![Change::Purge(hash)])).await?;
+    if let Ok(captioner) = state.captioner() {
+        captioner.forget(&format!("blake3:{hash}"));
+    }
     if applied == [Applied::Purged(false)] {
         return Err(no_photo(&hash).into());
     }
@@ -166,7 +169,7 @@ pub(in crate::http) struct FeedbackBody {
     #[serde(default)]
     lang: Option<String>,
     /// The revision; the current one if not given.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "cutline_library::whole::or_null")]
     revision: Option<i64>,
     /// Whether it is good.
     good: bool,
@@ -279,8 +282,6 @@ pub(in crate::http) async fn undo(
 ) -> Result<Json<BulkReport>, Failure> {
     check_json(request.headers())?;
     let author = person(&state, &request);
-    let run = run
-        .parse()
-        .map_err(|_| Error::parameter("run", "a run has a number; list the runs to find it"))?;
+    let run = run_number(&run)?;
     Ok(Json(with(&state, move |store| bulk::undo(store, run, &author, false)).await?))
 }

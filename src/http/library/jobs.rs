@@ -21,7 +21,7 @@ use utoipa::ToSchema;
 
 use super::edit::{body, check_json};
 use super::regenerate::{parameters, regenerate};
-use super::{hash, library, person, with};
+use super::{hash, library, person, run_number, with};
 use crate::captioner::{CaptionParams, Priority};
 use crate::http::error::Failure;
 use crate::http::openapi::bodies::RegenerateManyRequest;
@@ -393,12 +393,11 @@ pub(in crate::http) async fn cancel(
     request: Request,
 ) -> Result<Json<Job>, Failure> {
     check_json(request.headers())?;
-    let run: Option<RunId> = run.parse().ok();
+    let run = run_number(&run)?;
     let entries = library(&state)?.jobs.entries();
-    let entry =
-        entries.iter().find(|entry| Some(entry.snapshot().run) == run).ok_or_else(|| {
-            Error::new(ErrorKind::NotFound, "there is no such job; list the jobs to find it")
-        })?;
+    let entry = entries.iter().find(|entry| entry.snapshot().run == run).ok_or_else(|| {
+        Error::new(ErrorKind::NotFound, "there is no such job; list the jobs to find it")
+    })?;
     entry.cancelled.store(true, Ordering::Relaxed);
     Ok(Json(entry.snapshot()))
 }

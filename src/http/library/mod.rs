@@ -1,11 +1,13 @@
 //! `/library/…`: captions that are kept.
 //!
-//! `show` reads them, `edit` changes them, `regenerate` and `jobs` caption photos again.
+//! `show` reads them, `edit` changes them, `regenerate` and `jobs` caption photos again. `sites` keeps pages of
+//! other sites away.
 
 pub(super) mod edit;
 pub(super) mod jobs;
 pub(super) mod regenerate;
 pub(super) mod show;
+pub(super) mod sites;
 
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -14,7 +16,7 @@ use std::sync::Arc;
 
 use axum::extract::Request;
 use axum::http::HeaderValue;
-use cutline_library::{Author, ContentHash, Query, Sort, Store};
+use cutline_library::{Author, ContentHash, Query, RunId, Sort, Store};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
@@ -133,6 +135,12 @@ impl Parameters {
 
 fn hash(text: &str) -> Result<ContentHash> {
     text.parse()
+}
+
+/// The run in the path of a request.
+fn run_number(text: &str) -> Result<RunId> {
+    let wrong = |_| Error::parameter("run", "a run has a number; list the runs to find it");
+    text.parse().map_err(wrong)
 }
 
 fn no_photo(hash: &ContentHash) -> Error {

@@ -33,6 +33,7 @@ const MODEL: &[ErrorKind] = &[ErrorKind::NotReady, ErrorKind::ShuttingDown];
 
 /// Every request for the library.
 const LIBRARY: &[ErrorKind] = &[
+    ErrorKind::OriginNotAllowed,
     ErrorKind::NotFound,
     ErrorKind::InvalidParameter,
     ErrorKind::LibraryBusy,

@@ -181,6 +181,10 @@ async fn feedback_is_stored_and_reported() {
     assert_eq!(kept.post("/library/feedback", bad).await.status, StatusCode::NO_CONTENT);
     let report = kept.fixture.get("/library/feedback").await.json();
     assert_eq!((&report[0]["down"], &report[0]["up"]), (&1.into(), &0.into()), "{report}");
+    let first = kept.fixture.get(&format!("/library/assets/{hash}/history")).await.json();
+    let revision = first[0]["id"].as_i64().unwrap() as f64;
+    let good = json!({"hash": hash, "field": "caption", "good": true, "revision": revision});
+    assert_eq!(kept.post("/library/feedback", good).await.status, StatusCode::NO_CONTENT);
     let missing = json!({"hash": hash, "field": "tags", "good": true});
     kept.post("/library/feedback", missing).await.problem(404, "not_found");
 }
@@ -216,7 +220,8 @@ async fn thumbnails_and_features_are_kept() {
     assert_eq!(answer.header("x-content-type-options"), "nosniff");
     assert_eq!(answer.header("cache-control"), "private, max-age=31536000, immutable");
     let small = decode(&answer.body, &DecodeLimits::default()).unwrap();
-    assert_eq!((small.width, small.height), (40, 30));
+    // The model of the test sees 32 pixels.
+    assert_eq!((small.width, small.height), (32, 24));
     let tag = answer.header("etag").to_owned();
     let request = Request::get(&path).header("if-none-match", &tag).body(Body::empty()).unwrap();
     assert_eq!(kept.fixture.send(request).await.status, StatusCode::NOT_MODIFIED);
@@ -380,6 +385,10 @@ async fn mistakes_are_answers() {
     ] {
         kept.fixture.get(path).await.problem(status, code);
     }
+    for path in ["/library/runs/x/undo", "/library/jobs/x/cancel", "/library/jobs/1.0/cancel"] {
+        kept.post(path, json!({})).await.problem(422, "invalid_parameter");
+    }
+    kept.post("/library/jobs/7/cancel", json!({})).await.problem(404, "not_found");
     let similar = format!("/library/assets/{hash}/similar?limit=0");
     kept.fixture.get(&similar).await.problem(422, "invalid_parameter");
     let path = format!("{hash}/texts/caption");
@@ -403,6 +412,72 @@ async fn mistakes_are_answers() {
     kept.post("/library/bulk", json!({"change": {"action": "clear", "field": "caption"}}))
         .await
         .problem(422, "invalid_parameter");
+}
+
+#[tokio::test]
+async fn pages_of_other_sites_are_refused() {
+    let get = |name: &'static str, value: &'static str| {
+        let path = format!("/library/assets/{}/thumbnail", ContentHash::of(&png()));
+        Request::get(path).header(name, value).body(Body::empty()).unwrap()
+    };
+    let kept = Kept::new();
+    kept.caption("").await;
+    let status = async |kept: &Kept, name, value| kept.fixture.send(get(name, value)).await.status;
+    for host in ["localhost:8000", "127.0.0.1", "[::1]:8000", "LOCALHOST"] {
+        assert_eq!(status(&kept, "host", host).await, StatusCode::OK, "{host}");
+    }
+    for host in ["evil.example:8000", "localhost.evil.example", "127.0.0.1.evil.example", ":"] {
+        kept.fixture.send(get("host", host)).await.problem(403, "origin_not_allowed");
+    }
+    for origin in ["http://evil.example", "null"] {
+        kept.fixture.send(get("origin", origin)).await.problem(403, "origin_not_allowed");
+    }
+    let own = Request::get("/library/stats")
+        .header("host", "localhost:8000")
+        .header("origin", "http://localhost:8000");
+    let own = kept.fixture.send(own.body(Body::empty()).unwrap()).await;
+    assert_eq!(own.status, StatusCode::OK);
+
+    // For other machines, and behind a proxy, any name is right; with keys, no page has one.
+    let everywhere = HttpSettings { loopback_host: None, ..HttpSettings::default() };
+    let proxied = ProtectionSettings { proxies: 1, ..ProtectionSettings::default() };
+    let proxied = HttpSettings { protection: proxied, ..HttpSettings::default() };
+    for settings in [everywhere, proxied] {
+        let kept = Kept::with(settings);
+        kept.caption("").await;
+        assert_eq!(status(&kept, "host", "nas.example:8000").await, StatusCode::OK);
+    }
+    let keys = ApiKeys::new(["secret"]);
+    let protection = ProtectionSettings { keys, ..ProtectionSettings::default() };
+    let kept = Kept::with(HttpSettings { protection, ..HttpSettings::default() });
+    let request = Request::get("/library/stats").header("host", "photos.example");
+    let request = request.header("x-api-key", "secret").body(Body::empty()).unwrap();
+    assert_eq!(kept.fixture.send(request).await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn what_is_removed_leaves_the_caches() {
+    let kept = Kept::new();
+    let hash = kept.caption("").await;
+    let again = kept.fixture.send(post("", "image/png", png())).await.json();
+    assert_eq!(again["cache"], "hit");
+    let delete = Request::delete(format!("/library/assets/{hash}")).body(Body::empty()).unwrap();
+    assert_eq!(kept.fixture.send(delete).await.status, StatusCode::NO_CONTENT);
+    let anew = kept.fixture.send(post("", "image/png", png())).await.json();
+    assert_eq!((&anew["cache"], &anew["vision_cache"]), (&"miss".into(), &"miss".into()));
+}
+
+#[tokio::test]
+async fn a_library_that_lost_a_photo_gets_all_of_it_with_a_cached_answer() {
+    let kept = Kept::new();
+    let hash = kept.caption("").await;
+    // Another program removes it.
+    kept.store.apply(vec![Change::Purge(hash)]).unwrap();
+    let again = kept.fixture.send(post("", "image/png", png())).await.json();
+    assert_eq!(again["cache"], "hit");
+    kept.flush().await;
+    let stats = kept.store.stats().unwrap();
+    assert_eq!((stats.assets, stats.thumbnails, stats.features), (1, 1, 1));
 }
 
 #[tokio::test]
