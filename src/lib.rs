@@ -29,6 +29,7 @@
 //! | [`config`] | all settings: names, defaults, ranges |
 //! | [`fetch`] | images by URL, from hosts that the operator allows |
 //! | [`library`], [`near_tags`] | captions on their way into a library; tags of similar photos in it |
+//! | [`accounts`] | keys in the library: what they may use, and have used |
 //! | [`captioner`] | the use case: photos and parameters in, captions out |
 //! | [`cache`] | stores answers, and lets equal requests share one computation |
 //! | [`tokenizer`] | prompts to token ids, token ids to text |
@@ -41,6 +42,7 @@
 //! arithmetic on CPUs, [`score`] compares captions with references, [`tags`] has vocabularies of tags, [`xmp`] edits sidecar files, and
 //! [`error`] is the error type of all of them.
 
+pub mod accounts;
 pub mod cache;
 pub mod captioner;
 pub mod cli;

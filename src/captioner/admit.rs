@@ -58,7 +58,7 @@ impl Captioner {
     /// [`InvalidParameter`](cutline_error::ErrorKind::InvalidParameter),
     /// [`ModelNotFound`](cutline_error::ErrorKind::ModelNotFound), or
     /// [`QueueFull`](cutline_error::ErrorKind::QueueFull) if there are not enough slots or not enough
-    /// memory for the model's input.
+    /// memory for the model's input; or those of the [`Account`](super::Account) that pays.
     pub async fn start_all(
         &self,
         photos: Vec<Photo>,
@@ -67,10 +67,21 @@ impl Captioner {
     ) -> Result<Vec<CaptionStream>> {
         match self.chosen(&params)? {
             Chosen::Here => self.start_here(photos, params, priority).await,
-            Chosen::Model(other) => other.start_here(photos, params, priority).await,
+            Chosen::Model(other) => self.paying(other).start_here(photos, params, priority).await,
             Chosen::Route(dispatch, route) => {
                 params.validate()?;
-                dispatch.start(self, route, photos, &params, priority)
+                // Here, because the backends work in tasks of their own.
+                let model = params.model.as_deref().unwrap_or(&self.inner.info.id);
+                let limits = params.clone().with_defaults(&self.inner.info.generation);
+                let tokens = self.tokens_at_most(0, &limits);
+                let mut charges = self.charges(model, photos.len(), tokens)?;
+                let priority = self.priority(priority);
+                let streams =
+                    dispatch.start(&self.uncharged(), route, photos, &params, priority)?;
+                let charged = |stream: CaptionStream| {
+                    stream.charged(charges.as_mut().and_then(|charges| charges.next(true)))
+                };
+                Ok(streams.into_iter().map(charged).collect())
             }
         }
     }
@@ -173,20 +184,27 @@ impl Captioner {
         // Declared before the lock, so that on an error they are dropped after it: dropping the leader
         // of a flight takes the lock.
         let (mut streams, mut tasks) = (Vec::with_capacity(photos.len()), Vec::new());
+        let priority = self.priority(priority);
         let mut flights = inner.flights.lock();
         let lookups = self.look_up(&photos, params.cache, &flights);
         let new = lookups.iter().filter(|lookup| matches!(lookup, AnswerLookup::New)).count();
         // Slots and memory are reserved before any image is decoded.
         let mut slots = inner.scheduler.reserve(new, priority)?;
+        let mut charges =
+            self.charges(&inner.info.id, new, self.tokens_at_most(prompt.len(), params))?;
         let input = inner.preprocess.input_bytes() as u64;
         let mut memory = inner.decoders.budget().take(input.saturating_mul(new as u64))?;
         for (HashedPhoto { photo, hash, key }, lookup) in photos.into_iter().zip(lookups) {
+            let is_new = matches!(lookup, AnswerLookup::New);
+            let charge = charges.as_mut().and_then(|charges| charges.next(is_new));
             let caller = CallerContext {
                 captioner: self.clone(),
                 begin,
                 wants_colors: params.colors,
                 text,
                 kept: kept.clone(),
+                charge,
+                prompt_tokens: inner.info.image_tokens + prompt.len(),
             };
             let stream = match lookup {
                 AnswerLookup::Cached(answer, appearance) => {

@@ -8,6 +8,7 @@
 //! - `stream`: one caller's view of that work;
 //! - `dispatch`: who else may answer: other models, and routes;
 //! - `keep`: where captions are handed to, to be kept;
+//! - `charge`: who pays for captions;
 //! - `answer`: the data that callers and caches share; `keys`: cache keys and fingerprints;
 //! - `style`: captions as the model writes them, or as alternative text; `tags`: words from captions;
 //!   `tokens`: the texts of single tokens;
@@ -23,6 +24,7 @@ mod admit;
 mod answer;
 mod budget;
 mod caption;
+mod charge;
 mod decoders;
 mod defaults;
 mod dispatch;
@@ -54,6 +56,8 @@ pub(crate) use self::budget::{append, image_too_large, no_memory};
 pub use self::caption::{
     CacheState, Caption, Choice, ImageInfo, Timings, TokenSequence, VisionCacheState,
 };
+use self::charge::Payer;
+pub use self::charge::{Account, Settling, Spent, Work, charged_to, current_account};
 pub use self::decoders::Decoders;
 pub use self::defaults::Given;
 pub use self::dispatch::{Dispatch, Foreign, RouteWriter, Routing, SENT_SIDE, SendablePhoto};
@@ -93,6 +97,7 @@ const PRIORS_BYTES: u64 = 1 << 20;
 #[derive(Debug, Clone)]
 pub struct Captioner {
     inner: Arc<CaptionerInner>,
+    payer: Payer,
 }
 
 #[derive(Debug)]
@@ -236,7 +241,7 @@ impl Captioner {
             keeper: OnceLock::new(),
             dispatch: OnceLock::new(),
         };
-        Ok(Self { inner: Arc::new(inner) })
+        Ok(Self { inner: Arc::new(inner), payer: Payer::default() })
     }
 
     /// Where its work is counted.

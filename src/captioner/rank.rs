@@ -83,6 +83,18 @@ impl Captioner {
         texts: &[String],
         field: &'static str,
     ) -> Result<Vec<f32>> {
+        let free = self.uncharged();
+        let work = free.fit_free(photo, prompt, texts, field);
+        self.charged(self.info().image_tokens, work, |_| 0).await
+    }
+
+    async fn fit_free(
+        &self,
+        photo: Photo,
+        prompt: &str,
+        texts: &[String],
+        field: &'static str,
+    ) -> Result<Vec<f32>> {
         let for_worker = self.clone();
         let (prompt, texts) = (prompt.to_owned(), texts.to_vec());
         // A thousand texts take the tokenizer many milliseconds.
@@ -107,7 +119,7 @@ impl Captioner {
     }
 
     pub(super) fn slot(&self, priority: Priority) -> Result<QueueSlot> {
-        let slot = self.inner.scheduler.reserve(1, priority)?.pop();
+        let slot = self.inner.scheduler.reserve(1, self.priority(priority))?.pop();
         slot.ok_or_else(|| Error::internal("a queue slot was lost"))
     }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use super::answer::{Answer, CaptionProgress, ComputedAnswer};
+use super::charge::Charge;
 use super::dispatch::RouteReader;
 use super::style::styled;
 use super::{
@@ -46,6 +47,10 @@ pub(super) struct CallerContext {
     pub(super) text: TextStyle,
     /// For captions that are kept.
     pub(super) kept: Option<Arc<KeptParameters>>,
+    /// What the caller pays, until it has the answer.
+    pub(super) charge: Option<Charge>,
+    /// Tokens of the image and the prompt.
+    pub(super) prompt_tokens: usize,
 }
 
 /// Where a stream's answer comes from.
@@ -109,8 +114,16 @@ impl CaptionStream {
             wants_colors: false,
             text: TextStyle::default(),
             kept: None,
+            charge: None,
+            prompt_tokens: captioner.info().image_tokens,
         };
         Self::new(caller, AnswerSource::Elsewhere(reader))
+    }
+
+    /// The same stream, for which the caller pays.
+    pub(super) fn charged(mut self, charge: Option<Charge>) -> Self {
+        self.caller.charge = charge;
+        self
     }
 
     /// The same stream, whose caption is kept by the caller itself.
@@ -190,9 +203,13 @@ impl CaptionStream {
             let (progress, received) = match &mut self.source {
                 AnswerSource::Cache(answer, appearance) => {
                     let (answer, appearance) = (Arc::clone(answer), appearance.clone());
+                    self.settle(&answer).await?;
                     return Ok(CaptionEvent::Done(self.cache_hit(&answer, appearance.as_ref())));
                 }
-                AnswerSource::Elsewhere(reader) => return reader.next().await,
+                AnswerSource::Elsewhere(reader) => {
+                    let event = reader.next().await;
+                    return self.settle_elsewhere(event).await;
+                }
                 AnswerSource::Flight { progress, received, .. } => (progress, received),
             };
             // The guard must not be held across the await below.
@@ -212,10 +229,48 @@ impl CaptionStream {
                         return Ok(CaptionEvent::Text(text));
                     }
                 }
-                StreamUpdate::End(end) => return Ok(CaptionEvent::Done(self.finish(&*end?))),
+                StreamUpdate::End(Ok(computed)) => {
+                    self.settle(&computed.answer).await?;
+                    return Ok(CaptionEvent::Done(self.finish(&computed)));
+                }
+                StreamUpdate::End(Err(error)) => {
+                    if let Some(charge) = self.caller.charge.take() {
+                        charge.fail();
+                    }
+                    return Err(error);
+                }
                 StreamUpdate::None => progress.changed().await.map_err(|_| lost())?,
             }
         }
+    }
+
+    /// Takes what the answer costs, before the caller gets it.
+    async fn settle(&mut self, answer: &Answer) -> Result<()> {
+        match self.caller.charge.take() {
+            Some(charge) => {
+                charge.settle_for(self.caller.prompt_tokens, &answer.choices, false).await
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The same for an answer of a route.
+    async fn settle_elsewhere(&mut self, event: Result<CaptionEvent>) -> Result<CaptionEvent> {
+        let caption = match event {
+            Ok(CaptionEvent::Done(caption)) => caption,
+            Err(error) => {
+                if let Some(charge) = self.caller.charge.take() {
+                    charge.fail();
+                }
+                return Err(error);
+            }
+            text => return text,
+        };
+        if let Some(charge) = self.caller.charge.take() {
+            let cached = caption.cache != CacheState::Miss;
+            charge.settle_for(self.caller.prompt_tokens, &caption.captions, cached).await?;
+        }
+        Ok(CaptionEvent::Done(caption))
     }
 
     /// The text so far in the caller's style; `None` if a new word changes nothing, because the style

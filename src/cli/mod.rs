@@ -1,4 +1,4 @@
-//! The command line: `cutline serve`, `caption`, `tags`, `check`, `library`, `eval`, `model info`,
+//! The command line: `cutline serve`, `caption`, `tags`, `check`, `library`, `keys`, `usage`, `eval`, `model info`,
 //! `model quantize`, `bench`, `mcp`, `health`, `openapi`, `completions` and `man`.
 //!
 //! Exit statuses: 0 for success, 1 when something failed, 2 when the command or a setting cannot be
@@ -14,6 +14,7 @@ mod folder;
 #[doc(hidden)]
 pub mod fuzzing;
 mod health;
+mod keys;
 mod library;
 mod mcp;
 mod model;
@@ -59,6 +60,8 @@ pub fn main() -> ExitCode {
         Some((tags::NAME, matches)) => tags::run(matches),
         Some((check::NAME, matches)) => check::run(matches),
         Some((library::NAME, matches)) => library::run(matches),
+        Some((keys::NAME, matches)) => keys::run(matches),
+        Some((keys::USAGE, matches)) => keys::usage(matches),
         Some((eval::NAME, matches)) => eval::run(matches),
         Some((documents::COMPLETIONS, matches)) => documents::completions(matches),
         Some((documents::MAN, matches)) => documents::man(matches),
@@ -85,6 +88,8 @@ pub fn command() -> Command {
             tags::command(),
             check::command(),
             library::command(),
+            keys::command(),
+            keys::usage_command(),
             eval::command(),
             model::command(),
             bench::command(),
@@ -102,6 +107,8 @@ pub fn command() -> Command {
   \
              cutline check -r Photos                list photos without a caption\n  \
              cutline library search dog             search captions that are kept\n  \
+             cutline keys create app                make a key for a client of the server
+  \
              cutline serve --port 8080              serve captions over HTTP\n  \
              cutline model info                     describe the model\n  \
              cutline bench                          measure the speed of this machine\n  \

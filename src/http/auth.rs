@@ -4,19 +4,27 @@
 
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, OnceLock};
 
+use axum::body::Body;
 use axum::extract::{ConnectInfo, MatchedPath, Request, State};
 use axum::http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
 use axum::http::{HeaderMap, Method};
 use axum::middleware::Next;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as URL_SAFE_NO_PAD;
+use cutline_library::Scope;
 
 use super::connection::Connection;
 use super::error::Failure;
+use super::held::HeldBody;
+use super::limits;
+use super::observe::StreamResult;
 use super::rate::{ClientId, Limiter};
 use super::state::AppState;
+use crate::accounts::{Accounts, KeyAccount, Visit};
+use crate::captioner::{Account, charged_to};
 use crate::config::{ApiKeys, ProtectionSettings, PublicEndpoints};
 use cutline_error::{Error, ErrorKind, Result};
 
@@ -28,19 +36,100 @@ const KEY_PROTOCOL: &[u8] = b"cutline.key.";
 
 const FORWARDED_FOR: &str = "x-forwarded-for";
 
-/// The layer that refuses requests.
+/// The layer that refuses requests, and charges others to the account of their key.
 pub(super) async fn check(
     State(state): State<AppState>,
-    request: Request,
+    mut request: Request,
     next: Next,
-) -> Result<Response, Failure> {
-    state.guard().admit(&request)?;
-    Ok(next.run(request).await)
+) -> Response {
+    let client = match state.guard().admit(&request) {
+        Ok(client) => client,
+        Err(refused) => return refused.into_response(),
+    };
+    let Client::Account(account) = &client else {
+        request.extensions_mut().insert(client);
+        return next.run(request).await;
+    };
+    let account = Arc::clone(account);
+    let visit = match state.guard().visit(&request, &account) {
+        Ok(visit) => visit,
+        Err(error) => return Refused { error, account: Some(account) }.into_response(),
+    };
+    request.extensions_mut().insert(client);
+    let payer = Arc::clone(&account) as Arc<dyn Account>;
+    let mut response = charged_to(payer, next.run(request)).await;
+    limits::insert(response.headers_mut(), &account.standings());
+    // A stream is in progress until its end.
+    if response.extensions().get::<StreamResult>().is_some() {
+        response = response.map(|body| Body::new(HeldBody::new(body, visit)));
+    }
+    response
+}
+
+/// Who sends a request that was admitted; an extension of it.
+#[derive(Debug, Clone)]
+pub(super) enum Client {
+    /// The holder of a key of the library.
+    Account(Arc<KeyAccount>),
+    /// Somebody else.
+    Other(ClientId),
+}
+
+impl Client {
+    /// The account of the key.
+    pub(super) fn account(&self) -> Option<&Arc<KeyAccount>> {
+        match self {
+            Self::Account(account) => Some(account),
+            Self::Other(_) => None,
+        }
+    }
+
+    /// Whether it may do what only some may: the keys of the settings may do everything.
+    pub(super) fn may(&self, scope: Scope) -> bool {
+        match self {
+            Self::Account(account) => account.has(scope),
+            Self::Other(id) => matches!(id, ClientId::Key(_)),
+        }
+    }
+}
+
+/// Why a request is refused, and the key that it came with.
+struct Refused {
+    error: Error,
+    account: Option<Arc<KeyAccount>>,
+}
+
+impl From<Error> for Refused {
+    fn from(error: Error) -> Self {
+        Self { error, account: None }
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        let mut response = Failure(self.error).into_response();
+        if let Some(account) = self.account {
+            limits::insert(response.headers_mut(), &account.standings());
+        }
+        response
+    }
+}
+
+/// The key of a request.
+enum Found {
+    /// The server has no keys.
+    None,
+    /// One of the settings, by its number.
+    Configured(usize),
+    /// One of the library.
+    Account(Arc<KeyAccount>),
 }
 
 /// Decides whether a request may be made.
 pub(super) struct Guard {
     keys: ApiKeys,
+    /// The keys of the library, if there is one.
+    accounts: OnceLock<Accounts>,
     public: PublicEndpoints,
     limiter: Option<Limiter>,
     proxies: usize,
@@ -50,49 +139,106 @@ impl Guard {
     pub(super) fn new(settings: &ProtectionSettings) -> Self {
         Self {
             keys: settings.keys.clone(),
+            accounts: OnceLock::new(),
             public: settings.public,
             limiter: settings.rate.map(Limiter::new),
             proxies: settings.proxies,
         }
     }
 
-    /// [`Unauthorized`](ErrorKind::Unauthorized), [`Forbidden`](ErrorKind::Forbidden) or
-    /// [`RateLimited`](ErrorKind::RateLimited) if the request is refused.
-    fn admit(&self, request: &Request) -> Result<()> {
+    /// Knows the keys of a library from now on. Only the first call has an effect.
+    pub(super) fn manage(&self, accounts: Accounts) {
+        let _ = self.accounts.set(accounts);
+    }
+
+    /// The keys of the library, if there is one.
+    pub(super) fn accounts(&self) -> Option<&Accounts> {
+        self.accounts.get()
+    }
+
+    /// Whether requests need a key.
+    pub(super) fn needs_key(&self) -> bool {
+        !self.keys.is_empty() || self.accounts().is_some_and(Accounts::any)
+    }
+
+    /// Who sends the request. An account has not counted it yet.
+    ///
+    /// [`Unauthorized`](ErrorKind::Unauthorized), [`Forbidden`](ErrorKind::Forbidden),
+    /// [`InsufficientScope`](ErrorKind::InsufficientScope) or [`RateLimited`](ErrorKind::RateLimited) if
+    /// the request is refused.
+    fn admit(&self, request: &Request) -> Result<Client, Refused> {
         // Browsers send preflights without a key, and no other request uses this method.
         if request.method() == Method::OPTIONS {
-            return Ok(());
+            return Ok(Client::Other(self.address(request)));
         }
         let route = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
         let access = super::access(request.method(), route.unwrap_or(""));
         match self.key(request.headers()) {
-            Err(_) if access.is_open(self.public) => Ok(()),
+            Err(_) if access.is_open(self.public) => Ok(Client::Other(self.address(request))),
             // Wrong keys count as well, so that guessing is slow.
-            Err(refusal) => self.count(&self.address(request)).and(Err(refusal)),
-            Ok(_) if access != Access::Key => Ok(()),
-            Ok(Some(number)) => self.count(&ClientId::Key(number)),
-            Ok(None) => self.count(&self.address(request)),
+            Err(refusal) => {
+                self.take(&self.address(request))?;
+                Err(refusal.into())
+            }
+            Ok(Found::Account(account)) => match account.check(access.scope()) {
+                Err(_) if access.is_open(self.public) => Ok(Client::Other(self.address(request))),
+                Err(error) => Err(Refused { error, account: Some(account) }),
+                Ok(()) => Ok(Client::Account(account)),
+            },
+            Ok(Found::Configured(number)) => {
+                self.counted(access, Client::Other(ClientId::Key(number)))
+            }
+            Ok(Found::None) => self.counted(access, Client::Other(self.address(request))),
         }
     }
 
-    /// Who sends a request that was admitted.
-    pub(super) fn client(&self, request: &Request) -> ClientId {
-        let number = self.key(request.headers()).ok().flatten();
-        number.map_or_else(|| self.address(request), ClientId::Key)
+    fn counted(&self, access: Access, client: Client) -> Result<Client, Refused> {
+        if access.is_counted() {
+            self.count(&client)?;
+        }
+        Ok(client)
     }
 
-    /// Counts a request of `client`.
+    /// Counts a request of an account, if requests for its route are counted.
+    fn visit(&self, request: &Request, account: &Arc<KeyAccount>) -> Result<Option<Visit>> {
+        let route = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+        if !super::access(request.method(), route.unwrap_or("")).is_counted() {
+            return Ok(None);
+        }
+        self.count(&Client::Account(Arc::clone(account)))
+    }
+
+    /// Who sends a request that was admitted.
+    pub(super) fn client(&self, request: &Request) -> Client {
+        let known = request.extensions().get::<Client>().cloned();
+        known.unwrap_or_else(|| Client::Other(self.address(request)))
+    }
+
+    /// Counts a request of `client`. It is in progress until the result is dropped.
     ///
     /// # Errors
-    /// [`RateLimited`](ErrorKind::RateLimited).
-    pub(super) fn count(&self, client: &ClientId) -> Result<()> {
+    /// [`RateLimited`](ErrorKind::RateLimited); [`Forbidden`](ErrorKind::Forbidden) if the key has ended
+    /// since it was admitted.
+    pub(super) fn count(&self, client: &Client) -> Result<Option<Visit>> {
+        match client {
+            Client::Account(account) => {
+                if !account.limits_requests() {
+                    self.take(&ClientId::Account(account.id()))?;
+                }
+                account.enter().map(Some)
+            }
+            Client::Other(id) => self.take(id).map(|()| None),
+        }
+    }
+
+    fn take(&self, client: &ClientId) -> Result<()> {
         self.limiter.as_ref().map_or(Ok(()), |limiter| limiter.take(client))
     }
 
-    /// The index of the request's key; `None` if the server has no keys.
-    fn key(&self, headers: &HeaderMap) -> Result<Option<usize>> {
-        if self.keys.is_empty() {
-            return Ok(None);
+    /// The request's key.
+    fn key(&self, headers: &HeaderMap) -> Result<Found> {
+        if !self.needs_key() {
+            return Ok(Found::None);
         }
         let mut given = keys(headers).peekable();
         if given.peek().is_none() {
@@ -102,7 +248,11 @@ impl Guard {
                  `x-api-key: KEY`",
             ));
         }
-        given.find_map(|key| self.keys.find(&key)).map(Some).ok_or_else(|| {
+        let find = |key: &[u8]| {
+            let configured = self.keys.find(key).map(Found::Configured);
+            configured.or_else(|| self.accounts()?.find(key).map(Found::Account))
+        };
+        given.find_map(|key| find(&key)).ok_or_else(|| {
             Error::new(
                 ErrorKind::Forbidden,
                 "this server does not know the API key; check it, or ask the operator of the server \
@@ -134,18 +284,37 @@ pub(super) enum Access {
     /// Clients with a key, if there are keys. Their number is not limited: a page of the gallery has a
     /// hundred pictures.
     Picture,
-    /// Clients with a key, if there are keys; the only requests that are rate limited.
+    /// Clients with any key, if there are keys; rate limited.
     Key,
+    /// Clients with a key of this scope, if there are keys; rate limited.
+    Scope(Scope),
 }
 
 impl Access {
+    /// Clients that may ask for captions.
+    pub(super) const CAPTION: Self = Self::Scope(Scope::Caption);
+
+    /// The scope that a key must have.
+    fn scope(self) -> Option<Scope> {
+        match self {
+            Self::Scope(scope) => Some(scope),
+            Self::Picture => Some(Scope::LibraryRead),
+            Self::Open | Self::Health | Self::Metrics | Self::Docs | Self::Key => None,
+        }
+    }
+
+    /// Whether requests count.
+    fn is_counted(self) -> bool {
+        matches!(self, Self::Key | Self::Scope(_))
+    }
+
     fn is_open(self, public: PublicEndpoints) -> bool {
         match self {
             Self::Open => true,
             Self::Health => public.health,
             Self::Metrics => public.metrics,
             Self::Docs => public.docs,
-            Self::Picture | Self::Key => false,
+            Self::Picture | Self::Key | Self::Scope(_) => false,
         }
     }
 }

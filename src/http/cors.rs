@@ -8,6 +8,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use super::auth::API_KEY;
+use super::limits;
 use super::observe::{REQUEST_ID, SERVER_TIMING};
 use crate::config::CorsOrigins;
 use cutline_error::{Error, ErrorKind, Result};
@@ -39,7 +40,12 @@ pub(super) fn layer(origins: &CorsOrigins) -> Option<CorsLayer> {
             HeaderName::from_static("mcp-method"),
             HeaderName::from_static("mcp-name"),
         ])
-        .expose_headers([REQUEST_ID, SERVER_TIMING, RETRY_AFTER])
+        .expose_headers(
+            [REQUEST_ID, SERVER_TIMING, RETRY_AFTER]
+                .into_iter()
+                .chain(limits::names())
+                .collect::<Vec<_>>(),
+        )
         .max_age(MAX_AGE);
     Some(layer)
 }

@@ -97,8 +97,12 @@ pub(super) fn status(kind: ErrorKind) -> StatusCode {
         | ErrorKind::InvalidParameter
         | ErrorKind::Unsupported => StatusCode::UNPROCESSABLE_ENTITY,
         ErrorKind::Unauthorized => StatusCode::UNAUTHORIZED,
-        ErrorKind::Forbidden | ErrorKind::OriginNotAllowed => StatusCode::FORBIDDEN,
-        ErrorKind::RateLimited | ErrorKind::QueueFull => StatusCode::TOO_MANY_REQUESTS,
+        ErrorKind::Forbidden | ErrorKind::InsufficientScope | ErrorKind::OriginNotAllowed => {
+            StatusCode::FORBIDDEN
+        }
+        ErrorKind::RateLimited | ErrorKind::QuotaExhausted | ErrorKind::QueueFull => {
+            StatusCode::TOO_MANY_REQUESTS
+        }
         ErrorKind::NotReady | ErrorKind::ShuttingDown | ErrorKind::LibraryBusy => {
             StatusCode::SERVICE_UNAVAILABLE
         }
@@ -134,8 +138,10 @@ fn title(kind: ErrorKind) -> &'static str {
         ErrorKind::InvalidParameter => "A parameter is invalid",
         ErrorKind::Unauthorized => "An API key is missing",
         ErrorKind::Forbidden => "The API key is wrong",
+        ErrorKind::InsufficientScope => "The API key is not for this",
         ErrorKind::OriginNotAllowed => "The web site is not allowed",
         ErrorKind::RateLimited => "Too many requests",
+        ErrorKind::QuotaExhausted => "The budget is used up",
         ErrorKind::QueueFull => "The queue is full",
         ErrorKind::NotReady => "The server is not ready",
         ErrorKind::ShuttingDown => "The server is stopping",
@@ -158,7 +164,9 @@ pub(super) fn retry_seconds(error: &Error) -> Option<u64> {
 /// The contract promises `Retry-After` for these kinds, whether or not the error has a time.
 fn retry_after(error: &Error) -> Option<Duration> {
     let promised = match error.kind() {
-        ErrorKind::RateLimited | ErrorKind::QueueFull => Some(Duration::from_secs(1)),
+        ErrorKind::RateLimited | ErrorKind::QuotaExhausted | ErrorKind::QueueFull => {
+            Some(Duration::from_secs(1))
+        }
         ErrorKind::NotReady | ErrorKind::ShuttingDown | ErrorKind::LibraryBusy => {
             Some(Duration::from_secs(5))
         }

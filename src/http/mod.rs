@@ -11,6 +11,7 @@
 //! - `accept` reads which format of an answer the client prefers;
 //! - `error` is the only place where an [`ErrorKind`] becomes a status;
 //! - `observe` gives every request its id, its log line and its `server-timing`;
+//! - `keys` makes and lists keys of clients, `limits` tells what is left of their limits;
 //! - `auth` and `rate` check who may send requests and how often, `cors` and `headers` instruct
 //!   browsers;
 //! - `connection` limits the sockets; `http2` is for gRPC;
@@ -33,10 +34,13 @@ mod extract;
 mod generate;
 mod headers;
 mod health;
+mod held;
 #[cfg(feature = "grpc")]
 mod http2;
 mod index;
+mod keys;
 mod library;
+mod limits;
 mod metrics;
 mod model;
 mod observe;
@@ -59,6 +63,7 @@ use axum::extract::MatchedPath;
 use axum::http::Method;
 use axum::middleware;
 use axum::routing::get;
+use cutline_library::Scope;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
 use utoipa_axum::routes;
@@ -81,37 +86,51 @@ use cutline_error::{Error, ErrorKind};
 /// Every route and who may use it. Path, method and documentation are declared at the handler; the
 /// router, the contract, the list at `GET /` and the check of API keys all follow from this list.
 fn routes() -> Vec<(Access, UtoipaMethodRouter<AppState>)> {
+    use Access::{Docs, Health, Key, Metrics, Open, Picture};
+    const CAPTION: Access = Access::CAPTION;
+    const TAGS: Access = Access::Scope(Scope::Tags);
+    const READ: Access = Access::Scope(Scope::LibraryRead);
+    const WRITE: Access = Access::Scope(Scope::LibraryWrite);
+    const ADMIN: Access = Access::Scope(Scope::Admin);
     let own = [
-        (Access::Key, routes!(generate::generate)),
-        (Access::Key, routes!(batch::batch)),
-        (Access::Key, routes!(tags::generate)),
-        (Access::Key, routes!(process::process)),
-        (Access::Key, routes!(realtime::connect)),
-        (Access::Open, routes!(index::show)),
-        (Access::Health, routes!(health::show)),
-        (Access::Open, routes!(health::live)),
-        (Access::Open, routes!(health::ready)),
-        (Access::Key, routes!(model::info)),
-        (Access::Key, routes!(backends::show)),
-        (Access::Metrics, routes!(metrics::show)),
-        (Access::Key, routes!(library::show::find)),
-        (Access::Key, routes!(library::show::asset, library::edit::purge)),
-        (Access::Picture, routes!(library::show::thumbnail)),
-        (Access::Key, routes!(library::show::history)),
-        (Access::Key, routes!(library::show::similar)),
-        (Access::Key, routes!(library::edit::edit)),
-        (Access::Key, routes!(library::show::duplicates)),
-        (Access::Key, routes!(library::show::facets)),
-        (Access::Key, routes!(library::show::stats)),
-        (Access::Key, routes!(library::show::feedback, library::edit::rate)),
-        (Access::Key, routes!(library::edit::change)),
-        (Access::Key, routes!(library::show::runs)),
-        (Access::Key, routes!(library::edit::undo)),
-        (Access::Key, routes!(library::regenerate::one)),
-        (Access::Key, routes!(library::jobs::start)),
-        (Access::Key, routes!(library::jobs::list)),
-        (Access::Key, routes!(library::jobs::cancel)),
-        (Access::Docs, routes!(openapi::document)),
+        (CAPTION, routes!(generate::generate)),
+        (CAPTION, routes!(batch::batch)),
+        (TAGS, routes!(tags::generate)),
+        (CAPTION, routes!(process::process)),
+        (CAPTION, routes!(realtime::connect)),
+        (Open, routes!(index::show)),
+        (Health, routes!(health::show)),
+        (Open, routes!(health::live)),
+        (Open, routes!(health::ready)),
+        (Key, routes!(model::info)),
+        (ADMIN, routes!(backends::show)),
+        (Metrics, routes!(metrics::show)),
+        (READ, routes!(library::show::find)),
+        (READ, routes!(library::show::asset)),
+        (WRITE, routes!(library::edit::purge)),
+        (Picture, routes!(library::show::thumbnail)),
+        (READ, routes!(library::show::history)),
+        (READ, routes!(library::show::similar)),
+        (WRITE, routes!(library::edit::edit)),
+        (READ, routes!(library::show::duplicates)),
+        (READ, routes!(library::show::facets)),
+        (READ, routes!(library::show::stats)),
+        (READ, routes!(library::show::feedback)),
+        (WRITE, routes!(library::edit::rate)),
+        (WRITE, routes!(library::edit::change)),
+        (READ, routes!(library::show::runs)),
+        (WRITE, routes!(library::edit::undo)),
+        (WRITE, routes!(library::regenerate::one)),
+        (WRITE, routes!(library::jobs::start)),
+        (READ, routes!(library::jobs::list)),
+        (WRITE, routes!(library::jobs::cancel)),
+        (ADMIN, routes!(keys::create)),
+        (ADMIN, routes!(keys::list)),
+        (ADMIN, routes!(keys::edit)),
+        (ADMIN, routes!(keys::rotate)),
+        (ADMIN, routes!(keys::revoke)),
+        (Key, routes!(keys::usage)),
+        (Docs, routes!(openapi::document)),
     ];
     own.into_iter().chain(contracts::routes()).collect()
 }
@@ -122,15 +141,23 @@ const GALLERY: &str = "/gallery";
 /// The files of the pages, which are not part of the contract.
 const PAGE_FILES: &str = "/page/{name}";
 
-/// Who may use the route with this pattern. A route that is not in [`routes`] needs a key.
+/// Who may use the route with this pattern. A route that is not in [`routes`] needs a key, and if something
+/// is sent, one for captions: those are other addresses of the contracts.
 fn access(method: &Method, route: &str) -> Access {
-    /// Of requests that read, and of those that send something.
-    static ACCESS: LazyLock<[HashMap<String, Access>; 2]> = LazyLock::new(|| {
-        let pages = [PAGE_FILES, GALLERY].map(|route| (route.to_owned(), Access::Open));
-        let mut all = [HashMap::from(pages), HashMap::new()];
+    static ACCESS: LazyLock<HashMap<(Method, String), Access>> = LazyLock::new(|| {
+        let pages =
+            [PAGE_FILES, GALLERY].map(|route| ((Method::GET, route.to_owned()), Access::Open));
+        let mut all = HashMap::from(pages);
         for (access, (_, item, _)) in routes() {
             for (path, item) in item.paths {
-                all[usize::from(item.post.is_some())].insert(path, access);
+                let methods = [
+                    (Method::GET, item.get.is_some()),
+                    (Method::POST, item.post.is_some()),
+                    (Method::PATCH, item.patch.is_some()),
+                    (Method::DELETE, item.delete.is_some()),
+                ];
+                let declared = methods.into_iter().filter(|(_, declared)| *declared);
+                all.extend(declared.map(|(method, _)| ((method, path.clone()), access)));
             }
         }
         all
@@ -139,9 +166,13 @@ fn access(method: &Method, route: &str) -> Access {
     if contracts::grpc::is_probe(route) {
         return Access::Open;
     }
-    let sends = !matches!(*method, Method::GET | Method::HEAD);
-    let documented = ACCESS[usize::from(sends)].get(route).copied();
-    documented.unwrap_or(if openapi::is_docs(route) { Access::Docs } else { Access::Key })
+    let method = if *method == Method::HEAD { &Method::GET } else { method };
+    let documented = ACCESS.get(&(method.clone(), route.to_owned())).copied();
+    documented.unwrap_or(match *method {
+        _ if openapi::is_docs(route) && *method == Method::GET => Access::Docs,
+        Method::POST if !route.is_empty() => Access::CAPTION,
+        _ => Access::Key,
+    })
 }
 
 /// The endpoints of the contract.

@@ -26,6 +26,8 @@ const MAX_CLIENTS: u64 = 16_384;
 pub(super) enum ClientId {
     /// The holder of the key with this index.
     Key(usize),
+    /// The holder of the key with this number in the library.
+    Account(i64),
     /// Everybody at this address; `None` without a socket.
     Address(Option<IpAddr>),
 }
@@ -64,7 +66,7 @@ impl Limiter {
         self.limiter.check_key(client).map_err(|refusal| {
             let wait = refusal.wait_time_from(self.limiter.clock().now());
             let who = match client {
-                ClientId::Key(_) => "this API key",
+                ClientId::Key(_) | ClientId::Account(_) => "this API key",
                 ClientId::Address(_) => "your address",
             };
             let detail = format!(

@@ -10,6 +10,7 @@ use tokio::sync::{OnceCell, SetOnce, watch};
 
 use super::auth::Guard;
 use super::library::Library;
+use crate::accounts::{Accounts, Clock};
 use crate::captioner::{Captioner, Decoders, ImageMemory, Keep, NearTags, Tagger};
 use crate::config::HttpSettings;
 use crate::fetch::Fetcher;
@@ -94,10 +95,20 @@ impl AppState {
     /// effect, and it must come before [`ready`](Self::ready).
     ///
     /// # Errors
-    /// [`Internal`](ErrorKind::Internal): the system provides no thread.
+    /// [`Internal`](ErrorKind::Internal): the system provides no thread; or the keys cannot be read.
     pub fn keep_in(&self, store: Arc<dyn Store>) -> Result<()> {
+        self.keep_in_with(store, Clock::default())
+    }
+
+    /// As [`keep_in`](Self::keep_in), with another clock for the budgets of keys.
+    ///
+    /// # Errors
+    /// Those of [`keep_in`](Self::keep_in).
+    pub fn keep_in_with(&self, store: Arc<dyn Store>, clock: Clock) -> Result<()> {
         let near: Arc<dyn NearTags> = Arc::new(LibraryTags::new(Arc::clone(&store)));
         let _ = self.inner.near_tags.set(near);
+        let accounts = Accounts::start(Arc::clone(&store), clock, self.metrics.clone())?;
+        self.inner.guard.manage(accounts);
         let _ = self.inner.library.set(Library::new(store)?);
         Ok(())
     }

@@ -122,6 +122,45 @@ impl Lookup {
     }
 }
 
+/// What a key may have so much of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum KeyLimit {
+    /// Requests per minute.
+    Requests,
+    /// Images per minute.
+    Images,
+    /// Requests at a time.
+    Parallel,
+    /// Images or tokens in a day or a month.
+    Budget,
+}
+
+impl KeyLimit {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Requests, Self::Images, Self::Parallel, Self::Budget];
+
+    /// The value of the label.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Requests => "requests",
+            Self::Images => "images",
+            Self::Parallel => "parallel",
+            Self::Budget => "budget",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LimitLabel {
+    limit: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ResultLabel {
+    result: &'static str,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
     contract: &'static str,
@@ -171,6 +210,9 @@ struct MetricsInner {
     rebuilds: Counter,
     retries: Counter,
     backends: BackendMetrics,
+    key_refusals: Family<LimitLabel, Counter>,
+    key_images: Family<ResultLabel, Counter>,
+    budget_warnings: Counter,
 }
 
 impl Metrics {
@@ -190,6 +232,9 @@ impl Metrics {
             rebuilds: Counter::default(),
             retries: Counter::default(),
             backends: BackendMetrics::default(),
+            key_refusals: Family::default(),
+            key_images: Family::default(),
+            budget_warnings: Counter::default(),
         };
         inner.register();
         inner.create_known_series();
@@ -245,6 +290,22 @@ impl Metrics {
     pub fn tokens(&self, prompt: usize, generated: usize) {
         self.inner.prompt_tokens.inc_by(prompt as u64);
         self.inner.generated_tokens.inc_by(generated as u64);
+    }
+
+    /// Counts a request that a limit of its key refused.
+    pub fn key_refused(&self, limit: KeyLimit) {
+        self.inner.key_refusals.get_or_create(&LimitLabel { limit: limit.as_str() }).inc();
+    }
+
+    /// Counts an image that was charged to a key; one of the cache is free.
+    pub fn charged(&self, cached: bool) {
+        let result = if cached { "cached" } else { "computed" };
+        self.inner.key_images.get_or_create(&ResultLabel { result }).inc();
+    }
+
+    /// Counts a budget that has reached its soft limit.
+    pub fn budget_warned(&self) {
+        self.inner.budget_warnings.inc();
     }
 
     /// Counts a reset of the engine after a failure.
@@ -337,12 +398,33 @@ impl MetricsInner {
             self.retries.clone(),
         );
         self.backends.register(registry);
+        registry.register(
+            "key_refusals",
+            "Requests that a limit of their API key refused",
+            self.key_refusals.clone(),
+        );
+        registry.register(
+            "key_images",
+            "Images that were charged to API keys; those of the cache are free",
+            self.key_images.clone(),
+        );
+        registry.register(
+            "key_budget_warnings",
+            "Budgets of API keys that have reached their soft limit",
+            self.budget_warnings.clone(),
+        );
     }
 
     /// Creates the series that are known beforehand, so that a rate starts from zero.
     fn create_known_series(&self) {
         for stage in Stage::ALL {
             drop(self.stage_seconds.get_or_create(&StageLabel { stage: stage.as_str() }));
+        }
+        for limit in KeyLimit::ALL {
+            drop(self.key_refusals.get_or_create(&LimitLabel { limit: limit.as_str() }));
+        }
+        for result in ["computed", "cached"] {
+            drop(self.key_images.get_or_create(&ResultLabel { result }));
         }
         drop(self.rejected.get_or_create(&ReasonLabel { reason: ErrorKind::QueueFull.code() }));
         for (cache, result) in [

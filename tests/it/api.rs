@@ -13,6 +13,7 @@ mod forms;
 #[cfg(feature = "grpc")]
 mod grpc;
 mod huggingface;
+mod keys;
 mod kserve;
 mod library;
 mod mcp;

@@ -5,6 +5,8 @@ mod folders;
 #[cfg(all(unix, feature = "embedded-model"))]
 mod interrupted;
 mod judged;
+#[cfg(all(unix, feature = "embedded-model"))]
+mod keys;
 #[cfg(feature = "embedded-model")]
 mod library;
 #[cfg(all(target_os = "linux", feature = "embedded-model"))]

@@ -36,10 +36,14 @@ pub enum ErrorKind {
     Unauthorized,
     /// The API key of the request is not valid.
     Forbidden,
+    /// The API key of the request is valid, but not for this.
+    InsufficientScope,
     /// A page of another web site, which the settings do not allow, wants to connect.
     OriginNotAllowed,
     /// The client has exceeded its request rate.
     RateLimited,
+    /// The budget of the API key is used up.
+    QuotaExhausted,
     /// The queue is full; nothing was queued.
     QueueFull,
     /// The model is not loaded or not warmed up yet.
@@ -96,8 +100,10 @@ impl ErrorKind {
             Self::InvalidParameter => "invalid_parameter",
             Self::Unauthorized => "unauthorized",
             Self::Forbidden => "forbidden",
+            Self::InsufficientScope => "insufficient_scope",
             Self::OriginNotAllowed => "origin_not_allowed",
             Self::RateLimited => "rate_limited",
+            Self::QuotaExhausted => "insufficient_quota",
             Self::QueueFull => "queue_full",
             Self::NotReady => "not_ready",
             Self::ShuttingDown => "shutting_down",

@@ -5,8 +5,10 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::features::Features;
+use crate::keys::{ApiKey, KeyChange};
 use crate::store::RunId;
 use crate::types::{Author, Color, ContentHash, Field, Name, NameKind, Thumbnail};
+use crate::usage::UsageEntry;
 
 /// The longest text, in bytes.
 const MAX_TEXT: usize = 16 << 10;
@@ -28,6 +30,10 @@ pub enum Change {
     Feedback(Feedback),
     /// Removes a photo with everything about it: texts, history, features, thumbnail.
     Purge(ContentHash),
+    /// A key of a client is made, edited, rotated or revoked.
+    Key(KeyChange),
+    /// Clients have used something.
+    Usage(Vec<UsageEntry>),
     /// Takes back one revision of a run, if it is still the current one.
     Undo {
         /// The photo.
@@ -250,7 +256,7 @@ pub enum Written {
 }
 
 /// What became of a change.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Applied {
     /// Of [`Change::Asset`].
     Asset {
@@ -272,6 +278,10 @@ pub enum Applied {
     },
     /// Of [`Change::Feedback`].
     Feedback,
+    /// Of [`Change::Key`]: the key now.
+    Key(Box<ApiKey>),
+    /// Of [`Change::Usage`].
+    Usage,
     /// Of [`Change::Purge`]: whether the photo was there.
     Purged(bool),
 }
@@ -307,7 +317,8 @@ impl Change {
                 short("reason", &feedback.reason, MAX_TEXT)?;
                 check_author(&feedback.author)
             }
-            Self::Purge(_) => Ok(()),
+            Self::Key(change) => change.normalise(),
+            Self::Purge(_) | Self::Usage(_) => Ok(()),
             Self::Undo { author, .. } => check_author(author),
         }
     }

@@ -29,6 +29,7 @@ mod change;
 pub mod duplicates;
 mod edit_distance;
 mod features;
+mod keys;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 mod query;
@@ -39,6 +40,7 @@ mod store;
 mod time;
 pub mod transfer;
 mod types;
+mod usage;
 pub mod whole;
 
 use std::path::Path;
@@ -50,6 +52,10 @@ pub use self::change::{
     Applied, Change, Feedback, FeedbackKind, NewAsset, NewText, TextAction, TextChange, Written,
 };
 pub use self::features::{Features, Neighbour, Probe, Similar};
+pub use self::keys::{
+    ApiKey, Budget, BudgetPeriod, BudgetUnit, KeyChange, KeyRules, PriorityClass, Scope, Secret,
+    SecretHash, period,
+};
 pub use self::query::{Attribute, Expression, Query, Sort, parse};
 pub use self::store::{
     CheckReport, Count, Facet, FacetValue, FeedbackRow, Found, Groups, Page, Run, RunId, Stats,
@@ -60,6 +66,7 @@ pub use self::types::{
     Action, Asset, Author, AuthorKind, Color, ContentHash, CurrentText, Field, ModelAuthor, Name,
     NameKind, Revision, RevisionId, SuggestedText, Thumbnail,
 };
+pub use self::usage::{UsageEntry, UsageGroup, UsageQuery, UsageRow, Used};
 
 /// Where a library is.
 enum Place<'a> {

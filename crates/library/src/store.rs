@@ -10,8 +10,10 @@ use utoipa::ToSchema;
 
 use crate::change::{Applied, Change};
 use crate::features::{Neighbour, Similar};
+use crate::keys::ApiKey;
 use crate::query::Query;
 use crate::types::{Asset, Author, ContentHash, Name, NameKind, Revision, Thumbnail};
+use crate::usage::{UsageQuery, UsageRow};
 
 /// Groups of photos. Shared, because those who page through them ask again for each page.
 pub type Groups = Arc<Vec<Vec<ContentHash>>>;
@@ -114,6 +116,18 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// # Errors
     /// The database cannot be read.
     fn training_pairs(&self, after: i64, limit: usize) -> Result<Vec<TrainingPair>>;
+
+    /// All keys of clients, in the order in which they were made.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    fn keys(&self) -> Result<Vec<ApiKey>>;
+
+    /// What clients with keys have used.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    fn usage(&self, query: &UsageQuery) -> Result<Vec<UsageRow>>;
 
     /// What the library contains.
     ///

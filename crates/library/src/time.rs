@@ -4,6 +4,20 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use cutline_error::{Error, Result};
 
+/// Milliseconds of a day.
+pub(crate) const DAY: i64 = 86_400_000;
+
+/// The first times of the month that `time` is in, and of the month after it.
+pub(crate) fn month(time: i64) -> (i64, i64) {
+    // 31 days after its first, every month is over, and the next is not.
+    let begin = |time: i64| {
+        let text = format_time(time);
+        text.get(..7).and_then(|month| parse_time(month).ok()).unwrap_or(0)
+    };
+    let first = begin(time);
+    (first, begin(first + 31 * DAY))
+}
+
 /// The present time, in milliseconds since 1970.
 #[must_use]
 pub fn now() -> i64 {

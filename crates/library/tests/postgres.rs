@@ -80,9 +80,9 @@ fn addresses_rights_and_versions() {
     };
     refused(&server.address("nothing"), "does not exist");
     refused("postgres://kim:secret@%2Fnowhere/db", "check that the server runs");
-    server.sql("photos", "UPDATE cutline.library SET version = 2");
+    server.sql("photos", "UPDATE cutline.library SET version = version + 1");
     refused(&address, "update the program");
-    server.sql("photos", "UPDATE cutline.library SET version = 1");
+    server.sql("photos", "UPDATE cutline.library SET version = version - 1");
     open(&address).unwrap();
     server.database("other");
     server.sql("other", "CREATE SCHEMA cutline; CREATE TABLE cutline.albums(id bigint)");

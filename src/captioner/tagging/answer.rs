@@ -169,6 +169,9 @@ pub struct Tagged {
     pub decoder_steps: usize,
     /// Where the time went.
     pub timings: TagTimings,
+    /// Tokens that were written for it. For usage.
+    #[serde(skip)]
+    pub tokens: usize,
     /// What spoke for each tag of the vocabulary. For measuring.
     #[serde(skip)]
     pub hints: Vec<Hints>,

@@ -211,6 +211,19 @@ impl Captioner {
         params: &TagParams,
         near: Option<Arc<dyn NearTags>>,
     ) -> Result<Tagged> {
+        let free = self.uncharged();
+        let work = Box::pin(free.tag_free(photo, tagger, params, near));
+        let captions = tag_params(CaptionParams::default());
+        self.charged(self.tokens_at_most(0, &captions), work, |tagged| tagged.tokens).await
+    }
+
+    async fn tag_free(
+        &self,
+        photo: Photo,
+        tagger: &Tagger,
+        params: &TagParams,
+        near: Option<Arc<dyn NearTags>>,
+    ) -> Result<Tagged> {
         let begin = Instant::now();
         params.validate()?;
         let strategy = params.strategy.resolved();
@@ -360,6 +373,7 @@ impl Seen {
                 ranking_ms: milliseconds(self.rank_time),
                 total_ms: milliseconds(self.total),
             },
+            tokens: self.captions.iter().map(|caption| caption.tokens).sum(),
             hints,
             tags,
         })

@@ -87,7 +87,7 @@ pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode> {
 }
 
 /// Opens the library of a command.
-fn open(matches: &ArgMatches) -> Result<Arc<dyn Store>> {
+pub(super) fn open(matches: &ArgMatches) -> Result<Arc<dyn Store>> {
     let address = address(matches)?;
     if !cutline_library::exists(&address)? {
         return Err(Error::new(
@@ -103,7 +103,7 @@ fn open(matches: &ArgMatches) -> Result<Arc<dyn Store>> {
 }
 
 /// The address of the library of a command.
-fn address(matches: &ArgMatches) -> Result<String> {
+pub(super) fn address(matches: &ArgMatches) -> Result<String> {
     let address = library_address(&Values::of_command(matches)?)?;
     address.ok_or_else(|| {
         Error::new(
@@ -136,12 +136,12 @@ fn field(text: &str) -> Result<Field, String> {
 }
 
 /// A text for a line of several, with tabs between them.
-fn cell(text: &str) -> String {
+pub(super) fn cell(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// Prints a value as JSON, on one line.
-fn print_json(value: &impl serde::Serialize) -> Result<()> {
+pub(super) fn print_json(value: &impl serde::Serialize) -> Result<()> {
     let json = serde_json::to_string(value)
         .map_err(|error| Error::internal("the answer cannot be written").with_source(error))?;
     print(&(json + "\n"))

@@ -47,7 +47,10 @@ pub(in crate::http) fn shape(
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     let hopeless = matches!(
         error.kind(),
-        ErrorKind::ImageTooLarge | ErrorKind::BatchTooLarge | ErrorKind::UnsupportedFormat
+        ErrorKind::ImageTooLarge
+            | ErrorKind::BatchTooLarge
+            | ErrorKind::UnsupportedFormat
+            | ErrorKind::QuotaExhausted
     );
     if contract == Contract::OpenAi && hopeless {
         headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
@@ -97,6 +100,8 @@ pub(in crate::http) fn openai(error: &Error) -> OpenAiError<'_> {
         ErrorKind::Unauthorized | ErrorKind::Forbidden => {
             ("authentication_error", "invalid_api_key")
         }
+        ErrorKind::InsufficientScope => ("permission_error", problem.code),
+        ErrorKind::QuotaExhausted => ("insufficient_quota", problem.code),
         ErrorKind::ModelNotFound | ErrorKind::NotFound => ("not_found_error", problem.code),
         ErrorKind::RateLimited | ErrorKind::QueueFull => {
             ("rate_limit_error", "rate_limit_exceeded")

@@ -47,9 +47,9 @@ const PROMPT: &str = "a photo of a";
 
 pub(super) fn routes() -> Vec<(Access, UtoipaMethodRouter<AppState>)> {
     vec![
-        (Access::Key, routes!(root)),
-        (Access::Key, routes!(predict)),
-        (Access::Key, routes!(pipeline)),
+        (Access::CAPTION, routes!(root)),
+        (Access::CAPTION, routes!(predict)),
+        (Access::CAPTION, routes!(pipeline)),
         (Access::Key, routes!(info)),
     ]
 }

@@ -19,7 +19,9 @@ use utoipa_axum::router::UtoipaMethodRouter;
 use utoipa_axum::routes;
 
 use super::body::{Received, receive};
-use crate::captioner::{Budget, Captioner, Decoders, Photo, ProcessTimings};
+use crate::captioner::{
+    Account, Budget, Captioner, Decoders, Photo, ProcessTimings, current_account,
+};
 use crate::config::{CorsOrigins, HttpSettings};
 use crate::fetch::FetchSources;
 use crate::http::auth::Access;
@@ -44,7 +46,7 @@ const COPIES_WITH_ESCAPES: usize = 3;
 const MOST_ERROR_BYTES: usize = 16 << 10;
 
 pub(super) fn routes() -> Vec<(Access, UtoipaMethodRouter<AppState>)> {
-    vec![(Access::Key, routes!(call))]
+    vec![(Access::CAPTION, routes!(call))]
 }
 
 /// Calls a tool, or lists the tools
@@ -100,8 +102,8 @@ pub(super) async fn call(
     let copies = if escaped { bytes.len().saturating_mul(COPIES_WITH_ESCAPES) } else { 0 };
     let _copies = permit.copy(copies)?;
 
-    let config = config(state.settings());
-    let backend = Call { state, permit, ended: Arc::default() };
+    let config = config(&state);
+    let backend = Call { state, permit, account: current_account(), ended: Arc::default() };
     let ended = Arc::clone(&backend.ended);
     // One for each request, because the tools hold what belongs to this request.
     let tools = move || Ok(Tools::new(backend.clone()));
@@ -125,15 +127,15 @@ pub(super) async fn call(
 }
 
 /// The rules for one server.
-fn config(settings: &HttpSettings) -> StreamableHttpServerConfig {
-    let HttpSettings { protection, loopback_host, .. } = settings;
+fn config(state: &AppState) -> StreamableHttpServerConfig {
+    let HttpSettings { protection, loopback_host, .. } = state.settings();
     let config = StreamableHttpServerConfig::default()
         .with_legacy_session_mode(false)
         .with_json_response(true)
         // The body has been read within our own limits.
         .with_max_request_body_bytes(usize::MAX);
     // A page that gives itself a name of this machine has no key, and is not behind the proxy.
-    let exposed = protection.keys.is_empty() && protection.proxies == 0;
+    let exposed = !state.guard().needs_key() && protection.proxies == 0;
     let config = match loopback_host.as_deref().filter(|_| exposed) {
         Some(host) => config.with_allowed_hosts(["localhost", "127.0.0.1", "::1", host]),
         None => config.disable_allowed_hosts(),
@@ -214,13 +216,16 @@ fn values(json: &[u8]) -> usize {
 struct Call {
     state: AppState,
     permit: BodyPermit,
+    /// Who pays; the tools may run in another task.
+    account: Option<Arc<dyn Account>>,
     /// Set once the tool has ended.
     ended: Arc<OnceLock<Result<ImageReport>>>,
 }
 
 impl Backend for Call {
     async fn captioner(&self) -> Result<Captioner> {
-        self.state.captioner().cloned()
+        let captioner = self.state.captioner()?;
+        Ok(captioner.charged_to(self.account.clone()))
     }
 
     fn decoders(&self) -> Result<Decoders> {

@@ -27,7 +27,7 @@ use cutline_error::{Error, ErrorKind, Result};
 const IMAGES: usize = 64;
 
 pub(super) fn routes() -> Vec<(Access, UtoipaMethodRouter<AppState>)> {
-    vec![(Access::Key, routes!(caption)), (Access::Key, routes!(labels))]
+    vec![(Access::CAPTION, routes!(caption)), (Access::CAPTION, routes!(labels))]
 }
 
 /// Names of models are not looked at: PhotoPrism sends those of its own settings.

@@ -54,7 +54,7 @@ pub(super) fn check_json(headers: &HeaderMap) -> Result<()> {
 }
 
 /// The JSON of a request.
-pub(super) async fn body<T: for<'de> Deserialize<'de>>(
+pub(in crate::http) async fn body<T: for<'de> Deserialize<'de>>(
     state: &AppState,
     request: Request,
 ) -> Result<T> {

@@ -22,7 +22,7 @@ use utoipa::ToSchema;
 use super::edit::{body, check_json};
 use super::regenerate::{parameters, regenerate};
 use super::{hash, library, person, run_number, with};
-use crate::captioner::{CaptionParams, Priority};
+use crate::captioner::{CaptionParams, Priority, charged_to, current_account};
 use crate::http::error::Failure;
 use crate::http::openapi::bodies::RegenerateManyRequest;
 use crate::http::openapi::errors::{
@@ -220,7 +220,11 @@ pub(in crate::http) async fn start(
         problem: None,
     });
     let job = entry.snapshot();
-    tokio::spawn(work(state, entry, photos, params, run));
+    let work = work(state, entry, photos, params, run);
+    match current_account() {
+        Some(account) => drop(tokio::spawn(charged_to(account, work))),
+        None => drop(tokio::spawn(work)),
+    }
     Ok((StatusCode::ACCEPTED, Json(job)).into_response())
 }
 

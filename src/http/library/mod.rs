@@ -21,6 +21,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use self::jobs::Jobs;
+use super::auth::Client;
 use super::rate::ClientId;
 use super::state::AppState;
 use crate::library::Keeper;
@@ -52,7 +53,7 @@ fn library(state: &AppState) -> Result<&Library> {
 }
 
 /// Does something with the library, on a thread that may wait for the disk.
-async fn with<T: Send + 'static>(
+pub(super) async fn with<T: Send + 'static>(
     state: &AppState,
     work: impl FnOnce(&dyn Store) -> Result<T> + Send + 'static,
 ) -> Result<T> {
@@ -70,10 +71,10 @@ async fn with<T: Send + 'static>(
 }
 
 /// The parameters of a query string. Each may be given once.
-struct Parameters(HashMap<String, String>);
+pub(super) struct Parameters(HashMap<String, String>);
 
 impl Parameters {
-    fn read(query: Option<&str>, known: &[&str]) -> Result<Self> {
+    pub(super) fn read(query: Option<&str>, known: &[&str]) -> Result<Self> {
         let mut all = HashMap::new();
         for (name, value) in url::form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
             let name = name.into_owned();
@@ -88,7 +89,7 @@ impl Parameters {
         Ok(Self(all))
     }
 
-    fn text(&self, name: &str) -> &str {
+    pub(super) fn text(&self, name: &str) -> &str {
         self.0.get(name).map(String::as_str).unwrap_or_default()
     }
 
@@ -158,7 +159,8 @@ fn etag(version: impl Display) -> HeaderValue {
 /// Who edits: people are known by their keys.
 fn person(state: &AppState, request: &Request) -> Author {
     match state.guard().client(request) {
-        ClientId::Key(number) => Author::person(format!("key {}", number + 1)),
-        ClientId::Address(_) => Author::person("http"),
+        Client::Account(account) => Author::person(account.name()),
+        Client::Other(ClientId::Key(number)) => Author::person(format!("key {}", number + 1)),
+        Client::Other(_) => Author::person("http"),
     }
 }

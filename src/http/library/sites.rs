@@ -25,16 +25,16 @@ pub(in crate::http) async fn check(
 ) -> Result<Response, Failure> {
     let route = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
     if route.starts_with("/library/") && state.library().is_some() {
-        allowed(request.headers(), state.settings())?;
+        allowed(request.headers(), &state)?;
     }
     Ok(next.run(request).await)
 }
 
 /// [`OriginNotAllowed`](ErrorKind::OriginNotAllowed) if a page of another site may have sent this.
-fn allowed(headers: &HeaderMap, settings: &HttpSettings) -> Result<()> {
-    let HttpSettings { protection, loopback_host, .. } = settings;
+fn allowed(headers: &HeaderMap, state: &AppState) -> Result<()> {
+    let HttpSettings { protection, loopback_host, .. } = state.settings();
     // No page of another site has a key.
-    if !protection.keys.is_empty() {
+    if state.guard().needs_key() {
         return Ok(());
     }
     cors::check_origin(headers, &protection.cors)?;

@@ -27,7 +27,14 @@ const BODY: &[ErrorKind] = &[
     ErrorKind::Internal,
 ];
 /// Every request that needs a key and is rate limited.
-const KEY: &[ErrorKind] = &[ErrorKind::Unauthorized, ErrorKind::Forbidden, ErrorKind::RateLimited];
+const KEY: &[ErrorKind] = &[
+    ErrorKind::Unauthorized,
+    ErrorKind::Forbidden,
+    ErrorKind::InsufficientScope,
+    ErrorKind::RateLimited,
+];
+/// Every request that a key pays for.
+const PAID: &[ErrorKind] = &[ErrorKind::QuotaExhausted, ErrorKind::LibraryBusy];
 /// Every request that needs the model.
 const MODEL: &[ErrorKind] = &[ErrorKind::NotReady, ErrorKind::ShuttingDown];
 
@@ -56,8 +63,8 @@ macro_rules! problems {
 }
 
 problems! {
-    CaptionProblems: KEY, BODY, MODEL, &[ErrorKind::ModelNotFound];
-    BatchProblems: KEY, BODY, MODEL, &[ErrorKind::BatchTooLarge, ErrorKind::ModelNotFound];
+    CaptionProblems: KEY, PAID, BODY, MODEL, &[ErrorKind::ModelNotFound];
+    BatchProblems: KEY, PAID, BODY, MODEL, &[ErrorKind::BatchTooLarge, ErrorKind::ModelNotFound];
     ImageProblems: KEY, BODY;
     RealtimeProblems: KEY, MODEL, &[ErrorKind::MalformedRequest, ErrorKind::OriginNotAllowed];
     LibraryProblems: KEY, LIBRARY;
@@ -73,6 +80,7 @@ problems! {
         ErrorKind::StorageFull,
     ];
     LibraryRegenerateProblems: KEY, LIBRARY, MODEL, &[
+        ErrorKind::QuotaExhausted,
         ErrorKind::MalformedRequest,
         ErrorKind::RequestTimeout,
         ErrorKind::ImageTooLarge,
@@ -81,6 +89,15 @@ problems! {
         ErrorKind::UndecodableImage,
         ErrorKind::QueueFull,
         ErrorKind::PhotoUnavailable,
+        ErrorKind::StorageFull,
+    ];
+    KeyChangeProblems: KEY, LIBRARY, &[
+        ErrorKind::MalformedRequest,
+        ErrorKind::RequestTimeout,
+        ErrorKind::BatchTooLarge,
+        ErrorKind::UnsupportedFormat,
+        ErrorKind::QueueFull,
+        ErrorKind::ShuttingDown,
         ErrorKind::StorageFull,
     ];
     ModelProblems: KEY, MODEL;
@@ -112,19 +129,19 @@ const FOREIGN: &[ErrorKind] = &[
 ];
 
 contract_problems! {
-    OpenAiProblems: OpenAi, KEY, BODY, MODEL, FOREIGN;
+    OpenAiProblems: OpenAi, KEY, PAID, BODY, MODEL, FOREIGN;
     OpenAiModelProblems: OpenAi, KEY, MODEL;
-    OllamaProblems: Ollama, KEY, BODY, MODEL, FOREIGN;
+    OllamaProblems: Ollama, KEY, PAID, BODY, MODEL, FOREIGN;
     OllamaModelProblems: Ollama, KEY, MODEL, &[ErrorKind::MalformedRequest, ErrorKind::ModelNotFound];
-    PhotoPrismProblems: PhotoPrism, KEY, BODY, MODEL, FOREIGN;
-    HuggingFaceProblems: HuggingFace, KEY, BODY, MODEL, FOREIGN;
+    PhotoPrismProblems: PhotoPrism, KEY, PAID, BODY, MODEL, FOREIGN;
+    HuggingFaceProblems: HuggingFace, KEY, PAID, BODY, MODEL, FOREIGN;
     HuggingFaceModelProblems: HuggingFace, KEY, MODEL;
-    KserveProblems: Kserve, KEY, BODY, MODEL, FOREIGN;
+    KserveProblems: Kserve, KEY, PAID, BODY, MODEL, FOREIGN;
     KserveModelProblems: Kserve, KEY, MODEL, &[ErrorKind::ModelNotFound];
     KserveServerProblems: Kserve, KEY;
     KserveLiveProblems: Kserve, &[ErrorKind::NotReady];
     KserveReadyProblems: Kserve, MODEL;
-    McpProblems: Mcp, KEY, &[
+    McpProblems: Mcp, KEY, PAID, &[
         ErrorKind::OriginNotAllowed,
         ErrorKind::MalformedRequest,
         ErrorKind::NotFound,
@@ -227,6 +244,14 @@ fn example(kind: ErrorKind) -> Error {
         }
         ErrorKind::Forbidden => {
             "this server does not know the API key; check it, or ask the operator of the server for one"
+        }
+        ErrorKind::InsufficientScope => {
+            "this API key has not the scope caption; use another key, or ask the operator of the server for \
+             it"
+        }
+        ErrorKind::QuotaExhausted => {
+            "the budget of this API key, 1000 images a month, is used up, or what is left is too little for \
+             this request; it begins again at 2026-12-01T00:00:00Z, or ask the operator of the server for more"
         }
         ErrorKind::OriginNotAllowed => {
             "pages of this origin may not connect; list it in CORS_ALLOW_ORIGINS, and let a proxy \

@@ -14,6 +14,7 @@ use tracing::Instrument;
 use super::entrance::InProgress;
 use super::events::RealtimeEvent;
 use super::outbox::{Left, Outbox};
+use crate::accounts::Visit;
 use crate::captioner::{Caption, CaptionEvent, CaptionParams, Captioner, Photo};
 use crate::fetch::Fetcher;
 use crate::http::generate::too_late;
@@ -111,6 +112,8 @@ pub(super) struct CaptionRequest {
     pub(super) source: Source,
     pub(super) params: CaptionParams,
     pub(super) captioner: Captioner,
+    /// For a key that is limited in its requests at a time.
+    pub(super) visit: Option<Visit>,
     /// Time for the answer.
     pub(super) limit: Duration,
     pub(super) log: MessageLog,
@@ -138,7 +141,7 @@ impl From<Left> for Failed {
 
 impl CaptionRequest {
     async fn run(self, requests: &Requests) {
-        let Self { id, source, params, captioner, limit, log, outbox, progress } = self;
+        let Self { id, source, params, captioner, visit, limit, log, outbox, progress } = self;
         let events = Events { id: &id, outbox: &outbox, limit, deadline: Instant::now() + limit };
         let result = match events.send_all(&captioner, source, params).await {
             Ok(caption) => Ok(caption),
@@ -149,6 +152,7 @@ impl CaptionRequest {
         if requests.remove(&id).is_none() {
             return;
         }
+        drop(visit);
         let event = match &result {
             Ok(caption) => {
                 RealtimeEvent::Done { id: &id, request_id: log.request_id(), result: caption }

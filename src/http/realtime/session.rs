@@ -1,5 +1,6 @@
 //! One connection, from the handshake to its end.
 
+use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant as StdInstant;
 
@@ -15,10 +16,11 @@ use super::outbox::{self, Outbox};
 use super::reader::{Incoming, Kind, Message, MessageReader};
 use super::requests::{CaptionRequest, Requests, Source};
 use super::{Closing, PATH};
-use crate::captioner::{Budget, CaptionParams, Captioner, Photo};
+use crate::accounts::Visit;
+use crate::captioner::{Account, Budget, CaptionParams, Captioner, Photo};
+use crate::http::auth::Client;
 use crate::http::extract::{self, BadMessage, CaptionCommand, Command, CommandImage};
 use crate::http::observe::MessageLog;
-use crate::http::rate::ClientId;
 use crate::http::state::AppState;
 use cutline_error::{Error, ErrorKind, Result};
 
@@ -26,7 +28,7 @@ use cutline_error::{Error, ErrorKind, Result};
 const CLOSE_TIME: Duration = Duration::from_secs(1);
 
 /// Serves the client until one of the two closes the connection.
-pub(super) async fn serve<S>(io: S, entrance: Entrance, client: ClientId, budget: &Budget)
+pub(super) async fn serve<S>(io: S, entrance: Entrance, client: Client, budget: &Budget)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -53,7 +55,7 @@ where
 
 struct Session<R> {
     state: AppState,
-    client: ClientId,
+    client: Client,
     reader: MessageReader<R>,
     outbox: Outbox,
     requests: Requests,
@@ -180,8 +182,8 @@ impl<R: AsyncRead + Unpin> Session<R> {
         begin: StdInstant,
         progress: InProgress,
     ) -> Result<(), Closing> {
-        let captioner = match self.admit(&id, &source) {
-            Ok(captioner) => captioner,
+        let (captioner, visit) = match self.admit(&id, &source) {
+            Ok(admitted) => admitted,
             Err(bad) => return self.refuse(bad, begin, progress).await,
         };
         self.requests.start(CaptionRequest {
@@ -189,6 +191,7 @@ impl<R: AsyncRead + Unpin> Session<R> {
             source,
             params,
             captioner,
+            visit,
             limit: self.state.settings().request_timeout,
             log: self.log(begin),
             outbox: self.outbox.clone(),
@@ -198,7 +201,7 @@ impl<R: AsyncRead + Unpin> Session<R> {
     }
 
     /// Decides whether a caption may begin.
-    fn admit(&self, id: &str, source: &Source) -> Result<Captioner, BadMessage> {
+    fn admit(&self, id: &str, source: &Source) -> Result<(Captioner, Option<Visit>), BadMessage> {
         let settings = self.state.settings();
         if self.requests.contains(id) {
             let detail = format!(
@@ -208,7 +211,7 @@ impl<R: AsyncRead + Unpin> Session<R> {
             return Err(BadMessage { id: None, error: Error::parameter("id", detail) });
         }
         let admitted = || {
-            self.state.guard().count(&self.client)?;
+            let visit = self.state.guard().count(&self.client)?;
             let most = settings.max_images_per_request;
             if self.requests.len() >= most {
                 let detail = format!(
@@ -219,7 +222,9 @@ impl<R: AsyncRead + Unpin> Session<R> {
             if let Source::Sent(photo) = source {
                 extract::within(photo, settings.max_image_bytes)?;
             }
-            self.state.captioner().cloned()
+            let account = self.client.account().cloned();
+            let payer = account.map(|account| account as Arc<dyn Account>);
+            Ok((self.state.captioner()?.charged_to(payer), visit))
         };
         admitted().map_err(|error| BadMessage { id: Some(id.to_owned()), error })
     }

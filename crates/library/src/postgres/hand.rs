@@ -21,7 +21,7 @@ pub(super) const SETUP: &str = "SET search_path = cutline; \
      WHERE current_setting('synchronous_commit') = 'off';";
 
 /// What is rewritten without deleted rows.
-const TABLES: [&str; 12] = [
+const TABLES: [&str; 15] = [
     "assets",
     "names",
     "authors",
@@ -34,6 +34,9 @@ const TABLES: [&str; 12] = [
     "thumbnails",
     "feedback",
     "words",
+    "api_keys",
+    "api_key_secrets",
+    "usage_daily",
 ];
 
 pub(super) struct PostgresHand {

@@ -29,16 +29,18 @@ use self::db::Connection;
 use self::hand::PostgresHand;
 use crate::change::{Applied, Change};
 use crate::features::{Neighbour, Similar};
+use crate::keys::ApiKey;
 use crate::query::Query;
 use crate::sql::check::{self, LISTED};
 use crate::sql::derived::Words;
 use crate::sql::similar::{Alike, Matrices};
 use crate::sql::writer::Writer;
-use crate::sql::{Db, find, read, report};
+use crate::sql::{Db, find, keys, read, report};
 use crate::store::{
     CheckReport, Facet, FeedbackRow, Groups, Page, Run, RunId, Stats, Store, TrainingPair,
 };
 use crate::types::{Asset, Author, ContentHash, Name, NameKind, Revision, Thumbnail};
+use crate::usage::{UsageQuery, UsageRow};
 
 /// Settings of a connection that reads. Searches differ too much for one plan.
 const READER: &str = "SET search_path = cutline; SET plan_cache_mode = force_custom_plan; \
@@ -223,6 +225,14 @@ impl Store for PostgresStore {
 
     fn training_pairs(&self, after: i64, limit: usize) -> Result<Vec<TrainingPair>> {
         self.read(|db| report::training_pairs(db, after, limit))
+    }
+
+    fn keys(&self) -> Result<Vec<ApiKey>> {
+        self.read(keys::all)
+    }
+
+    fn usage(&self, query: &UsageQuery) -> Result<Vec<UsageRow>> {
+        self.read(|db| keys::usage(db, query))
     }
 
     fn stats(&self) -> Result<Stats> {

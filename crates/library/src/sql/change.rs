@@ -6,7 +6,7 @@ use cutline_error::{Error, ErrorKind, Result};
 
 use super::derived::Derived;
 use super::value::values;
-use super::{Db, Reindexed, Value, texts};
+use super::{Db, Reindexed, Value, keys, texts};
 use crate::change::{
     Applied, Change, Feedback, FeedbackKind, NewAsset, NewText, TextChange, Written,
 };
@@ -114,6 +114,14 @@ impl<'a> Changer<'a> {
             Change::Asset(asset) => self.asset(*asset),
             Change::Text(change) => self.text(change),
             Change::Feedback(feedback) => self.feedback(&feedback),
+            Change::Key(change) => {
+                let key = keys::change(self.db, self.now, change)?;
+                Ok(Applied::Key(Box::new(key)))
+            }
+            Change::Usage(entries) => {
+                keys::add_usage(self.db, &entries)?;
+                Ok(Applied::Usage)
+            }
             Change::Purge(hash) => self.purge(&hash),
             Change::Undo { hash, revision, author, run } => {
                 let asset = self.existing(&hash)?;

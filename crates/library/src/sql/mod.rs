@@ -6,6 +6,7 @@ pub(crate) mod change;
 pub(crate) mod check;
 pub(crate) mod derived;
 pub(crate) mod find;
+pub(crate) mod keys;
 pub(crate) mod read;
 pub(crate) mod report;
 pub(crate) mod similar;

@@ -7,11 +7,8 @@ use super::value::values;
 use super::{Db, Row};
 use crate::change::FeedbackKind;
 use crate::store::{FeedbackRow, Run, RunId, Stats, TrainingPair};
-use crate::time::format_time;
+use crate::time::{DAY, format_time};
 use crate::types::{AuthorKind, Revision};
-
-/// Milliseconds of a day.
-const DAY: i64 = 86_400_000;
 
 pub(crate) fn runs(db: &dyn Db, limit: usize) -> Result<Vec<Run>> {
     let sql = format!(

@@ -13,7 +13,7 @@ use super::maintain;
 const APPLICATION_ID: i32 = 0x6374_6c6e;
 
 /// The steps from each version to the next. Steps that were released never change.
-pub(super) const STEPS: &[&str] = &[include_str!("schema.sql")];
+pub(super) const STEPS: &[&str] = &[include_str!("schema.sql"), include_str!("keys.sql")];
 
 /// The version that this program writes.
 pub(super) fn newest() -> u32 {
@@ -131,8 +131,8 @@ mod tests {
         let path = folder.path().join("a.db");
         let mut connection = Connection::open(&path).unwrap();
         migrate(&mut connection, &path, STEPS).unwrap();
-        let steps =
-            [STEPS[0], "ALTER TABLE assets ADD COLUMN stars INTEGER; UPDATE assets SET stars = 1;"];
+        let step = "ALTER TABLE assets ADD COLUMN stars INTEGER; UPDATE assets SET stars = 1;";
+        let steps = [STEPS, &[step]].concat();
         let photo = "INSERT INTO assets(hash, at, added_at, updated_at) VALUES(zeroblob(32), 0, 0, 0); \
              INSERT INTO words(rowid, caption, alt_text, tags, names) SELECT * FROM documents;";
         connection.execute_batch(photo).unwrap();
@@ -151,8 +151,8 @@ mod tests {
         let mut connection = Connection::open(&path).unwrap();
         migrate(&mut connection, &path, STEPS).unwrap();
         let before = fs::read(&path).unwrap();
-        // The first step of the second version works, the other does not.
-        let steps = [STEPS[0], "CREATE TABLE more(id); INSERT INTO nothing VALUES(1);"];
+        // The first statement of the next version works, the other does not.
+        let steps = [STEPS, &["CREATE TABLE more(id); INSERT INTO nothing VALUES(1);"]].concat();
         let error = migrate(&mut connection, &path, &steps).unwrap_err();
         assert!(error.detail().contains("is unchanged"), "{error}");
         drop(connection);

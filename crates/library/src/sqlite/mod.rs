@@ -26,14 +26,16 @@ use self::error::Context;
 use self::hand::SqliteHand;
 use crate::change::{Applied, Change};
 use crate::features::{Neighbour, Similar};
+use crate::keys::ApiKey;
 use crate::query::Query;
 use crate::sql::similar::{Alike, Matrices};
 use crate::sql::writer::Writer;
-use crate::sql::{Db, find, read, report};
+use crate::sql::{Db, find, keys, read, report};
 use crate::store::{
     CheckReport, Facet, FeedbackRow, Groups, Page, Run, RunId, Stats, Store, TrainingPair,
 };
 use crate::types::{Asset, Author, ContentHash, Name, NameKind, Revision, Thumbnail};
+use crate::usage::{UsageQuery, UsageRow};
 
 /// How long to wait for another process that writes. Longer than a check of a large library compares its
 /// index, during which nobody writes.
@@ -225,6 +227,14 @@ impl Store for SqliteStore {
 
     fn training_pairs(&self, after: i64, limit: usize) -> Result<Vec<TrainingPair>> {
         self.read(|db| report::training_pairs(db, after, limit))
+    }
+
+    fn keys(&self) -> Result<Vec<ApiKey>> {
+        self.read(keys::all)
+    }
+
+    fn usage(&self, query: &UsageQuery) -> Result<Vec<UsageRow>> {
+        self.read(|db| keys::usage(db, query))
     }
 
     fn stats(&self) -> Result<Stats> {

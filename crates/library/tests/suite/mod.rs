@@ -1,6 +1,7 @@
 //! What every store must do.
 
 pub(crate) mod bulk;
+pub(crate) mod keys;
 pub(crate) mod search;
 pub(crate) mod texts;
 
@@ -39,6 +40,9 @@ macro_rules! every_test {
             bulk::decisions_are_undone,
             bulk::feedback_is_reported_by_model_prompt_and_day,
             bulk::statistics_count,
+            keys::keys_are_made_edited_rotated_and_revoked,
+            keys::usage_is_added_by_key_model_and_day,
+            keys::usage_of_many_threads_is_exact,
         }
     };
 }

@@ -15,8 +15,8 @@ use crate::http::state::AppState;
 
 pub(super) fn routes() -> Vec<(Access, UtoipaMethodRouter<AppState>)> {
     vec![
-        (Access::Key, routes!(answer::generate)),
-        (Access::Key, routes!(answer::chat)),
+        (Access::CAPTION, routes!(answer::generate)),
+        (Access::CAPTION, routes!(answer::chat)),
         (Access::Key, routes!(models::tags)),
         (Access::Key, routes!(models::show)),
         (Access::Key, routes!(models::ps)),

@@ -27,8 +27,8 @@ use cutline_error::{Error, Result};
 
 pub(super) fn routes() -> Vec<(Access, UtoipaMethodRouter<AppState>)> {
     vec![
-        (Access::Key, routes!(chat::complete)),
-        (Access::Key, routes!(responses::create)),
+        (Access::CAPTION, routes!(chat::complete)),
+        (Access::CAPTION, routes!(responses::create)),
         (Access::Key, routes!(models::list)),
     ]
 }

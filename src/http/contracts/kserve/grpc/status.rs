@@ -52,13 +52,16 @@ fn code(kind: ErrorKind) -> u16 {
         | ErrorKind::Unsupported => INVALID_ARGUMENT,
         ErrorKind::RequestTimeout | ErrorKind::InferenceTimeout => DEADLINE_EXCEEDED,
         ErrorKind::ModelNotFound => NOT_FOUND,
-        ErrorKind::Forbidden | ErrorKind::OriginNotAllowed => PERMISSION_DENIED,
+        ErrorKind::Forbidden | ErrorKind::InsufficientScope | ErrorKind::OriginNotAllowed => {
+            PERMISSION_DENIED
+        }
         ErrorKind::PreconditionFailed
         | ErrorKind::PreconditionRequired
         | ErrorKind::PhotoUnavailable => FAILED_PRECONDITION,
-        ErrorKind::RateLimited | ErrorKind::QueueFull | ErrorKind::StorageFull => {
-            RESOURCE_EXHAUSTED
-        }
+        ErrorKind::RateLimited
+        | ErrorKind::QuotaExhausted
+        | ErrorKind::QueueFull
+        | ErrorKind::StorageFull => RESOURCE_EXHAUSTED,
         ErrorKind::NotFound | ErrorKind::MethodNotAllowed => UNIMPLEMENTED,
         ErrorKind::NotReady | ErrorKind::ShuttingDown | ErrorKind::LibraryBusy => UNAVAILABLE,
         ErrorKind::Unauthorized => UNAUTHENTICATED,
