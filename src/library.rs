@@ -73,17 +73,18 @@ fn add_appearance(asset: &mut NewAsset, appearance: &Appearance) {
         let thumbnail = |bytes| Thumbnail { media_type: "image/jpeg".into(), bytes };
         asset.thumbnail = preview.thumbnail.clone().map(thumbnail);
     }
-    // Features without a direction are worth nothing, and the store would refuse the photo with them.
-    let usable = |vector: &Vec<f32>| {
-        vector.iter().all(|x| x.is_finite()) && vector.iter().any(|x| *x != 0.0)
-    };
-    if let Some(vector) = appearance.features.clone().filter(usable)
+    if let Some(vector) = appearance.features.clone().filter(|vector| usable(vector))
         && let Author::Model(ModelAuthor { digest, .. }) = &asset.author
         && !digest.is_empty()
     {
         // Those of another model mean something else.
         asset.features = Some(Features { space: digest.clone(), vector });
     }
+}
+
+/// Whether features have a direction. Without one they are worth nothing, and the store would refuse them.
+pub(crate) fn usable(vector: &[f32]) -> bool {
+    vector.iter().all(|x| x.is_finite()) && vector.iter().any(|x| *x != 0.0)
 }
 
 enum Job {

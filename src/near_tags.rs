@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use cutline_library::{ContentHash, Field, Neighbour, Probe, Similar, Store};
+use cutline_library::{ContentHash, Features, Field, Neighbour, Probe, Similar, Store};
 
 use crate::captioner::{NearPhoto, NearTags};
+use crate::library;
 use cutline_error::{ErrorKind, Result};
 
 /// Similar photos that are looked at.
@@ -40,14 +41,28 @@ impl LibraryTags {
 }
 
 impl NearTags for LibraryTags {
-    fn near(&self, photo: &blake3::Hash) -> Result<Vec<NearPhoto>> {
+    fn near(
+        &self,
+        photo: &blake3::Hash,
+        model: &str,
+        features: Option<Vec<f32>>,
+    ) -> Result<Vec<NearPhoto>> {
         let hash: ContentHash = photo.to_hex().as_str().parse()?;
-        let similar = Similar { probe: Probe::Asset(hash), limit: LOOKED_AT, min_score: MIN_SCORE };
-        let neighbours = match self.store.similar(&similar) {
-            Ok(neighbours) => neighbours,
-            // The library does not know how the photo looks.
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(error),
+        let ask =
+            |probe| self.store.similar(&Similar { probe, limit: LOOKED_AT, min_score: MIN_SCORE });
+        let neighbours = match (ask(Probe::Asset(hash)), features.filter(|f| library::usable(f))) {
+            (Ok(neighbours), _) => neighbours,
+            (Err(error), _) if error.kind() != ErrorKind::NotFound => return Err(error),
+            // The library does not know how the photo looks, but the model does.
+            (Err(_), Some(vector)) if !model.is_empty() => {
+                let features = Features { space: model.to_owned(), vector };
+                match ask(Probe::Features(features)) {
+                    Ok(neighbours) => neighbours,
+                    Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+                    Err(error) => return Err(error),
+                }
+            }
+            (Err(_), _) => return Ok(Vec::new()),
         };
         let mut found = Vec::new();
         for neighbour in neighbours {

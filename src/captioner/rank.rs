@@ -196,7 +196,7 @@ impl Captioner {
         self.inner.blank_images.get_or_try_init(encode).await.map(Vec::as_slice)
     }
 
-    async fn encode(&self, pixels: PixelValues) -> Result<Arc<EncodedImage>> {
+    pub(super) async fn encode(&self, pixels: impl Into<ImageInput>) -> Result<Arc<EncodedImage>> {
         let anything =
             Entry { ids: vec![0], offset: 0.0, name_of: 0, group: 0, expected: Vec::new() };
         let task = Task::Rank(Arc::new(ClosedSet::new(vec![anything], 1, 1)?));

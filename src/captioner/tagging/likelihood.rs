@@ -130,6 +130,14 @@ fn pieces(tokenizer: &Tokenizer, name: &str) -> Result<Option<Vec<u32>>> {
     Ok(if ids.is_empty() || ids.iter().any(unknown) { None } else { Some(ids) })
 }
 
+/// The features of an image that is encoded, if the engine was asked for them.
+pub(super) fn features(image: &ImageInput) -> Option<Vec<f32>> {
+    match image {
+        ImageInput::Encoded(encoded) => encoded.features().map(<[f32]>::to_vec),
+        ImageInput::Pixels(_) => None,
+    }
+}
+
 /// An image whose tags are ranked.
 pub(super) struct Ranked {
     pub(super) image: ImageInput,
@@ -146,7 +154,8 @@ struct Job {
 }
 
 impl Captioner {
-    /// What the model thinks of the allowed tags, and the decode steps that this took.
+    /// What the model thinks of the allowed tags, the decode steps that this took, and the features of the
+    /// image.
     ///
     /// # Errors
     /// [`QueueFull`](cutline_error::ErrorKind::QueueFull), or the model failed.
@@ -155,7 +164,7 @@ impl Captioner {
         mut image: Ranked,
         tagger: &Tagger,
         allowed: impl Fn(TagId) -> bool,
-    ) -> Result<(Vec<(TagId, Likelihood)>, usize)> {
+    ) -> Result<(Vec<(TagId, Likelihood)>, usize, Option<Vec<f32>>)> {
         let jobs = self.likelihood_jobs(tagger, allowed).await?;
         let mut found = Vec::new();
         let mut steps = 0;
@@ -186,7 +195,7 @@ impl Captioner {
             }
             steps += longest;
         }
-        Ok((found, steps))
+        Ok((found, steps, features(&image.image)))
     }
 
     /// As many places in the queue as there are, but at least one.

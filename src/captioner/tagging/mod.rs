@@ -61,12 +61,18 @@ const SHARE: f32 = 0.3;
 
 /// Accepted tags of similar photos.
 pub trait NearTags: Send + Sync + std::fmt::Debug {
-    /// The photos that look most like the one with this hash (or with these features, if they are known),
-    /// with the tags that people accepted for them. Without such photos there are none.
+    /// The photos that look most like the one with this hash, with the tags that people accepted for them.
+    /// `features` are those of the photo in the eyes of `model`, a digest, in case that it is not kept.
+    /// Without such photos there are none.
     ///
     /// # Errors
     /// The place where they are kept cannot be read.
-    fn near(&self, photo: &blake3::Hash) -> Result<Vec<NearPhoto>>;
+    fn near(
+        &self,
+        photo: &blake3::Hash,
+        model: &str,
+        features: Option<Vec<f32>>,
+    ) -> Result<Vec<NearPhoto>>;
 }
 
 /// A vocabulary that is ready for one model. Cheap to clone.
@@ -245,10 +251,11 @@ impl Captioner {
         } else if strategy.uses_model() {
             self.see_likelihood(photo, hash, tagger, params, &mut seen).await?;
         } else {
-            seen.image = Some(self.look_at(photo, hash).await?);
+            self.look_at(photo, hash, &mut seen).await?;
         }
         if let Some(near) = near {
-            let reading = tokio::task::spawn_blocking(move || near.near(&hash));
+            let (model, features) = (self.info().digest.clone(), seen.features.take());
+            let reading = tokio::task::spawn_blocking(move || near.near(&hash, &model, features));
             seen.near = reading.await.map_err(|join| {
                 Error::internal("reading the library crashed").with_source(join)
             })??;
@@ -288,21 +295,32 @@ impl Captioner {
         let info = prepared.image.clone();
         let ranked = Ranked { image, kept: Some((vision, prepared)) };
         let allowed = |tag| tagger.allows(tag, params);
-        let (likelihood, steps) = self.likelihood(ranked, tagger, allowed).await?;
+        let (likelihood, steps, features) = self.likelihood(ranked, tagger, allowed).await?;
         drop(permit);
         seen.likelihood = likelihood;
+        seen.features = features;
         seen.steps = steps;
         seen.image.get_or_insert(info);
         seen.rank_time = begin.elapsed();
         Ok(())
     }
 
-    /// What is known about a photo without the model.
-    async fn look_at(&self, photo: Photo, hash: blake3::Hash) -> Result<ImageInfo> {
+    /// What is known about a photo without the decoder.
+    async fn look_at(&self, photo: Photo, hash: blake3::Hash, seen: &mut Seen) -> Result<()> {
         let vision = VisionCacheUse::ReadWrite(self.inner.keys.vision(&hash));
-        let (image, prepared) = work::prepare(self, photo, hash, vision).await?;
-        drop::<ImageInput>(image);
-        Ok(prepared.image)
+        let permit = self.budget().take(self.inner.preprocess.input_bytes() as u64)?;
+        let (mut image, prepared) = work::prepare(self, photo, hash, vision).await?;
+        if let ImageInput::Pixels(pixels) = &image
+            && self.inner.appearance.is_some()
+        {
+            let encoded = self.encode(Arc::clone(pixels)).await?;
+            work::store_encoded(self, vision, Arc::clone(&encoded), &prepared);
+            image = ImageInput::Encoded(encoded);
+        }
+        drop(permit);
+        seen.features = likelihood::features(&image);
+        seen.image = Some(prepared.image);
+        Ok(())
     }
 }
 
@@ -313,6 +331,8 @@ struct Seen {
     captions: Vec<Choice>,
     /// Of each tag that was ranked.
     likelihood: Vec<(TagId, Likelihood)>,
+    /// How the photo looks to the model.
+    features: Option<Vec<f32>>,
     near: Vec<NearPhoto>,
     steps: usize,
     caption_time: Duration,

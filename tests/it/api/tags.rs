@@ -179,12 +179,12 @@ async fn tags_of_similar_photos_count() {
     };
     let person = || Author::person("Ann");
     let changes = vec![
-        photo(&png(), [1.0, 0.0], "", person()),
-        photo(&distinct(1), [1.0, 0.1], "photo\nviolin", person()),
-        photo(&distinct(2), [0.9, 0.1], "Violin\nelsewhere", person()),
+        photo(&png(), [1.0, -1.0], "", person()),
+        photo(&distinct(1), [1.0, -0.9], "photo\nviolin", person()),
+        photo(&distinct(2), [0.9, -1.0], "Violin\nelsewhere", person()),
         // Not like it, and of a model.
-        photo(&distinct(3), [-1.0, 0.1], "of", person()),
-        photo(&distinct(4), [1.0, 0.0], "of", Author::model("other")),
+        photo(&distinct(3), [-1.0, 0.9], "of", person()),
+        photo(&distinct(4), [1.0, -1.0], "of", Author::model("other")),
     ];
     store.apply(changes).unwrap();
     let fixture = Fixture::build(HttpSettings::default(), 8, MemoryLimits::default());
@@ -219,4 +219,25 @@ async fn tags_of_similar_photos_count() {
     let other = answer["tags"]["other"].as_array().unwrap();
     let without = other.iter().find(|tag| tag["tag"] == "violin").unwrap()["score"].as_f64();
     assert!(with > without.unwrap(), "{with} {without:?}");
+
+    // A photo that the library does not have is compared by what the model sees: equal pixels.
+    let mut seen = NewAsset::new(ContentHash::of(&distinct(6)), person());
+    seen.features = Some(Features { space: "blake3:00".into(), vector: vec![1.0, 1.0] });
+    seen.text(Field::Tags, "photo", None);
+    store.apply(vec![Change::Asset(Box::new(seen))]).unwrap();
+    let body = json!({
+        "image": BASE64_STANDARD.encode(distinct(7)),
+        "vocabulary": words(),
+        "strategy": "similarity",
+        "explain": true,
+    });
+    let request = post_to("/tags/generate", "application/json", body.to_string());
+    let answer = fixture.send(request).await.json();
+    assert_eq!(
+        (tags(&answer, "shape"), tags(&answer, "other")),
+        (vec!["photo"], vec![]),
+        "{answer}"
+    );
+    assert_eq!(answer["tags"]["shape"][0]["evidence"]["neighbours"].as_array().unwrap().len(), 1);
+    assert!(store.asset(&ContentHash::of(&distinct(7))).unwrap().is_none());
 }
