@@ -6,6 +6,7 @@ use utoipa::ToSchema;
 
 use crate::features::Features;
 use crate::keys::{ApiKey, KeyChange};
+use crate::prompts::{Exposure, PromptChange};
 use crate::store::RunId;
 use crate::types::{Author, Color, ContentHash, Field, Name, NameKind, Thumbnail};
 use crate::usage::UsageEntry;
@@ -45,6 +46,8 @@ pub enum Change {
         /// The run that takes it back.
         run: Option<RunId>,
     },
+    /// Prompts and experiments.
+    Prompt(PromptChange),
 }
 
 /// A photo that was seen, with what is known about it. What is `None` or empty stays as it is.
@@ -93,6 +96,8 @@ pub struct NewText {
     pub text: String,
     /// How sure the model was, 0–1.
     pub confidence: Option<f32>,
+    /// With which prompt it was asked for.
+    pub exposure: Option<Exposure>,
 }
 
 impl NewText {
@@ -127,7 +132,8 @@ impl NewAsset {
 
     /// Adds an English text.
     pub fn text(&mut self, field: Field, text: impl Into<String>, confidence: Option<f32>) {
-        self.texts.push(NewText { field, lang: "en".into(), text: text.into(), confidence });
+        let (lang, text) = ("en".into(), text.into());
+        self.texts.push(NewText { field, lang, text, confidence, exposure: None });
     }
 
     /// Adds a name.
@@ -284,6 +290,8 @@ pub enum Applied {
     Usage,
     /// Of [`Change::Purge`]: whether the photo was there.
     Purged(bool),
+    /// Of [`Change::Prompt`]: the number of the version, or of the experiment in the library.
+    Prompt(i64),
 }
 
 impl Change {
@@ -320,6 +328,7 @@ impl Change {
             Self::Key(change) => change.normalise(),
             Self::Purge(_) | Self::Usage(_) => Ok(()),
             Self::Undo { author, .. } => check_author(author),
+            Self::Prompt(change) => change.check(),
         }
     }
 }

@@ -32,6 +32,8 @@ mod features;
 mod keys;
 #[cfg(feature = "postgres")]
 pub mod postgres;
+
+pub mod prompts;
 mod query;
 mod rules;
 mod sql;

@@ -11,6 +11,9 @@ use utoipa::ToSchema;
 use crate::change::{Applied, Change};
 use crate::features::{Neighbour, Similar};
 use crate::keys::ApiKey;
+use crate::prompts::{
+    Experiment, ExposureRow, Prompt, PromptHistory, PromptVersion, VersionChoice,
+};
 use crate::query::Query;
 use crate::types::{Asset, Author, ContentHash, Name, NameKind, Revision, Thumbnail};
 use crate::usage::{UsageQuery, UsageRow};
@@ -128,6 +131,36 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// # Errors
     /// The database cannot be read.
     fn usage(&self, query: &UsageQuery) -> Result<Vec<UsageRow>>;
+
+    /// The prompts, by name.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    fn prompts(&self) -> Result<Vec<Prompt>>;
+
+    /// A prompt with its versions, if there is one of this name.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    fn prompt(&self, name: &str) -> Result<Option<PromptHistory>>;
+
+    /// A version of a prompt, if there is one.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    fn prompt_version(&self, name: &str, choice: &VersionChoice) -> Result<Option<PromptVersion>>;
+
+    /// All experiments, or only those that run, the newest first.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    fn experiments(&self, running: bool) -> Result<Vec<Experiment>>;
+
+    /// The newest captions of an experiment, and what became of them.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    fn exposures(&self, experiment: i64) -> Result<Vec<ExposureRow>>;
 
     /// What the library contains.
     ///

@@ -110,7 +110,16 @@ named! {
         AltText = 1, "alt_text";
         /// Tags: one per line, sorted, none twice.
         Tags = 2, "tags";
+        /// A headline.
+        Title = 3, "title";
+        /// A short, warm text for a post.
+        Engaging = 4, "engaging";
     }
+}
+
+impl Field {
+    /// Those that every photo should have, and that are searched.
+    pub(crate) const USUAL: [Self; 3] = [Self::Caption, Self::AltText, Self::Tags];
 }
 
 named! {
@@ -405,6 +414,12 @@ pub struct Revision {
     /// The run that it belongs to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub run: Option<i64>,
+    /// The version of the prompt that it was asked for with, such as `alt:3`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub template: Option<String>,
+    /// The experiment that it belongs to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub experiment: Option<String>,
     /// When, in milliseconds since 1970.
     pub created_at: i64,
     /// Whether it is the one that is shown.

@@ -168,6 +168,8 @@ fn column(column: Option<Column>) -> Option<usize> {
         Column::Text(Field::AltText) => Some(1),
         Column::Text(Field::Tags) => Some(2),
         Column::Names => Some(3),
+        // They are not searched.
+        Column::Text(Field::Title | Field::Engaging) => None,
     }
 }
 

@@ -6,7 +6,7 @@ use cutline_error::{Error, ErrorKind, Result};
 
 use super::derived::Derived;
 use super::value::values;
-use super::{Db, Reindexed, Value, keys, texts};
+use super::{Db, Reindexed, Value, keys, prompts, texts};
 use crate::change::{
     Applied, Change, Feedback, FeedbackKind, NewAsset, NewText, TextChange, Written,
 };
@@ -123,6 +123,9 @@ impl<'a> Changer<'a> {
                 Ok(Applied::Usage)
             }
             Change::Purge(hash) => self.purge(&hash),
+            Change::Prompt(change) => {
+                prompts::change(self.db, self.now, &change).map(Applied::Prompt)
+            }
             Change::Undo { hash, revision, author, run } => {
                 let asset = self.existing(&hash)?;
                 self.with_derived(asset, |this| {
@@ -234,8 +237,13 @@ impl<'a> Changer<'a> {
                 author: &new.author,
                 author_id,
                 run: new.run,
+                exposure: text.exposure,
             };
-            slot.propose(self.db, self.now, &proposed)
+            let written = slot.propose(self.db, self.now, &proposed)?;
+            if let Some(exposure) = &text.exposure {
+                prompts::expose(self.db, self.now, asset, exposure, text.confidence, written)?;
+            }
+            Ok(written)
         };
         new.texts.iter().enumerate().map(propose).collect()
     }

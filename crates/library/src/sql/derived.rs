@@ -58,7 +58,7 @@ impl Derived {
         let mut labels = BTreeSet::new();
         labels.extend(new.colors.iter().map(|color| ("color", color.name.to_lowercase())));
         labels.extend(new.mood.iter().map(|mood| ("mood", mood.to_lowercase())));
-        let mut missing: BTreeSet<Field> = Field::ALL.iter().copied().collect();
+        let mut missing: BTreeSet<Field> = Field::USUAL.into_iter().collect();
         for text in &texts {
             missing.remove(&text.field);
             if text.field == Field::Tags {
@@ -98,7 +98,7 @@ pub(crate) fn labels(db: &dyn Db, assets: &[i64]) -> Result<HashMap<i64, Labels>
             let mut labels: Labels =
                 colors.map(|color| ("color", color.name.to_lowercase())).collect();
             labels.extend(mood.map(|mood| ("mood", mood.to_lowercase())));
-            let missing = Field::ALL.iter().copied().collect();
+            let missing = Field::USUAL.into_iter().collect();
             all.insert(row.get::<i64>(0)?, Labelled { labels, missing });
             Ok(())
         })?;

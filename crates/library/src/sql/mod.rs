@@ -7,6 +7,7 @@ pub(crate) mod check;
 pub(crate) mod derived;
 pub(crate) mod find;
 pub(crate) mod keys;
+pub(crate) mod prompts;
 pub(crate) mod read;
 pub(crate) mod report;
 pub(crate) mod similar;

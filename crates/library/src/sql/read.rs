@@ -211,12 +211,14 @@ pub(crate) fn named(db: &dyn Db, kind: NameKind, wanted: &str) -> Result<Vec<(Co
 /// The columns of a revision. The tables are `r`, `s` (its photo), `a` and `b` (authors).
 pub(crate) const REVISION: &str = "r.id, s.hash, r.field, r.lang, r.action, r.text, r.confidence, r.of_id, \
      r.previous_id, r.run_id, r.created_at, EXISTS(SELECT 1 FROM current c WHERE c.revision_id = r.id), \
-     a.kind, a.name, a.digest, a.parameters, a.prompt, b.kind, b.name, b.digest, b.parameters, b.prompt \
-     FROM revisions r JOIN assets s ON s.id = r.asset_id JOIN authors a ON a.id = r.author_id \
-     LEFT JOIN authors b ON b.id = r.actor_id";
+     a.kind, a.name, a.digest, a.parameters, a.prompt, b.kind, b.name, b.digest, b.parameters, b.prompt, \
+     p.name, v.version, x.name FROM revisions r JOIN assets s ON s.id = r.asset_id JOIN authors a ON a.id = r.author_id \
+     LEFT JOIN authors b ON b.id = r.actor_id LEFT JOIN prompt_versions v ON v.id = r.prompt_version_id \
+     LEFT JOIN prompts p ON p.id = v.prompt_id LEFT JOIN experiments x ON x.id = r.experiment_id";
 
 /// Reads the columns [`REVISION`].
 pub(crate) fn revision(row: &dyn Row) -> Result<Revision> {
+    let (prompt, version): (Option<String>, Option<u32>) = (row.get(22)?, row.get(23)?);
     Ok(Revision {
         id: row.get(0)?,
         hash: hash(row, 1)?,
@@ -232,6 +234,8 @@ pub(crate) fn revision(row: &dyn Row) -> Result<Revision> {
         current: row.get(11)?,
         author: author(row, 12)?,
         by: maybe_author(row, 17)?,
+        template: prompt.zip(version).map(|(name, version)| format!("{name}:{version}")),
+        experiment: row.get(24)?,
     })
 }
 

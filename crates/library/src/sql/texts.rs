@@ -6,6 +6,7 @@ use super::value::values;
 use super::{Db, Value, damaged};
 use crate::change::{FeedbackKind, TextAction, TextChange, Written};
 use crate::edit_distance::edit_distance;
+use crate::prompts::Exposure;
 use crate::rules::{self, Decision, Proposal, Shown};
 use crate::store::RunId;
 use crate::types::{Action, Author, AuthorKind, Field, ModelAuthor, RevisionId};
@@ -46,6 +47,7 @@ pub(crate) struct Proposed<'a> {
     pub(crate) author: &'a Author,
     pub(crate) author_id: i64,
     pub(crate) run: Option<RunId>,
+    pub(crate) exposure: Option<Exposure>,
 }
 
 /// What an edit did, and what it tells about the text of a model.
@@ -65,6 +67,8 @@ struct NewRevision<'a> {
     of: Option<RevisionId>,
     previous: Option<RevisionId>,
     run: Option<RunId>,
+    /// With which prompt it was asked for.
+    exposure: Option<Exposure>,
     now: i64,
 }
 
@@ -131,8 +135,8 @@ impl<'a> Slot<'a> {
 
     fn add(&self, db: &dyn Db, new: &NewRevision<'_>) -> Result<RevisionId> {
         let sql = "INSERT INTO revisions(asset_id, field, lang, action, text, author_id, actor_id, \
-             confidence, reviewed, of_id, previous_id, run_id, created_at) \
-             VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+             confidence, reviewed, of_id, previous_id, run_id, prompt_version_id, experiment_id, \
+             created_at) VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
         let actor = new.actor_id.filter(|actor| *actor != new.author_id);
         let values = values![
             self.asset,
@@ -147,6 +151,8 @@ impl<'a> Slot<'a> {
             new.of,
             new.previous,
             new.run,
+            new.exposure.map(|exposure| exposure.version),
+            new.exposure.and_then(|exposure| exposure.experiment),
             new.now,
         ];
         db.insert(sql, values)
@@ -212,6 +218,7 @@ impl<'a> Slot<'a> {
             of: None,
             previous: pointers.revision,
             run: new.run,
+            exposure: new.exposure,
             now,
         };
         match decision {
@@ -247,6 +254,7 @@ impl<'a> Slot<'a> {
             of,
             previous: pointers.revision,
             run: change.run,
+            exposure: None,
             now,
         };
         match &change.action {
@@ -257,6 +265,7 @@ impl<'a> Slot<'a> {
                     author: &change.author,
                     author_id: actor,
                     run: change.run,
+                    exposure: None,
                 };
                 let written = self.propose(db, now, &proposed)?;
                 Ok(Edit { written, feedback: edited(shown.as_ref(), text, change, written) })
@@ -388,6 +397,7 @@ pub(crate) fn undo(
         of: Some(id),
         previous: pointers.revision,
         run,
+        exposure: None,
         now,
     };
     let undone = slot.add(db, &new)?;

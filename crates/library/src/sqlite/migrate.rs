@@ -13,7 +13,8 @@ use super::maintain;
 const APPLICATION_ID: i32 = 0x6374_6c6e;
 
 /// The steps from each version to the next. Steps that were released never change.
-pub(super) const STEPS: &[&str] = &[include_str!("schema.sql"), include_str!("keys.sql")];
+pub(super) const STEPS: &[&str] =
+    &[include_str!("schema.sql"), include_str!("keys.sql"), include_str!("prompts.sql")];
 
 /// The version that this program writes.
 pub(super) fn newest() -> u32 {

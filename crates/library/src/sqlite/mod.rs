@@ -27,10 +27,13 @@ use self::hand::SqliteHand;
 use crate::change::{Applied, Change};
 use crate::features::{Neighbour, Similar};
 use crate::keys::ApiKey;
+use crate::prompts::{
+    Experiment, ExposureRow, Prompt, PromptHistory, PromptVersion, VersionChoice,
+};
 use crate::query::Query;
 use crate::sql::similar::{Alike, Matrices};
 use crate::sql::writer::Writer;
-use crate::sql::{Db, find, keys, read, report};
+use crate::sql::{Db, find, keys, prompts, read, report};
 use crate::store::{
     CheckReport, Facet, FeedbackRow, Groups, Page, Run, RunId, Stats, Store, TrainingPair,
 };
@@ -235,6 +238,26 @@ impl Store for SqliteStore {
 
     fn usage(&self, query: &UsageQuery) -> Result<Vec<UsageRow>> {
         self.read(|db| keys::usage(db, query))
+    }
+
+    fn prompts(&self) -> Result<Vec<Prompt>> {
+        self.read(prompts::prompts)
+    }
+
+    fn prompt(&self, name: &str) -> Result<Option<PromptHistory>> {
+        self.read(|db| prompts::history(db, name))
+    }
+
+    fn prompt_version(&self, name: &str, choice: &VersionChoice) -> Result<Option<PromptVersion>> {
+        self.read(|db| prompts::choose(db, name, choice))
+    }
+
+    fn experiments(&self, running: bool) -> Result<Vec<Experiment>> {
+        self.read(|db| prompts::experiments(db, running))
+    }
+
+    fn exposures(&self, experiment: i64) -> Result<Vec<ExposureRow>> {
+        self.read_for(None, |db| prompts::exposures(db, experiment))
     }
 
     fn stats(&self) -> Result<Stats> {

@@ -58,7 +58,8 @@ fn any_of(terms: &[Term]) -> Option<String> {
 /// A term, quoted so that nothing in it has a meaning for the index.
 fn word(term: &Term) -> String {
     let column = match term.column {
-        None => "",
+        // Titles and posts are not searched.
+        None | Some(Column::Text(Field::Title | Field::Engaging)) => "",
         Some(Column::Text(Field::Caption)) => "caption : ",
         Some(Column::Text(Field::AltText)) => "alt_text : ",
         Some(Column::Text(Field::Tags)) => "tags : ",

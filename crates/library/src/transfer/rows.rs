@@ -124,7 +124,10 @@ impl Row {
     ) {
         if !text.trim().is_empty() {
             let confidence = confidence.filter(|_| field == Field::Caption);
-            self.texts.push((author, NewText { field, lang: lang.to_owned(), text, confidence }));
+            self.texts.push((
+                author,
+                NewText { field, lang: lang.to_owned(), text, confidence, exposure: None },
+            ));
         }
     }
 
@@ -150,6 +153,7 @@ fn exported(value: &Value) -> Option<(Option<Author>, NewText)> {
         lang: value["lang"].as_str()?.to_owned(),
         text: value["text"].as_str().filter(|text| !text.is_empty())?.to_owned(),
         confidence: value["confidence"].as_f64().map(|number| number as f32),
+        exposure: None,
     };
     Some((Some(author), text))
 }

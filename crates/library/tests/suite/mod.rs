@@ -2,6 +2,7 @@
 
 pub(crate) mod bulk;
 pub(crate) mod keys;
+pub(crate) mod prompts;
 pub(crate) mod search;
 pub(crate) mod texts;
 
@@ -43,6 +44,9 @@ macro_rules! every_test {
             keys::keys_are_made_edited_rotated_and_revoked,
             keys::usage_is_added_by_key_model_and_day,
             keys::usage_of_many_threads_is_exact,
+            prompts::versions_never_change_and_labels_move,
+            prompts::protected_labels_need_a_confirmation,
+            prompts::experiments_log_what_became_of_captions,
         }
     };
 }

@@ -218,6 +218,7 @@ pub(crate) fn languages_are_apart(store: &dyn Store) {
         lang: lang.into(),
         text: text.into(),
         confidence: None,
+        exposure: None,
     };
     asset.texts = vec![text("en", "A dog."), text("de", "Ein Hund.")];
     add(store, asset);
