@@ -39,7 +39,8 @@
 //!
 //! The parts that stand alone are crates, which this crate re-exports: [`image`](mod@image) decodes and
 //! resizes photos, [`blip`] is the model, [`generate`] chooses the next token, [`kernels`] does the
-//! arithmetic on CPUs, [`score`] compares captions with references, [`tags`] has vocabularies of tags, [`xmp`] edits sidecar files, and
+//! arithmetic on CPUs, [`score`] compares captions with references, [`tags`] has vocabularies of tags,
+//! [`templates`] has prompts and what experiments with them show, [`xmp`] edits sidecar files, and
 //! [`error`] is the error type of all of them.
 
 pub mod accounts;
@@ -54,6 +55,7 @@ pub mod library;
 pub mod mcp;
 pub mod metrics;
 pub mod near_tags;
+mod prompts;
 pub mod routing;
 pub mod scheduler;
 pub mod telemetry;
@@ -65,6 +67,7 @@ pub use cutline_error as error;
 pub use cutline_generate as generate;
 pub use cutline_image as image;
 pub use cutline_kernels as kernels;
+pub use cutline_prompts as templates;
 pub use cutline_score as score;
 pub use cutline_tags as tags;
 pub use cutline_xmp as xmp;

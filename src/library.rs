@@ -12,7 +12,9 @@ use cutline_library::{
     Author, Change, Color, ContentHash, Features, Field, ModelAuthor, NewAsset, Store, Thumbnail,
 };
 
-use crate::captioner::{Appearance, ImageInfo, Keep, Kept, ModelInfo, Style};
+use cutline_library::prompts::Exposure;
+
+use crate::captioner::{Appearance, ImageInfo, Keep, Kept, ModelInfo, Recipe, Style};
 use cutline_error::{Error, Result};
 use cutline_image::Colors;
 
@@ -33,9 +35,33 @@ pub(crate) fn author(model: &ModelInfo, parameters: &str, prompt: &str) -> Autho
     })
 }
 
-/// The field of captions in this style.
-pub(crate) fn field(style: Style) -> Field {
-    if style == Style::AltText { Field::AltText } else { Field::Caption }
+/// The field of texts in this style.
+pub(crate) const fn field(style: Style) -> Field {
+    match style {
+        Style::Caption => Field::Caption,
+        Style::AltText => Field::AltText,
+        Style::Engaging => Field::Engaging,
+        Style::Title => Field::Title,
+        Style::Keywords => Field::Tags,
+    }
+}
+
+/// A text in this style as the library keeps it: words that name something are tags, one per line.
+pub(crate) fn kept_text(style: Style, text: &str) -> String {
+    if style == Style::Keywords { text.replace(", ", "\n") } else { text.to_owned() }
+}
+
+/// Notes with which version of a prompt the last text was asked for.
+pub(crate) fn expose(asset: &mut NewAsset, recipe: Option<&Recipe>, latency: Duration) {
+    if let (Some(text), Some(recipe)) = (asset.texts.last_mut(), recipe) {
+        text.exposure = Some(Exposure {
+            version: recipe.id,
+            experiment: recipe.experiment.as_ref().map(|(id, _)| *id),
+            latency: Some(latency.as_secs_f64() * 1000.0),
+            // What a local model costs is not known.
+            cost: None,
+        });
+    }
 }
 
 /// A photo with what is known about it.
@@ -145,7 +171,9 @@ impl Keep for Keeper {
             return;
         };
         if let Some(best) = kept.best {
-            asset.text(field(parameters.style), best.text.clone(), Some(best.confidence));
+            let text = kept_text(parameters.style, &best.text);
+            asset.text(field(parameters.style), text, Some(best.confidence));
+            expose(&mut asset, parameters.recipe.as_deref(), kept.latency);
         }
         let Some(jobs) = self.jobs() else { return };
         if let Err(TrySendError::Full(_)) = jobs.try_send(Job::Store(Box::new(asset))) {

@@ -8,9 +8,10 @@ use tracing::{Instrument, Span};
 
 use super::answer::{Answer, CaptionProgress};
 use super::dispatch::Chosen;
+use super::recipe::MAX_PREFIX;
 use super::stream::{CallerContext, CaptionStream};
 use super::work::{self, CaptionTask, VisionCacheUse};
-use super::{Appearance, CachePolicy, CaptionParams, Captioner, Photo, Priority};
+use super::{Appearance, CachePolicy, CaptionParams, Captioner, KeptParameters, Photo, Priority};
 use crate::cache::{InFlight, Key};
 use crate::metrics::{CacheName, Lookup};
 use cutline_error::{Error, Result};
@@ -18,9 +19,18 @@ use cutline_error::{Error, Result};
 /// More bytes than this are hashed on a blocking thread. blake3 reads fewer within a millisecond.
 const HASHED_INLINE: usize = 1 << 20;
 
+/// What is asked of one photo or of several.
+struct Request {
+    params: CaptionParams,
+    /// The tokens of the prompt.
+    prompt: Vec<u32>,
+    kept: Option<Arc<KeptParameters>>,
+}
+
 /// A photo with its hash and the key of its answer.
 struct HashedPhoto {
     photo: Photo,
+    request: Arc<Request>,
     hash: blake3::Hash,
     /// `None` if the answer is neither looked up nor stored.
     key: Option<Key>,
@@ -70,6 +80,7 @@ impl Captioner {
             Chosen::Model(other) => self.paying(other).start_here(photos, params, priority).await,
             Chosen::Route(dispatch, route) => {
                 params.validate()?;
+                params.check_recipe()?;
                 // Here, because the backends work in tasks of their own.
                 let model = params.model.as_deref().unwrap_or(&self.inner.info.id);
                 let limits = params.clone().with_defaults(&self.inner.info.generation);
@@ -97,11 +108,49 @@ impl Captioner {
         priority: Priority,
     ) -> Result<Vec<CaptionStream>> {
         let begin = Instant::now();
+        let request = Arc::new(self.request(params)?);
+        let photos = photos.into_iter().map(|photo| (photo, Arc::clone(&request))).collect();
+        let photos = self.hash(photos).await?;
+        self.admit(photos, priority, begin)
+    }
+
+    /// As [`start_all`](Self::start_all), with parameters of its own for each photo. If another model or a
+    /// route answers some of them, each photo is started by itself.
+    ///
+    /// # Errors
+    /// Those of [`start_all`](Self::start_all).
+    pub async fn start_each(
+        &self,
+        photos: Vec<(Photo, CaptionParams)>,
+        priority: Priority,
+    ) -> Result<Vec<CaptionStream>> {
+        let mut here = true;
+        for (_, params) in &photos {
+            here &= matches!(self.chosen(params)?, Chosen::Here);
+        }
+        if !here {
+            let mut streams = Vec::with_capacity(photos.len());
+            for (photo, params) in photos {
+                let started = Box::pin(self.start_all(vec![photo], params, priority));
+                streams.extend(started.await?);
+            }
+            return Ok(streams);
+        }
+        let begin = Instant::now();
+        let with_request = |(photo, params)| Ok((photo, Arc::new(self.request(params)?)));
+        let photos = photos.into_iter().map(with_request).collect::<Result<Vec<_>>>()?;
+        let photos = self.hash(photos).await?;
+        self.admit(photos, priority, begin)
+    }
+
+    /// Checks what is asked.
+    fn request(&self, params: CaptionParams) -> Result<Request> {
         params.validate()?;
+        params.check_recipe()?;
         let params = params.with_defaults(&self.inner.info.generation);
         let prompt = self.prompt(&params)?;
-        let photos = self.hash(photos, &prompt, &params).await?;
-        self.admit(photos, &prompt, &params, priority, begin)
+        let kept = self.kept_parameters(&params);
+        Ok(Request { params, prompt, kept })
     }
 
     /// The tokens of the prompt.
@@ -130,6 +179,17 @@ impl Captioner {
         } else {
             Some(self.inner.tokenizer.encode(text)?).filter(|ids| ids.len() + 1 < positions)
         };
+        if let Some(ids) = &ids
+            && params.recipe.as_ref().is_some_and(|recipe| recipe.is_prefix)
+            && ids.len() > MAX_PREFIX
+        {
+            let detail = format!(
+                "the template makes {} word pieces, and a prefix may have {MAX_PREFIX}; shorten it, or a \
+                 variable",
+                ids.len()
+            );
+            return Err(Error::parameter("template", detail));
+        }
         ids.ok_or_else(|| {
             Error::parameter(
                 "prompt",
@@ -141,30 +201,30 @@ impl Captioner {
         })
     }
 
-    async fn hash(
-        &self,
-        photos: Vec<Photo>,
-        prompt: &[u32],
-        params: &CaptionParams,
-    ) -> Result<Vec<HashedPhoto>> {
-        let hash_all = |photos: Vec<Photo>| -> Vec<(blake3::Hash, Photo)> {
-            photos.into_iter().map(|photo| (blake3::hash(&photo.bytes), photo)).collect()
+    async fn hash(&self, photos: Vec<(Photo, Arc<Request>)>) -> Result<Vec<HashedPhoto>> {
+        type Hashed = (blake3::Hash, Photo, Arc<Request>);
+        let hash_all = |photos: Vec<(Photo, Arc<Request>)>| -> Vec<Hashed> {
+            let hashed =
+                |(photo, request): (Photo, _)| (blake3::hash(&photo.bytes), photo, request);
+            photos.into_iter().map(hashed).collect()
         };
-        let hashed = if photos.iter().map(Photo::len).sum::<usize>() <= HASHED_INLINE {
+        let bytes: usize = photos.iter().map(|(photo, _)| photo.len()).sum();
+        let hashed = if bytes <= HASHED_INLINE {
             hash_all(photos)
         } else {
             let hashing = tokio::task::spawn_blocking(move || hash_all(photos));
             hashing.await.map_err(|e| Error::internal("the hashing ended early").with_source(e))?
         };
-        let generation = params.generation();
-        let with_key = |(hash, photo)| {
+        let with_key = |(hash, photo, request): Hashed| {
+            let Request { params, prompt, .. } = &*request;
             let key = match params.cache {
                 CachePolicy::Bypass => None,
                 CachePolicy::Use | CachePolicy::Refresh => {
-                    self.inner.keys.answer(&hash, prompt, &generation)
+                    let recipe = params.recipe.as_deref();
+                    self.inner.keys.answer(&hash, prompt, &params.generation(), recipe)
                 }
             };
-            HashedPhoto { photo, hash, key }
+            HashedPhoto { photo, request, hash, key }
         };
         Ok(hashed.into_iter().map(with_key).collect())
     }
@@ -173,35 +233,36 @@ impl Captioner {
     fn admit(
         &self,
         photos: Vec<HashedPhoto>,
-        prompt: &[u32],
-        params: &CaptionParams,
         priority: Priority,
         begin: Instant,
     ) -> Result<Vec<CaptionStream>> {
         let inner = &self.inner;
-        let text = params.text_style();
-        let kept = self.kept_parameters(params);
         // Declared before the lock, so that on an error they are dropped after it: dropping the leader
         // of a flight takes the lock.
         let (mut streams, mut tasks) = (Vec::with_capacity(photos.len()), Vec::new());
         let priority = self.priority(priority);
         let mut flights = inner.flights.lock();
-        let lookups = self.look_up(&photos, params.cache, &flights);
+        let lookups = self.look_up(&photos, &flights);
         let new = lookups.iter().filter(|lookup| matches!(lookup, AnswerLookup::New)).count();
         // Slots and memory are reserved before any image is decoded.
         let mut slots = inner.scheduler.reserve(new, priority)?;
-        let mut charges =
-            self.charges(&inner.info.id, new, self.tokens_at_most(prompt.len(), params))?;
+        let most = |photo: &HashedPhoto| {
+            self.tokens_at_most(photo.request.prompt.len(), &photo.request.params)
+        };
+        let tokens = photos.iter().map(most).max().unwrap_or_default();
+        let mut charges = self.charges(&inner.info.id, new, tokens)?;
         let input = inner.preprocess.input_bytes() as u64;
         let mut memory = inner.decoders.budget().take(input.saturating_mul(new as u64))?;
-        for (HashedPhoto { photo, hash, key }, lookup) in photos.into_iter().zip(lookups) {
+        for (HashedPhoto { photo, request, hash, key }, lookup) in photos.into_iter().zip(lookups) {
+            let Request { params, prompt, kept } = &*request;
             let is_new = matches!(lookup, AnswerLookup::New);
             let charge = charges.as_mut().and_then(|charges| charges.next(is_new));
             let caller = CallerContext {
                 captioner: self.clone(),
                 begin,
                 wants_colors: params.colors,
-                text,
+                text: params.text_style(),
+                recipe: params.recipe.clone(),
                 kept: kept.clone(),
                 charge,
                 prompt_tokens: inner.info.image_tokens + prompt.len(),
@@ -218,13 +279,13 @@ impl Captioner {
                 AnswerLookup::New => {
                     let slot = slots.pop();
                     let slot = slot.ok_or_else(|| Error::internal("a queue slot was lost"))?;
-                    let state = CaptionProgress { ids: prompt.to_vec(), ..Default::default() };
+                    let state = CaptionProgress { ids: prompt.clone(), ..Default::default() };
                     let (leader, progress) = flights.start(key, state);
                     let task = CaptionTask {
                         photo,
                         vision: self.vision_cache_use(&hash, params.cache),
                         hash,
-                        prompt: prompt.to_vec(),
+                        prompt: prompt.clone(),
                         params: params.generation(),
                         slot,
                         permit: memory.split(input),
@@ -247,12 +308,12 @@ impl Captioner {
     fn look_up(
         &self,
         photos: &[HashedPhoto],
-        policy: CachePolicy,
         flights: &InFlight<'_, CaptionProgress>,
     ) -> Vec<AnswerLookup> {
         let mut new = HashSet::new();
         let metrics = &self.inner.metrics;
         let look_up = |photo: &HashedPhoto| {
+            let policy = photo.request.params.cache;
             let Some(key) = photo.key.filter(|_| policy == CachePolicy::Use) else {
                 return AnswerLookup::New;
             };

@@ -140,6 +140,12 @@ pub struct Photo {
 }
 
 impl Photo {
+    /// The hash of its bytes.
+    #[must_use]
+    pub fn hash(&self) -> blake3::Hash {
+        blake3::hash(&self.bytes)
+    }
+
     /// A photo with the permit for its bytes.
     #[must_use]
     pub fn new(bytes: Vec<u8>, permit: Permit) -> Self {

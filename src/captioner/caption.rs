@@ -146,6 +146,14 @@ pub struct Caption {
     pub fallback: Option<Fallback>,
     /// The model's name.
     pub model: String,
+    /// The version of the prompt, such as `alt:3`, if a template was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub template: Option<String>,
+    /// The experiment that chose that version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub experiment: Option<String>,
     /// Where the answer came from.
     pub cache: CacheState,
     /// Whether the photo was encoded before. Present only if the answer was computed for this request

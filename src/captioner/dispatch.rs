@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use utoipa::ToSchema;
 
+use super::recipe::chained;
 use super::stream::{CaptionEvent, CaptionStream};
 use super::style::styled;
 use super::{
@@ -236,12 +237,25 @@ impl Captioner {
                 sequence: TokenSequence::default(),
             })
             .collect();
-        let (captions, fallback) = styled(&choices, params.text_style(), self.fallback_text());
+        let style = params.text_style().of_foreign();
+        let (colors, nothing) = (&photo.colors, self.fallback_text());
+        let (captions, fallback) = styled(&choices, style, colors, nothing);
+        let recipe = params.recipe.as_deref();
+        let (captions, fallback) =
+            match chained(captions.clone(), fallback.clone(), recipe, colors, nothing) {
+                Ok(made) => made,
+                Err(error) => {
+                    tracing::warn!(%error, "a text could not be made of a caption");
+                    (captions, fallback)
+                }
+            };
         Caption {
             caption: captions.first().map(|best| best.text.clone()).unwrap_or_default(),
             captions,
             fallback,
             model,
+            template: recipe.map(|recipe| recipe.name.clone()),
+            experiment: recipe.and_then(|recipe| Some(recipe.experiment.as_ref()?.1.clone())),
             cache: CacheState::Miss,
             vision_cache: None,
             image: photo.image.clone(),

@@ -2,8 +2,11 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::{CaptionParams, Captioner, CaptionerInner, Choice, ImageInfo, ModelInfo, Style};
+use super::{
+    CaptionParams, Captioner, CaptionerInner, Choice, ImageInfo, ModelInfo, Recipe, Style,
+};
 use cutline_error::Result;
 use cutline_image::{Colors, DecodedImage, PixelValues, Stretched};
 
@@ -53,10 +56,12 @@ pub struct Kept<'a> {
     pub appearance: Option<&'a Appearance>,
     /// The best text; `None` if there is only the fallback.
     pub best: Option<&'a Choice>,
+    /// How long the caller waited for it.
+    pub latency: Duration,
 }
 
 /// How a caption was asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct KeptParameters {
     /// [`Captioner::fingerprint`].
     pub fingerprint: String,
@@ -64,6 +69,8 @@ pub struct KeptParameters {
     pub prompt: String,
     /// Caption or alternative text.
     pub style: Style,
+    /// The version of a prompt that it was asked for with.
+    pub recipe: Option<Arc<Recipe>>,
 }
 
 impl Captioner {
@@ -78,7 +85,8 @@ impl Captioner {
         Some(Arc::new(KeptParameters {
             fingerprint: self.fingerprint(params),
             prompt: params.prompt.clone().unwrap_or_default(),
-            style: params.style,
+            style: params.kept_style(),
+            recipe: params.recipe.clone(),
         }))
     }
 
@@ -90,9 +98,11 @@ impl Captioner {
         colors: &Colors,
         appearance: Option<&Appearance>,
         best: Option<&Choice>,
+        latency: Duration,
     ) {
         if let (Some(keeper), Some(parameters)) = (self.inner.keeper.get(), parameters) {
-            keeper.keep(Kept { model: self.info(), parameters, image, colors, appearance, best });
+            let model = self.info();
+            keeper.keep(Kept { model, parameters, image, colors, appearance, best, latency });
         }
     }
 }

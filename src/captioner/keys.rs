@@ -1,6 +1,6 @@
 //! Cache keys and fingerprints: what an answer depends on.
 
-use super::{CaptionParams, Captioner, ModelInfo};
+use super::{CaptionParams, Captioner, ModelInfo, Recipe};
 use crate::cache::{Key, KeyNamespace};
 use crate::engine::GenerationParams;
 use cutline_image::{PREPROCESSING_VERSION, PreprocessConfig};
@@ -49,6 +49,7 @@ impl CaptionKeys {
         image: &blake3::Hash,
         prompt: &[u32],
         params: &GenerationParams,
+        recipe: Option<&Recipe>,
     ) -> Option<Key> {
         if params.do_sample && params.seed.is_none() {
             return None;
@@ -57,7 +58,10 @@ impl CaptionKeys {
         // The debug format lists all fields by name, so a new field changes keys without an edit
         // here. Rust prints enough digits to tell every float from every other.
         let params = format!("{:?}", params.canonical());
-        Some(self.0.key("answer", &[image.as_bytes(), &prompt, params.as_bytes()]))
+        // Two versions of a prompt never share an answer, even if they say the same.
+        let recipe = recipe.map(Recipe::key).unwrap_or_default();
+        let parts = [image.as_bytes(), prompt.as_slice(), params.as_bytes(), recipe.as_bytes()];
+        Some(self.0.key("answer", &parts))
     }
 }
 
@@ -81,10 +85,14 @@ impl Captioner {
                 "{:?}",
                 GenerationParams { alternatives: 0, ..params.generation().canonical() }
             ),
-            &format!("{:?}", params.text_style()),
+            // As it was before there were emoji, so that work begun then can continue.
+            &format!("{:?}", params.text_style()).replace("emoji: false, ", ""),
         ] {
             hasher.update(&(part.len() as u64).to_le_bytes());
             hasher.update(part.as_bytes());
+        }
+        if let Some(recipe) = &params.recipe {
+            hasher.update(recipe.key().as_bytes());
         }
         let mut digits = hasher.finalize().to_hex().to_string();
         digits.truncate(FINGERPRINT_DIGITS);
@@ -102,6 +110,18 @@ mod tests {
         CaptionKeys(KeyNamespace::new(&["model"]))
     }
 
+    fn recipe(name: &str, digest: &str) -> Recipe {
+        let version = super::super::RecipeVersion {
+            id: 1,
+            name: name.into(),
+            digest: digest.into(),
+            content: cutline_prompts::Content::new(cutline_prompts::Kind::Chain, "{{ caption }}"),
+            experiment: None,
+        };
+        let params = CaptionParams::default().with_recipe(version, serde_json::Map::new());
+        (*params.unwrap().recipe.unwrap()).clone()
+    }
+
     #[test]
     fn everything_that_changes_an_answer_changes_its_key() {
         let base = GenerationParams { do_sample: true, seed: Some(1), ..Default::default() };
@@ -109,13 +129,16 @@ mod tests {
         let with = |change: fn(&mut GenerationParams)| {
             let mut params = base.clone();
             change(&mut params);
-            keys().answer(&one, &[], &params).unwrap()
+            keys().answer(&one, &[], &params, None).unwrap()
         };
         let all = [
             with(|_| {}),
-            keys().answer(&blake3::hash(b"two"), &[], &base).unwrap(),
-            keys().answer(&one, &[5], &base).unwrap(),
-            keys().answer(&one, &[5, 6], &base).unwrap(),
+            keys().answer(&blake3::hash(b"two"), &[], &base, None).unwrap(),
+            keys().answer(&one, &[5], &base, None).unwrap(),
+            keys().answer(&one, &[5, 6], &base, None).unwrap(),
+            keys().answer(&one, &[], &base, Some(&recipe("a:1", "x"))).unwrap(),
+            keys().answer(&one, &[], &base, Some(&recipe("a:2", "x"))).unwrap(),
+            keys().answer(&one, &[], &base, Some(&recipe("a:1", "y"))).unwrap(),
             keys().vision(&one),
             keys().vision(&blake3::hash(b"two")),
             with(|p| p.max_new_tokens = 7),
@@ -139,7 +162,7 @@ mod tests {
         let image = blake3::hash(b"image");
         let greedy = GenerationParams::default();
         let seeded = GenerationParams { seed: Some(1), temperature: 0.5, ..greedy.clone() };
-        let key = |params| keys().answer(&image, &[], params);
+        let key = |params| keys().answer(&image, &[], params, None);
         assert_eq!(key(&greedy), key(&seeded));
         let unseeded = GenerationParams { do_sample: true, ..greedy };
         assert_eq!(key(&unseeded), None);

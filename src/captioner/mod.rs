@@ -11,7 +11,7 @@
 //! - `charge`: who pays for captions;
 //! - `answer`: the data that callers and caches share; `keys`: cache keys and fingerprints;
 //! - `style`: captions as the model writes them, or as alternative text; `tags`: words from captions;
-//!   `tokens`: the texts of single tokens;
+//!   `tokens`: the texts of single tokens; `recipe`: captions by a version of a prompt;
 //! - `rank`: how well given texts fit a photo; `tagging`: tags from an allowed list;
 //! - `budget`: the bytes of images in memory; `memory`: the memory of decoded images, and of the whole
 //!   server; `decoders`: the threads that decode images;
@@ -38,6 +38,7 @@ mod param_schema;
 mod params;
 mod process;
 mod rank;
+mod recipe;
 mod stream;
 mod style;
 mod tagging;
@@ -73,6 +74,7 @@ pub(crate) use self::params::{given_twice, shortened, too_long};
 pub use self::process::{ProcessTimings, ProcessedImage, ProcessedInfo};
 pub use self::rank::MAX_TEXTS;
 use self::rank::Priors;
+pub use self::recipe::{Recipe, RecipeVersion, facts};
 pub use self::stream::{CaptionEvent, CaptionStream};
 pub use self::style::{Fallback, Style, TextStyle, repeats_itself};
 pub use self::tagging::{

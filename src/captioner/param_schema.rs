@@ -119,7 +119,8 @@ impl Parameter {
     /// refuses.
     pub(super) fn parse(&self, text: &str) -> Value {
         if self.is(&Type::String) {
-            let is_null = self.choices().is_some() && text == "null";
+            // A prompt is free text; no name and no choice is "null".
+            let is_null = self.name != "prompt" && text == "null";
             return if is_null { Value::Null } else { Value::from(text) };
         }
         match text.trim() {

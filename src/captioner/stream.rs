@@ -8,9 +8,10 @@ use tokio::sync::watch;
 use super::answer::{Answer, CaptionProgress, ComputedAnswer};
 use super::charge::Charge;
 use super::dispatch::RouteReader;
+use super::recipe::chained;
 use super::style::styled;
 use super::{
-    Appearance, CacheState, Caption, Captioner, KeptParameters, Style, TextStyle, Timings,
+    Appearance, CacheState, Caption, Captioner, KeptParameters, Recipe, Style, TextStyle, Timings,
     VisionCacheState,
 };
 use crate::metrics::milliseconds;
@@ -45,6 +46,8 @@ pub(super) struct CallerContext {
     /// Whether the answer includes the photo's colours.
     pub(super) wants_colors: bool,
     pub(super) text: TextStyle,
+    /// The version of a prompt that was asked for.
+    pub(super) recipe: Option<Arc<Recipe>>,
     /// For captions that are kept.
     pub(super) kept: Option<Arc<KeptParameters>>,
     /// What the caller pays, until it has the answer.
@@ -113,6 +116,7 @@ impl CaptionStream {
             begin: Instant::now(),
             wants_colors: false,
             text: TextStyle::default(),
+            recipe: None,
             kept: None,
             charge: None,
             prompt_tokens: captioner.info().image_tokens,
@@ -204,7 +208,7 @@ impl CaptionStream {
                 AnswerSource::Cache(answer, appearance) => {
                     let (answer, appearance) = (Arc::clone(answer), appearance.clone());
                     self.settle(&answer).await?;
-                    return Ok(CaptionEvent::Done(self.cache_hit(&answer, appearance.as_ref())));
+                    return Ok(CaptionEvent::Done(self.cache_hit(&answer, appearance.as_ref())?));
                 }
                 AnswerSource::Elsewhere(reader) => {
                     let event = reader.next().await;
@@ -231,7 +235,7 @@ impl CaptionStream {
                 }
                 StreamUpdate::End(Ok(computed)) => {
                     self.settle(&computed.answer).await?;
-                    return Ok(CaptionEvent::Done(self.finish(&computed)));
+                    return Ok(CaptionEvent::Done(self.finish(&computed)?));
                 }
                 StreamUpdate::End(Err(error)) => {
                     if let Some(charge) = self.caller.charge.take() {
@@ -307,23 +311,27 @@ impl CaptionStream {
         }
     }
 
-    fn cache_hit(&self, answer: &Answer, appearance: Option<&Arc<Appearance>>) -> Box<Caption> {
+    fn cache_hit(
+        &self,
+        answer: &Answer,
+        appearance: Option<&Arc<Appearance>>,
+    ) -> Result<Box<Caption>> {
         self.assemble(answer, appearance, CacheState::Hit, None, [Duration::ZERO; 3])
     }
 
-    fn finish(&self, computed: &ComputedAnswer) -> Box<Caption> {
+    fn finish(&self, computed: &ComputedAnswer) -> Result<Box<Caption>> {
         let appearance = computed.appearance.as_ref();
         let joined = matches!(self.source, AnswerSource::Flight { joined: true, .. });
         let mut caption = if joined {
             // The stages belong to the caller that started the flight; this one only waited.
             let times = [Duration::ZERO, Duration::ZERO, self.caller.begin.elapsed()];
-            self.assemble(&computed.answer, appearance, CacheState::Coalesced, None, times)
+            self.assemble(&computed.answer, appearance, CacheState::Coalesced, None, times)?
         } else {
             let times = [computed.decode, computed.queued, computed.inference];
-            self.assemble(&computed.answer, appearance, CacheState::Miss, computed.vision, times)
+            self.assemble(&computed.answer, appearance, CacheState::Miss, computed.vision, times)?
         };
         caption.batch_size = Some(computed.batch_size);
-        caption
+        Ok(caption)
     }
 
     fn assemble(
@@ -333,19 +341,24 @@ impl CaptionStream {
         cache: CacheState,
         vision_cache: Option<VisionCacheState>,
         [decode, queued, inference]: [Duration; 3],
-    ) -> Box<Caption> {
-        let captioner = &self.caller.captioner;
-        let (captions, fallback) =
-            styled(&answer.choices, self.caller.text, captioner.fallback_text());
+    ) -> Result<Box<Caption>> {
+        let CallerContext { captioner, recipe, .. } = &self.caller;
+        let (colors, nothing) = (&answer.colors, captioner.fallback_text());
+        let (captions, fallback) = styled(&answer.choices, self.caller.text, colors, nothing);
+        let recipe = recipe.as_deref();
+        let (captions, fallback) = chained(captions, fallback, recipe, colors, nothing)?;
         let best = captions.first().filter(|_| fallback.is_none());
         let look = appearance.map(|appearance| &**appearance);
-        captioner.keep(self.caller.kept.as_deref(), &answer.image, &answer.colors, look, best);
-        Box::new(Caption {
+        let waited = self.caller.begin.elapsed();
+        captioner.keep(self.caller.kept.as_deref(), &answer.image, colors, look, best, waited);
+        Ok(Box::new(Caption {
             // There is always a choice.
             caption: captions.first().map(|best| best.text.clone()).unwrap_or_default(),
             captions,
             fallback,
             model: captioner.info().id.clone(),
+            template: recipe.map(|recipe| recipe.name.clone()),
+            experiment: recipe.and_then(|recipe| Some(recipe.experiment.as_ref()?.1.clone())),
             cache,
             vision_cache,
             image: answer.image.clone(),
@@ -359,7 +372,7 @@ impl CaptionStream {
             routing: None,
             batch_size: None,
             appearance: appearance.cloned(),
-        })
+        }))
     }
 }
 

@@ -33,6 +33,7 @@ pub fn tag_params(params: CaptionParams) -> CaptionParams {
         do_sample: false,
         style: Style::Caption,
         max_chars: None,
+        emoji: false,
         ..params
     }
 }
@@ -67,7 +68,8 @@ pub fn tags(captions: &[Choice]) -> Vec<Tag> {
     tags
 }
 
-fn content_words(text: &str) -> impl Iterator<Item = String> {
+/// The words of a caption that name something, in lower case.
+pub(super) fn content_words(text: &str) -> impl Iterator<Item = String> {
     let words = text.split(|c: char| !c.is_alphanumeric() && c != '-');
     words.map(str::to_lowercase).filter(|word| {
         word.chars().count() > 2

@@ -25,6 +25,7 @@ use crate::captioner::{CaptionParams, Captioner, CaptionerSettings, Style};
 use crate::config::{
     self, Group, LogSettings, Values, captioner_settings, library_address, library_appearance,
 };
+use crate::prompts;
 use crate::scheduler::VisionOrder;
 use crate::telemetry::{self, Output as LogOutput};
 use cutline_error::{Error, ErrorKind, Result};
@@ -125,6 +126,7 @@ pub(super) fn command() -> Command {
 pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode> {
     let params = parameters(matches)?;
     let args = CaptionArgs::from_arg_matches(matches).map_err(unparsed)?;
+    args.check_sidecar(params.style)?;
     let values = Values::of_command(matches)?;
     telemetry::start(LogSettings::for_command(&values)?, LogOutput::Stderr);
     // No one waits for a particular photo, so large batches are best.
@@ -146,6 +148,14 @@ pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode> {
     let sidecars = args.sidecars(&photos);
     // Opened first: a model takes time to load.
     let store = args.library(&values)?;
+    let params = match &store {
+        Some(store) => prompts::resolve(&**store, &params, "command line", None)?,
+        None => {
+            params.check_recipe()?;
+            params
+        }
+    };
+    args.check_sidecar(params.style)?;
     let captioner = Captioner::load(&settings)?;
 
     let parameters = captioner.fingerprint(&params);
@@ -193,6 +203,20 @@ fn parameters(matches: &ArgMatches) -> Result<CaptionParams> {
 }
 
 impl CaptionArgs {
+    /// XMP has no place for a post, and its titles and keywords are often a person's.
+    fn check_sidecar(&self, style: Style) -> Result<()> {
+        if self.sidecar == Some(SidecarKind::Xmp)
+            && !matches!(style, Style::Caption | Style::AltText)
+        {
+            return Err(Error::parameter(
+                "style",
+                "XMP sidecars hold captions and alternative texts; give --style caption or alt_text with \
+                 them, or --sidecar txt or json",
+            ));
+        }
+        Ok(())
+    }
+
     fn mode(&self) -> ResumeMode {
         match (self.overwrite, self.only_missing) {
             (true, _) => ResumeMode::Overwrite,

@@ -1,4 +1,4 @@
-//! The command line: `cutline serve`, `caption`, `tags`, `check`, `library`, `keys`, `usage`, `eval`, `model info`,
+//! The command line: `cutline serve`, `caption`, `tags`, `check`, `library`, `prompts`, `keys`, `usage`, `eval`, `model info`,
 //! `model quantize`, `bench`, `mcp`, `health`, `openapi`, `completions` and `man`.
 //!
 //! Exit statuses: 0 for success, 1 when something failed, 2 when the command or a setting cannot be
@@ -19,6 +19,7 @@ mod library;
 mod mcp;
 mod model;
 mod options;
+mod prompts;
 mod serve;
 mod signals;
 mod tags;
@@ -62,6 +63,7 @@ pub fn main() -> ExitCode {
         Some((library::NAME, matches)) => library::run(matches),
         Some((keys::NAME, matches)) => keys::run(matches),
         Some((keys::USAGE, matches)) => keys::usage(matches),
+        Some((prompts::NAME, matches)) => prompts::run(matches),
         Some((eval::NAME, matches)) => eval::run(matches),
         Some((documents::COMPLETIONS, matches)) => documents::completions(matches),
         Some((documents::MAN, matches)) => documents::man(matches),
@@ -90,6 +92,7 @@ pub fn command() -> Command {
             library::command(),
             keys::command(),
             keys::usage_command(),
+            prompts::command(),
             eval::command(),
             model::command(),
             bench::command(),

@@ -27,6 +27,7 @@ use super::generate::too_late;
 use super::observe::{RequestId, StreamResult};
 use super::openapi::bodies::{BatchForm, BatchRequest, CaptionQuery, RawImage, SQUARE};
 use super::openapi::errors::BatchProblems;
+use super::prompts::{Templates, resolved};
 use super::state::AppState;
 use crate::captioner::{Caption, CaptionStream, Captioner, Priority};
 use crate::metrics::Metrics;
@@ -69,6 +70,7 @@ pub(super) async fn batch(
     let captioner = state.captioner()?;
     let settings = state.settings();
     let lines = prefers(request.headers(), LINES, "application/json");
+    let templates = Templates::of(&state, &request);
     let mut uploads = extract::uploads(request, &state, captioner).await?;
     let model = uploads.params.model.take();
     uploads.params.model = names::check(model.as_deref(), &state, captioner)?;
@@ -80,7 +82,8 @@ pub(super) async fn batch(
         )));
     }
     let metrics = state.metrics().clone();
-    let results = Results::start(captioner, uploads, settings.request_timeout, metrics).await?;
+    let results =
+        Results::start(captioner, &templates, uploads, settings.request_timeout, metrics).await?;
     if lines { Ok(by_line(results, id)) } else { Ok(together(results, &id).await) }
 }
 
@@ -105,6 +108,7 @@ struct BatchResult {
 impl Results {
     async fn start(
         captioner: &Captioner,
+        templates: &Templates,
         uploads: Uploads,
         limit: Duration,
         metrics: Metrics,
@@ -124,7 +128,13 @@ impl Results {
                 Err(error) => refused.push((index, error)),
             }
         }
-        let runs = Box::pin(captioner.start_all(photos, uploads.params, Priority::Bulk));
+        let runs = Box::pin(async {
+            if uploads.params.template.is_none() {
+                return captioner.start_all(photos, uploads.params, Priority::Bulk).await;
+            }
+            let photos = resolved(templates, photos, uploads.params).await?;
+            captioner.start_each(photos, Priority::Bulk).await
+        });
         let runs = timeout_at(deadline, runs).await.map_err(|_| too_late(limit))??;
         let mut tasks = JoinSet::new();
         for (index, mut run) in places.into_iter().zip(runs) {

@@ -121,7 +121,7 @@ fn title(kind: ErrorKind) -> &'static str {
         ErrorKind::MalformedRequest => "The request is malformed",
         ErrorKind::NotFound => "The address does not exist",
         ErrorKind::MethodNotAllowed => "The method is not allowed",
-        ErrorKind::PreconditionFailed => "The photo has been changed",
+        ErrorKind::PreconditionFailed => "The state has changed",
         ErrorKind::PreconditionRequired => "The version is missing",
         ErrorKind::StorageFull => "The disk is full",
         ErrorKind::PhotoUnavailable => "The photo's file is not there",

@@ -15,6 +15,7 @@ use super::observe::{ImageReport, RequestId};
 use super::openapi::bodies::{CaptionForm, CaptionJson, CaptionQuery, RawImage, SQUARE};
 use super::openapi::caption_example;
 use super::openapi::errors::CaptionProblems;
+use super::prompts::Templates;
 use super::state::AppState;
 use super::stream;
 use crate::captioner::{Caption, Captioner};
@@ -59,9 +60,13 @@ pub(super) async fn generate(
     // Before the body is read: a client that waits for `100 Continue` need not send it.
     let captioner = state.captioner()?;
     let settings = state.settings();
+    let templates = Templates::of(&state, &request);
     let mut upload = extract::upload(request, &state, captioner).await?;
     let model = upload.params.model.take();
     upload.params.model = names::check(model.as_deref(), &state, captioner)?;
+    let Upload { photo, params } = upload;
+    let (photo, params) = Box::pin(templates.one(photo, params)).await?;
+    let upload = Upload { photo, params };
     let limit = settings.request_timeout;
     if upload.params.stream {
         return Ok(stream::respond(captioner, upload, limit, id).await?);

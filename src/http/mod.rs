@@ -4,7 +4,7 @@
 //! - [`run`] serves it on a listener, loads the model in the background, and shuts down gracefully;
 //! - one file per resource: `index` with `page`, `health`, `model`, `generate` with `stream`,
 //!   `batch`, `tags`, `process`, `metrics`, `backends`, `openapi` with Swagger UI; `dto` holds their JSON;
-//! - `library` searches and edits captions that are kept;
+//! - `library` searches and edits captions that are kept; `prompts` has prompts and experiments;
 //! - `realtime` answers the same requests as messages of a WebSocket;
 //! - `extract` reads the ways of sending images, `body` limits what is read, `coding`
 //!   decompresses it;
@@ -47,6 +47,7 @@ mod observe;
 mod openapi;
 mod page;
 mod process;
+mod prompts;
 mod rate;
 mod realtime;
 mod server;
@@ -91,6 +92,7 @@ fn routes() -> Vec<(Access, UtoipaMethodRouter<AppState>)> {
     const TAGS: Access = Access::Scope(Scope::Tags);
     const READ: Access = Access::Scope(Scope::LibraryRead);
     const WRITE: Access = Access::Scope(Scope::LibraryWrite);
+    const PROMPTS: Access = Access::Scope(Scope::Prompts);
     const ADMIN: Access = Access::Scope(Scope::Admin);
     let own = [
         (CAPTION, routes!(generate::generate)),
@@ -130,6 +132,17 @@ fn routes() -> Vec<(Access, UtoipaMethodRouter<AppState>)> {
         (ADMIN, routes!(keys::rotate)),
         (ADMIN, routes!(keys::revoke)),
         (Key, routes!(keys::usage)),
+        (PROMPTS, routes!(prompts::list)),
+        (PROMPTS, routes!(prompts::show)),
+        (PROMPTS, routes!(prompts::save)),
+        (PROMPTS, routes!(prompts::label)),
+        (PROMPTS, routes!(prompts::diff)),
+        (PROMPTS, routes!(prompts::render)),
+        (PROMPTS, routes!(prompts::experiments::list)),
+        (PROMPTS, routes!(prompts::experiments::start)),
+        (PROMPTS, routes!(prompts::experiments::report)),
+        (PROMPTS, routes!(prompts::experiments::promote)),
+        (PROMPTS, routes!(prompts::experiments::stop)),
         (Docs, routes!(openapi::document)),
     ];
     own.into_iter().chain(contracts::routes()).collect()
@@ -138,6 +151,9 @@ fn routes() -> Vec<(Access, UtoipaMethodRouter<AppState>)> {
 /// The page of the library, which is not part of the contract.
 const GALLERY: &str = "/gallery";
 
+/// The page of prompts, which is not part of the contract.
+const PLAYGROUND: &str = "/playground";
+
 /// The files of the pages, which are not part of the contract.
 const PAGE_FILES: &str = "/page/{name}";
 
@@ -145,8 +161,8 @@ const PAGE_FILES: &str = "/page/{name}";
 /// is sent, one for captions: those are other addresses of the contracts.
 fn access(method: &Method, route: &str) -> Access {
     static ACCESS: LazyLock<HashMap<(Method, String), Access>> = LazyLock::new(|| {
-        let pages =
-            [PAGE_FILES, GALLERY].map(|route| ((Method::GET, route.to_owned()), Access::Open));
+        let pages = [PAGE_FILES, GALLERY, PLAYGROUND]
+            .map(|route| ((Method::GET, route.to_owned()), Access::Open));
         let mut all = HashMap::from(pages);
         for (access, (_, item, _)) in routes() {
             for (path, item) in item.paths {
@@ -204,6 +220,7 @@ pub fn app(state: AppState) -> Router {
     let routes = Router::from(routes)
         .route(PAGE_FILES, get(page::asset))
         .route(GALLERY, get(page::gallery))
+        .route(PLAYGROUND, get(page::playground))
         .merge(contracts::more_routes())
         .merge(openapi::swagger_ui())
         .fallback(not_found)

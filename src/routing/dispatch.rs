@@ -6,7 +6,7 @@ use tokio::task::JoinSet;
 
 use super::drive::Job;
 use super::shared::Shared;
-use crate::captioner::{CaptionParams, CaptionStream, Captioner, Dispatch, Photo, Priority, Style};
+use crate::captioner::{CaptionParams, CaptionStream, Captioner, Dispatch, Photo, Priority};
 use cutline_error::Result;
 use cutline_route::Route;
 
@@ -38,10 +38,7 @@ impl Dispatch for Dispatcher {
 
     fn route(&self, params: &CaptionParams) -> Option<usize> {
         let name = params.model.as_deref().map(|name| name.strip_suffix(":latest").unwrap_or(name));
-        let style = match params.style {
-            Style::Caption => "caption",
-            Style::AltText => "alt_text",
-        };
+        let style = params.style.as_str();
         let means = |route: &Route| {
             let named = match name {
                 Some(name) => route.name == name || route.models.iter().any(|other| other == name),

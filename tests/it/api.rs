@@ -23,6 +23,7 @@ mod openai;
 mod openapi;
 mod page;
 mod process;
+mod prompts;
 mod protocol;
 mod rate;
 mod realtime;

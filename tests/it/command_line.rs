@@ -15,6 +15,7 @@ mod mcp;
 mod memory;
 #[cfg(all(unix, feature = "embedded-model"))]
 mod outputs;
+mod prompts;
 mod quantize;
 #[cfg(all(unix, feature = "embedded-model"))]
 mod server;

@@ -15,6 +15,7 @@ const { events, retryAfter, Problem } = await load('api.js');
 const { Pool } = await load('pool.js');
 const { Selection } = await load('selection.js');
 const { toCsv, toCurl, toJson } = await load('results.js');
+const { content, text: textOf, title, variables } = await load('versions.js');
 
 async function read(chunks) {
   const stream = new ReadableStream({
@@ -248,4 +249,29 @@ test('photos are selected one by one and in ranges', () => {
   assert.deepEqual(selection.hashes, ['h6', 'h7']);
   selection.extend(items, 11_999);
   assert.deepEqual([selection.size, selection.full], [10_000, true], 'a request names each of them');
+});
+
+test('columns of the playground ask for what they say', async () => {
+  const asked = [];
+  const server = {
+    caption: async (params) => (asked.push(params), 'a dog'),
+    render: async (body) => (asked.push(body), 'rendered'),
+  };
+  assert.equal(await textOf({ kind: 'saved', reference: 'alt:2', variables: '{"a": 1}' }, server), 'a dog');
+  assert.equal(await textOf({ kind: 'style', style: 'title', emoji: true }, server), 'a dog');
+  assert.equal(await textOf({ kind: 'prefix', template: 'a {{ b }}', variables: '{"b": "c"}' }, server), 'a dog');
+  assert.equal(await textOf({ kind: 'chain', template: '{{ title }}' }, server), 'rendered');
+  assert.deepEqual(asked, [
+    { template: 'alt:2', variables: '{"a":1}' },
+    { style: 'title' },
+    { content: { kind: 'prefix', template: 'a {{ b }}' }, variables: { b: 'c' } },
+    { prompt: 'rendered' },
+    {},
+    { content: { kind: 'chain', template: '{{ title }}' }, variables: {}, caption: 'a dog' },
+  ]);
+  for (const wrong of ['[1]', 'null', '1']) assert.throws(() => variables(wrong), TypeError);
+  assert.throws(() => variables('{'), SyntaxError);
+  assert.equal(content({ kind: 'saved', reference: 'alt' }), undefined);
+  assert.deepEqual(content({ kind: 'style', style: 'engaging', emoji: true }), { kind: 'style', style: 'engaging', emoji: true });
+  assert.deepEqual([title({ kind: 'saved', reference: 'alt' }, 0), title({ kind: 'style' }, 3)], ['alt', 'Version D']);
 });

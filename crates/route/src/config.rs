@@ -407,8 +407,9 @@ impl RawRoute {
             return Err(wrong(format!("{of}: escalate_below must be from 0 to 1")));
         }
         for style in &self.matching.styles {
-            if !matches!(style.as_str(), "caption" | "alt_text") {
-                return Err(wrong(format!("{of}: there are the styles caption and alt_text")));
+            let known = ["caption", "alt_text", "engaging", "title", "keywords"];
+            if !known.contains(&style.as_str()) {
+                return Err(wrong(format!("{of}: there are the styles {}", known.join(", "))));
             }
         }
         for model in &self.matching.models {

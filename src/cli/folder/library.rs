@@ -2,13 +2,14 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use cutline_library::{Author, Change, Field, Name, NameKind, RunId, Store};
 
 use super::inputs::InputPhoto;
 use super::record::{Description, FileStamp};
 use super::resume::ResumeMode;
-use crate::captioner::{CaptionParams, ModelInfo};
+use crate::captioner::{CaptionParams, ModelInfo, Recipe, Style};
 use crate::library;
 use cutline_error::Result;
 use cutline_image::Colors;
@@ -23,6 +24,8 @@ pub(in crate::cli) struct Library {
     author: Author,
     parameters: String,
     field: Field,
+    style: Style,
+    recipe: Option<Arc<Recipe>>,
     run: Option<RunId>,
     waiting: Vec<Change>,
 }
@@ -37,12 +40,14 @@ impl Library {
     ) -> Self {
         let prompt = params.prompt.as_deref().unwrap_or_default();
         let author = library::author(model, parameters, prompt);
-        let field = library::field(params.style);
+        let field = library::field(params.kept_style());
         Self {
             store,
             author,
             parameters: parameters.to_owned(),
             field,
+            style: params.kept_style(),
+            recipe: params.recipe.clone(),
             run: None,
             waiting: Vec::new(),
         }
@@ -95,7 +100,9 @@ impl Library {
         asset.names.extend(stamp.map(|stamp| name(path, stamp)));
         if caption.fallback.is_none() {
             let confidence = caption.captions.first().map(|choice| choice.confidence);
-            asset.text(self.field, caption.caption.clone(), confidence);
+            asset.text(self.field, library::kept_text(self.style, &caption.caption), confidence);
+            let waited = Duration::from_secs_f64(caption.timings.total_ms.max(0.0) / 1000.0);
+            library::expose(&mut asset, self.recipe.as_deref(), waited);
         }
         self.waiting.push(Change::Asset(Box::new(asset)));
         if self.waiting.len() >= TOGETHER { self.flush() } else { Ok(()) }

@@ -230,7 +230,7 @@ impl CaptionRun {
             ErrorKind::UnsupportedFormat | ErrorKind::UndecodableImage | ErrorKind::ImageTooLarge
         );
         let description =
-            (of_the_photo && self.params.style == Style::AltText).then(|| Description::Nothing {
+            (of_the_photo && self.params.style != Style::Caption).then(|| Description::Nothing {
                 text: self.captioner.fallback_text().to_owned(),
                 reason: Fallback::because(error.detail()),
             });

@@ -19,7 +19,7 @@ struct ReviewArgs {
     /// Only photos that this search finds; see cutline library search
     #[arg(value_name = "QUERY", allow_hyphen_values = true)]
     query: Vec<String>,
-    /// caption, alt_text or tags
+    /// caption, alt_text, tags, title or engaging
     #[arg(long, default_value = "caption", value_parser = field)]
     field: Field,
     /// Language of the texts

@@ -18,7 +18,7 @@ use cutline_error::{Error, ErrorKind, Result};
 
 pub(super) const NAME: &str = "library";
 /// Who edits with this program, unless another name is given.
-const PERSON: &str = "command line";
+pub(in crate::cli) const PERSON: &str = "command line";
 
 pub(super) fn command() -> Command {
     let commands = [
@@ -87,7 +87,7 @@ pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode> {
 }
 
 /// Opens the library of a command.
-pub(super) fn open(matches: &ArgMatches) -> Result<Arc<dyn Store>> {
+pub(in crate::cli) fn open(matches: &ArgMatches) -> Result<Arc<dyn Store>> {
     let address = address(matches)?;
     if !cutline_library::exists(&address)? {
         return Err(Error::new(
@@ -103,7 +103,7 @@ pub(super) fn open(matches: &ArgMatches) -> Result<Arc<dyn Store>> {
 }
 
 /// The address of the library of a command.
-pub(super) fn address(matches: &ArgMatches) -> Result<String> {
+pub(in crate::cli) fn address(matches: &ArgMatches) -> Result<String> {
     let address = library_address(&Values::of_command(matches)?)?;
     address.ok_or_else(|| {
         Error::new(
@@ -132,16 +132,16 @@ fn photo(store: &dyn Store, text: &str) -> Result<ContentHash> {
 
 /// Parses the name of a field.
 fn field(text: &str) -> Result<Field, String> {
-    text.parse().map_err(|_| "give one of caption, alt_text, tags".to_owned())
+    text.parse().map_err(|_| "give one of caption, alt_text, tags, title, engaging".to_owned())
 }
 
 /// A text for a line of several, with tabs between them.
-pub(super) fn cell(text: &str) -> String {
+pub(in crate::cli) fn cell(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// Prints a value as JSON, on one line.
-pub(super) fn print_json(value: &impl serde::Serialize) -> Result<()> {
+pub(in crate::cli) fn print_json(value: &impl serde::Serialize) -> Result<()> {
     let json = serde_json::to_string(value)
         .map_err(|error| Error::internal("the answer cannot be written").with_source(error))?;
     print(&(json + "\n"))

@@ -90,7 +90,7 @@ struct EditArgs {
     /// Go back to this revision; see cutline library history --json
     #[arg(long, value_name = "REVISION")]
     revert: Option<i64>,
-    /// caption, alt_text or tags
+    /// caption, alt_text, tags, title or engaging
     #[arg(long, default_value = "caption", value_parser = field)]
     field: Field,
     /// Language of the text
@@ -168,7 +168,7 @@ struct RateArgs {
     /// Why
     #[arg(long, value_name = "TEXT", default_value = "")]
     reason: String,
-    /// caption, alt_text or tags
+    /// caption, alt_text, tags, title or engaging
     #[arg(long, default_value = "caption", value_parser = field)]
     field: Field,
     /// Language of the text

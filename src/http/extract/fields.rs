@@ -77,6 +77,10 @@ impl FormFields {
                 Some(text) => params.add_text(name, &text),
                 None => params.add_json_vocabulary(json),
             }),
+            // An object, where a form has its text.
+            Self::Caption(params) if name == "variables" && json.starts_with('{') => {
+                Some(params.add_text(name, json))
+            }
             _ => None,
         }
     }

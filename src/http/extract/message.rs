@@ -30,7 +30,7 @@ const SYNTAX: &str = "send a JSON object like {\"type\": \"caption\", \"id\": \"
 #[derive(Debug)]
 pub(in crate::http) enum Command {
     /// A caption.
-    Caption(CaptionCommand),
+    Caption(Box<CaptionCommand>),
     /// To drop the request with this id.
     Cancel(String),
     /// A `pong` with this id.
@@ -147,14 +147,17 @@ fn caption(
                 form.expect(name, Place::Body)?;
                 // Here words are sent unless the client wants none.
                 streams &= !(name == "stream" && value.get() == "false");
-                form.add(name, scalar(name, value)?)?;
+                match form.add_nested(name, value.get()) {
+                    Some(added) => added?,
+                    None => form.add(name, scalar(name, value)?)?,
+                }
             }
         }
     }
     let image = found.or(image_follows.then_some(CommandImage::Behind));
     let image = image.ok_or_else(|| malformed(format!("there is no image; {SYNTAX}")))?;
     let params = CaptionParams { stream: streams, ..form.finish()?.caption()? };
-    Ok(Command::Caption(CaptionCommand { id, image, params }))
+    Ok(Command::Caption(Box::new(CaptionCommand { id, image, params })))
 }
 
 fn is_envelope(name: &str) -> bool {

@@ -53,7 +53,7 @@ fn library(state: &AppState) -> Result<&Library> {
 }
 
 /// Does something with the library, on a thread that may wait for the disk.
-pub(super) async fn with<T: Send + 'static>(
+pub(in crate::http) async fn with<T: Send + 'static>(
     state: &AppState,
     work: impl FnOnce(&dyn Store) -> Result<T> + Send + 'static,
 ) -> Result<T> {
@@ -71,10 +71,10 @@ pub(super) async fn with<T: Send + 'static>(
 }
 
 /// The parameters of a query string. Each may be given once.
-pub(super) struct Parameters(HashMap<String, String>);
+pub(in crate::http) struct Parameters(HashMap<String, String>);
 
 impl Parameters {
-    pub(super) fn read(query: Option<&str>, known: &[&str]) -> Result<Self> {
+    pub(in crate::http) fn read(query: Option<&str>, known: &[&str]) -> Result<Self> {
         let mut all = HashMap::new();
         for (name, value) in url::form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
             let name = name.into_owned();
@@ -89,7 +89,7 @@ impl Parameters {
         Ok(Self(all))
     }
 
-    pub(super) fn text(&self, name: &str) -> &str {
+    pub(in crate::http) fn text(&self, name: &str) -> &str {
         self.0.get(name).map(String::as_str).unwrap_or_default()
     }
 
@@ -157,7 +157,7 @@ fn etag(version: impl Display) -> HeaderValue {
 }
 
 /// Who edits: people are known by their keys.
-fn person(state: &AppState, request: &Request) -> Author {
+pub(in crate::http) fn person(state: &AppState, request: &Request) -> Author {
     match state.guard().client(request) {
         Client::Account(account) => Author::person(account.name()),
         Client::Other(ClientId::Key(number)) => Author::person(format!("key {}", number + 1)),

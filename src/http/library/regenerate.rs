@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::Path as FilePath;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Path, Request, State};
@@ -22,6 +23,7 @@ use crate::http::openapi::bodies::RegenerateRequest;
 use crate::http::openapi::errors::LibraryRegenerateProblems;
 use crate::http::state::AppState;
 use crate::library;
+use crate::prompts;
 use cutline_error::{Error, ErrorKind, Result};
 
 /// What became of a photo that was captioned again.
@@ -83,6 +85,10 @@ pub(super) fn parameters(given: Map<String, Value>) -> Result<CaptionParams> {
             let detail = format!("{name} means nothing here; leave it out");
             return Err(Error::parameter(name, detail));
         }
+        if name == "variables" && value.is_object() {
+            fields.add_text(&name, &value.to_string())?;
+            continue;
+        }
         fields.add(&name, value)?;
     }
     fields.finish()
@@ -109,9 +115,18 @@ pub(super) async fn regenerate(
     let reading = tokio::task::spawn_blocking(move || read(&asset, most));
     let bytes =
         reading.await.map_err(|join| Error::internal("reading crashed").with_source(join))??;
+    let params = match params.template {
+        None => params,
+        Some(_) => {
+            with(state, move |store| prompts::resolve(store, &params, "library", Some(&hash)))
+                .await?
+        }
+    };
+    let recipe = params.recipe.clone();
     let (parameters, prompt) =
         (captioner.fingerprint(&params), params.prompt.clone().unwrap_or_default());
-    let field = library::field(params.style);
+    let style = params.kept_style();
+    let field = library::field(style);
     let photos = vec![Photo::new(bytes, permit)];
     let stream = captioner.start_here(photos, params, priority).await?.pop();
     let stream = stream.ok_or_else(|| Error::internal("an image was lost"))?;
@@ -124,7 +139,9 @@ pub(super) async fn regenerate(
     let text = if caption.fallback.is_none() { caption.caption } else { String::new() };
     if !text.is_empty() {
         let confidence = caption.captions.first().map(|choice| choice.confidence);
-        asset.text(field, text.clone(), confidence);
+        asset.text(field, library::kept_text(style, &text), confidence);
+        let waited = Duration::from_secs_f64(caption.timings.total_ms.max(0.0) / 1000.0);
+        library::expose(&mut asset, recipe.as_deref(), waited);
     }
     let change = Change::Asset(Box::new(asset));
     let applied = with(state, move |store| store.apply(vec![change])).await?;

@@ -24,7 +24,8 @@ pub(in crate::http) async fn check(
     next: Next,
 ) -> Result<Response, Failure> {
     let route = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
-    if route.starts_with("/library/") && state.library().is_some() {
+    let kept = ["/library/", "/prompts", "/experiments"];
+    if kept.iter().any(|kept| route.starts_with(kept)) && state.library().is_some() {
         allowed(request.headers(), &state)?;
     }
     Ok(next.run(request).await)

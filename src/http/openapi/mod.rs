@@ -51,6 +51,7 @@ use crate::captioner;
         (name = "images", description = "Properties of images, without the model"),
         (name = "library", description = "Captions that are kept, with LIBRARY"),
         (name = "keys", description = "Keys of clients, and what they have used, with LIBRARY"),
+        (name = "prompts", description = "Prompts with versions, and experiments, with LIBRARY"),
         (name = "operation", description = "State of the server and the model"),
         (name = "openai", description = "OpenAI's API, for its clients"),
         (name = "ollama", description = "Ollama's API, for its clients"),

@@ -1,4 +1,5 @@
-//! The web page on which a person can try the server, and the gallery of its library.
+//! The web page on which a person can try the server, the gallery of its library, and the playground of
+//! prompts.
 //!
 //! Its files are compiled into the binary and need no other host and no build step. Their content
 //! security policy makes browsers refuse everything else.
@@ -61,6 +62,9 @@ static INDEX: Asset = asset!("index.html", HTML);
 /// The page of the library.
 static GALLERY: Asset = asset!("gallery.html", HTML);
 
+/// The page on which versions of prompts are compared.
+static PLAYGROUND: Asset = asset!("playground.html", HTML);
+
 /// The page of a server with a library: it leads to the gallery.
 static INDEX_WITH_GALLERY: LazyLock<Asset> = LazyLock::new(|| {
     let page = String::from_utf8_lossy(&INDEX.bytes).replace(MARK, LINK);
@@ -69,10 +73,11 @@ static INDEX_WITH_GALLERY: LazyLock<Asset> = LazyLock::new(|| {
 
 /// Where the page has the link to the gallery.
 const MARK: &str = "<!-- gallery -->";
-const LINK: &str = "<nav aria-label=\"Pages\"><a href=\"gallery\">Gallery</a></nav>";
+const LINK: &str = "<nav aria-label=\"Pages\"><a href=\"gallery\">Gallery</a> \
+                    <a href=\"playground\">Playground</a></nav>";
 
 /// The files that they load from `/page/`.
-static ASSETS: [Asset; 24] = [
+static ASSETS: [Asset; 27] = [
     asset!("api.js", SCRIPT),
     asset!("app.js", SCRIPT),
     asset!("bulk.js", SCRIPT),
@@ -90,12 +95,15 @@ static ASSETS: [Asset; 24] = [
     asset!("library.js", SCRIPT),
     asset!("page.css", CSS),
     asset!("photos.js", SCRIPT),
+    asset!("playground.css", CSS),
+    asset!("playground.js", SCRIPT),
     asset!("pool.js", SCRIPT),
     asset!("query.js", SCRIPT),
     asset!("results.js", SCRIPT),
     asset!("runs.js", SCRIPT),
     asset!("selection.js", SCRIPT),
     asset!("socket.js", SCRIPT),
+    asset!("versions.js", SCRIPT),
     asset!("visit.js", SCRIPT),
 ];
 
@@ -118,6 +126,14 @@ pub(super) fn show(request: &HeaderMap, with_gallery: bool) -> Response {
 pub(super) async fn gallery(State(state): State<AppState>, request: HeaderMap) -> Response {
     match state.library() {
         Some(_) => page_response(&GALLERY, &request),
+        None => not_found().await.into_response(),
+    }
+}
+
+/// `GET /playground`
+pub(super) async fn playground(State(state): State<AppState>, request: HeaderMap) -> Response {
+    match state.library() {
+        Some(_) => page_response(&PLAYGROUND, &request),
         None => not_found().await.into_response(),
     }
 }

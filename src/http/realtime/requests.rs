@@ -19,6 +19,7 @@ use crate::captioner::{Caption, CaptionEvent, CaptionParams, Captioner, Photo};
 use crate::fetch::Fetcher;
 use crate::http::generate::too_late;
 use crate::http::observe::MessageLog;
+use crate::http::prompts::Templates;
 use cutline_error::{Error, Result};
 
 /// The requests in progress by their ids. Clones share them.
@@ -112,6 +113,7 @@ pub(super) struct CaptionRequest {
     pub(super) source: Source,
     pub(super) params: CaptionParams,
     pub(super) captioner: Captioner,
+    pub(super) templates: Templates,
     /// For a key that is limited in its requests at a time.
     pub(super) visit: Option<Visit>,
     /// Time for the answer.
@@ -141,9 +143,10 @@ impl From<Left> for Failed {
 
 impl CaptionRequest {
     async fn run(self, requests: &Requests) {
-        let Self { id, source, params, captioner, visit, limit, log, outbox, progress } = self;
+        let Self { id, source, params, captioner, templates, visit, limit, log, outbox, progress } =
+            self;
         let events = Events { id: &id, outbox: &outbox, limit, deadline: Instant::now() + limit };
-        let result = match events.send_all(&captioner, source, params).await {
+        let result = match events.send_all(&captioner, &templates, source, params).await {
             Ok(caption) => Ok(caption),
             Err(Failed::Error(error)) => Err(error),
             Err(Failed::Left) => return,
@@ -178,6 +181,7 @@ impl Events<'_> {
     async fn send_all(
         &self,
         captioner: &Captioner,
+        templates: &Templates,
         source: Source,
         params: CaptionParams,
     ) -> Result<Caption, Failed> {
@@ -188,6 +192,7 @@ impl Events<'_> {
                 self.in_time(fetcher.fetch(&url, captioner.budget())).await?
             }
         };
+        let (photo, params) = self.in_time(Box::pin(templates.one(photo, params))).await?;
         // Boxed: this future is large, and every future around it would be as well.
         let mut run = self.in_time(Box::pin(captioner.start(photo, params))).await?;
         self.in_time(run.accepted()).await?;

@@ -21,6 +21,7 @@ use crate::captioner::{Account, Budget, CaptionParams, Captioner, Photo};
 use crate::http::auth::Client;
 use crate::http::extract::{self, BadMessage, CaptionCommand, Command, CommandImage};
 use crate::http::observe::MessageLog;
+use crate::http::prompts::Templates;
 use crate::http::state::AppState;
 use cutline_error::{Error, ErrorKind, Result};
 
@@ -145,7 +146,8 @@ impl<R: AsyncRead + Unpin> Session<R> {
             .ok_or_else(extract::no_head)
             .and_then(|length| extract::command(&bytes[..length], max_bytes, kind == Kind::Binary));
         match command {
-            Ok(Command::Caption(CaptionCommand { id, image, params })) => {
+            Ok(Command::Caption(command)) => {
+                let CaptionCommand { id, image, params } = *command;
                 let mut photo = |image: Vec<u8>| {
                     let permit = permit.split(image.len() as u64);
                     Source::Sent(Photo::new(image, permit))
@@ -191,6 +193,7 @@ impl<R: AsyncRead + Unpin> Session<R> {
             source,
             params,
             captioner,
+            templates: Templates::for_client(&self.state, &self.client),
             visit,
             limit: self.state.settings().request_timeout,
             log: self.log(begin),

@@ -27,7 +27,7 @@ use self::exchange::{Address, Client};
 #[cfg(test)]
 pub(super) use self::network::Io;
 pub(super) use self::network::{Dial, SystemDial};
-use crate::captioner::{CaptionParams, Foreign, SendablePhoto, Style, TextStyle};
+use crate::captioner::{CaptionParams, Foreign, SendablePhoto, Style};
 use crate::engine::FinishReason;
 use cutline_error::{Error, ErrorKind, Result};
 use cutline_route::{Ability, Backend, Failure, Kind, Usage};
@@ -157,6 +157,12 @@ impl Upstream {
     }
 
     fn instruction(&self, params: &CaptionParams) -> String {
+        // A prompt of the library says the whole.
+        let asked = params.recipe.as_ref().and_then(|recipe| recipe.instruction());
+        if let Some(asked) = asked {
+            return asked.to_owned();
+        }
+        let most = params.text_style().most();
         let mut text = match (&self.instruction, params.style) {
             (Some(own), _) => own.clone(),
             (None, Style::Caption) => {
@@ -164,11 +170,26 @@ impl Upstream {
                     .to_owned()
             }
             (None, Style::AltText) => {
-                let most = params.max_chars.unwrap_or(TextStyle::DEFAULT_MAX_CHARS);
                 format!(
                     "Write alt text for this image: one sentence of at most {most} characters for \
                      people who cannot see it. Answer with the text only."
                 )
+            }
+            (None, Style::Engaging) => {
+                let emoji = if params.emoji { "with one or two emoji" } else { "without emoji" };
+                format!(
+                    "Write a short, warm post about this image, {emoji}, of at most {most} characters. Say \
+                     nothing that it does not show. Answer with the text only."
+                )
+            }
+            (None, Style::Title) => {
+                format!(
+                    "Write a title for this image of at most {most} characters. Answer with the title only."
+                )
+            }
+            (None, Style::Keywords) => {
+                "Name up to ten things in this image, separated by commas. Answer with the words only."
+                    .to_owned()
             }
         };
         if let Some(prompt) = &params.prompt {

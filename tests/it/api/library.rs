@@ -395,7 +395,7 @@ async fn mistakes_are_answers() {
     kept.edit(&path, Some("\"1\""), json!({"action": "burn"}))
         .await
         .problem(400, "malformed_request");
-    kept.edit(&format!("{hash}/texts/title"), Some("\"1\""), json!({"action": "clear"}))
+    kept.edit(&format!("{hash}/texts/poem"), Some("\"1\""), json!({"action": "clear"}))
         .await
         .problem(422, "invalid_parameter");
     kept.edit(&path, Some("\"1\""), json!({"action": "reject"})).await.problem(404, "not_found");

@@ -1,4 +1,4 @@
-//! The pages at `/` and `/gallery`, and their files. `tests/page` tests it in a browser.
+//! The pages at `/`, `/gallery` and `/playground`, and their files. `tests/page` tests it in a browser.
 
 use std::fs;
 use std::path::Path;
@@ -30,6 +30,7 @@ fn address(name: &str) -> String {
     match name {
         "index.html" => "/".to_owned(),
         "gallery.html" => "/gallery".to_owned(),
+        "playground.html" => "/playground".to_owned(),
         _ => format!("/page/{name}"),
     }
 }
@@ -56,7 +57,8 @@ async fn every_file_is_served_with_its_type_and_can_be_cached() {
     let (fixture, _folder) = with_library();
     for (name, text) in files() {
         let path = address(&name);
-        let link = "<nav aria-label=\"Pages\"><a href=\"gallery\">Gallery</a></nav>";
+        let link = "<nav aria-label=\"Pages\"><a href=\"gallery\">Gallery</a> \
+                    <a href=\"playground\">Playground</a></nav>";
         let text = text.replace("<!-- gallery -->", link);
         let answer = get(&fixture, &path, &[]).await;
         assert_eq!(answer.status, StatusCode::OK, "{name}");
@@ -112,6 +114,7 @@ async fn browsers_get_the_page_and_programs_get_the_list() {
 async fn without_a_library_there_is_no_gallery() {
     let fixture = Fixture::new();
     get(&fixture, "/gallery", &[]).await.problem(404, "not_found");
+    get(&fixture, "/playground", &[]).await.problem(404, "not_found");
     let page = get(&fixture, "/", &[]).await;
     assert!(!String::from_utf8_lossy(&page.body).contains("href=\"gallery\""));
 }
@@ -119,7 +122,7 @@ async fn without_a_library_there_is_no_gallery() {
 #[tokio::test]
 async fn the_pages_forbid_what_they_do_not_need() {
     let (fixture, _folder) = with_library();
-    for path in ["/", "/gallery"] {
+    for path in ["/", "/gallery", "/playground"] {
         forbids(&get(&fixture, path, &[]).await);
     }
 }
@@ -156,7 +159,9 @@ fn with_files(page: &str) -> Vec<(String, String)> {
 
 #[test]
 fn the_pages_are_small() {
-    for (page, most) in [("index.html", 60_000), ("gallery.html", 110_000)] {
+    for (page, most) in
+        [("index.html", 60_000), ("gallery.html", 110_000), ("playground.html", 60_000)]
+    {
         let bytes: usize = with_files(page).iter().map(|(_, text)| text.len()).sum();
         assert!(bytes < most, "{page}: {bytes} bytes");
     }
@@ -213,7 +218,7 @@ fn nothing_is_inline_and_no_text_becomes_markup() {
 #[test]
 fn the_pages_name_every_file_that_they_need() {
     let mut needed = Vec::new();
-    for page in ["index.html", "gallery.html"] {
+    for page in ["index.html", "gallery.html", "playground.html"] {
         let files = with_files(page);
         needed.extend(files.iter().map(|(name, _)| name.clone()));
         for (file, text) in files.iter().filter(|(name, _)| name.ends_with(".js")) {

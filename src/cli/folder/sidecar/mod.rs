@@ -257,7 +257,7 @@ impl Sidecars {
             SidecarKind::Xmp => {
                 let texts = Texts {
                     description: Some(text.to_owned()),
-                    alt_text: Some(TextStyle::alt_text().apply(text))
+                    alt_text: Some(TextStyle::alt_text().apply(text, None))
                         .filter(|text| !text.is_empty()),
                 };
                 let existing = if overwrite { Existing::Replace } else { Existing::Keep };

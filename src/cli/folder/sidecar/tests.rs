@@ -14,6 +14,8 @@ fn description(text: &str) -> Description {
             sequence: TokenSequence::default(),
         }],
         fallback: None,
+        template: None,
+        experiment: None,
         model: "small".into(),
         cache: CacheState::Miss,
         vision_cache: None,

@@ -1,16 +1,24 @@
-//! Text styles: captions as the model writes them, or as alternative text.
+//! Text styles: captions as the model writes them, as alternative text, or as a text for another place.
 //!
+//! Every style but the first is made of the caption's words by rules, and of the photo's colours: the
+//! same input gives the same text, and nothing is said that neither caption nor colours say.
 //! Styles are applied last. Everything before stores the model's raw text, so another style of a cached
 //! caption costs nothing.
 
+mod engaging;
+mod keywords;
+mod title;
+
 use super::Choice;
+use cutline_image::Colors;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// `caption` for the text as the model writes it, `alt_text` for the alt of a web page. Alternative
-/// text follows the practice of WCAG: no "a picture of" at the start, nothing twice in a row, cut at
-/// a word.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+/// `caption` for the text as the model writes it; `alt_text` for the alt of a web page, without "a picture
+/// of" at the start or anything twice in a row, cut at a word; `engaging` for a post, the caption with a
+/// warm word about light and colours; `title` for a headline; `keywords` for the words that name
+/// something, with commas.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Style {
     /// As the model writes it.
@@ -19,16 +27,56 @@ pub enum Style {
     /// As the `alt` of a web page, following WCAG and the W3C's tutorial: short, and without saying that
     /// it is an image.
     AltText,
+    /// As a short, warm post. What it adds to the caption is about light and colours only.
+    Engaging,
+    /// As a headline.
+    Title,
+    /// As words that name something, separated by commas.
+    Keywords,
+}
+
+impl Style {
+    /// The name in the interfaces.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Caption => "caption",
+            Self::AltText => "alt_text",
+            Self::Engaging => "engaging",
+            Self::Title => "title",
+            Self::Keywords => "keywords",
+        }
+    }
+
+    /// The style of this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        let all = [Self::Caption, Self::AltText, Self::Engaging, Self::Title, Self::Keywords];
+        all.into_iter().find(|style| style.as_str() == name)
+    }
+
+    /// The most characters of a text in this style, if a request does not say.
+    const fn max_chars(self) -> usize {
+        match self {
+            // What a post may have on the services that allow the least, and room for a link.
+            Self::Engaging => 140,
+            // What search engines show of a title.
+            Self::Title => 60,
+            Self::Keywords => 250,
+            Self::Caption | Self::AltText => TextStyle::DEFAULT_MAX_CHARS,
+        }
+    }
 }
 
 /// A style with its options.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct TextStyle {
-    /// Caption or alternative text.
+    /// What the text is for.
     pub style: Style,
-    /// The largest number of characters of alternative text; `None` for
-    /// [`DEFAULT_MAX_CHARS`](Self::DEFAULT_MAX_CHARS).
+    /// The largest number of characters; `None` for the style's own.
     pub max_chars: Option<usize>,
+    /// Whether a text in the style `engaging` may have emoji.
+    pub emoji: bool,
     /// Whether alternative text starts with a capital letter.
     pub capital: bool,
     /// Whether alternative text ends with a full stop.
@@ -65,36 +113,57 @@ impl TextStyle {
     /// Alternative text with the default options.
     #[must_use]
     pub const fn alt_text() -> Self {
-        Self { style: Style::AltText, max_chars: None, capital: false, full_stop: false }
-    }
-
-    /// The text in this style; empty if no part of it describes the photo.
-    #[must_use]
-    pub fn apply(&self, text: &str) -> String {
-        match self.style {
-            Style::Caption => text.to_owned(),
-            Style::AltText => self.put(text, self.full_stop),
+        Self {
+            style: Style::AltText,
+            max_chars: None,
+            emoji: false,
+            capital: false,
+            full_stop: false,
         }
     }
 
-    /// An unfinished text in this style, without a full stop.
+    /// The text in this style; empty if no part of it describes the photo. `colors` are those of the photo,
+    /// if they are known.
+    #[must_use]
+    pub fn apply(&self, text: &str, colors: Option<&Colors>) -> String {
+        match self.style {
+            Style::Caption => text.to_owned(),
+            Style::AltText => self.alternative(text, self.full_stop),
+            Style::Engaging => engaging::write(text, self.most(), self.emoji, colors),
+            Style::Title => title::write(text, self.most()),
+            Style::Keywords => keywords::write(text, self.most()),
+        }
+    }
+
+    /// An unfinished text in this style, without a full stop and what else follows at the end.
     #[must_use]
     pub fn so_far(&self, text: &str) -> String {
         match self.style {
-            Style::Caption => text.to_owned(),
-            Style::AltText => self.put(text, false),
+            Style::AltText => self.alternative(text, false),
+            Style::Engaging => engaging::first_sentence(text, self.most()),
+            _ => self.apply(text, None),
         }
     }
 
-    fn put(&self, text: &str, full_stop: bool) -> String {
-        let words: Vec<&str> = text.split_whitespace().collect();
-        let mut words = without_introductions(&words).to_vec();
-        drop_repetitions(&mut words);
-        if words.iter().all(|word| one_of(word, &DANGLING)) {
-            return String::new();
+    /// The style of a text that a model elsewhere wrote, for which the style was a part of the instruction: a
+    /// post is not made of it again.
+    #[must_use]
+    pub(super) fn of_foreign(self) -> Self {
+        if self.style != Style::Engaging {
+            return self;
         }
-        let most = self.max_chars.unwrap_or(Self::DEFAULT_MAX_CHARS);
-        let mut text = cut(&words, most.saturating_sub(usize::from(full_stop)));
+        Self { max_chars: Some(self.most()), capital: true, full_stop: true, ..Self::alt_text() }
+    }
+
+    /// The most characters of the text.
+    #[must_use]
+    pub fn most(&self) -> usize {
+        self.max_chars.unwrap_or(self.style.max_chars())
+    }
+
+    fn alternative(&self, text: &str, full_stop: bool) -> String {
+        let Some(words) = describing(text) else { return String::new() };
+        let mut text = cut(&words, self.most().saturating_sub(usize::from(full_stop)));
         text.truncate(text.trim_end_matches(is_loose).len());
         if self.capital {
             text = capitalized(&text);
@@ -104,6 +173,15 @@ impl TextStyle {
         }
         text
     }
+}
+
+/// The words of a text that describe the photo; `None` if there are none.
+fn describing(text: &str) -> Option<Vec<&str>> {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let mut words = without_introductions(&words).to_vec();
+    drop_repetitions(&mut words);
+    let none = words.iter().all(|word| one_of(word, &DANGLING));
+    (!none).then_some(words)
 }
 
 /// Whether `text` repeats a word or phrase directly, or contains the same three words twice.
@@ -138,12 +216,16 @@ impl Fallback {
 pub(super) fn styled(
     choices: &[Choice],
     style: TextStyle,
+    colors: &Colors,
     fallback: &str,
 ) -> (Vec<Choice>, Option<Fallback>) {
     if style.style == Style::Caption {
         return (choices.to_vec(), None);
     }
-    let put = |choice: &Choice| Choice { text: style.apply(&choice.text), ..choice.clone() };
+    let put = |choice: &Choice| Choice {
+        text: style.apply(&choice.text, Some(colors)),
+        ..choice.clone()
+    };
     let mut all: Vec<Choice> = choices.iter().map(put).collect();
     if all.iter().any(|choice| !choice.text.is_empty()) {
         all.retain(|choice| !choice.text.is_empty());
@@ -240,97 +322,4 @@ fn capitalized(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::captioner::TokenSequence;
-    use crate::engine::FinishReason;
-
-    fn alt(text: &str) -> String {
-        TextStyle::alt_text().apply(text)
-    }
-
-    #[test]
-    fn introductions_are_removed() {
-        for (text, expected) in [
-            ("a picture of a cat", "a cat"),
-            ("An image of two dogs", "two dogs"),
-            ("this is a photo of a picture of the moon", "the moon"),
-            ("the photograph shows a bridge", "a bridge"),
-            ("there is an image that shows a boat", "a boat"),
-            ("photos of cakes", "cakes"),
-            ("a picture frame on a wall", "a picture frame on a wall"),
-            ("a black and white photo of a man", "a black and white photo of a man"),
-            ("a man taking a picture of a dog", "a man taking a picture of a dog"),
-            ("there is a cat", "there is a cat"),
-            ("a picture of", ""),
-            ("an image of the", ""),
-            ("  ", ""),
-        ] {
-            assert_eq!(alt(text), expected, "{text}");
-        }
-    }
-
-    #[test]
-    fn direct_repetitions_are_removed() {
-        for (text, expected) in [
-            ("a cat cat sitting", "a cat sitting"),
-            ("a man and a man and a man in a hat", "a man and a man in a hat"),
-            ("a red, red, Red ball", "a Red ball"),
-            ("on the left on the left on the left", "on the left"),
-            ("a dog and a cat and a dog", "a dog and a cat and a dog"),
-            ("no no no no", "no"),
-        ] {
-            assert_eq!(alt(text), expected, "{text}");
-        }
-        assert!(repeats_itself("a cat cat") && repeats_itself("a red hat on a red hat on it"));
-        assert!(!repeats_itself("a cat and a cat") && !repeats_itself(""));
-    }
-
-    #[test]
-    fn a_shortened_text_does_not_end_with_a_dangling_word() {
-        let style = TextStyle { max_chars: Some(20), ..TextStyle::alt_text() };
-        assert_eq!(style.apply("a dog on the sofa in"), "a dog on the sofa in", "20 characters");
-        assert_eq!(style.apply("a dog on the sofa in a room"), "a dog on the sofa");
-        assert_eq!(style.apply("äöü äöü1 äöü2 äöü3 äö"), "äöü äöü1 äöü2 äöü3", "not bytes");
-        assert_eq!(style.apply(&"x".repeat(30)), "x".repeat(20));
-        let stop = TextStyle { full_stop: true, ..style };
-        assert_eq!(stop.apply("a dog on the sofa ok"), "a dog on the sofa.");
-        let long = (0..60).map(|n| n.to_string()).collect::<Vec<_>>().join(" ");
-        let said = alt(&long);
-        assert!((120..=125).contains(&said.len()) && long.starts_with(&said), "{said}");
-    }
-
-    #[test]
-    fn capital_letter_and_full_stop_are_optional() {
-        assert_eq!(alt("a cat ."), "a cat");
-        let both = TextStyle { capital: true, full_stop: true, ..TextStyle::alt_text() };
-        assert_eq!(both.apply("élan and a cat"), "Élan and a cat.");
-        assert_eq!(both.apply("a cat!"), "A cat!");
-        assert_eq!(both.apply("a photo of"), "");
-        assert_eq!(both.so_far("a cat"), "A cat");
-        let plain = TextStyle::default();
-        assert_eq!(plain.apply("a photo of a cat ."), "a photo of a cat .");
-    }
-
-    #[test]
-    fn empty_texts_become_the_fallback() {
-        let choice = |text: &str| Choice {
-            text: text.into(),
-            confidence: 0.5,
-            tokens: 3,
-            finish_reason: FinishReason::Stop,
-            sequence: TokenSequence::default(),
-        };
-        let texts = |choices: &[Choice]| -> Vec<String> {
-            choices.iter().map(|choice| choice.text.clone()).collect()
-        };
-        let alt = TextStyle::alt_text();
-        let (some, fallback) = styled(&[choice("a photo of"), choice("a dog")], alt, "none");
-        assert_eq!((texts(&some), fallback), (vec!["a dog".to_owned()], None));
-        let (none, fallback) = styled(&[choice("a photo of"), choice("")], alt, "none");
-        assert_eq!(texts(&none), ["none"]);
-        assert!(fallback.unwrap().fallback);
-        let (same, fallback) = styled(&[choice("")], TextStyle::default(), "none");
-        assert_eq!((texts(&same), fallback), (vec![String::new()], None));
-    }
-}
+mod tests;
