@@ -153,6 +153,9 @@ async fn scopes_open_their_routes_and_no_others() {
             _ if path.starts_with("/admin/") => Some(Scope::Admin),
             "/tags/generate" => Some(Scope::Tags),
             "/api/realtime" => Some(Scope::Caption),
+            _ if path.starts_with("/prompts") || path.starts_with("/experiments") => {
+                Some(Scope::Prompts)
+            }
             _ if path.starts_with("/library/") && reads => Some(Scope::LibraryRead),
             _ if path.starts_with("/library/") => Some(Scope::LibraryWrite),
             "/v2/repository/index" | "/api/show" | "/api/pull" => None,
