@@ -116,12 +116,25 @@ pub(super) fn command() -> Command {
         );
     let command = CaptionArgs::augment_args(command)
         .group(ArgGroup::new("saved").args(["output", "sidecar", "library"]).multiple(true));
-    // -h fits a screen; --help lists the settings as well.
+    // -h fits a screen; --help lists the settings and rare parameters as well.
     config::with_settings(options::with_parameters(command), &GROUPS).mut_args(|arg| {
         let is_setting = arg.get_env().is_some() || arg.get_long() == Some("env-file");
-        arg.hide_short_help(is_setting)
+        let is_rare = arg.get_long().is_some_and(|long| RARE.contains(&long));
+        arg.hide_short_help(is_setting || is_rare)
     })
 }
+
+/// Options of captions that few people need.
+const RARE: [&str; 8] = [
+    "variables",
+    "user",
+    "min-new-tokens",
+    "top-k",
+    "top-p",
+    "repetition-penalty",
+    "length-penalty",
+    "no-repeat-ngram-size",
+];
 
 pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode> {
     let params = parameters(matches)?;
