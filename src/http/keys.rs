@@ -305,10 +305,7 @@ pub(super) async fn usage(
         "" => Ok(otherwise),
         text => parse_time(text).map_err(|error| Error::parameter(name, error.detail().to_owned())),
     };
-    let group = match given.text("group_by") {
-        "" => UsageGroup::default(),
-        text => text.parse()?,
-    };
+    let group = given.given("group_by").map(str::parse).transpose()?.unwrap_or_default();
     let client = state.guard().client(&request);
     let all = client.may(Scope::Admin) || !state.guard().needs_key();
     let own = client.account().map(|account| account.id());

@@ -90,7 +90,12 @@ impl Parameters {
     }
 
     pub(in crate::http) fn text(&self, name: &str) -> &str {
-        self.0.get(name).map(String::as_str).unwrap_or_default()
+        self.given(name).unwrap_or_default()
+    }
+
+    /// The value of a parameter, if there is one.
+    pub(in crate::http) fn given(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
     }
 
     fn parsed<T: FromStr>(&self, name: &'static str, what: &str) -> Result<Option<T>> {

@@ -108,7 +108,6 @@ pub(super) struct SaveBody {
     message: String,
     /// What the prompt is for; as before if not given.
     #[serde(default)]
-    #[schema(nullable = false)]
     description: Option<String>,
 }
 
