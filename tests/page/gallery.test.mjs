@@ -6,6 +6,7 @@ import assert from 'node:assert/strict';
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
+import { isDeepStrictEqual } from 'node:util';
 import { findings, launch, scrollsSideways, visit } from './browser.mjs';
 
 const [url, folder] = process.argv.slice(2);
@@ -280,6 +281,9 @@ test('photos are selected, and changed together', async () => {
   const { page, context, seen } = await open('?sort=added');
   const order = await names(page);
   const selected = () => page.locator('[data-selected] .name').allTextContents();
+  // The cells are drawn after the click.
+  const shows = (wanted) =>
+    until(async () => isDeepStrictEqual(await selected(), wanted), `not ${wanted} are selected`);
   const box = (name) => cell(page, name).getByRole('checkbox', { name: `Select ${name}` });
 
   // With the mouse: one, and with Shift all up to another.
@@ -288,13 +292,13 @@ test('photos are selected, and changed together', async () => {
   await said(page, '1 photo selected');
   await box(order[2]).click({ modifiers: ['Shift'] });
   await said(page, '3 photos selected');
-  assert.deepEqual(await selected(), order.slice(0, 3));
+  await shows(order.slice(0, 3));
   await accessible(page, 'selected');
   await box(order[1]).uncheck();
-  assert.deepEqual(await selected(), [order[0], order[2]]);
+  await shows([order[0], order[2]]);
   await page.getByRole('button', { name: 'Clear selection' }).click();
   await said(page, 'Nothing selected');
-  assert.deepEqual(await selected(), []);
+  await shows([]);
   assert.equal(await box(order[0]).isChecked(), false);
 
   // With the keyboard.
@@ -307,7 +311,7 @@ test('photos are selected, and changed together', async () => {
   await said(page, 'Nothing selected');
   await page.keyboard.press('Home');
   await page.keyboard.press('Shift+ArrowRight');
-  assert.deepEqual(await selected(), order.slice(0, 2));
+  await shows(order.slice(0, 2));
 
   // Only these are changed.
   await page.getByRole('button', { name: 'Caption 2 photos again' }).click();
