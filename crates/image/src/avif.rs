@@ -64,7 +64,8 @@ pub(super) fn needs(bytes: &[u8]) -> Result<Needs> {
 
 /// Bytes of the planes of a frame: chroma for every fourth pixel, or for all.
 fn planes(pixels: u64, units: &Units) -> u64 {
-    let samples = if units.profile == 0 { pixels / 2 * 3 } else { pixels.saturating_mul(3) };
+    let chroma = if units.profile == 0 { pixels / 2 } else { pixels.saturating_mul(2) };
+    let samples = pixels.saturating_add(chroma);
     samples.saturating_mul(units.sample_bytes.into())
 }
 

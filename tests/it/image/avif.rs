@@ -98,6 +98,10 @@ fn a_size_that_contradicts_the_coded_data_is_refused_before_it_is_decoded() {
     assert_eq!(kind(&with(4000, 3000)), Some(ErrorKind::UndecodableImage));
     assert_eq!(header(&with(20_000, 20_000)).unwrap_err().kind(), ErrorKind::ImageTooLarge);
     assert_eq!(kind(&with(20_000, 20_000)), Some(ErrorKind::ImageTooLarge));
+    // The memory that these need is more than 64 bits can say.
+    for (width, height) in [(u32::MAX, u32::MAX), (0xF6FF_DBFF, 0xDC00_0018)] {
+        assert_eq!(kind(&with(width, height)), Some(ErrorKind::ImageTooLarge));
+    }
     assert_eq!(kind(&with(0, 48)), Some(ErrorKind::UndecodableImage));
 }
 
