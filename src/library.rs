@@ -14,7 +14,7 @@ use cutline_library::{
 
 use cutline_library::prompts::Exposure;
 
-use crate::captioner::{Appearance, ImageInfo, Keep, Kept, ModelInfo, Recipe, Style};
+use crate::captioner::{Appearance, ImageInfo, Keep, Kept, Recipe, Style};
 use cutline_error::{Error, Result};
 use cutline_image::Colors;
 
@@ -26,10 +26,10 @@ const TOGETHER: usize = 256;
 const DELAY: Duration = Duration::from_secs(1);
 
 /// The author of a model's captions; `parameters` is their fingerprint.
-pub(crate) fn author(model: &ModelInfo, parameters: &str, prompt: &str) -> Author {
+pub(crate) fn author(name: &str, digest: &str, parameters: &str, prompt: &str) -> Author {
     Author::Model(ModelAuthor {
-        name: model.id.clone(),
-        digest: model.digest.clone(),
+        name: name.to_owned(),
+        digest: digest.to_owned(),
         parameters: parameters.to_owned(),
         prompt: prompt.to_owned(),
     })
@@ -52,14 +52,18 @@ pub(crate) fn kept_text(style: Style, text: &str) -> String {
 }
 
 /// Notes with which version of a prompt the last text was asked for.
-pub(crate) fn expose(asset: &mut NewAsset, recipe: Option<&Recipe>, latency: Duration) {
+pub(crate) fn expose(
+    asset: &mut NewAsset,
+    recipe: Option<&Recipe>,
+    latency: Duration,
+    cost: Option<f64>,
+) {
     if let (Some(text), Some(recipe)) = (asset.texts.last_mut(), recipe) {
         text.exposure = Some(Exposure {
             version: recipe.id,
             experiment: recipe.experiment.as_ref().map(|(id, _)| *id),
             latency: Some(latency.as_secs_f64() * 1000.0),
-            // What a local model costs is not known.
-            cost: None,
+            cost,
         });
     }
 }
@@ -166,14 +170,15 @@ impl Drop for Keeper {
 impl Keep for Keeper {
     fn keep(&self, kept: Kept<'_>) {
         let parameters = kept.parameters;
-        let author = author(kept.model, &parameters.fingerprint, &parameters.prompt);
+        let (fingerprint, prompt) = (&parameters.fingerprint, &parameters.prompt);
+        let author = author(kept.model, kept.digest, fingerprint, prompt);
         let Ok(mut asset) = asset(kept.image, Some(kept.colors), kept.appearance, author) else {
             return;
         };
         if let Some(best) = kept.best {
             let text = kept_text(parameters.style, &best.text);
-            asset.text(field(parameters.style), text, Some(best.confidence));
-            expose(&mut asset, parameters.recipe.as_deref(), kept.latency);
+            asset.text(field(parameters.style), text, best.known_confidence());
+            expose(&mut asset, parameters.recipe.as_deref(), kept.latency, kept.cost);
         }
         let Some(jobs) = self.jobs() else { return };
         if let Err(TrySendError::Full(_)) = jobs.try_send(Job::Store(Box::new(asset))) {

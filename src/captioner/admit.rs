@@ -78,7 +78,7 @@ impl Captioner {
         match self.chosen(&params)? {
             Chosen::Here => self.start_here(photos, params, priority).await,
             Chosen::Model(other) => self.paying(other).start_here(photos, params, priority).await,
-            Chosen::Route(dispatch, route) => {
+            Chosen::Route(route) => {
                 params.validate()?;
                 params.check_recipe()?;
                 // Here, because the backends work in tasks of their own.
@@ -87,8 +87,7 @@ impl Captioner {
                 let tokens = self.tokens_at_most(0, &limits);
                 let mut charges = self.charges(model, photos.len(), tokens)?;
                 let priority = self.priority(priority);
-                let streams =
-                    dispatch.start(&self.uncharged(), route, photos, &params, priority)?;
+                let streams = route.start(&self.uncharged(), photos, &params, priority);
                 let charged = |stream: CaptionStream| {
                     stream.charged(charges.as_mut().and_then(|charges| charges.next(true)))
                 };
@@ -151,6 +150,18 @@ impl Captioner {
         let prompt = self.prompt(&params)?;
         let kept = self.kept_parameters(&params);
         Ok(Request { params, prompt, kept })
+    }
+
+    /// Checks what can be checked without a photo.
+    ///
+    /// # Errors
+    /// Those of [`start_all`](Self::start_all) that all photos would get.
+    pub fn check(&self, params: &CaptionParams) -> Result<()> {
+        match self.chosen(params)? {
+            Chosen::Here => self.prompt_tokens(params).map(drop),
+            Chosen::Model(other) => other.prompt_tokens(params).map(drop),
+            Chosen::Route(_) => params.validate(),
+        }
     }
 
     /// The tokens of the prompt.

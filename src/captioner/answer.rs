@@ -17,6 +17,8 @@ pub(super) struct Answer {
     pub(super) choices: Vec<Choice>,
     pub(super) image: ImageInfo,
     pub(super) colors: Colors,
+    /// The name of the model, if it is elsewhere.
+    pub(super) model: Option<String>,
 }
 
 impl Weigh for Arc<Answer> {
@@ -38,6 +40,7 @@ impl Weigh for Arc<Answer> {
             + size_of::<Answer>()
             + choices
             + texts
+            + self.model.as_ref().map_or(0, String::capacity)
             + self.image.heap_bytes()
             + heap_bytes(&self.colors)
     }

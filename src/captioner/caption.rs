@@ -34,6 +34,12 @@ pub struct Choice {
 impl Choice {
     /// A confidence that nobody told.
     pub const UNKNOWN: f32 = f32::NAN;
+
+    /// The confidence, if somebody told it.
+    #[must_use]
+    pub fn known_confidence(&self) -> Option<f32> {
+        Some(self.confidence).filter(|known| !known.is_nan())
+    }
 }
 
 fn known<S: serde::Serializer>(confidence: &f32, serializer: S) -> Result<S::Ok, S::Error> {
@@ -146,6 +152,9 @@ pub struct Caption {
     pub fallback: Option<Fallback>,
     /// The model's name.
     pub model: String,
+    /// The digest of its weights; empty if it is elsewhere.
+    #[serde(skip)]
+    pub digest: String,
     /// The version of the prompt, such as `alt:3`, if a template was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]

@@ -4,35 +4,24 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use utoipa::ToSchema;
 
-use super::recipe::chained;
-use super::stream::{CaptionEvent, CaptionStream};
-use super::style::styled;
-use super::{
-    CacheState, Caption, CaptionParams, Captioner, Choice, ImageInfo, Photo, Priority, Timings,
-    TokenSequence,
-};
-use crate::engine::FinishReason;
-use crate::metrics::milliseconds;
+use super::stream::CaptionStream;
+use super::{Caption, CaptionParams, Captioner, KeptParameters, Photo, Priority};
 use cutline_error::{Error, ErrorKind, Result};
-use cutline_image::{Colors, DecodeLimits, ImageHeader, decode_for, jpeg_within};
+use cutline_image::Colors;
 
 /// Ollama's tag of a model without one.
 const LATEST: &str = ":latest";
 
-/// The longer side of a photo that is sent elsewhere, in pixels.
-pub const SENT_SIDE: usize = 1024;
-
 /// Chooses who answers a request. A [`Captioner`] without one answers all itself.
 pub trait Dispatch: Send + Sync + fmt::Debug {
     /// The names of models and routes beside the captioner's own.
-    fn names(&self) -> Vec<&str>;
+    fn names(&self) -> Vec<String>;
 
     /// The other model of this name in this process.
     fn model(&self, name: &str) -> Option<&Captioner>;
@@ -40,21 +29,31 @@ pub trait Dispatch: Send + Sync + fmt::Debug {
     /// The models in this process beside the captioner, with their names.
     fn models(&self) -> Vec<(&str, &Captioner)>;
 
-    /// The index of the route for a request, if there is one.
-    fn route(&self, params: &CaptionParams) -> Option<usize>;
+    /// The route for a request, if there is one.
+    fn route(&self, params: &CaptionParams) -> Option<Box<dyn Routed>>;
+}
 
-    /// Starts captions on a route: [`Captioner::start_all`] of it.
-    ///
-    /// # Errors
-    /// The parameters are not valid.
+/// A route that was chosen for a request. It stays as it is, whatever happens to the file of routes.
+pub trait Routed: Send + fmt::Debug {
+    /// Starts captions: [`Captioner::start_all`] of it.
     fn start(
-        &self,
+        self: Box<Self>,
         captioner: &Captioner,
-        route: usize,
         photos: Vec<Photo>,
         params: &CaptionParams,
         priority: Priority,
-    ) -> Result<Vec<CaptionStream>>;
+    ) -> Vec<CaptionStream>;
+}
+
+/// The end of a caption on a route.
+#[derive(Debug, Clone)]
+pub struct RoutedCaption {
+    /// The answer.
+    pub caption: Caption,
+    /// The photo's colours, whether or not the caller wants them.
+    pub colors: Colors,
+    /// How the caption was asked for, if captions are kept.
+    pub kept: Option<Arc<KeptParameters>>,
 }
 
 /// How a request got its answer, if a route chose who answers.
@@ -64,7 +63,7 @@ pub struct Routing {
     pub route: String,
     /// The backend that answered.
     pub backend: String,
-    /// Requests to backends, the answered one included.
+    /// Requests to backends, the answered one included. A cached answer of one elsewhere needs none.
     pub attempts: u32,
     /// Whether a backend of a later tier answered.
     pub fallback: bool,
@@ -81,40 +80,12 @@ pub struct Routing {
     pub cost: Option<f64>,
 }
 
-/// What a caption of a model elsewhere consists of.
-#[derive(Debug, Clone)]
-pub struct Foreign {
-    /// The texts, best first, at least one.
-    pub texts: Vec<String>,
-    /// The name of the model that wrote them.
-    pub model: String,
-    /// Why the first one ends.
-    pub finish_reason: FinishReason,
-    /// Tokens of the answer; 0 if that is not known.
-    pub tokens: usize,
-    /// How long the answer took.
-    pub took: Duration,
-}
-
-/// A photo that can be sent elsewhere.
-#[derive(Debug)]
-pub struct SendablePhoto {
-    /// A JPEG file without metadata.
-    pub jpeg: Vec<u8>,
-    /// The photo itself.
-    pub image: ImageInfo,
-    /// Its colours and mood.
-    pub colors: Colors,
-    /// How long this took.
-    pub took: Duration,
-}
-
 /// Who answers a request.
 #[derive(Debug)]
 pub(super) enum Chosen<'a> {
     Here,
     Model(&'a Captioner),
-    Route(&'a dyn Dispatch, usize),
+    Route(Box<dyn Routed>),
 }
 
 impl Captioner {
@@ -131,7 +102,7 @@ impl Captioner {
 
     /// The names that a request may ask for beside this model's own.
     #[must_use]
-    pub fn other_names(&self) -> Vec<&str> {
+    pub fn other_names(&self) -> Vec<String> {
         self.inner.dispatch.get().map(|dispatch| dispatch.names()).unwrap_or_default()
     }
 
@@ -168,7 +139,7 @@ impl Captioner {
         let name = params.model.as_deref().map(bare);
         if let Some(dispatch) = self.inner.dispatch.get() {
             if let Some(route) = dispatch.route(params) {
-                return Ok(Chosen::Route(&**dispatch, route));
+                return Ok(Chosen::Route(route));
             }
             if let Some(model) = name.and_then(|name| dispatch.model(name)) {
                 return Ok(Chosen::Model(model));
@@ -184,10 +155,9 @@ impl Captioner {
     #[must_use]
     pub fn unknown(&self, name: &str) -> Error {
         let shown: String = name.chars().filter(|c| !c.is_control()).take(64).collect();
-        let others = self.other_names().into_iter();
-        let own = self.inner.info.id.as_str();
+        let own = std::iter::once(self.inner.info.id.clone());
         let names: Vec<String> =
-            std::iter::once(own).chain(others).map(|name| format!("'{name}'")).collect();
+            own.chain(self.other_names()).map(|name| format!("'{name}'")).collect();
         Error::new(
             ErrorKind::ModelNotFound,
             format!(
@@ -196,80 +166,6 @@ impl Captioner {
                 names.join(" or ")
             ),
         )
-    }
-
-    /// Makes of `photo` what may be sent elsewhere: scaled down, and encoded again without metadata.
-    ///
-    /// # Errors
-    /// The photo cannot be decoded.
-    pub async fn sendable(&self, photo: Photo) -> Result<SendablePhoto> {
-        let begin = std::time::Instant::now();
-        let size = photo.len();
-        // The copies of the pixels after scaling.
-        let scaled = |_: &ImageHeader| 8 * (SENT_SIDE * SENT_SIDE) as u64;
-        let work = move |bytes: &[u8], limits: &DecodeLimits| {
-            let hash = blake3::hash(bytes);
-            let decoded = decode_for(bytes, limits, SENT_SIDE, SENT_SIDE)?;
-            let jpeg = jpeg_within(&decoded, SENT_SIDE)?;
-            Ok((jpeg, ImageInfo::of(&hash, size, &decoded), Colors::of(&decoded)))
-        };
-        let (jpeg, image, colors) = self.inner.decoders.run(photo, scaled, work).await?;
-        Ok(SendablePhoto { jpeg, image, colors, took: begin.elapsed() })
-    }
-
-    /// The answer of a model elsewhere in the shape of an answer of this one.
-    #[must_use]
-    pub fn foreign_caption(
-        &self,
-        foreign: Foreign,
-        photo: &SendablePhoto,
-        params: &CaptionParams,
-        total: Duration,
-    ) -> Caption {
-        let Foreign { texts, model, finish_reason, tokens, took } = foreign;
-        let choices: Vec<Choice> = texts
-            .into_iter()
-            .map(|text| Choice {
-                text,
-                confidence: Choice::UNKNOWN,
-                tokens,
-                finish_reason,
-                sequence: TokenSequence::default(),
-            })
-            .collect();
-        let style = params.text_style().of_foreign();
-        let (colors, nothing) = (&photo.colors, self.fallback_text());
-        let (captions, fallback) = styled(&choices, style, colors, nothing);
-        let recipe = params.recipe.as_deref();
-        let (captions, fallback) =
-            match chained(captions.clone(), fallback.clone(), recipe, colors, nothing) {
-                Ok(made) => made,
-                Err(error) => {
-                    tracing::warn!(%error, "a text could not be made of a caption");
-                    (captions, fallback)
-                }
-            };
-        Caption {
-            caption: captions.first().map(|best| best.text.clone()).unwrap_or_default(),
-            captions,
-            fallback,
-            model,
-            template: recipe.map(|recipe| recipe.name.clone()),
-            experiment: recipe.and_then(|recipe| Some(recipe.experiment.as_ref()?.1.clone())),
-            cache: CacheState::Miss,
-            vision_cache: None,
-            image: photo.image.clone(),
-            colors: params.colors.then(|| photo.colors.clone()),
-            timings: Timings {
-                decode_ms: milliseconds(photo.took),
-                queue_ms: 0.0,
-                inference_ms: milliseconds(took),
-                total_ms: milliseconds(total),
-            },
-            routing: None,
-            batch_size: None,
-            appearance: None,
-        }
     }
 }
 
@@ -285,7 +181,16 @@ struct Progress {
     text: String,
     /// The caller has seen a part of the text, so nobody else may answer.
     delivered: AtomicBool,
-    end: Option<Result<Box<Caption>>>,
+    end: Option<Result<Box<RoutedCaption>>>,
+}
+
+/// An event of a caption that a route gets.
+#[derive(Debug)]
+pub(super) enum RouteEvent {
+    /// The text so far.
+    Text(String),
+    /// The end; nothing follows.
+    Done(Box<RoutedCaption>),
 }
 
 /// The side of a routed caption that computes it.
@@ -297,6 +202,8 @@ pub struct RouteWriter(watch::Sender<Progress>);
 pub(super) struct RouteReader {
     progress: watch::Receiver<Progress>,
     sent: String,
+    /// Whether the caption is kept.
+    pub(super) keeps: bool,
     _work: JoinSet<()>,
 }
 
@@ -325,7 +232,7 @@ impl RouteWriter {
     }
 
     /// The end; nothing follows.
-    pub fn finish(self, end: Result<Caption>) {
+    pub fn finish(self, end: Result<RoutedCaption>) {
         self.0.send_modify(|progress| progress.end = Some(end.map(Box::new)));
     }
 }
@@ -339,7 +246,8 @@ impl CaptionStream {
         let (writer, progress) = watch::channel(Progress::default());
         let mut tasks = JoinSet::new();
         tasks.spawn(work(RouteWriter(writer)));
-        Self::elsewhere(captioner, RouteReader { progress, sent: String::new(), _work: tasks })
+        let sent = String::new();
+        Self::elsewhere(captioner, RouteReader { progress, sent, keeps: true, _work: tasks })
     }
 }
 
@@ -367,23 +275,23 @@ impl RouteReader {
     }
 
     /// Waits for the end.
-    pub(super) async fn end(&mut self) -> Result<Caption> {
+    pub(super) async fn end(&mut self) -> Result<Box<RoutedCaption>> {
         let now = self.progress.wait_for(|now| now.end.is_some()).await.map_err(|_| lost())?;
-        now.end.clone().unwrap_or_else(|| Err(lost())).map(|caption| *caption)
+        now.end.clone().unwrap_or_else(|| Err(lost()))
     }
 
-    pub(super) async fn next(&mut self) -> Result<CaptionEvent> {
+    pub(super) async fn next(&mut self) -> Result<RouteEvent> {
         loop {
             // The guard must not be held across the await below.
             {
                 let now = self.progress.borrow_and_update();
                 if let Some(end) = &now.end {
-                    return end.clone().map(CaptionEvent::Done);
+                    return end.clone().map(RouteEvent::Done);
                 }
                 if !now.text.is_empty() && now.text != self.sent {
                     now.delivered.store(true, Ordering::Relaxed);
                     self.sent.clone_from(&now.text);
-                    return Ok(CaptionEvent::Text(now.text.clone()));
+                    return Ok(RouteEvent::Text(now.text.clone()));
                 }
             }
             self.progress.changed().await.map_err(|_| lost())?;
@@ -401,7 +309,8 @@ mod tests {
 
     fn pair() -> (RouteWriter, RouteReader) {
         let (writer, progress) = watch::channel(Progress::default());
-        let reader = RouteReader { progress, sent: String::new(), _work: JoinSet::new() };
+        let (sent, _work) = (String::new(), JoinSet::new());
+        let reader = RouteReader { progress, sent, keeps: true, _work };
         (RouteWriter(writer), reader)
     }
 
@@ -412,7 +321,8 @@ mod tests {
         assert!(writer.take_back());
         assert!(!reader.has_begun());
         writer.text("a cat".to_owned());
-        assert_eq!(reader.next().await.unwrap(), CaptionEvent::Text("a cat".to_owned()));
+        let RouteEvent::Text(text) = reader.next().await.unwrap() else { panic!("the end") };
+        assert_eq!(text, "a cat");
         assert!(!writer.take_back());
         writer.finish(Err(Error::shutting_down()));
         assert_eq!(reader.next().await.unwrap_err().kind(), ErrorKind::ShuttingDown);

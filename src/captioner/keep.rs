@@ -4,9 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{
-    CaptionParams, Captioner, CaptionerInner, Choice, ImageInfo, ModelInfo, Recipe, Style,
-};
+use super::{Caption, CaptionParams, Captioner, CaptionerInner, Choice, ImageInfo, Recipe, Style};
 use cutline_error::Result;
 use cutline_image::{Colors, DecodedImage, PixelValues, Stretched};
 
@@ -44,8 +42,10 @@ pub trait Keep: Send + Sync + fmt::Debug {
 /// A caption, with everything that is kept of it.
 #[derive(Debug, Clone, Copy)]
 pub struct Kept<'a> {
-    /// The model.
-    pub model: &'a ModelInfo,
+    /// The name of the model.
+    pub model: &'a str,
+    /// The digest of its weights; empty if it is elsewhere.
+    pub digest: &'a str,
     /// How the caption was asked for.
     pub parameters: &'a KeptParameters,
     /// The photo.
@@ -58,6 +58,8 @@ pub struct Kept<'a> {
     pub best: Option<&'a Choice>,
     /// How long the caller waited for it.
     pub latency: Duration,
+    /// What it cost, if that is known.
+    pub cost: Option<f64>,
 }
 
 /// How a caption was asked for.
@@ -80,30 +82,42 @@ impl Captioner {
     }
 
     /// How captions with these parameters are asked for; `None` if they are not kept.
-    pub(super) fn kept_parameters(&self, params: &CaptionParams) -> Option<Arc<KeptParameters>> {
+    pub(crate) fn kept_parameters(&self, params: &CaptionParams) -> Option<Arc<KeptParameters>> {
         self.inner.keeper.get()?;
-        Some(Arc::new(KeptParameters {
-            fingerprint: self.fingerprint(params),
+        Some(Arc::new(self.kept(self.fingerprint(params), params)))
+    }
+
+    pub(super) fn kept(&self, fingerprint: String, params: &CaptionParams) -> KeptParameters {
+        KeptParameters {
+            fingerprint,
             prompt: params.prompt.clone().unwrap_or_default(),
             style: params.kept_style(),
             recipe: params.recipe.clone(),
-        }))
+        }
     }
 
     /// Hands a caption over, if captions are kept.
     pub(super) fn keep(
         &self,
         parameters: Option<&KeptParameters>,
-        image: &ImageInfo,
+        caption: &Caption,
         colors: &Colors,
-        appearance: Option<&Appearance>,
-        best: Option<&Choice>,
         latency: Duration,
     ) {
-        if let (Some(keeper), Some(parameters)) = (self.inner.keeper.get(), parameters) {
-            let model = self.info();
-            keeper.keep(Kept { model, parameters, image, colors, appearance, best, latency });
-        }
+        let (Some(keeper), Some(parameters)) = (self.inner.keeper.get(), parameters) else {
+            return;
+        };
+        keeper.keep(Kept {
+            model: &caption.model,
+            digest: &caption.digest,
+            parameters,
+            image: &caption.image,
+            colors,
+            appearance: caption.appearance.as_deref(),
+            best: caption.captions.first().filter(|_| caption.fallback.is_none()),
+            latency,
+            cost: caption.routing.as_ref().and_then(|routing| routing.cost),
+        });
     }
 }
 
@@ -119,11 +133,21 @@ impl CaptionerInner {
         // The model's input is small, and both are made of it.
         let stretched = Stretched::new(self.preprocess.resize(decoded)?, &self.preprocess, decoded);
         let pixels = self.preprocess.normalize(stretched.rgb());
-        let preview = preview(&stretched, options);
-        // A caption is worth having without it.
-        let preview = preview.inspect_err(|error| tracing::warn!(%error, "a photo has no preview"));
-        Ok((pixels, preview.ok().map(Arc::new)))
+        Ok((pixels, made(preview(&stretched, options))))
     }
+
+    /// A preview, if it is wanted.
+    pub(super) fn preview(&self, decoded: &DecodedImage) -> Result<Option<Arc<Preview>>> {
+        let Some(options) = self.appearance else { return Ok(None) };
+        let stretched = Stretched::new(self.preprocess.resize(decoded)?, &self.preprocess, decoded);
+        Ok(made(preview(&stretched, options)))
+    }
+}
+
+/// A caption is worth having without its preview.
+fn made(preview: Result<Preview>) -> Option<Arc<Preview>> {
+    let preview = preview.inspect_err(|error| tracing::warn!(%error, "a photo has no preview"));
+    preview.ok().map(Arc::new)
 }
 
 fn preview(image: &Stretched, options: AppearanceOptions) -> Result<Preview> {

@@ -42,6 +42,17 @@ impl CaptionKeys {
         self.0.key("priors", &[hasher.finalize().as_bytes()])
     }
 
+    /// The key of an answer of a model elsewhere; `asked` says who was asked for what.
+    pub(super) fn foreign(
+        &self,
+        image: &blake3::Hash,
+        asked: &str,
+        recipe: Option<&Recipe>,
+    ) -> Key {
+        let recipe = recipe.map(Recipe::key).unwrap_or_default();
+        self.0.key("elsewhere", &[image.as_bytes(), asked.as_bytes(), recipe.as_bytes()])
+    }
+
     /// The key of the answer for the image with this hash; `None` for sampling without a seed,
     /// which gives a different answer each time.
     pub(super) fn answer(
@@ -63,6 +74,22 @@ impl CaptionKeys {
         let parts = [image.as_bytes(), prompt.as_slice(), params.as_bytes(), recipe.as_bytes()];
         Some(self.0.key("answer", &parts))
     }
+}
+
+/// [`Captioner::fingerprint`] of a model elsewhere.
+pub(super) fn fingerprint_elsewhere(asked: &str, recipe: Option<&Recipe>) -> String {
+    let mut hasher = blake3::Hasher::new_derive_key("cutline 2026-12 fingerprint elsewhere");
+    hasher.update(asked.as_bytes());
+    if let Some(recipe) = recipe {
+        hasher.update(recipe.key().as_bytes());
+    }
+    shown(&hasher)
+}
+
+fn shown(hasher: &blake3::Hasher) -> String {
+    let mut digits = hasher.finalize().to_hex().to_string();
+    digits.truncate(FINGERPRINT_DIGITS);
+    digits
 }
 
 impl Captioner {
@@ -94,9 +121,7 @@ impl Captioner {
         if let Some(recipe) = &params.recipe {
             hasher.update(recipe.key().as_bytes());
         }
-        let mut digits = hasher.finalize().to_hex().to_string();
-        digits.truncate(FINGERPRINT_DIGITS);
-        digits
+        shown(&hasher)
     }
 }
 
@@ -139,6 +164,11 @@ mod tests {
             keys().answer(&one, &[], &base, Some(&recipe("a:1", "x"))).unwrap(),
             keys().answer(&one, &[], &base, Some(&recipe("a:2", "x"))).unwrap(),
             keys().answer(&one, &[], &base, Some(&recipe("a:1", "y"))).unwrap(),
+            keys().foreign(&one, "box a", None),
+            keys().foreign(&one, "box b", None),
+            keys().foreign(&one, "box a", Some(&recipe("a:1", "x"))),
+            keys().foreign(&one, "box a", Some(&recipe("a:2", "x"))),
+            keys().foreign(&blake3::hash(b"two"), "box a", None),
             keys().vision(&one),
             keys().vision(&blake3::hash(b"two")),
             with(|p| p.max_new_tokens = 7),

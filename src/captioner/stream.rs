@@ -7,12 +7,12 @@ use tokio::sync::watch;
 
 use super::answer::{Answer, CaptionProgress, ComputedAnswer};
 use super::charge::Charge;
-use super::dispatch::RouteReader;
+use super::dispatch::{RouteEvent, RouteReader};
 use super::recipe::chained;
 use super::style::styled;
 use super::{
-    Appearance, CacheState, Caption, Captioner, KeptParameters, Recipe, Style, TextStyle, Timings,
-    VisionCacheState,
+    Appearance, CacheState, Caption, Captioner, KeptParameters, Recipe, RoutedCaption, Style,
+    TextStyle, Timings, VisionCacheState,
 };
 use crate::metrics::milliseconds;
 use cutline_error::{Error, Result};
@@ -134,7 +134,22 @@ impl CaptionStream {
     #[must_use]
     pub fn unkept(mut self) -> Self {
         self.caller.kept = None;
+        if let AnswerSource::Elsewhere(reader) = &mut self.source {
+            reader.keeps = false;
+        }
         self
+    }
+
+    /// The complete answer, which the caller keeps itself, and how it was asked for; `None` if captions are
+    /// not kept.
+    ///
+    /// # Errors
+    /// Those of [`next`](Self::next).
+    pub async fn end_unkept(mut self) -> Result<(Caption, Option<Arc<KeptParameters>>)> {
+        let kept = self.caller.kept.take();
+        let mut stream = self.unkept();
+        let caption = stream.end().await?;
+        Ok((caption, kept.or_else(|| stream.caller.kept.take())))
     }
 
     /// Waits until the image is decoded and in the queue, or the answer is there. Afterwards only the
@@ -143,16 +158,31 @@ impl CaptionStream {
     /// # Errors
     /// The image is bad.
     pub async fn accepted(&mut self) -> Result<()> {
-        let progress = match &mut self.source {
+        self.until(|now| now.accepted || now.end.is_some()).await
+    }
+
+    /// Waits until `reached` holds, or a route has begun to answer.
+    async fn until(&mut self, reached: fn(&CaptionProgress) -> bool) -> Result<()> {
+        let found = match &mut self.source {
             AnswerSource::Cache(..) => return Ok(()),
-            AnswerSource::Elsewhere(reader) => return reader.begin().await,
-            AnswerSource::Flight { progress, .. } => progress,
+            AnswerSource::Elsewhere(reader) => reader.begin().await,
+            AnswerSource::Flight { progress, .. } => {
+                let now = progress.wait_for(reached).await.map_err(|_| lost())?;
+                match &now.end {
+                    Some(Err(error)) => Err(error.clone()),
+                    _ => Ok(()),
+                }
+            }
         };
-        let now = progress.wait_for(|now| now.accepted || now.end.is_some()).await;
-        match &now.map_err(|_| lost())?.end {
-            Some(Err(error)) => Err(error.clone()),
-            _ => Ok(()),
+        found.map_err(|error| self.failed(error))
+    }
+
+    /// The image could not be answered.
+    fn failed(&mut self, error: Error) -> Error {
+        if let Some(charge) = self.caller.charge.take() {
+            charge.fail();
         }
+        error
     }
 
     /// The backend of a route that answers, and the number of attempts so far. It is final once
@@ -186,16 +216,7 @@ impl CaptionStream {
     /// # Errors
     /// The image is bad or the model failed.
     pub async fn started(&mut self) -> Result<()> {
-        let progress = match &mut self.source {
-            AnswerSource::Cache(..) => return Ok(()),
-            AnswerSource::Elsewhere(reader) => return reader.begin().await,
-            AnswerSource::Flight { progress, .. } => progress,
-        };
-        let now = progress.wait_for(CaptionProgress::has_started).await;
-        match &now.map_err(|_| lost())?.end {
-            Some(Err(error)) => Err(error.clone()),
-            _ => Ok(()),
-        }
+        self.until(CaptionProgress::has_started).await
     }
 
     /// The next event.
@@ -237,12 +258,7 @@ impl CaptionStream {
                     self.settle(&computed.answer).await?;
                     return Ok(CaptionEvent::Done(self.finish(&computed)?));
                 }
-                StreamUpdate::End(Err(error)) => {
-                    if let Some(charge) = self.caller.charge.take() {
-                        charge.fail();
-                    }
-                    return Err(error);
-                }
+                StreamUpdate::End(Err(error)) => return Err(self.failed(error)),
                 StreamUpdate::None => progress.changed().await.map_err(|_| lost())?,
             }
         }
@@ -259,22 +275,23 @@ impl CaptionStream {
     }
 
     /// The same for an answer of a route.
-    async fn settle_elsewhere(&mut self, event: Result<CaptionEvent>) -> Result<CaptionEvent> {
-        let caption = match event {
-            Ok(CaptionEvent::Done(caption)) => caption,
-            Err(error) => {
-                if let Some(charge) = self.caller.charge.take() {
-                    charge.fail();
-                }
-                return Err(error);
-            }
-            text => return text,
+    async fn settle_elsewhere(&mut self, event: Result<RouteEvent>) -> Result<CaptionEvent> {
+        let routed = match event {
+            Ok(RouteEvent::Text(text)) => return Ok(CaptionEvent::Text(text)),
+            Ok(RouteEvent::Done(routed)) => routed,
+            Err(error) => return Err(self.failed(error)),
         };
+        let RoutedCaption { caption, colors, kept } = *routed;
         if let Some(charge) = self.caller.charge.take() {
             let cached = caption.cache != CacheState::Miss;
             charge.settle_for(self.caller.prompt_tokens, &caption.captions, cached).await?;
         }
-        Ok(CaptionEvent::Done(caption))
+        if matches!(&self.source, AnswerSource::Elsewhere(reader) if reader.keeps) {
+            let waited = self.caller.begin.elapsed();
+            self.caller.captioner.keep(kept.as_deref(), &caption, &colors, waited);
+        }
+        self.caller.kept = kept;
+        Ok(CaptionEvent::Done(Box::new(caption)))
     }
 
     /// The text so far in the caller's style; `None` if a new word changes nothing, because the style
@@ -297,7 +314,12 @@ impl CaptionStream {
     /// Those of [`next`](Self::next).
     pub async fn end(&mut self) -> Result<Caption> {
         if let AnswerSource::Elsewhere(reader) = &mut self.source {
-            return reader.end().await;
+            // Skips the texts on the way, as below.
+            let end = reader.end().await.map(RouteEvent::Done);
+            return match self.settle_elsewhere(end).await? {
+                CaptionEvent::Done(caption) => Ok(*caption),
+                CaptionEvent::Text(_) => Err(lost()),
+            };
         }
         if let AnswerSource::Flight { progress, received, .. } = &mut self.source {
             let now = progress.wait_for(|now| now.end.is_some()).await.map_err(|_| lost())?;
@@ -347,16 +369,14 @@ impl CaptionStream {
         let (captions, fallback) = styled(&answer.choices, self.caller.text, colors, nothing);
         let recipe = recipe.as_deref();
         let (captions, fallback) = chained(captions, fallback, recipe, colors, nothing)?;
-        let best = captions.first().filter(|_| fallback.is_none());
-        let look = appearance.map(|appearance| &**appearance);
         let waited = self.caller.begin.elapsed();
-        captioner.keep(self.caller.kept.as_deref(), &answer.image, colors, look, best, waited);
-        Ok(Box::new(Caption {
+        let caption = Box::new(Caption {
             // There is always a choice.
             caption: captions.first().map(|best| best.text.clone()).unwrap_or_default(),
             captions,
             fallback,
             model: captioner.info().id.clone(),
+            digest: captioner.info().digest.clone(),
             template: recipe.map(|recipe| recipe.name.clone()),
             experiment: recipe.and_then(|recipe| Some(recipe.experiment.as_ref()?.1.clone())),
             cache,
@@ -367,12 +387,14 @@ impl CaptionStream {
                 decode_ms: milliseconds(decode),
                 queue_ms: milliseconds(queued),
                 inference_ms: milliseconds(inference),
-                total_ms: milliseconds(self.caller.begin.elapsed()),
+                total_ms: milliseconds(waited),
             },
             routing: None,
             batch_size: None,
             appearance: appearance.cloned(),
-        }))
+        });
+        captioner.keep(self.caller.kept.as_deref(), &caption, colors, waited);
+        Ok(caption)
     }
 }
 

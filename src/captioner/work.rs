@@ -106,7 +106,7 @@ async fn compute(
                 captioner.inner.metrics.tokens(prompt_tokens, generated);
                 let choices = choices(captioner, &sequences)?;
                 let PreparedImage { image, colors, preview, vision } = prepared;
-                let answer = Arc::new(Answer { choices, image, colors });
+                let answer = Arc::new(Answer { choices, image, colors, model: None });
                 let appearance = captioner.inner.appearance;
                 return Ok(ComputedAnswer {
                     answer,

@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
 use super::runtime;
-use super::signals::{Signals, TERMINATED};
+use super::signals::{self, Signals, TERMINATED};
 use crate::config::{self, Group, Settings, Values};
 use crate::http::{self, Listeners, Shutdown};
 use crate::telemetry;
@@ -35,6 +35,7 @@ pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode> {
     let runtime = runtime()?;
     let result = runtime.block_on(async {
         let mut signals = Signals::new()?;
+        let reloads = signals::reloads(settings.routing.file.is_some())?;
         let http = bind(&settings.host, "PORT", settings.port).await?;
         let grpc = match settings.grpc_port {
             Some(port) => Some(bind(&settings.host, "GRPC_PORT", port).await?),
@@ -42,7 +43,7 @@ pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode> {
         };
         let listeners = Listeners { http, grpc };
         let (stop, stopped) = oneshot::channel();
-        let serving = http::run(listeners, settings, async {
+        let serving = http::run(listeners, settings, reloads, async {
             // Never dropped before it is used: both live in this block.
             stopped.await.unwrap_or_default()
         });

@@ -1,4 +1,6 @@
-//! The signals that ask the program to stop.
+//! The signals that ask the program to stop, and the one that asks it to read a file again.
+
+use tokio::sync::mpsc;
 
 use cutline_error::{Error, Result};
 
@@ -17,12 +19,7 @@ pub(super) struct Signals {
 impl Signals {
     #[cfg(unix)]
     pub(super) fn new() -> Result<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
-        let listen = |kind| {
-            signal(kind).map_err(|error| {
-                Error::internal("the signal handlers cannot be installed").with_source(error)
-            })
-        };
+        use tokio::signal::unix::SignalKind;
         Ok(Self {
             terminate: listen(SignalKind::terminate())?,
             interrupt: listen(SignalKind::interrupt())?,
@@ -51,4 +48,29 @@ impl Signals {
         }
         1
     }
+}
+
+#[cfg(unix)]
+fn listen(kind: tokio::signal::unix::SignalKind) -> Result<tokio::signal::unix::Signal> {
+    tokio::signal::unix::signal(kind).map_err(|error| {
+        Error::internal("the signal handlers cannot be installed").with_source(error)
+    })
+}
+
+/// A message for each SIGHUP, if they are `wanted`; several at once may be one. Otherwise SIGHUP ends the
+/// program, as when its terminal is closed.
+pub(super) fn reloads(wanted: bool) -> Result<mpsc::Receiver<()>> {
+    let (sender, receiver) = mpsc::channel(1);
+    #[cfg(unix)]
+    if wanted {
+        let mut hangups = listen(tokio::signal::unix::SignalKind::hangup())?;
+        tokio::spawn(async move {
+            while hangups.recv().await.is_some() {
+                let _ = sender.try_send(());
+            }
+        });
+    }
+    #[cfg(not(unix))]
+    let _ = (wanted, sender);
+    Ok(receiver)
 }

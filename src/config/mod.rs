@@ -32,6 +32,7 @@ use self::options::{
 };
 use self::parse::FetchUrls;
 pub use self::protection::{ApiKeys, CorsOrigins, ProtectionSettings, PublicEndpoints, RateLimit};
+pub use self::routing::read_routes;
 pub use self::values::Values;
 use crate::captioner::{
     AppearanceOptions, CaptionerSettings, MemoryLimits, WORKERS_ON_CPU, decode_bytes,

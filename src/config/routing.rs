@@ -15,23 +15,32 @@ const MAX_KEY_BYTES: usize = 16 * 1024;
 
 pub(super) fn settings(values: &Values) -> Result<RoutingSettings> {
     let RoutingOptions { models, max_model_bytes, routes_file } = values.read()?;
-    let unusable = |error: Error| values.unusable("ROUTES_FILE", error.detail());
-    let routes = match &routes_file {
+    let (routes, keys) = match &routes_file {
         Some(path) => {
-            read(path, MAX_BYTES).and_then(|text| Config::parse(&text)).map_err(unusable)?
+            read_routes(path).map_err(|error| values.unusable("ROUTES_FILE", error.detail()))?
         }
-        None => Config::default(),
+        None => Default::default(),
     };
-    let keys = routes.backends.iter().map(key).collect::<Result<_>>().map_err(unusable)?;
     let limit = values.read::<ServerOptions>()?.request_timeout;
     Ok(RoutingSettings {
         models: models.map(|models| models.0).unwrap_or_default(),
         max_weight_bytes: max_model_bytes,
         routes,
+        file: routes_file,
         keys,
         // The last attempt ends before the request does, so that there is time for its answer.
         limit: limit.mul_f64(0.95),
     })
+}
+
+/// Reads a file of routes, and the keys that it names.
+///
+/// # Errors
+/// [`Config`](ErrorKind::Config): one sentence that says what is wrong.
+pub fn read_routes(path: &Path) -> Result<(Config, Vec<Option<ApiKey>>)> {
+    let routes = Config::parse(&read(path, MAX_BYTES)?)?;
+    let keys = routes.backends.iter().map(key).collect::<Result<_>>()?;
+    Ok((routes, keys))
 }
 
 fn key(backend: &Backend) -> Result<Option<ApiKey>> {

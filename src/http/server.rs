@@ -1,17 +1,19 @@
 //! The life cycle of the server: listening, loading, serving, stopping.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::connection::{Connection, ConnectionLimit, TimeoutListener};
 use super::{AppState, app};
 use crate::captioner::{Captioner, TagParams};
-use crate::config::Settings;
+use crate::config::{Settings, read_routes};
 use crate::metrics::{Metrics, max_descriptors};
-use crate::routing::{self, Loaded};
+use crate::routing::{self, Loaded, Routes};
 use cutline_error::{Error, ErrorKind, Result};
 
 /// Time for connections to write their last answers, even when the grace period is over.
@@ -43,13 +45,15 @@ impl From<TcpListener> for Listeners {
 }
 
 /// Serves on `listeners` at once and loads the model in the background. Returns when `shutdown` has
-/// ended and accepted requests are answered.
+/// ended and accepted requests are answered. For each message from `reloads`, the file of routes is read
+/// again, if there is one.
 ///
 /// # Errors
 /// The model cannot be loaded or has stopped for good, or the listener fails.
 pub async fn run(
     listeners: impl Into<Listeners>,
     settings: Settings,
+    reloads: mpsc::Receiver<()>,
     shutdown: impl Future<Output = Shutdown> + Send + 'static,
 ) -> Result<()> {
     let metrics = Metrics::new();
@@ -61,6 +65,7 @@ pub async fn run(
     // One limit for images before and after the model is loaded.
     let captioner = captioner.with_image_memory(state.image_memory().clone());
     let routing = settings.routing;
+    let file = routing.file.clone();
     let loading = tokio::task::spawn_blocking(move || routing::load(&captioner, &routing));
     let mut serving = Box::pin(serve_until(listeners.into(), state.clone(), shutdown));
     let loaded = tokio::select! {
@@ -82,7 +87,12 @@ pub async fn run(
         warm_up_ms = info.warm_up_ms,
         "model ready in {ready_ms:.0} ms"
     );
+    // Ends with this function.
+    let mut tasks = JoinSet::new();
     if let Some(routes) = routes {
+        if let Some(file) = file {
+            tasks.spawn(reload(file, routes.clone(), reloads));
+        }
         state.show_routes(routes);
     }
     state.ready(captioner.clone());
@@ -93,6 +103,23 @@ pub async fn run(
     // Captions that were answered are kept.
     let _ = tokio::task::spawn_blocking(move || state.flush_library()).await;
     ended
+}
+
+/// Reads the file of routes again whenever that is asked for. A file that cannot be used changes nothing.
+async fn reload(file: PathBuf, routes: Routes, mut reloads: mpsc::Receiver<()>) {
+    while reloads.recv().await.is_some() {
+        let path = file.clone();
+        let read = tokio::task::spawn_blocking(move || read_routes(&path)).await;
+        let read = read.unwrap_or_else(|join| {
+            Err(Error::internal("reading the file of routes crashed").with_source(join))
+        });
+        match read.and_then(|(config, keys)| routes.replace(config, keys)) {
+            Ok(()) => tracing::info!("the routes in ROUTES_FILE are in use from now on"),
+            Err(error) => {
+                tracing::error!(%error, "ROUTES_FILE cannot be used; the routes stay as they were");
+            }
+        }
+    }
 }
 
 /// Computes what the first request for tags would otherwise wait for.

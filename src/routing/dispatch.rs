@@ -2,41 +2,44 @@
 
 use std::sync::Arc;
 
-use tokio::task::JoinSet;
-
 use super::drive::Job;
+use super::live::Live;
 use super::shared::Shared;
-use crate::captioner::{CaptionParams, CaptionStream, Captioner, Dispatch, Photo, Priority};
-use cutline_error::Result;
+use crate::captioner::{
+    CaptionParams, CaptionStream, Captioner, Dispatch, Photo, Priority, Routed,
+};
 use cutline_route::Route;
 
 /// The models of this process beside the main one, and the routes.
 #[derive(Debug)]
-pub(super) struct Dispatcher {
-    pub(super) models: Vec<(String, Captioner)>,
-    pub(super) shared: Arc<Shared>,
-    pub(super) _watch: JoinSet<()>,
+pub(super) struct Dispatcher(pub(super) Arc<Live>);
+
+/// A route, as the file had it when the request began.
+#[derive(Debug)]
+struct Chosen {
+    shared: Arc<Shared>,
+    route: usize,
 }
 
 impl Dispatch for Dispatcher {
-    fn names(&self) -> Vec<&str> {
-        let models = self.models.iter().map(|(name, _)| name.as_str());
-        let routes = self.shared.config().routes.iter();
+    fn names(&self) -> Vec<String> {
+        let shared = self.0.shared();
+        let models = self.0.models().iter().map(|model| &model.name);
+        let routes = shared.config().routes.iter();
         let routes = routes.flat_map(|route| std::iter::once(&route.name).chain(&route.models));
-        models.chain(routes.map(String::as_str)).collect()
+        models.chain(routes).cloned().collect()
     }
 
     fn model(&self, name: &str) -> Option<&Captioner> {
-        let found =
-            self.models.iter().find(|(own, captioner)| own == name || captioner.is_named(name));
-        found.map(|(_, captioner)| captioner)
+        let is = |model: &&super::live::Model| model.name == name || model.captioner.is_named(name);
+        self.0.models().iter().find(is).map(|model| &model.captioner)
     }
 
     fn models(&self) -> Vec<(&str, &Captioner)> {
-        self.models.iter().map(|(name, captioner)| (name.as_str(), captioner)).collect()
+        self.0.models().iter().map(|model| (model.name.as_str(), &model.captioner)).collect()
     }
 
-    fn route(&self, params: &CaptionParams) -> Option<usize> {
+    fn route(&self, params: &CaptionParams) -> Option<Box<dyn Routed>> {
         let name = params.model.as_deref().map(|name| name.strip_suffix(":latest").unwrap_or(name));
         let style = params.style.as_str();
         let means = |route: &Route| {
@@ -46,29 +49,32 @@ impl Dispatch for Dispatcher {
             };
             named && (route.styles.is_empty() || route.styles.iter().any(|other| other == style))
         };
-        self.shared.config().routes.iter().position(means)
+        let shared = self.0.shared();
+        let route = shared.config().routes.iter().position(means)?;
+        Some(Box::new(Chosen { shared, route }))
     }
+}
 
+impl Routed for Chosen {
     fn start(
-        &self,
+        self: Box<Self>,
         captioner: &Captioner,
-        route: usize,
         photos: Vec<Photo>,
         params: &CaptionParams,
         priority: Priority,
-    ) -> Result<Vec<CaptionStream>> {
+    ) -> Vec<CaptionStream> {
         let params = Arc::new(CaptionParams { model: None, ..params.clone() });
         let start = |photo| {
             let job = Job {
                 shared: Arc::clone(&self.shared),
                 main: captioner.clone(),
-                route,
-                photo,
+                route: self.route,
+                photo: Arc::new(photo),
                 params: Arc::clone(&params),
                 priority,
             };
             CaptionStream::routed(captioner, |writer| job.run(writer))
         };
-        Ok(photos.into_iter().map(start).collect())
+        photos.into_iter().map(start).collect()
     }
 }

@@ -5,52 +5,51 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::shared::{Shared, Speaker};
-use super::upstream::{Answered, Upstream};
+use super::ask::{Failed, Found, Known};
+use super::shared::Shared;
 use crate::captioner::{
-    Caption, CaptionEvent, CaptionParams, Captioner, Photo, Priority, RouteWriter, Routing,
-    SendablePhoto, Style,
+    Caption, CaptionParams, Captioner, Photo, Priority, RouteWriter, RoutedCaption, Routing, Style,
 };
 use cutline_error::{Error, ErrorKind, Result};
-use cutline_route::{Attempt, End, Failure, Journey, Needs, Outcome, Privacy, Step, Usage};
+use cutline_route::{Attempt, End, Failure, Journey, Needs, Outcome, Step, Usage};
 
 /// One photo, and how it is to be captioned.
 pub(super) struct Job {
     pub(super) shared: Arc<Shared>,
     pub(super) main: Captioner,
     pub(super) route: usize,
-    pub(super) photo: Photo,
+    pub(super) photo: Arc<Photo>,
     pub(super) params: Arc<CaptionParams>,
     pub(super) priority: Priority,
 }
 
-/// A failed attempt, and what its client is told if nothing follows.
-type Failed = (Failure, Error);
-
-/// An answer of one backend.
-struct Found {
-    caption: Caption,
-    usage: Usage,
-}
-
 /// What has happened so far.
-struct Way {
-    begin: Instant,
-    sendable: Option<SendablePhoto>,
+pub(super) struct Way {
+    pub(super) begin: Instant,
+    /// What was found out about the photo.
+    pub(super) known: Known,
     /// Backends on other machines that got the photo.
-    sent_to: Vec<String>,
+    pub(super) sent_to: Vec<String>,
+    /// Tiers whose cached answers were looked for.
+    looked: usize,
     /// Why the first backend did not answer.
     reason: Option<&'static str>,
     /// The backend that failed last, and why.
     failed: Option<(usize, Failed)>,
     /// An answer that might have been better.
-    unsure: Option<Box<Caption>>,
+    unsure: Option<Box<RoutedCaption>>,
 }
 
 /// An attempt under way. If it is dropped before its report, the client has left.
 struct UnderWay<'a> {
     shared: &'a Shared,
     attempt: Option<Attempt>,
+}
+
+impl UnderWay<'_> {
+    fn goes_on(mut self) -> Option<Attempt> {
+        self.attempt.take()
+    }
 }
 
 impl Drop for UnderWay<'_> {
@@ -67,7 +66,7 @@ impl Job {
         writer.finish(end);
     }
 
-    async fn drive(&self, writer: &RouteWriter) -> Result<Caption> {
+    async fn drive(&self, writer: &RouteWriter) -> Result<RoutedCaption> {
         let needs = Needs {
             alt_text: self.params.style == Style::AltText,
             stream: false,
@@ -76,14 +75,29 @@ impl Job {
         let mut journey = self.shared.begin(self.route, needs);
         let mut way = Way {
             begin: Instant::now(),
-            sendable: None,
+            known: Known::default(),
             sent_to: Vec::new(),
+            looked: 0,
             reason: None,
             failed: None,
             unsure: None,
         };
+        // An answer of the first tier is as good today, whether or not the backend is well.
+        if let Some(found) = self.look_up(&journey, &mut way, (1, 0), writer).await {
+            return Ok(found);
+        }
         loop {
             let attempt = match self.shared.next(&mut journey) {
+                Step::Try(attempt) if attempt.tier >= way.looked => {
+                    let so_far = (attempt.tier + 1, attempt.number - 1);
+                    // Nothing is sent for a cached answer.
+                    let under_way = UnderWay { shared: &self.shared, attempt: Some(attempt) };
+                    if let Some(found) = self.look_up(&journey, &mut way, so_far, writer).await {
+                        return Ok(found);
+                    }
+                    let Some(attempt) = under_way.goes_on() else { continue };
+                    attempt
+                }
                 Step::Try(attempt) => attempt,
                 Step::Wait(until) => {
                     tokio::select! {
@@ -92,16 +106,60 @@ impl Job {
                     }
                     continue;
                 }
-                Step::GiveUp(end) => return self.give_up(way, end),
+                Step::GiveUp(end) => {
+                    let all = (usize::MAX, journey.attempts());
+                    if end != End::Refused
+                        && let Some(found) = self.look_up(&journey, &mut way, all, writer).await
+                    {
+                        return Ok(found);
+                    }
+                    return self.give_up(way, end);
+                }
             };
             let found = self.attempt(&mut journey, &attempt, &mut way, writer).await;
             match found {
-                Ok(Some(caption)) => return Ok(caption),
+                Ok(Some(found)) => return Ok(found),
                 Ok(None) => {}
                 // The caller has seen a part of this answer.
                 Err(error) if !writer.take_back() => return Err(error),
                 Err(_) => {}
             }
+        }
+    }
+
+    /// A cached answer of the first `tiers`, after so many attempts, that was not looked for before.
+    async fn look_up(
+        &self,
+        journey: &Journey,
+        way: &mut Way,
+        (tiers, attempts): (usize, u32),
+        writer: &RouteWriter,
+    ) -> Option<RoutedCaption> {
+        let first = std::mem::replace(&mut way.looked, tiers);
+        let (backend, tier, mut found) = self.cached(journey, way, first..tiers).await?;
+        let shared = &*self.shared;
+        let backend = &shared.config().backends[backend];
+        writer.asks(&backend.name, attempts);
+        let cost = backend.price.cost(Usage { cached: true, ..Usage::default() });
+        found.caption.routing = Some(self.routing(attempts, way, (&backend.name, tier), cost));
+        Some(found)
+    }
+
+    fn routing(
+        &self,
+        attempts: u32,
+        way: &Way,
+        (backend, tier): (&str, usize),
+        cost: Option<f64>,
+    ) -> Routing {
+        Routing {
+            route: self.shared.config().routes[self.route].name.clone(),
+            backend: backend.to_owned(),
+            attempts,
+            fallback: tier > 0,
+            reason: way.reason.map(str::to_owned),
+            sent_to: way.sent_to.clone(),
+            cost,
         }
     }
 
@@ -112,7 +170,7 @@ impl Job {
         attempt: &Attempt,
         way: &mut Way,
         writer: &RouteWriter,
-    ) -> Result<Option<Caption>> {
+    ) -> Result<Option<RoutedCaption>> {
         let shared = &*self.shared;
         let backend = &shared.config().backends[attempt.backend];
         let route = &shared.config().routes[self.route];
@@ -140,8 +198,8 @@ impl Job {
             Err((failure, _)) => failure.as_str(),
         };
         shared.metrics.attempt(&backend.name, word, begin.elapsed());
-        let Found { mut caption, .. } = match found {
-            Ok(found) => found,
+        let mut routed = match found {
+            Ok(found) => found.routed,
             Err((failure, error)) => {
                 tracing::debug!(
                     backend = backend.name,
@@ -157,122 +215,24 @@ impl Job {
         if let Some(cost) = reported.cost {
             shared.metrics.cost(&backend.name, cost);
         }
-        let confidence = confidence(&caption);
-        let routing = Routing {
-            route: route.name.clone(),
-            backend: backend.name.clone(),
-            attempts: journey.attempts(),
-            fallback: attempt.tier > 0,
-            reason: way.reason.map(str::to_owned),
-            sent_to: way.sent_to.clone(),
-            cost: reported.cost,
-        };
-        caption.routing = Some(routing);
+        let confidence = confidence(&routed.caption);
+        let backend = (backend.name.as_str(), attempt.tier);
+        routed.caption.routing = Some(self.routing(attempt.number, way, backend, reported.cost));
         if shared.escalates(journey, attempt, confidence) {
             way.reason = way.reason.or(Some("low_confidence"));
-            way.unsure = Some(Box::new(caption));
+            way.unsure = Some(Box::new(routed));
             return Ok(None);
         }
-        Ok(Some(caption))
+        Ok(Some(routed))
     }
 
-    async fn ask(
-        &self,
-        attempt: &Attempt,
-        way: &mut Way,
-        publish: Option<&RouteWriter>,
-    ) -> Result<Found, Failed> {
-        match &self.shared.speakers[attempt.backend] {
-            Speaker::Main => self.ask_here(&self.main, publish).await,
-            Speaker::Local(captioner) => self.ask_here(captioner, publish).await,
-            Speaker::Upstream(upstream) => {
-                self.ask_elsewhere(attempt, upstream, way, publish).await
-            }
-        }
-    }
-
-    async fn ask_here(
-        &self,
-        captioner: &Captioner,
-        publish: Option<&RouteWriter>,
-    ) -> Result<Found, Failed> {
-        let failed = |error: Error| (failure(&error), error);
-        let photo = self.photo.copy(captioner.budget()).map_err(failed)?;
-        let params = (*self.params).clone();
-        let started = Box::pin(captioner.start_here(vec![photo], params, self.priority)).await;
-        let stream = started.map_err(failed)?.pop();
-        let mut stream = stream.ok_or_else(|| failed(Error::internal("an image was lost")))?;
-        loop {
-            match stream.next().await.map_err(failed)? {
-                CaptionEvent::Text(text) => {
-                    if let Some(writer) = publish {
-                        writer.text(text);
-                    }
-                }
-                CaptionEvent::Done(caption) => {
-                    let tokens: usize = caption.captions.iter().map(|choice| choice.tokens).sum();
-                    let usage = Usage { input: None, output: Some(tokens as u64) };
-                    return Ok(Found { caption: *caption, usage });
-                }
-            }
-        }
-    }
-
-    async fn ask_elsewhere(
-        &self,
-        attempt: &Attempt,
-        upstream: &Upstream,
-        way: &mut Way,
-        publish: Option<&RouteWriter>,
-    ) -> Result<Found, Failed> {
-        let failed = |error: Error| (failure(&error), error);
-        let photo = match way.sendable.take() {
-            Some(photo) => photo,
-            None => {
-                let photo = self.photo.copy(self.main.budget()).map_err(failed)?;
-                self.main.sendable(photo).await.map_err(failed)?
-            }
-        };
-        let photo = way.sendable.insert(photo);
-        let backend = &self.shared.config().backends[attempt.backend];
-        let route = &self.shared.config().routes[self.route];
-        let photo = &*photo;
-        let sent_to = &mut way.sent_to;
-        let on_sending = || {
-            if backend.privacy != Privacy::Remote {
-                return;
-            }
-            if !sent_to.contains(&backend.name) {
-                sent_to.push(backend.name.clone());
-            }
-            tracing::info!(
-                route = route.name,
-                backend = backend.name,
-                image_hash = photo.image.hash,
-                bytes = photo.jpeg.len(),
-                "a photo is sent to another machine, scaled down and without metadata"
-            );
-        };
-        let on_text = |text: &str| {
-            if let Some(writer) = publish {
-                writer.text(text.to_owned());
-            }
-        };
-        let asked = upstream.describe(photo, &self.params, on_sending, on_text).await;
-        let Answered { foreign, usage } =
-            asked.map_err(|failure| (failure, not_answered(&backend.name, failure)))?;
-        let total = way.begin.elapsed();
-        let caption = self.main.foreign_caption(foreign, photo, &self.params, total);
-        Ok(Found { caption, usage })
-    }
-
-    fn give_up(&self, way: Way, end: End) -> Result<Caption> {
-        if let Some(mut caption) = way.unsure {
+    fn give_up(&self, way: Way, end: End) -> Result<RoutedCaption> {
+        if let Some(mut routed) = way.unsure {
             // Backends that were asked for a better answer may have got the photo as well.
-            if let Some(routing) = &mut caption.routing {
+            if let Some(routing) = &mut routed.caption.routing {
                 routing.sent_to = way.sent_to;
             }
-            return Ok(*caption);
+            return Ok(*routed);
         }
         let name = &self.shared.config().routes[self.route].name;
         let seconds = Duration::from_secs(5);
@@ -311,37 +271,7 @@ fn confidence(caption: &Caption) -> Option<f64> {
     Some(f64::from(best)).filter(|confidence| !confidence.is_nan())
 }
 
-/// What an error of a model in this process means for the route.
-fn failure(error: &Error) -> Failure {
-    match error.kind() {
-        ErrorKind::QueueFull => Failure::QueueFull,
-        ErrorKind::InferenceTimeout => Failure::Timeout,
-        ErrorKind::Model
-        | ErrorKind::NotReady
-        | ErrorKind::OutOfMemory
-        | ErrorKind::DeviceLost
-        | ErrorKind::Internal => Failure::Model,
-        _ => Failure::Request,
-    }
-}
-
-fn not_answered(backend: &str, failure: Failure) -> Error {
-    match failure {
-        Failure::Status(status, _) => Error::new(
-            ErrorKind::Unsupported,
-            format!(
-                "the backend '{backend}' refused the photo with the status {status}; send another \
-                 one, or ask for another model"
-            ),
-        ),
-        failure => Error::new(
-            ErrorKind::NotReady,
-            format!("the backend '{backend}' stopped answering ({}); try again", failure.as_str()),
-        ),
-    }
-}
-
-fn late(what: &str) -> Error {
+pub(super) fn late(what: &str) -> Error {
     Error::new(
         ErrorKind::InferenceTimeout,
         format!("'{what}' did not answer in time; try again when it is less busy"),

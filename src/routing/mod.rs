@@ -6,13 +6,16 @@
 //!
 //! - `models` loads the models in this process;
 //! - `dispatch` says which of them, or which route, a request means;
-//! - `drive` takes one photo along a route until there is an answer;
+//! - `drive` takes one photo along a route until there is an answer; `ask` asks one backend;
+//! - `live` is the routes as they are now, until another file replaces them;
 //! - `shared` is the state that all requests share, and the task that looks after ill backends;
 //! - `upstream` speaks to models elsewhere;
 //! - `view` is what people see of it.
 
+mod ask;
 mod dispatch;
 mod drive;
+mod live;
 mod models;
 mod shared;
 #[cfg(test)]
@@ -20,6 +23,7 @@ mod tests;
 mod upstream;
 mod view;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 pub use self::models::{Loaded, connect, load};
@@ -37,6 +41,8 @@ pub struct RoutingSettings {
     pub max_weight_bytes: Option<u64>,
     /// Backends and routes.
     pub routes: Config,
+    /// The file that they are from.
+    pub file: Option<PathBuf>,
     /// The time for a whole request.
     pub limit: Duration,
     /// The key of each backend that has one, in the order of the backends.

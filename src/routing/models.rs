@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use super::RoutingSettings;
 use super::dispatch::Dispatcher;
-use super::shared::{Shared, Speaker};
-use super::upstream::{Dial, SystemDial, Upstream};
+use super::live::{Live, Model, speakers};
+use super::shared::Shared;
+use super::upstream::{Dial, SystemDial};
 use super::view::Routes;
 use crate::captioner::{Captioner, CaptionerSettings, Dispatch};
 use crate::engine::source::ModelSource;
 use cutline_error::{Error, ErrorKind, Result};
-use cutline_route::{Backend, Kind};
+use cutline_route::Kind;
 
 /// The main model, which answers for the others as well.
 #[derive(Debug)]
@@ -62,34 +63,22 @@ pub fn connect(
     models: Vec<(String, Captioner)>,
     routing: &RoutingSettings,
 ) -> Result<Loaded> {
-    let dial: Arc<dyn Dial> = Arc::new(SystemDial);
-    let speaker = |(index, backend): (usize, &Backend)| {
-        if backend.kind != Kind::Local {
-            let key = routing.keys.get(index).cloned().flatten();
-            return Upstream::new(backend, key, Arc::clone(&dial)).map(Speaker::Upstream);
-        }
-        let name = local_name(backend, routing);
-        let found = models.iter().find(|(own, _)| Some(own.as_str()) == name);
-        Ok(found.map_or(Speaker::Main, |(_, model)| Speaker::Local(model.clone())))
+    let sources = wanted(routing)?;
+    let model = |(name, captioner): (String, Captioner)| {
+        let listed = routing.models.iter().any(|(other, _)| *other == name);
+        let source = sources.iter().find(|(other, _)| *other == name);
+        let source = source.map_or(ModelSource::Embedded, |(_, source)| source.clone());
+        Model { name, source, listed, captioner }
     };
-    let speakers = routing.routes.backends.iter().enumerate().map(speaker);
-    let speakers = speakers.collect::<Result<Vec<Speaker>>>()?;
+    let models: Vec<Model> = models.into_iter().map(model).collect();
+    let dial: Arc<dyn Dial> = Arc::new(SystemDial);
+    let speakers = speakers(&routing.routes, &routing.keys, &models, &dial)?;
     let shared =
         Shared::new(routing.routes.clone(), speakers, routing.limit, main.metrics().clone());
     let watch = shared.watch();
-    let routes = Routes::new(Arc::clone(&shared));
-    let dispatcher: Arc<dyn Dispatch> = Arc::new(Dispatcher { models, shared, _watch: watch });
-    main.dispatch_with(dispatcher);
-    Ok(Loaded { captioner: main, routes: Some(routes) })
-}
-
-/// The name of the model of a local backend among those that are loaded beside the main one.
-fn local_name<'a>(backend: &'a Backend, routing: &'a RoutingSettings) -> Option<&'a str> {
-    if backend.model.is_empty() {
-        return None;
-    }
-    let listed = routing.models.iter().find(|(name, _)| *name == backend.model);
-    Some(listed.map_or(&backend.name, |(name, _)| name))
+    let live = Live::new(shared, routing.keys.clone(), models, dial, watch);
+    main.dispatch_with(Arc::new(Dispatcher(Arc::clone(&live))) as Arc<dyn Dispatch>);
+    Ok(Loaded { captioner: main, routes: Some(Routes::new(live)) })
 }
 
 /// The models beside the main one: those of `MODELS`, and those that only the file of routes names.

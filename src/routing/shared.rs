@@ -40,7 +40,7 @@ pub(super) struct Shared {
     config: Config,
     pub(super) speakers: Vec<Speaker>,
     /// An attempt has ended, so a busy backend may be free.
-    pub(super) ended: Notify,
+    pub(super) ended: Arc<Notify>,
     pub(super) metrics: Metrics,
     epoch: Instant,
     /// The time for a whole request.
@@ -53,6 +53,13 @@ struct Decisions {
     random: ChaCha8Rng,
 }
 
+impl Decisions {
+    fn new(router: Router) -> Mutex<Self> {
+        let random = ChaCha8Rng::seed_from_u64(crate::engine::fresh_seed());
+        Mutex::new(Self { router, random })
+    }
+}
+
 impl Shared {
     pub(super) fn new(
         config: Config,
@@ -60,16 +67,34 @@ impl Shared {
         limit: Duration,
         metrics: Metrics,
     ) -> Arc<Self> {
-        let random = ChaCha8Rng::seed_from_u64(crate::engine::fresh_seed());
-        let router = Router::new(config.clone());
         Arc::new(Self {
-            decisions: Mutex::new(Decisions { router, random }),
+            decisions: Decisions::new(Router::new(config.clone())),
             config,
             speakers,
-            ended: Notify::new(),
+            ended: Arc::default(),
             metrics,
             epoch: Instant::now(),
             limit,
+        })
+    }
+
+    /// The same with another file; `kept` as in [`Router::replaced`]. Requests that are on their way stay
+    /// with this one.
+    pub(super) fn replaced(
+        &self,
+        config: Config,
+        speakers: Vec<Speaker>,
+        kept: &[Option<usize>],
+    ) -> Arc<Self> {
+        let router = self.decisions.lock().router.replaced(config.clone(), kept);
+        Arc::new(Self {
+            decisions: Decisions::new(router),
+            config,
+            speakers,
+            ended: Arc::clone(&self.ended),
+            metrics: self.metrics.clone(),
+            epoch: self.epoch,
+            limit: self.limit,
         })
     }
 

@@ -6,13 +6,15 @@ use std::time::Duration;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::shared::Shared;
+use super::live::Live;
+use super::{ApiKey, shared::Shared};
 use crate::metrics::{BackendSnapshot, milliseconds};
-use cutline_route::{BackendStatus, Moment, Router};
+use cutline_error::Result;
+use cutline_route::{BackendStatus, Config, Moment, Router};
 
 /// The state of all backends. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Routes(Arc<Shared>);
+pub struct Routes(Arc<Live>);
 
 /// All backends and routes.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, ToSchema)]
@@ -81,40 +83,56 @@ pub struct RouteView {
 }
 
 impl Routes {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self(shared)
+    pub(super) fn new(live: Arc<Live>) -> Self {
+        Self(live)
+    }
+
+    #[cfg(test)]
+    pub(super) fn live(&self) -> Arc<Live> {
+        Arc::clone(&self.0)
+    }
+
+    /// Replaces backends and routes. Requests that are on their way end with those they began with. A backend
+    /// that is the same in both, with the same key, keeps its state. Must be called within a runtime of tokio.
+    ///
+    /// # Errors
+    /// [`Config`](cutline_error::ErrorKind::Config): an address cannot be used, or a model would have to be
+    /// loaded. Then all stays as it is.
+    pub fn replace(&self, config: Config, keys: Vec<Option<ApiKey>>) -> Result<()> {
+        self.0.replace(config, keys)
     }
 
     /// Everything as it is now.
     #[must_use]
     pub fn board(&self) -> Board {
-        self.0.with_router(|router, now| Board {
+        let shared = self.0.shared();
+        shared.with_router(|router, now| Board {
             backends: (0..router.config().backends.len())
                 .map(|index| backend(router, index, now))
                 .collect(),
-            routes: router.config().routes.iter().map(|route| self.route(route)).collect(),
+            routes: router.config().routes.iter().map(|one| route(&shared, one)).collect(),
         })
     }
 
     /// The state of the backends, for Prometheus.
     #[must_use]
     pub fn snapshot(&self) -> Vec<BackendSnapshot> {
-        self.0.snapshot()
+        self.0.shared().snapshot()
     }
+}
 
-    fn route(&self, route: &cutline_route::Route) -> RouteView {
-        let name = |backend: usize| self.0.config().backends[backend].name.clone();
-        RouteView {
-            name: route.name.clone(),
-            models: route.models.clone(),
-            default: route.default,
-            tiers: route
-                .tiers
-                .iter()
-                .map(|tier| tier.iter().map(|member| name(member.backend)).collect())
-                .collect(),
-            allow_remote: route.allow_remote,
-        }
+fn route(shared: &Shared, route: &cutline_route::Route) -> RouteView {
+    let name = |backend: usize| shared.config().backends[backend].name.clone();
+    RouteView {
+        name: route.name.clone(),
+        models: route.models.clone(),
+        default: route.default,
+        tiers: route
+            .tiers
+            .iter()
+            .map(|tier| tier.iter().map(|member| name(member.backend)).collect())
+            .collect(),
+        allow_remote: route.allow_remote,
     }
 }
 

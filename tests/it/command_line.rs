@@ -18,6 +18,8 @@ mod outputs;
 mod prompts;
 mod quantize;
 #[cfg(all(unix, feature = "embedded-model"))]
+mod reload;
+#[cfg(all(unix, feature = "embedded-model"))]
 mod server;
 #[cfg(feature = "embedded-model")]
 mod tags;

@@ -21,6 +21,8 @@ pub struct Usage {
     pub input: Option<u64>,
     /// Tokens of the answer.
     pub output: Option<u64>,
+    /// The answer was made before, so it costs nothing again.
+    pub cached: bool,
 }
 
 impl Price {
@@ -42,6 +44,9 @@ impl Price {
         if *self == Self::default() {
             return None;
         }
+        if usage.cached {
+            return Some(0.0);
+        }
         let tokens =
             by_token(self.per_1k_in, usage.input)? + by_token(self.per_1k_out, usage.output)?;
         Some(self.per_image.unwrap_or(0.0) + tokens)
@@ -54,7 +59,7 @@ mod tests {
 
     #[test]
     fn unknown_costs_are_none_and_never_zero() {
-        let told = Usage { input: Some(2000), output: Some(500) };
+        let told = Usage { input: Some(2000), output: Some(500), cached: false };
         let tokens = Price { per_1k_in: Some(0.5), per_1k_out: Some(2.0), per_image: None };
         assert_eq!(Price::default().cost(told), None);
         assert_eq!(tokens.cost(told), Some(2.0));
@@ -62,6 +67,9 @@ mod tests {
         let image = Price { per_image: Some(0.25), ..Price::default() };
         assert_eq!(image.cost(Usage::default()), Some(0.25));
         assert_eq!(Price { per_image: Some(0.25), ..tokens }.cost(told), Some(2.25));
+        let again = Usage { cached: true, output: None, ..told };
+        assert_eq!(tokens.cost(again), Some(0.0), "nobody is asked for an answer of the cache");
+        assert_eq!(Price::default().cost(again), None);
         let free = Price { per_image: Some(0.0), ..Price::default() };
         assert_eq!(free.cost(Usage::default()), Some(0.0), "a price of 0 is known");
     }

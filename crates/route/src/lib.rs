@@ -2,6 +2,7 @@
 //!
 //! - `config` reads a file of backends and routes ([`Config`]);
 //! - `router` keeps the state of all backends and takes a request from one to the next ([`Router`]);
+//! - `state` is what is known of one of them;
 //! - `breaker` keeps requests away from a backend that fails ([`Breaker`]);
 //! - `retry` says which failures are worth another attempt, and when ([`Failure`], [`Retry`]);
 //! - `cost` is the price of an answer ([`Price`]).
@@ -49,6 +50,7 @@ mod cost;
 mod pick;
 mod retry;
 mod router;
+mod state;
 
 use std::time::Duration;
 
@@ -58,9 +60,8 @@ pub use config::{
 };
 pub use cost::{Price, Usage};
 pub use retry::{Failure, Retry, Verdict};
-pub use router::{
-    Attempt, BackendStatus, End, Journey, Needs, Outcome, Reported, Router, Step, Tally,
-};
+pub use router::{Attempt, End, Journey, Needs, Outcome, Reported, Router, Step};
+pub use state::{BackendStatus, Tally};
 
 /// A point in time: how long after a start of the caller's choice.
 pub type Moment = Duration;

@@ -1,12 +1,14 @@
 //! The state of all backends, and the way of a request from one to the next.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::breaker::{Breaker, BreakerState, Change};
+use crate::breaker::{BreakerState, Change};
 use crate::config::{Ability, Backend, Config, Kind, Route};
 use crate::cost::Usage;
 use crate::pick::{Ready, pick};
 use crate::retry::{Budget, Failure, Verdict};
+use crate::state::{BackendStatus, State};
 use crate::{Moment, Random};
 
 /// After this time a request looks again whether a busy backend is free.
@@ -110,51 +112,12 @@ pub struct Reported {
     pub cost: Option<f64>,
 }
 
-/// What a backend has done so far.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Tally {
-    /// Answers.
-    pub answered: u64,
-    /// Failures of any kind.
-    pub failed: u64,
-    /// The cost of the answers whose cost is known; `None` if there is none.
-    pub cost: Option<f64>,
-    /// Answers whose cost is not known.
-    pub without_cost: u64,
-}
-
-/// A backend as people see it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct BackendStatus {
-    /// The state of its breaker.
-    pub state: BreakerState,
-    /// When an open breaker lets a request through.
-    pub open_until: Option<Moment>,
-    /// Until when it asked to be left alone.
-    pub paused_until: Option<Moment>,
-    /// Failures since its last success.
-    pub consecutive_failures: u32,
-    /// Requests that it works on.
-    pub in_flight: usize,
-    /// What it has done so far.
-    pub tally: Tally,
-    /// Its last failure, as a word.
-    pub last_failure: Option<&'static str>,
-}
-
-#[derive(Debug, Clone, Default)]
-struct State {
-    breaker: Breaker,
-    in_flight: usize,
-    tally: Tally,
-    last_failure: Option<&'static str>,
-}
-
 /// The state of all backends.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Router {
     config: Config,
-    states: Vec<State>,
+    /// Shared with the routers of earlier files, on which requests may still be on their way.
+    states: Vec<Arc<Mutex<State>>>,
     budgets: Vec<Budget>,
 }
 
@@ -162,9 +125,31 @@ impl Router {
     /// All backends are taken to be well.
     #[must_use]
     pub fn new(config: Config) -> Self {
-        let states = vec![State::default(); config.backends.len()];
+        let states = config.backends.iter().map(|_| Arc::default()).collect();
+        Self::with(config, states)
+    }
+
+    fn with(config: Config, states: Vec<Arc<Mutex<State>>>) -> Self {
         let budgets = config.routes.iter().map(|route| Budget::new(route.retry.budget)).collect();
         Self { config, states, budgets }
+    }
+
+    /// A router with another file. For each of its backends, `kept` has the index of the one here whose
+    /// state it goes on with, if it is the same. Requests that are on their way with this router end with
+    /// it, and count for both.
+    #[must_use]
+    pub fn replaced(&self, config: Config, kept: &[Option<usize>]) -> Self {
+        let state = |index: usize| {
+            let old = kept.get(index).copied().flatten().and_then(|old| self.states.get(old));
+            old.map(Arc::clone).unwrap_or_default()
+        };
+        let states = (0..config.backends.len()).map(state).collect();
+        Self::with(config, states)
+    }
+
+    /// No two states are locked at a time.
+    fn state(&self, backend: usize) -> MutexGuard<'_, State> {
+        self.states[backend].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Backends and routes.
@@ -251,8 +236,8 @@ impl Router {
         // All breakers are open. Better a backend that is probably ill than no answer.
         let open = journey.open_stops(most).filter(|stop| self.is_last_resort(stop, now));
         let least = open.min_by_key(|stop| {
-            let breaker = &self.states[stop.backend].breaker;
-            (stop.tried, breaker.open_until(), stop.tier)
+            let open_until = self.state(stop.backend).breaker.open_until();
+            (stop.tried, open_until, stop.tier)
         });
         match least.map(|stop| stop.backend) {
             Some(backend) => self.send(journey, backend, now),
@@ -261,34 +246,36 @@ impl Router {
     }
 
     fn ready(&self, stop: &Stop) -> Ready {
-        let in_flight = self.states[stop.backend].in_flight;
+        let in_flight = self.state(stop.backend).in_flight;
         Ready { backend: stop.backend, weight: stop.weight, in_flight }
     }
 
     fn is_busy(&self, stop: &Stop) -> bool {
-        self.states[stop.backend].in_flight >= self.config.backends[stop.backend].max_parallel
+        self.state(stop.backend).in_flight >= self.config.backends[stop.backend].max_parallel
     }
 
     fn is_ready(&self, stop: &Stop, now: Moment) -> bool {
-        let breaker = &self.states[stop.backend].breaker;
-        let free = !self.is_busy(stop) && breaker.paused_until(now).is_none();
+        let busy = self.is_busy(stop);
+        let breaker = &self.state(stop.backend).breaker;
+        let free = !busy && breaker.paused_until(now).is_none();
         free && stop.ready_at <= now && breaker.admits(now)
     }
 
     /// When it is worth looking at a backend again; `None` if its breaker is open.
     fn waits(&self, stop: &Stop, now: Moment) -> Option<Moment> {
-        let breaker = &self.states[stop.backend].breaker;
+        let free = if self.is_busy(stop) { now + BUSY } else { now };
+        let breaker = &self.state(stop.backend).breaker;
         if !breaker.admits(now) {
             return None;
         }
-        let free = if self.is_busy(stop) { now + BUSY } else { now };
         let paused = breaker.paused_until(now).unwrap_or(now);
         Some(stop.ready_at.max(paused).max(free)).filter(|until| *until > now)
     }
 
     fn is_last_resort(&self, stop: &Stop, now: Moment) -> bool {
-        let breaker = &self.states[stop.backend].breaker;
-        let free = !self.is_busy(stop) && breaker.paused_until(now).is_none();
+        let busy = self.is_busy(stop);
+        let breaker = &self.state(stop.backend).breaker;
+        let free = !busy && breaker.paused_until(now).is_none();
         free && !breaker.admits(now) && stop.ready_at <= now
     }
 
@@ -301,9 +288,11 @@ impl Router {
         }
         stop.tried += 1;
         journey.attempts += 1;
-        let state = &mut self.states[backend];
-        state.in_flight += 1;
-        let (probe, change) = state.breaker.begin(now);
+        let (probe, change) = {
+            let mut state = self.state(backend);
+            state.in_flight += 1;
+            state.breaker.begin(now)
+        };
         let limit = Duration::from_secs_f64(self.config.backends[backend].timeout_s);
         let deadline = journey.deadline.min(now + limit);
         let (tier, number) = (stop.tier, journey.attempts);
@@ -326,7 +315,7 @@ impl Router {
             self.cancel(attempt);
             return Reported::default();
         }
-        let state = &mut self.states[backend];
+        let mut state = self.state(backend);
         state.in_flight = state.in_flight.saturating_sub(1);
         let failure = match outcome {
             Outcome::Cancelled => return Reported::default(),
@@ -358,6 +347,7 @@ impl Router {
                 None
             }
         };
+        drop(state);
         self.remember(journey, backend, (verdict, after), now, random);
         Reported { change, cost: None }
     }
@@ -389,7 +379,7 @@ impl Router {
     fn is_last_usable(&self, backend: usize) -> bool {
         self.config.routes.iter().any(|route| {
             let members = || route.members().map(|(_, member)| member.backend);
-            let usable = |one: usize| self.states[one].breaker.state() != BreakerState::Open;
+            let usable = |one: usize| self.state(one).breaker.state() != BreakerState::Open;
             members().any(|one| one == backend)
                 && !members().any(|one| one != backend && usable(one))
         })
@@ -397,7 +387,7 @@ impl Router {
 
     /// Nobody waits for an attempt any more: a report of [`Outcome::Cancelled`] that needs no journey.
     pub fn cancel(&mut self, attempt: &Attempt) {
-        let state = &mut self.states[attempt.backend];
+        let mut state = self.state(attempt.backend);
         state.in_flight = state.in_flight.saturating_sub(1);
         state.breaker.released(attempt.probe);
     }
@@ -422,13 +412,12 @@ impl Router {
     /// The backends in this program's network that should be asked whether they are there: those whose
     /// breaker is open.
     pub fn to_probe(&self) -> impl Iterator<Item = usize> {
-        let states = self.states.iter().enumerate();
-        states.filter(|(_, state)| state.breaker.wants_sign()).map(|(index, _)| index)
+        (0..self.states.len()).filter(|index| self.state(*index).breaker.wants_sign())
     }
 
     /// The backend has shown that it is there, so the next request may try it.
     pub fn seen_alive(&mut self, backend: usize) -> Option<Change> {
-        self.states[backend].breaker.seen_alive()
+        self.state(backend).breaker.seen_alive()
     }
 
     /// The backend with this index, as people see it.
@@ -437,7 +426,8 @@ impl Router {
     /// There is none.
     #[must_use]
     pub fn status(&self, backend: usize, now: Moment) -> BackendStatus {
-        let State { breaker, in_flight, tally, last_failure } = &self.states[backend];
+        let state = self.state(backend);
+        let State { breaker, in_flight, tally, last_failure } = &*state;
         BackendStatus {
             state: breaker.state(),
             open_until: breaker.open_until(),
@@ -475,6 +465,12 @@ impl Journey {
     #[must_use]
     pub fn attempts(&self) -> u32 {
         self.attempts
+    }
+
+    /// Whether this backend can answer it.
+    #[must_use]
+    pub fn may_ask(&self, backend: usize) -> bool {
+        self.stops.iter().any(|stop| stop.backend == backend)
     }
 
     /// What it needs, as far as some backend of the route has it.

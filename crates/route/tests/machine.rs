@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use cutline_route::{
     Attempt, BreakerState, Config, End, Failure, Journey, Moment, Needs, Outcome, Router, Step,
-    Usage,
+    Tally, Usage,
 };
 use proptest::prelude::*;
 
@@ -53,7 +53,8 @@ fn half() -> f64 {
     0.5
 }
 
-const ANSWERED: Outcome = Outcome::Answered { usage: Usage { input: None, output: None } };
+const ANSWERED: Outcome =
+    Outcome::Answered { usage: Usage { input: None, output: None, cached: false } };
 
 /// Sends one request; `answer` says what a backend does at a time. Returns who answered, the number of
 /// attempts, and when.
@@ -345,4 +346,30 @@ proptest! {
         }
         prop_assert!((0..3).all(|backend| router.status(backend, now).in_flight == 0));
     }
+}
+
+#[test]
+fn another_file_keeps_the_state_of_what_is_the_same_and_ends_what_is_on_its_way() {
+    let mut old = router();
+    let mut random = half;
+    for second in 0..5 {
+        drive(&mut old, 0, at(second), |backend, _| (backend == 0).then_some(Failure::Connect))
+            .0
+            .unwrap();
+    }
+    assert_eq!(old.status(0, at(5)).state, BreakerState::Open);
+    let mut journey = old.begin(0, Needs::default(), at(5), LIMIT);
+    let Step::Try(attempt) = old.next(&mut journey, at(5), &mut random) else { panic!("nobody") };
+    // The backends in another order, and the second one anew.
+    let kept = [None, Some(0), Some(attempt.backend)];
+    let mut new = old.replaced(old.config().clone(), &kept);
+    assert_eq!(new.status(1, at(5)), old.status(0, at(5)));
+    assert_eq!(new.status(0, at(5)).tally, Tally::default());
+    assert_eq!(new.status(2, at(5)).in_flight, 1, "it still works for the old file");
+    old.report(&mut journey, &attempt, ANSWERED, at(6), &mut random);
+    assert_eq!(new.status(2, at(6)).in_flight, 0);
+    assert_eq!(new.status(2, at(6)), old.status(attempt.backend, at(6)));
+    // It is found well by the one, and so by the other.
+    assert!(new.seen_alive(1).is_some());
+    assert_eq!(old.status(0, at(7)).state, BreakerState::HalfOpen);
 }

@@ -9,7 +9,7 @@ use cutline_library::{Author, Change, Field, Name, NameKind, RunId, Store};
 use super::inputs::InputPhoto;
 use super::record::{Description, FileStamp};
 use super::resume::ResumeMode;
-use crate::captioner::{CaptionParams, ModelInfo, Recipe, Style};
+use crate::captioner::{CaptionParams, Choice, ModelInfo, Recipe, Style};
 use crate::library;
 use cutline_error::Result;
 use cutline_image::Colors;
@@ -39,7 +39,7 @@ impl Library {
         parameters: &str,
     ) -> Self {
         let prompt = params.prompt.as_deref().unwrap_or_default();
-        let author = library::author(model, parameters, prompt);
+        let author = library::author(&model.id, &model.digest, parameters, prompt);
         let field = library::field(params.kept_style());
         Self {
             store,
@@ -99,10 +99,10 @@ impl Library {
         asset.run = Some(self.run()?);
         asset.names.extend(stamp.map(|stamp| name(path, stamp)));
         if caption.fallback.is_none() {
-            let confidence = caption.captions.first().map(|choice| choice.confidence);
+            let confidence = caption.captions.first().and_then(Choice::known_confidence);
             asset.text(self.field, library::kept_text(self.style, &caption.caption), confidence);
             let waited = Duration::from_secs_f64(caption.timings.total_ms.max(0.0) / 1000.0);
-            library::expose(&mut asset, self.recipe.as_deref(), waited);
+            library::expose(&mut asset, self.recipe.as_deref(), waited, None);
         }
         self.waiting.push(Change::Asset(Box::new(asset)));
         if self.waiting.len() >= TOGETHER { self.flush() } else { Ok(()) }

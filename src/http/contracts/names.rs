@@ -32,7 +32,7 @@ pub(in crate::http) fn check(
     let decoded = percent_encoding::percent_decode_str(name).decode_utf8();
     let wanted = bare(&decoded.unwrap_or(Cow::Borrowed(name))).to_owned();
     // Models and routes come first: a route may have the name of the model that it usually asks.
-    if captioner.other_names().contains(&wanted.as_str()) {
+    if captioner.other_names().contains(&wanted) {
         return Ok(Some(wanted));
     }
     let others = captioner.other_models();
@@ -50,10 +50,10 @@ pub(in crate::http) fn check(
 }
 
 /// The names of the main model, its own first, and those of all other models and routes.
-pub(super) fn all<'a>(state: &'a AppState, captioner: &'a Captioner) -> Vec<&'a str> {
-    let aliases = state.settings().model_aliases.iter().map(String::as_str);
-    let own = [captioner.info().id.as_str()].into_iter();
-    let mut all: Vec<&str> = own.chain(aliases.filter(|name| *name != ANY)).collect();
+pub(super) fn all(state: &AppState, captioner: &Captioner) -> Vec<String> {
+    let aliases = state.settings().model_aliases.iter().filter(|name| *name != ANY);
+    let own = std::iter::once(&captioner.info().id);
+    let mut all: Vec<String> = own.chain(aliases).cloned().collect();
     for name in captioner.other_names() {
         if !all.contains(&name) {
             all.push(name);

@@ -70,6 +70,10 @@ pub(in crate::http) struct Job {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     prompt: Option<String>,
+    /// The model or route that was asked for, if one was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    model: Option<String>,
     /// Photos in all.
     total: u64,
     /// Photos that were tried.
@@ -187,7 +191,10 @@ pub(in crate::http) async fn start(
     let mut described = given.clone();
     described.insert("q".into(), json!(q));
     let params = parameters(given)?;
-    state.captioner()?.local(params.model.as_deref())?.prompt_tokens(&params)?;
+    match params.model {
+        None => drop(state.captioner()?.prompt_tokens(&params)?),
+        Some(_) => state.captioner()?.check(&params)?,
+    }
     let photos = with(&state, move |store| select(store, &selection)).await?;
     if dry_run {
         return Ok(Json(Rehearsal { matched: photos.len() as u64 }).into_response());
@@ -208,6 +215,7 @@ pub(in crate::http) async fn start(
         state: JobState::Waiting,
         q,
         prompt,
+        model: params.model.clone(),
         total: photos.len() as u64,
         done: 0,
         written: 0,
@@ -320,7 +328,7 @@ async fn one(
         let outcome = timeout(limit, work).await.map_err(late).and_then(|done| done);
         tries += 1;
         match outcome {
-            Err(error) if is_passing(&error) && tries < TRIES => {
+            Err(error) if is_passing(&error, params) && tries < TRIES => {
                 let pause = error.retry_after().unwrap_or(Duration::from_secs(1));
                 tokio::time::sleep(pause).await;
             }
@@ -330,8 +338,13 @@ async fn one(
 }
 
 /// Whether the same photo may succeed a little later.
-fn is_passing(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::QueueFull | ErrorKind::LibraryBusy)
+fn is_passing(error: &Error, params: &CaptionParams) -> bool {
+    match error.kind() {
+        ErrorKind::QueueFull | ErrorKind::LibraryBusy => true,
+        // All backends of a route are ill.
+        ErrorKind::NotReady => params.model.is_some(),
+        _ => false,
+    }
 }
 
 /// Counts a photo.

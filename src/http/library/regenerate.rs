@@ -17,7 +17,7 @@ use utoipa::ToSchema;
 
 use super::edit::body;
 use super::{etag, hash, no_photo, with};
-use crate::captioner::{CaptionParams, ParameterFields, Photo, Priority};
+use crate::captioner::{CaptionParams, Choice, ParameterFields, Photo, Priority};
 use crate::http::error::Failure;
 use crate::http::openapi::bodies::RegenerateRequest;
 use crate::http::openapi::errors::LibraryRegenerateProblems;
@@ -43,7 +43,7 @@ pub(in crate::http) struct Regenerated {
 ///
 /// Reads the photo from a path that the library knows, if its content is still the same. The text replaces
 /// one of a model. If a person has decided about the present text, it is a suggestion. The body has parameters
-/// of a caption, such as `prompt` and `num_beams`.
+/// of a caption, such as `prompt`, `num_beams`, and `model` for another model or a route.
 #[utoipa::path(
     post,
     path = "/library/assets/{hash}/regenerate",
@@ -105,8 +105,7 @@ pub(super) async fn regenerate(
     run: Option<i64>,
     priority: Priority,
 ) -> Result<Regenerated> {
-    // Whoever reads the history must be able to tell which model wrote a text, so no route chooses.
-    let captioner = state.captioner()?.local(params.model.as_deref())?;
+    let captioner = state.captioner()?;
     let found = with(state, move |store| store.asset(&hash)).await?;
     let asset = found.ok_or_else(|| no_photo(&hash))?;
     let most = state.settings().max_image_bytes;
@@ -123,25 +122,29 @@ pub(super) async fn regenerate(
         }
     };
     let recipe = params.recipe.clone();
-    let (parameters, prompt) =
-        (captioner.fingerprint(&params), params.prompt.clone().unwrap_or_default());
     let style = params.kept_style();
     let field = library::field(style);
     let photos = vec![Photo::new(bytes, permit)];
-    let stream = captioner.start_here(photos, params, priority).await?.pop();
-    let stream = stream.ok_or_else(|| Error::internal("an image was lost"))?;
+    let streams = match params.model {
+        // Many photos leave the machine only if somebody asks for it by name.
+        None => captioner.start_here(photos, params, priority).await?,
+        Some(_) => captioner.start_all(photos, params, priority).await?,
+    };
+    let stream = streams.into_iter().next().ok_or_else(|| Error::internal("an image was lost"))?;
     // Stored here, as part of the run.
-    let caption = stream.unkept().end().await?;
-    let author = library::author(captioner.info(), &parameters, &prompt);
+    let (caption, kept) = stream.end_unkept().await?;
+    let kept = kept.ok_or_else(|| Error::internal("the captioner does not know of the library"))?;
+    let author = library::author(&caption.model, &caption.digest, &kept.fingerprint, &kept.prompt);
     let appearance = caption.appearance.as_deref();
     let mut asset = library::asset(&caption.image, caption.colors.as_ref(), appearance, author)?;
     asset.run = run;
     let text = if caption.fallback.is_none() { caption.caption } else { String::new() };
     if !text.is_empty() {
-        let confidence = caption.captions.first().map(|choice| choice.confidence);
+        let confidence = caption.captions.first().and_then(Choice::known_confidence);
         asset.text(field, library::kept_text(style, &text), confidence);
         let waited = Duration::from_secs_f64(caption.timings.total_ms.max(0.0) / 1000.0);
-        library::expose(&mut asset, recipe.as_deref(), waited);
+        let cost = caption.routing.as_ref().and_then(|routing| routing.cost);
+        library::expose(&mut asset, recipe.as_deref(), waited, cost);
     }
     let change = Change::Asset(Box::new(asset));
     let applied = with(state, move |store| store.apply(vec![change])).await?;

@@ -1,21 +1,27 @@
 //! Requests on routes to scripted backends, with the clock under the tests' control.
 
+mod cache;
+mod instruction;
+mod quality;
+mod reload;
 mod script;
 
 use std::io::Cursor;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
 use self::script::{Reply, Script, delta, ollama, openai};
 use super::drive::Job;
+use super::live::Live;
 use super::shared::{Shared, Speaker};
-use super::upstream::{ApiKey, Upstream};
-use super::view::Routes;
+use super::upstream::{ApiKey, Dial, Upstream};
+use super::view::{Board, Routes};
 use crate::captioner::{
-    Caption, CaptionEvent, CaptionParams, CaptionStream, Captioner, CaptionerSettings, Photo,
-    Priority, Style,
+    CachePolicy, Caption, CaptionEvent, CaptionParams, CaptionStream, Captioner, CaptionerSettings,
+    Photo, Priority, Style,
 };
 use crate::metrics::Metrics;
 use cutline_error::{ErrorKind, Result};
@@ -51,6 +57,10 @@ fn main_model() -> Captioner {
     MAIN.get_or_init(|| Captioner::load(&CaptionerSettings::default()).unwrap()).clone()
 }
 
+fn key() -> ApiKey {
+    ApiKey::new("secret-key").unwrap()
+}
+
 struct Bench {
     script: Script,
     shared: Arc<Shared>,
@@ -63,22 +73,23 @@ impl Bench {
         let (script, metrics) = (Script::default(), Metrics::new());
         let config = Config::parse(file).unwrap();
         let speakers = config.backends.iter().map(|backend| {
-            let key = Some(ApiKey::new("secret-key").unwrap());
             let dial = Arc::new(script.clone());
-            Speaker::Upstream(Upstream::new(backend, key, dial).unwrap())
+            Speaker::Upstream(Upstream::new(backend, Some(key()), dial).unwrap())
         });
         let speakers = speakers.collect();
         let shared = Shared::new(config, speakers, Duration::from_secs(57), metrics.clone());
         Self { script, shared, metrics }
     }
 
+    /// Without the cache, which all tests share.
     fn start(&self, params: CaptionParams) -> CaptionStream {
         let main = main_model();
+        let params = CaptionParams { cache: CachePolicy::Bypass, ..params };
         let job = Job {
             shared: Arc::clone(&self.shared),
             main: main.clone(),
             route: 0,
-            photo: Photo::from(photo(8, 8)),
+            photo: Arc::new(Photo::from(photo(8, 8))),
             params: Arc::new(params),
             priority: Priority::Interactive,
         };
@@ -90,7 +101,18 @@ impl Bench {
     }
 
     fn state(&self, backend: usize) -> &'static str {
-        Routes::new(Arc::clone(&self.shared)).board().backends[backend].state
+        self.board().backends[backend].state
+    }
+
+    fn board(&self) -> Board {
+        self.live().board()
+    }
+
+    fn live(&self) -> Routes {
+        let dial: Arc<dyn Dial> = Arc::new(self.script.clone());
+        let shared = Arc::clone(&self.shared);
+        let keys = vec![Some(key()); shared.config().backends.len()];
+        Routes::new(Live::new(shared, keys, Vec::new(), dial, JoinSet::new()))
     }
 }
 
@@ -142,7 +164,7 @@ async fn what_is_sent_is_small_and_bare_and_has_the_key_in_its_head_only() {
         shared: Arc::clone(&bench.shared),
         main: main.clone(),
         route: 0,
-        photo: Photo::from(photo(1600, 800)),
+        photo: Arc::new(Photo::from(photo(1600, 800))),
         params: Arc::new(CaptionParams { style: Style::AltText, ..CaptionParams::default() }),
         priority: Priority::Bulk,
     };
@@ -302,7 +324,7 @@ async fn a_client_that_leaves_stops_everything() {
     let mut stream = bench.start(CaptionParams::default());
     let waiting = timeout(Duration::from_secs(1), stream.accepted()).await;
     assert!(waiting.is_err());
-    let board = || Routes::new(Arc::clone(&bench.shared)).board();
+    let board = || bench.board();
     assert_eq!(board().backends[0].in_flight, 1);
     drop(stream);
     tokio::time::sleep(Duration::from_millis(10)).await;

@@ -66,6 +66,8 @@ impl fmt::Debug for ApiKey {
 pub(super) struct Upstream {
     kind: Kind,
     model: String,
+    /// Tells it from all others: its name, its address and its model.
+    identity: String,
     instruction: Option<String>,
     streams: bool,
     client: Client,
@@ -88,10 +90,24 @@ impl Upstream {
         Ok(Self {
             kind: backend.kind,
             model: backend.model.clone(),
+            identity: format!("{} {} {:?}", backend.name, backend.base_url, backend.model),
             instruction: backend.instruction.clone(),
             streams: backend.supports.contains(&Ability::Stream),
             client: Client::new(address, key.map(|key| key.0), dial)?,
         })
+    }
+
+    /// Who is asked for what: all that an answer depends on beside the photo.
+    pub(super) fn asked(&self, params: &CaptionParams) -> String {
+        let CaptionParams { do_sample, temperature, top_p, seed, num_captions, .. } = *params;
+        let sampling = do_sample.then_some((temperature, top_p, seed));
+        format!(
+            "{} {} {:?} {} {num_captions} {sampling:?}",
+            self.kind.as_str(),
+            self.identity,
+            self.instruction(params),
+            tokens(params),
+        )
     }
 
     /// Describes `photo`. `on_sending` is called when there is a connection, just before the photo leaves;
@@ -111,7 +127,7 @@ impl Upstream {
             instruction: &self.instruction(params),
             image: &STANDARD.encode(&photo.jpeg),
             params,
-            tokens: params.max_new_tokens.max(LEAST_TOKENS),
+            tokens: tokens(params),
             stream,
         };
         let (path, body) = match self.kind {
@@ -198,6 +214,11 @@ impl Upstream {
         }
         text
     }
+}
+
+/// The most tokens of an answer.
+fn tokens(params: &CaptionParams) -> usize {
+    params.max_new_tokens.max(LEAST_TOKENS)
 }
 
 /// What is asked of a model, for the protocols.

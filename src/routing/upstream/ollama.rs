@@ -62,7 +62,8 @@ pub(super) fn line(line: &[u8], answer: &mut Answer) -> Result<bool, Failure> {
     if chunk.done {
         answer.ended = true;
         answer.finish = Some(finish_reason(chunk.done_reason.as_deref()));
-        answer.usage = Usage { input: chunk.prompt_eval_count, output: chunk.eval_count };
+        answer.usage =
+            Usage { input: chunk.prompt_eval_count, output: chunk.eval_count, cached: false };
     }
     match chunk.message.and_then(|message| message.content) {
         Some(piece) => answer.add(&piece),

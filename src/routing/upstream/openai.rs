@@ -66,7 +66,7 @@ struct Counted {
 
 impl From<Counted> for Usage {
     fn from(counted: Counted) -> Self {
-        Self { input: counted.prompt_tokens, output: counted.completion_tokens }
+        Self { input: counted.prompt_tokens, output: counted.completion_tokens, cached: false }
     }
 }
 

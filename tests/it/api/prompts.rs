@@ -8,7 +8,9 @@ use cutline_library::{ContentHash, Store, open};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::fixture::{Answer, Fixture, png, post, post_to};
+use super::fixture::{Answer, Fixture, distinct, png, post, post_to};
+use super::realtime::client::{connect_to, problem};
+use super::routes::listen;
 
 /// A server with a library.
 struct Server {
@@ -176,6 +178,53 @@ async fn a_caption_has_the_version_that_it_asks_for() {
     assert!(text.contains(&format!("Rex: {caption}")), "{text}");
 }
 
+/// The parameters of a request are those of a message too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_template_with_variables_goes_over_the_websocket() {
+    let server = Server::new();
+    let chain = json!({"kind": "chain", "template": "{{ name }} and {{ photo.name or 'x' }}: {{ caption }}"});
+    server.save("words", chain).await;
+    server.save("words", json!({"kind": "style", "style": "title"})).await;
+    server.label("words", "production", 1).await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let serving =
+        cutline::http::serve(listener, server.fixture.state.clone(), std::future::pending());
+    tokio::spawn(serving);
+    let mut client = connect_to(address, &[]).await.unwrap().0;
+    let caption = server.caption("").await["caption"].as_str().unwrap().to_owned();
+    let asked = json!({"template": "words", "variables": {"name": "Rex"}});
+    client.caption("text", &png(), asked.clone()).await;
+    let done = client.last("text").await;
+    assert_eq!(done["result"]["caption"], format!("Rex and x: {caption}"), "{done}");
+    assert_eq!(done["result"]["template"], "words:1");
+    // In a binary message, with a string as in forms; the same answer is found again.
+    let mut head = json!({"type": "caption", "id": "binary"});
+    head["template"] = json!("words");
+    head["variables"] = json!(r#"{"name": "Rex"}"#);
+    client.binary(&head, &png()).await;
+    let done = client.last("binary").await;
+    assert_eq!(done["result"]["caption"], format!("Rex and x: {caption}"), "{done}");
+    assert_eq!(done["result"]["cache"], "hit");
+    client.caption("other", &png(), json!({"template": "words@latest"})).await;
+    let done = client.last("other").await;
+    assert_eq!(done["result"]["template"], "words:2", "{done}");
+    for (id, asked, field) in [
+        ("missing", json!({"template": "words"}), "variables"),
+        ("unknown", json!({"template": "words", "variables": {"name": 1, "x": 2}}), "variables"),
+        ("nobody", json!({"template": "cats"}), "template"),
+        ("alone", json!({"variables": {"name": "Rex"}}), "variables"),
+    ] {
+        client.caption(id, &png(), asked).await;
+        let refusal = problem(&client.last(id).await, Some(id), 422, "invalid_parameter");
+        assert_eq!(refusal["field"], field, "{refusal}");
+    }
+    // Both messages are exposures of the version in the history of the photo.
+    server.flush().await;
+    let history = server.store.history(&ContentHash::of(&png())).unwrap().unwrap();
+    assert!(history.iter().any(|one| one.text == format!("Rex and x: {caption}")), "{history:?}");
+}
+
 #[tokio::test]
 async fn long_prefixes_are_refused() {
     let server = Server::new();
@@ -234,4 +283,51 @@ async fn an_experiment_logs_its_captions_and_ends() {
     server.post("/experiments/none/stop", json!({})).await.problem(404, "not_found");
     let wrong = json!({"name": "x", "prompt": "alt", "planned": 1, "variants": [{"version": 1, "weight": 1}]});
     server.post("/experiments", wrong).await.problem(422, "invalid_parameter");
+}
+
+/// What an upstream costs decides an experiment; what a model in this process costs is not known.
+#[tokio::test]
+async fn an_experiment_knows_what_captions_of_routes_cost() {
+    let server = Server::new();
+    let other = Fixture::roomy(8, cutline::captioner::MemoryLimits::default());
+    let address = listen(&other).await;
+    server.fixture.route(&format!(
+        "[[backend]]\nname = \"other\"\nkind = \"openai\"\nbase_url = \"{address}\"\nmodel = \"scripted\"\n\
+         price = {{ per_image = 0.25 }}\n[[route]]\nname = \"far\"\nbackends = [[\"other\"]]\n"
+    ));
+    for words in ["Describe it.", "Describe it in a word."] {
+        server.save("tell", json!({"kind": "instruction", "template": words})).await;
+    }
+    server.label("tell", "production", 1).await;
+    let start = json!({
+        "name": "words", "prompt": "tell", "planned": 2, "unit": "photo", "metric": "cost",
+        "variants": [{"version": 1, "weight": 1}, {"version": 2, "weight": 1}],
+    });
+    assert_eq!(server.post("/experiments", start).await.status, StatusCode::CREATED);
+    let mut paid = 0.0;
+    for (number, model) in
+        (0..12).map(|number| (number, if number < 9 { "far" } else { "scripted" }))
+    {
+        let query = format!("?template=tell&model={model}");
+        let answer = server.fixture.send(post(&query, "image/png", distinct(number))).await;
+        assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+        paid += answer.json()["routing"]["cost"].as_f64().unwrap_or(0.0);
+    }
+    assert!((paid - 9.0 * 0.25).abs() < 1e-9, "{paid}");
+    // From the cache: nothing is paid, and the caption counts.
+    let again =
+        server.fixture.send(post("?template=tell&model=far", "image/png", distinct(0))).await;
+    assert_eq!(again.json()["routing"]["cost"], 0.0, "{again:?}");
+    server.flush().await;
+    let found = server.fixture.get("/experiments/words").await.json();
+    let arms = found["report"]["arms"].as_array().unwrap();
+    let sum = |read: fn(&Value) -> f64| arms.iter().map(read).sum::<f64>();
+    assert_eq!(sum(|arm| arm["exposures"].as_f64().unwrap()), 13.0, "{found}");
+    assert_eq!(sum(|arm| arm["cost"]["n"].as_f64().unwrap()), 10.0, "{found}");
+    let total = |arm: &Value| {
+        arm["cost"]["n"].as_f64().unwrap() * arm["cost"]["mean"].as_f64().unwrap_or(0.0)
+    };
+    assert!((sum(total) - paid).abs() < 1e-9, "{found}");
+    assert_eq!(found["report"]["metric"], "cost");
+    assert_eq!(found["report"]["verdict"]["verdict"], "no_difference", "{found}");
 }

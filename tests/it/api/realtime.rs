@@ -1,6 +1,6 @@
 //! `GET /api/realtime`: captions over a WebSocket, with a client that is not ours.
 
-mod client;
+pub(super) mod client;
 mod frames;
 mod limits;
 mod urls;

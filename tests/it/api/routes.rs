@@ -136,7 +136,7 @@ async fn a_stream_that_nobody_can_answer_has_a_status_of_its_own() {
 }
 
 /// A server with this fixture's model, on a port of its own.
-async fn listen(fixture: &Fixture) -> String {
+pub(super) async fn listen(fixture: &Fixture) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let app = fixture.app();

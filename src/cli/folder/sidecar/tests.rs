@@ -5,6 +5,7 @@ use crate::generate::FinishReason;
 
 fn description(text: &str) -> Description {
     Description::Caption(Box::new(Caption {
+        digest: String::new(),
         caption: text.into(),
         captions: vec![Choice {
             text: text.into(),

@@ -70,8 +70,12 @@ pub(super) async fn infer(
     let photos = photos(&inputs, &received, &state).await?;
     drop(received);
     let reply = Box::pin(caption(photos, options, &state, captioner)).await?;
-    let answer =
-        InferResponse { model, id: id.as_deref(), outputs: &outputs, captions: &reply.captions };
+    let answer = InferResponse {
+        model: &model,
+        id: id.as_deref(),
+        outputs: &outputs,
+        captions: &reply.captions,
+    };
     let mut response = answer.respond()?;
     if let Some(report) = reply.report() {
         response.extensions_mut().insert(report);

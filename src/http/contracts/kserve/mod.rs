@@ -139,10 +139,11 @@ impl Address {
     ///
     /// # Errors
     /// [`ModelNotFound`](ErrorKind::ModelNotFound).
-    fn name<'n>(&self, state: &'n AppState, captioner: &'n Captioner) -> Result<&'n str> {
+    fn name(&self, state: &AppState, captioner: &Captioner) -> Result<String> {
         let _known = self.meant(state, captioner)?;
         let mut all = names::all(state, captioner).into_iter();
-        Ok(all.find(|name| *name == self.model).unwrap_or(&captioner.info().id))
+        let found = all.find(|name| *name == self.model);
+        Ok(found.unwrap_or_else(|| captioner.info().id.clone()))
     }
 }
 

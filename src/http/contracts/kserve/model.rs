@@ -24,8 +24,8 @@ pub(super) async fn show(
     let address = Address::of(path)?;
     let name = address.name(&state, captioner)?;
     let description = match address.action {
-        Action::Metadata => tensors(name),
-        Action::Config => configuration(name, state.settings().max_images_per_request),
+        Action::Metadata => tensors(&name),
+        Action::Config => configuration(&name, state.settings().max_images_per_request),
         Action::Ready => {
             let ready = health::ready(State(state.clone())).await;
             ready.map(|_| json!({"name": name, "ready": true}))?

@@ -91,6 +91,7 @@ pub(super) async fn ready(state: State<AppState>) -> Result<Json<Value>, Failure
 )]
 pub(super) async fn index(State(state): State<AppState>) -> Result<Json<Value>, Failure> {
     let captioner = state.loaded().ok_or_else(loading)?;
-    let entry = |name| json!({"name": name, "version": VERSION, "state": "READY", "reason": ""});
+    let entry =
+        |name: String| json!({"name": name, "version": VERSION, "state": "READY", "reason": ""});
     Ok(Json(names::all(&state, captioner).into_iter().map(entry).collect()))
 }

@@ -152,10 +152,10 @@ async fn read(request: Request, state: &AppState) -> Result<(&Captioner, bool)> 
 /// One entry for each name of the model.
 fn entries(state: &AppState, captioner: &Captioner) -> Vec<Value> {
     let names = names::all(state, captioner).into_iter();
-    let entry = |name: &str| {
-        let captioner = captioner.named(Some(name));
+    let entry = |name: String| {
+        let captioner = captioner.named(Some(&name));
         // Home Assistant looks for a name with its tag.
-        let name = if name.contains(':') { name.to_owned() } else { format!("{name}:latest") };
+        let name = if name.contains(':') { name } else { format!("{name}:latest") };
         json!({
             "name": name,
             "model": name,

@@ -21,7 +21,7 @@ use crate::http::state::{AppState, loading};
 pub(super) async fn list(State(state): State<AppState>) -> Result<Json<Value>, Failure> {
     let captioner = state.loaded().ok_or_else(loading)?;
     let names = names::all(&state, captioner).into_iter();
-    let models: Vec<Value> = names.map(|name| model(name, &state, captioner)).collect();
+    let models: Vec<Value> = names.map(|name| model(&name, &state, captioner)).collect();
     Ok(Json(json!({"object": "list", "data": models})))
 }
 
@@ -32,8 +32,8 @@ pub(super) async fn retrieve(
     let captioner = state.loaded().ok_or_else(loading)?;
     let model_name = names::check(Some(&id), &state, captioner)?;
     let all = names::all(&state, captioner);
-    let named = all.iter().find(|name| **name == id).copied();
-    let name = named.or(model_name.as_deref()).unwrap_or(&captioner.info().id);
+    let named = all.iter().find(|name| **name == id);
+    let name = named.or(model_name.as_ref()).unwrap_or(&captioner.info().id);
     Ok(Json(model(name, &state, captioner)))
 }
 

@@ -67,21 +67,7 @@ impl Server {
         &self,
         headers: &[(&'static str, &str)],
     ) -> Result<(Client, Response), (u16, Value)> {
-        let mut request =
-            format!("ws://{}/api/realtime", self.address).into_client_request().unwrap();
-        for (name, value) in headers {
-            let value = HeaderValue::from_str(value).unwrap();
-            request.headers_mut().append(HeaderName::from_static(name), value);
-        }
-        let stream = TcpStream::connect(self.address).await.unwrap();
-        match client_async(request, stream).await {
-            Ok((socket, response)) => Ok((Client { socket }, response)),
-            Err(tokio_tungstenite::tungstenite::Error::Http(response)) => {
-                let body = response.body().as_deref().unwrap_or_default();
-                Err((response.status().as_u16(), serde_json::from_slice(body).unwrap_or_default()))
-            }
-            Err(error) => panic!("{error}"),
-        }
+        connect_to(self.address, headers).await
     }
 
     /// Waits until so many images are in the model.
@@ -109,22 +95,43 @@ impl Server {
     }
 }
 
-pub(super) struct Client {
+/// Connects to the server at `address` with these headers; on a refusal returns its status and body.
+pub(in crate::api) async fn connect_to(
+    address: SocketAddr,
+    headers: &[(&'static str, &str)],
+) -> Result<(Client, Response), (u16, Value)> {
+    let mut request = format!("ws://{address}/api/realtime").into_client_request().unwrap();
+    for (name, value) in headers {
+        let value = HeaderValue::from_str(value).unwrap();
+        request.headers_mut().append(HeaderName::from_static(name), value);
+    }
+    let stream = TcpStream::connect(address).await.unwrap();
+    match client_async(request, stream).await {
+        Ok((socket, response)) => Ok((Client { socket }, response)),
+        Err(tokio_tungstenite::tungstenite::Error::Http(response)) => {
+            let body = response.body().as_deref().unwrap_or_default();
+            Err((response.status().as_u16(), serde_json::from_slice(body).unwrap_or_default()))
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+pub(in crate::api) struct Client {
     pub(super) socket: WebSocketStream<TcpStream>,
 }
 
 impl Client {
-    pub(super) async fn send(&mut self, message: &Value) {
+    pub(in crate::api) async fn send(&mut self, message: &Value) {
         self.socket.send(Message::text(message.to_string())).await.unwrap();
     }
 
     /// Asks for a caption in a text message.
-    pub(super) async fn caption(&mut self, id: &str, image: &[u8], parameters: Value) {
+    pub(in crate::api) async fn caption(&mut self, id: &str, image: &[u8], parameters: Value) {
         self.send(&caption(id, image, parameters)).await;
     }
 
     /// Asks for a caption in a binary message.
-    pub(super) async fn binary(&mut self, head: &Value, image: &[u8]) {
+    pub(in crate::api) async fn binary(&mut self, head: &Value, image: &[u8]) {
         self.socket.send(Message::binary(binary(head, image))).await.unwrap();
     }
 
@@ -133,7 +140,7 @@ impl Client {
     }
 
     /// The next event.
-    pub(super) async fn event(&mut self) -> Value {
+    pub(in crate::api) async fn event(&mut self) -> Value {
         loop {
             match self.message().await {
                 Message::Text(text) => return serde_json::from_str(&text).unwrap(),
@@ -159,7 +166,7 @@ impl Client {
     }
 
     /// The last event of the request with this id. Other events are skipped.
-    pub(super) async fn last(&mut self, id: &str) -> Value {
+    pub(in crate::api) async fn last(&mut self, id: &str) -> Value {
         loop {
             let event = self.event().await;
             if event["id"] == id && is_last(&event) {
@@ -169,7 +176,7 @@ impl Client {
     }
 
     /// Waits for this event.
-    pub(super) async fn until(&mut self, kind: &str, id: &str) -> Value {
+    pub(in crate::api) async fn until(&mut self, kind: &str, id: &str) -> Value {
         loop {
             let event = self.event().await;
             if event["id"] == id && event["type"] == kind {
@@ -216,7 +223,7 @@ pub(super) fn binary(head: &Value, image: &[u8]) -> Vec<u8> {
 
 /// Asserts that `event` is this error, and returns its problem document.
 #[track_caller]
-pub(super) fn problem(event: &Value, id: Option<&str>, status: u16, code: &str) -> Value {
+pub(in crate::api) fn problem(event: &Value, id: Option<&str>, status: u16, code: &str) -> Value {
     assert_eq!(event["type"], "error", "{event}");
     assert_eq!(event.get("id").and_then(Value::as_str), id, "{event}");
     let problem = &event["error"];
@@ -283,7 +290,7 @@ impl RawClient {
     }
 
     /// The next event.
-    pub(super) async fn event(&mut self) -> Value {
+    pub(in crate::api) async fn event(&mut self) -> Value {
         loop {
             let (first, payload) = self.frame().await;
             if first == FIN | TEXT {

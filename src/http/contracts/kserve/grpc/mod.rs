@@ -140,7 +140,7 @@ async fn named_model(state: &AppState, request: Request) -> Result<String> {
     let captioner = state.loaded().ok_or_else(loading)?;
     let received = receive(request, state, captioner.budget(), 0).await?;
     let ModelMessage { name, version } = ModelMessage::read(message(&received.bytes)?)?;
-    Ok(Address::new(name, version)?.name(state, captioner)?.to_owned())
+    Address::new(name, version)?.name(state, captioner)
 }
 
 async fn model_infer(State(state): State<AppState>, request: Request) -> Result<Response, Failure> {
@@ -158,7 +158,8 @@ async fn model_infer(State(state): State<AppState>, request: Request) -> Result<
     let photos = photos(&inputs, &received, &state).await?;
     drop(received);
     let reply = Box::pin(caption(photos, options, &state, captioner)).await?;
-    let answer = InferResponse { model, id: None, outputs: &outputs, captions: &reply.captions };
+    let answer =
+        InferResponse { model: &model, id: None, outputs: &outputs, captions: &reply.captions };
     let (outputs, raw_output_contents) = answer.raw()?.into_iter().map(split).unzip();
     let mut response = respond(&ModelInferResponse {
         model_name: model.to_owned(),
