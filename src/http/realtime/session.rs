@@ -16,6 +16,8 @@ use super::outbox::{self, Outbox};
 use super::reader::{Incoming, Kind, Message, MessageReader};
 use super::requests::{CaptionRequest, Requests, Source};
 use super::{Closing, PATH};
+use cutline_library::Scope;
+
 use crate::accounts::Visit;
 use crate::captioner::{Account, Budget, CaptionParams, Captioner, Photo};
 use crate::http::auth::Client;
@@ -214,6 +216,10 @@ impl<R: AsyncRead + Unpin> Session<R> {
             return Err(BadMessage { id: None, error: Error::parameter("id", detail) });
         }
         let admitted = || {
+            // The key may have lost its scope since the connection began.
+            if let Some(account) = self.client.account() {
+                account.check(Some(Scope::Caption))?;
+            }
             let visit = self.state.guard().count(&self.client)?;
             let most = settings.max_images_per_request;
             if self.requests.len() >= most {

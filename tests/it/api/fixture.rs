@@ -240,6 +240,16 @@ impl Fixture {
     }
 
     pub(super) fn build(settings: HttpSettings, capacity: usize, memory: MemoryLimits) -> Self {
+        Self::sized(settings, capacity, capacity, memory)
+    }
+
+    /// A queue of `capacity` slots, and `rows` in progress.
+    pub(super) fn sized(
+        settings: HttpSettings,
+        capacity: usize,
+        rows: usize,
+        memory: MemoryLimits,
+    ) -> Self {
         let script = Arc::new(Script::default());
         let engine = ScriptedEngine { script: Arc::clone(&script), jobs: Vec::new() };
         let vocab = TokenizerSource { vocab: Some(VOCAB.as_bytes()), ..TokenizerSource::default() };
@@ -252,7 +262,7 @@ impl Fixture {
             info: model_info(),
             extras: cutline::captioner::ModelExtras::default(),
             max_workers: 2,
-            max_batch_size: capacity,
+            max_batch_size: rows,
             // As many rows as slots, for tests that keep images in progress.
             vision_order: VisionOrder::AllFirst,
             vision_batch: 1,

@@ -93,7 +93,7 @@ struct InferRequest {
 }
 
 #[derive(Clone, PartialEq, Message)]
-struct InferResponse {
+pub(super) struct InferResponse {
     #[prost(string, tag = "1")]
     model: String,
     #[prost(string, tag = "2")]
@@ -107,7 +107,7 @@ struct InferResponse {
 }
 
 #[derive(Debug)]
-struct Answer {
+pub(super) struct Answer {
     headers: HeaderMap,
     body: Vec<u8>,
     trailers: HeaderMap,
@@ -115,7 +115,7 @@ struct Answer {
 
 impl Answer {
     #[track_caller]
-    fn message<M: Message + Default>(&self) -> M {
+    pub(super) fn message<M: Message + Default>(&self) -> M {
         assert_eq!(self.trailers["grpc-status"], "0", "{self:?}");
         assert_eq!(self.headers["content-type"], "application/grpc");
         let (head, message) = self.body.split_at(5);
@@ -125,7 +125,7 @@ impl Answer {
     }
 
     #[track_caller]
-    fn failed(&self, status: &str, words: &str) {
+    pub(super) fn failed(&self, status: &str, words: &str) {
         assert_eq!(self.headers["grpc-status"], status, "{self:?}");
         assert_eq!(self.headers["content-type"], "application/grpc");
         assert!(self.body.is_empty() && self.trailers.is_empty());
@@ -179,6 +179,16 @@ fn infer() -> InferRequest {
         raw: vec![elements(&[&png()])],
         ..InferRequest::default()
     }
+}
+
+/// Captions these images with a key.
+pub(super) async fn infer_with(fixture: &Fixture, key: &str, pictures: &[&[u8]]) -> Answer {
+    let count = i64::try_from(pictures.len()).unwrap();
+    let inputs = vec![tensor("image", &[count])];
+    let message = InferRequest { inputs, raw: vec![elements(pictures)], ..infer() };
+    let mut request = request("ModelInfer", frame(&message.encode_to_vec()));
+    request.headers_mut().insert("authorization", format!("Bearer {key}").parse().unwrap());
+    send(fixture, request).await
 }
 
 #[tokio::test]
