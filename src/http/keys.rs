@@ -205,8 +205,7 @@ pub(super) async fn edit(
     managed(&state)?;
     let id = id(&name)?;
     let edit: KeyEdit = body(&state, request).await?;
-    let keys = with(&state, |store| store.keys()).await?;
-    let found = keys.into_iter().find(|key| key.id == id);
+    let found = with(&state, move |store| store.key(id)).await?;
     let mut rules = found.map(|key| key.rules).ok_or_else(|| {
         let detail = format!("there is no key {id}; look at the list of keys");
         Error::new(ErrorKind::NotFound, detail)

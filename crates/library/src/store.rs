@@ -126,6 +126,12 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// The database cannot be read.
     fn keys(&self) -> Result<Vec<ApiKey>>;
 
+    /// The key with this number, if there is one.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    fn key(&self, id: i64) -> Result<Option<ApiKey>>;
+
     /// What clients with keys have used.
     ///
     /// # Errors

@@ -28,22 +28,14 @@ use self::address::Address;
 use self::db::Connection;
 use self::hand::PostgresHand;
 use crate::change::{Applied, Change};
-use crate::features::{Neighbour, Similar};
-use crate::keys::ApiKey;
-use crate::prompts::{
-    Experiment, ExposureRow, Prompt, PromptHistory, PromptVersion, VersionChoice,
-};
-use crate::query::Query;
 use crate::sql::check::{self, LISTED};
 use crate::sql::derived::Words;
+use crate::sql::reads::reads;
 use crate::sql::similar::{Alike, Matrices};
 use crate::sql::writer::Writer;
-use crate::sql::{Db, find, keys, prompts, read, report};
-use crate::store::{
-    CheckReport, Facet, FeedbackRow, Groups, Page, Run, RunId, Stats, Store, TrainingPair,
-};
-use crate::types::{Asset, Author, ContentHash, Name, NameKind, Revision, Thumbnail};
-use crate::usage::{UsageQuery, UsageRow};
+use crate::sql::{Db, report};
+use crate::store::{CheckReport, RunId, Stats, Store};
+use crate::types::Author;
 
 /// Settings of a connection that reads. Searches differ too much for one plan.
 const READER: &str = "SET search_path = cutline; SET plan_cache_mode = force_custom_plan; \
@@ -120,15 +112,15 @@ impl PostgresStore {
 
     /// Reads with a connection of its own.
     fn read<T>(&self, read: impl FnOnce(&dyn Db) -> Result<T>) -> Result<T> {
-        self.read_with("", read)
+        self.read_within("", read)
     }
 
     /// As [`read`](Self::read), without a limit of time.
     fn read_long<T>(&self, read: impl FnOnce(&dyn Db) -> Result<T>) -> Result<T> {
-        self.read_with("; SET LOCAL statement_timeout = 0", read)
+        self.read_within("; SET LOCAL statement_timeout = 0", read)
     }
 
-    fn read_with<T>(&self, setup: &str, read: impl FnOnce(&dyn Db) -> Result<T>) -> Result<T> {
+    fn read_within<T>(&self, setup: &str, read: impl FnOnce(&dyn Db) -> Result<T>) -> Result<T> {
         let readers = &self.inner()?.readers;
         // One snapshot, so that what is read belongs together.
         let begin = format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY{setup}");
@@ -171,40 +163,7 @@ impl Store for PostgresStore {
         Ok(applied)
     }
 
-    fn asset(&self, hash: &ContentHash) -> Result<Option<Asset>> {
-        self.read(|db| read::asset(db, hash))
-    }
-
-    fn named(&self, kind: NameKind, name: &str) -> Result<Vec<(ContentHash, Name)>> {
-        self.read(|db| read::named(db, kind, name))
-    }
-
-    fn history(&self, hash: &ContentHash) -> Result<Option<Vec<Revision>>> {
-        self.read(|db| read::history(db, hash))
-    }
-
-    fn thumbnail(&self, hash: &ContentHash) -> Result<Option<Thumbnail>> {
-        self.read(|db| read::thumbnail(db, hash))
-    }
-
-    fn find(&self, query: &Query) -> Result<Page> {
-        let request = find::Request::new(query)?;
-        self.read(|db| find::find(db, &request))
-    }
-
-    fn facets(&self, query: &Query) -> Result<Vec<Facet>> {
-        let request = find::Request::new(query)?;
-        self.read(|db| find::facets(db, &request))
-    }
-
-    fn similar(&self, similar: &Similar) -> Result<Vec<Neighbour>> {
-        // The first call reads the features of all photos.
-        self.read_long(|db| self.matrices.similar(db, similar))
-    }
-
-    fn near_duplicates(&self, max_bits: u32) -> Result<Groups> {
-        self.read_long(|db| self.alike.groups(db, max_bits))
-    }
+    reads!();
 
     fn start_run(&self, kind: &str, parameters: &str, author: &Author) -> Result<RunId> {
         self.writer()?.start_run(kind, parameters, author)
@@ -212,50 +171,6 @@ impl Store for PostgresStore {
 
     fn finish_run(&self, run: RunId) -> Result<()> {
         self.writer()?.finish_run(run)
-    }
-
-    fn runs(&self, limit: usize) -> Result<Vec<Run>> {
-        self.read(|db| report::runs(db, limit))
-    }
-
-    fn run_revisions(&self, run: RunId, before: i64, limit: usize) -> Result<Vec<Revision>> {
-        self.read(|db| report::run_revisions(db, run, before, limit))
-    }
-
-    fn feedback_report(&self) -> Result<Vec<FeedbackRow>> {
-        self.read(report::feedback)
-    }
-
-    fn training_pairs(&self, after: i64, limit: usize) -> Result<Vec<TrainingPair>> {
-        self.read(|db| report::training_pairs(db, after, limit))
-    }
-
-    fn keys(&self) -> Result<Vec<ApiKey>> {
-        self.read(keys::all)
-    }
-
-    fn usage(&self, query: &UsageQuery) -> Result<Vec<UsageRow>> {
-        self.read(|db| keys::usage(db, query))
-    }
-
-    fn prompts(&self) -> Result<Vec<Prompt>> {
-        self.read(prompts::prompts)
-    }
-
-    fn prompt(&self, name: &str) -> Result<Option<PromptHistory>> {
-        self.read(|db| prompts::history(db, name))
-    }
-
-    fn prompt_version(&self, name: &str, choice: &VersionChoice) -> Result<Option<PromptVersion>> {
-        self.read(|db| prompts::choose(db, name, choice))
-    }
-
-    fn experiments(&self, running: bool) -> Result<Vec<Experiment>> {
-        self.read(|db| prompts::experiments(db, running))
-    }
-
-    fn exposures(&self, experiment: i64) -> Result<Vec<ExposureRow>> {
-        self.read_long(|db| prompts::exposures(db, experiment))
     }
 
     fn stats(&self) -> Result<Stats> {

@@ -3,15 +3,27 @@
 use cutline_error::{Error, Result};
 
 use super::value::values;
-use super::{Db, Row, damaged};
+use super::{Db, Row, Value, damaged};
 use crate::keys::{ApiKey, KeyChange, KeyRules, SecretHash, no_key};
 use crate::time::{DAY, format_time};
 use crate::usage::{UsageEntry, UsageGroup, UsageQuery, UsageRow, Used, day};
 
 /// All keys, in the order in which they were made.
 pub(crate) fn all(db: &dyn Db) -> Result<Vec<ApiKey>> {
-    let sql = "SELECT id, rules, created_at, revoked_at, last_used_at FROM api_keys ORDER BY id";
-    let mut keys = db.all(sql, &[], |row| {
+    some(db, "", "", &[])
+}
+
+/// The key with this number.
+pub(crate) fn find(db: &dyn Db, id: i64) -> Result<Option<ApiKey>> {
+    Ok(some(db, "WHERE id = ?", "WHERE key_id = ?", values![id])?.pop())
+}
+
+/// Keys in the order in which they were made; two conditions on the same keys and on their secrets.
+fn some(db: &dyn Db, which: &str, whose: &str, values: &[Value<'_>]) -> Result<Vec<ApiKey>> {
+    let sql = format!(
+        "SELECT id, rules, created_at, revoked_at, last_used_at FROM api_keys {which} ORDER BY id"
+    );
+    let mut keys = db.all(&sql, values, |row| {
         let rules: String = row.get(1)?;
         let rules: KeyRules =
             serde_json::from_str(&rules).map_err(|_| damaged("a key that cannot be read"))?;
@@ -26,8 +38,10 @@ pub(crate) fn all(db: &dyn Db) -> Result<Vec<ApiKey>> {
             hashes: Vec::new(),
         })
     })?;
-    let sql = "SELECT key_id, hash, prefix, valid_until FROM api_key_secrets ORDER BY id";
-    db.each(sql, &[], &mut |row| {
+    let sql = format!(
+        "SELECT key_id, hash, prefix, valid_until FROM api_key_secrets {whose} ORDER BY id"
+    );
+    db.each(&sql, values, &mut |row| {
         let id: i64 = row.get(0)?;
         let Ok(at) = keys.binary_search_by_key(&id, |key| key.id) else { return Ok(()) };
         let key = &mut keys[at];
@@ -42,8 +56,7 @@ pub(crate) fn all(db: &dyn Db) -> Result<Vec<ApiKey>> {
 }
 
 fn one(db: &dyn Db, id: i64) -> Result<ApiKey> {
-    // There are few, and none is changed often.
-    all(db)?.into_iter().find(|key| key.id == id).ok_or_else(|| no_key(id))
+    find(db, id)?.ok_or_else(|| no_key(id))
 }
 
 pub(crate) fn change(db: &dyn Db, now: i64, change: KeyChange) -> Result<ApiKey> {

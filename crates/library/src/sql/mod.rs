@@ -9,6 +9,7 @@ pub(crate) mod find;
 pub(crate) mod keys;
 pub(crate) mod prompts;
 pub(crate) mod read;
+pub(crate) mod reads;
 pub(crate) mod report;
 pub(crate) mod similar;
 pub(crate) mod texts;

@@ -25,20 +25,12 @@ use self::db::SqliteDb;
 use self::error::Context;
 use self::hand::SqliteHand;
 use crate::change::{Applied, Change};
-use crate::features::{Neighbour, Similar};
-use crate::keys::ApiKey;
-use crate::prompts::{
-    Experiment, ExposureRow, Prompt, PromptHistory, PromptVersion, VersionChoice,
-};
-use crate::query::Query;
+use crate::sql::reads::reads;
 use crate::sql::similar::{Alike, Matrices};
 use crate::sql::writer::Writer;
-use crate::sql::{Db, find, keys, prompts, read, report};
-use crate::store::{
-    CheckReport, Facet, FeedbackRow, Groups, Page, Run, RunId, Stats, Store, TrainingPair,
-};
-use crate::types::{Asset, Author, ContentHash, Name, NameKind, Revision, Thumbnail};
-use crate::usage::{UsageQuery, UsageRow};
+use crate::sql::{Db, report};
+use crate::store::{CheckReport, RunId, Stats, Store};
+use crate::types::Author;
 
 /// How long to wait for another process that writes. Longer than a check of a large library compares its
 /// index, during which nobody writes.
@@ -102,11 +94,15 @@ impl SqliteStore {
 
     /// Reads with a connection of its own.
     fn read<T>(&self, read: impl FnOnce(&dyn Db) -> Result<T>) -> Result<T> {
-        self.read_for(Some(SEARCH), read)
+        self.read_within(Some(SEARCH), read)
     }
 
-    /// As [`read`](Self::read), for at most `time`.
-    fn read_for<T>(
+    /// As [`read`](Self::read), without a limit of time.
+    fn read_long<T>(&self, read: impl FnOnce(&dyn Db) -> Result<T>) -> Result<T> {
+        self.read_within(None, read)
+    }
+
+    fn read_within<T>(
         &self,
         time: Option<Duration>,
         read: impl FnOnce(&dyn Db) -> Result<T>,
@@ -173,40 +169,7 @@ impl Store for SqliteStore {
         Ok(applied)
     }
 
-    fn asset(&self, hash: &ContentHash) -> Result<Option<Asset>> {
-        self.read(|db| read::asset(db, hash))
-    }
-
-    fn named(&self, kind: NameKind, name: &str) -> Result<Vec<(ContentHash, Name)>> {
-        self.read(|db| read::named(db, kind, name))
-    }
-
-    fn history(&self, hash: &ContentHash) -> Result<Option<Vec<Revision>>> {
-        self.read(|db| read::history(db, hash))
-    }
-
-    fn thumbnail(&self, hash: &ContentHash) -> Result<Option<Thumbnail>> {
-        self.read(|db| read::thumbnail(db, hash))
-    }
-
-    fn find(&self, query: &Query) -> Result<Page> {
-        let request = find::Request::new(query)?;
-        self.read(|db| find::find(db, &request))
-    }
-
-    fn facets(&self, query: &Query) -> Result<Vec<Facet>> {
-        let request = find::Request::new(query)?;
-        self.read(|db| find::facets(db, &request))
-    }
-
-    fn similar(&self, similar: &Similar) -> Result<Vec<Neighbour>> {
-        // The first call reads the features of all photos.
-        self.read_for(None, |db| self.matrices.similar(db, similar))
-    }
-
-    fn near_duplicates(&self, max_bits: u32) -> Result<Groups> {
-        self.read_for(None, |db| self.alike.groups(db, max_bits))
-    }
+    reads!();
 
     fn start_run(&self, kind: &str, parameters: &str, author: &Author) -> Result<RunId> {
         self.writer.start_run(kind, parameters, author)
@@ -214,50 +177,6 @@ impl Store for SqliteStore {
 
     fn finish_run(&self, run: RunId) -> Result<()> {
         self.writer.finish_run(run)
-    }
-
-    fn runs(&self, limit: usize) -> Result<Vec<Run>> {
-        self.read(|db| report::runs(db, limit))
-    }
-
-    fn run_revisions(&self, run: RunId, before: i64, limit: usize) -> Result<Vec<Revision>> {
-        self.read(|db| report::run_revisions(db, run, before, limit))
-    }
-
-    fn feedback_report(&self) -> Result<Vec<FeedbackRow>> {
-        self.read(report::feedback)
-    }
-
-    fn training_pairs(&self, after: i64, limit: usize) -> Result<Vec<TrainingPair>> {
-        self.read(|db| report::training_pairs(db, after, limit))
-    }
-
-    fn keys(&self) -> Result<Vec<ApiKey>> {
-        self.read(keys::all)
-    }
-
-    fn usage(&self, query: &UsageQuery) -> Result<Vec<UsageRow>> {
-        self.read(|db| keys::usage(db, query))
-    }
-
-    fn prompts(&self) -> Result<Vec<Prompt>> {
-        self.read(prompts::prompts)
-    }
-
-    fn prompt(&self, name: &str) -> Result<Option<PromptHistory>> {
-        self.read(|db| prompts::history(db, name))
-    }
-
-    fn prompt_version(&self, name: &str, choice: &VersionChoice) -> Result<Option<PromptVersion>> {
-        self.read(|db| prompts::choose(db, name, choice))
-    }
-
-    fn experiments(&self, running: bool) -> Result<Vec<Experiment>> {
-        self.read(|db| prompts::experiments(db, running))
-    }
-
-    fn exposures(&self, experiment: i64) -> Result<Vec<ExposureRow>> {
-        self.read_for(None, |db| prompts::exposures(db, experiment))
     }
 
     fn stats(&self) -> Result<Stats> {

@@ -58,6 +58,12 @@ pub(crate) fn keys_are_made_edited_rotated_and_revoked(store: &dyn Store) {
     assert_eq!(rotated.hashes[0], (secret.hash().hash, Some(until)));
     assert_eq!(rotated.hashes[1], (newer.hash().hash, None));
     assert!(newer.reveal().starts_with(&rotated.prefix));
+    // One is read as all are, with its own secrets only.
+    for one in store.keys().unwrap() {
+        assert_eq!(store.key(one.id).unwrap(), Some(one));
+    }
+    assert_eq!(store.key(key.id).unwrap(), Some(rotated.clone()));
+    assert_eq!(store.key(other.id + 1).unwrap(), None);
     // A second one without a grace ends both.
     let newest = Secret::generate().unwrap();
     let rotated = change(store, rotate(&newest, 0)).unwrap();
