@@ -56,19 +56,35 @@ macro_rules! asset {
     };
 }
 
+/// How all pages begin.
+const HEAD: &str = include_str!("assets/head.html");
+
+/// A page: its own part of the head, and the rest.
+macro_rules! page {
+    ($name:literal) => {
+        LazyLock::new(|| Asset {
+            name: $name,
+            media_type: HTML,
+            bytes: Cow::Owned(
+                [HEAD, include_str!(concat!("assets/", $name))].concat().into_bytes(),
+            ),
+        })
+    };
+}
+
 /// The page itself.
-static INDEX: Asset = asset!("index.html", HTML);
+static INDEX: LazyLock<Asset> = page!("index.html");
 
 /// The page of the library.
-static GALLERY: Asset = asset!("gallery.html", HTML);
+static GALLERY: LazyLock<Asset> = page!("gallery.html");
 
 /// The page on which versions of prompts are compared.
-static PLAYGROUND: Asset = asset!("playground.html", HTML);
+static PLAYGROUND: LazyLock<Asset> = page!("playground.html");
 
 /// The page of a server with a library: it leads to the gallery.
 static INDEX_WITH_GALLERY: LazyLock<Asset> = LazyLock::new(|| {
     let page = String::from_utf8_lossy(&INDEX.bytes).replace(MARK, LINK);
-    Asset { bytes: Cow::Owned(page.into_bytes()), ..INDEX }
+    Asset { name: INDEX.name, media_type: HTML, bytes: Cow::Owned(page.into_bytes()) }
 });
 
 /// Where the page has the link to the gallery.

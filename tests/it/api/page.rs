@@ -10,6 +10,8 @@ use tempfile::TempDir;
 use super::fixture::{Answer, Fixture};
 
 const ASSETS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/http/page/assets");
+const HEAD: &str =
+    include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/http/page/assets/head.html"));
 const BROWSER: &str = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
 
 fn files() -> Vec<(String, String)> {
@@ -18,8 +20,12 @@ fn files() -> Vec<(String, String)> {
         .map(|entry| {
             let path = entry.unwrap().path();
             let name = path.file_name().unwrap().to_str().unwrap().to_owned();
-            (name, fs::read_to_string(path).unwrap())
+            let text = fs::read_to_string(path).unwrap();
+            // All pages begin alike.
+            let text = if name.ends_with(".html") { [HEAD, &text].concat() } else { text };
+            (name, text)
         })
+        .filter(|(name, _)| name != "head.html")
         .collect();
     files.sort();
     assert!(files.len() > 5);
@@ -63,6 +69,14 @@ async fn every_file_is_served_with_its_type_and_can_be_cached() {
         let answer = get(&fixture, &path, &[]).await;
         assert_eq!(answer.status, StatusCode::OK, "{name}");
         assert!(answer.body == text.as_bytes(), "{name} is another file");
+        if name.ends_with(".html") {
+            assert!(text.starts_with("<!doctype html>"), "{name}");
+            for once in
+                ["<!doctype", "<html", "<head>", "<title>", "name=\"description\"", "</head>"]
+            {
+                assert_eq!(text.matches(once).count(), 1, "{name}: {once}");
+            }
+        }
         let extension = Path::new(&name).extension().unwrap().to_str().unwrap();
         let media_type = match extension {
             "html" => "text/html; charset=utf-8",
