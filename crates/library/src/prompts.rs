@@ -117,8 +117,10 @@ pub struct Experiment {
 #[serde(deny_unknown_fields)]
 pub struct Variant {
     /// The version of the prompt.
+    #[serde(deserialize_with = "crate::whole::number")]
     pub version: u32,
     /// Its share, in proportion to the others.
+    #[serde(deserialize_with = "crate::whole::number")]
     pub weight: u32,
 }
 

@@ -41,16 +41,22 @@ impl<'de> Visitor<'de> for Whole {
 /// Reads a whole number, or `null`.
 ///
 /// # Errors
-/// It is something else.
-pub fn or_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
-    deserializer.deserialize_any(Whole)
+/// It is something else, or does not fit.
+pub fn or_null<'de, T: TryFrom<i64>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    let fits = |number: i64| {
+        let wrong = |_| D::Error::invalid_value(Unexpected::Signed(number), &Whole);
+        T::try_from(number).map_err(wrong)
+    };
+    deserializer.deserialize_any(Whole)?.map(fits).transpose()
 }
 
 /// Reads a whole number.
 ///
 /// # Errors
-/// It is something else.
-pub fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
+/// It is something else, or does not fit.
+pub fn number<'de, T: TryFrom<i64>, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
     let missing = || D::Error::invalid_type(Unexpected::Unit, &Whole);
     or_null(deserializer)?.ok_or_else(missing)
 }
@@ -58,6 +64,19 @@ pub fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Erro
 #[cfg(test)]
 mod tests {
     use crate::change::TextAction;
+    use crate::prompts::Variant;
+
+    #[test]
+    fn whole_numbers_must_fit() {
+        let read = |number: &str| {
+            let json = format!(r#"{{"version": {number}, "weight": 1.0}}"#);
+            serde_json::from_str(&json).ok()
+        };
+        assert_eq!(read("7.0"), Some(Variant { version: 7, weight: 1 }));
+        for wrong in ["-1", "-1.0", "4294967296", "4294967296.0", "7.5", "null"] {
+            assert_eq!(read(wrong), None, "{wrong}");
+        }
+    }
 
     #[test]
     fn whole_numbers_may_have_a_point() {

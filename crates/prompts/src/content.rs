@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use cutline_error::{Error, Result};
+use serde::de::{Deserializer, Error as _, Unexpected};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
@@ -83,7 +84,7 @@ pub struct Content {
     #[schema(nullable = false)]
     pub style: Option<String>,
     /// The most characters of the text.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "whole")]
     #[schema(nullable = false, minimum = 20, maximum = 1000)]
     pub max_chars: Option<u32>,
     /// Whether an engaging text ends with emoji.
@@ -293,6 +294,16 @@ fn cleaned(value: &Value, depth: usize) -> Value {
     }
 }
 
+/// A whole number, which programs without integers write as `80.0`.
+fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    let Some(number) = Option::<f64>::deserialize(deserializer)? else { return Ok(None) };
+    if number.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&number) {
+        // It is whole and within range.
+        return Ok(Some(number as u32));
+    }
+    Err(D::Error::invalid_value(Unexpected::Float(number), &"a whole number"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -301,6 +312,22 @@ mod tests {
     fn content(value: Value) -> Result<Content> {
         let content: Content = serde_json::from_value(value).unwrap();
         content.checked()
+    }
+
+    #[test]
+    fn the_most_characters_are_a_whole_number() {
+        let read = |number: &str| {
+            let json = format!(r#"{{"kind": "style", "style": "title", "max_chars": {number}}}"#);
+            serde_json::from_str::<Content>(&json).ok().map(|content| content.max_chars)
+        };
+        for (number, most) in
+            [("80", Some(80)), ("80.0", Some(80)), ("8e1", Some(80)), ("null", None)]
+        {
+            assert_eq!(read(number), Some(most), "{number}");
+        }
+        for wrong in ["80.5", "-80", "4294967296", "\"80\"", "true", "1e300"] {
+            assert_eq!(read(wrong), None, "{wrong}");
+        }
     }
 
     fn map(value: &Value) -> Variables {

@@ -5,6 +5,7 @@ use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
 use cutline_library::Store;
 use cutline_library::prompts::{Experiment, Variant};
+use cutline_library::whole::number;
 use cutline_prompts::{Metric, Report};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -47,6 +48,7 @@ pub(in crate::http) struct StartBody {
     metric: Metric,
     /// How many captions of each variant, with which the metric is known, are planned. There is no verdict
     /// before.
+    #[serde(deserialize_with = "number")]
     planned: u64,
     /// What mixes units differently than other experiments; the name if not given.
     #[serde(default)]
@@ -149,6 +151,7 @@ pub(in crate::http) async fn report(
 #[serde(deny_unknown_fields)]
 pub(in crate::http) struct PromoteBody {
     /// A variant of the experiment.
+    #[serde(deserialize_with = "number")]
     version: u32,
     /// Whether the label `production` is moved even if it is protected.
     #[serde(default)]

@@ -9,6 +9,7 @@ use axum::Json;
 use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
 use cutline_library::prompts::{LabelMove, Prompt, PromptVersion, no_prompt};
+use cutline_library::whole::or_null;
 use cutline_library::{Author, ContentHash, Store};
 use cutline_prompts::{Content, Kind, Part, Reference, Variables, difference};
 use serde::{Deserialize, Serialize};
@@ -153,7 +154,7 @@ pub(super) struct LabelBody {
     /// `production`, `staging`, or another one.
     label: String,
     /// The version that gets it; without one it is removed.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_null")]
     version: Option<u32>,
     /// Whether it moves only with `force` from now on; as before if not given.
     #[serde(default)]

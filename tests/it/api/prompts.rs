@@ -114,6 +114,36 @@ async fn versions_are_saved_labelled_compared_and_rendered() {
     server.fixture.get("/prompts/dogs/diff?from=1").await.problem(422, "invalid_parameter");
 }
 
+/// As those of `/library`: programs without integers write 1.0.
+#[tokio::test]
+async fn whole_numbers_may_have_a_point() {
+    let server = Server::new();
+    for most in [40, 50] {
+        let most = f64::from(most);
+        server.save("alt", json!({"kind": "style", "style": "alt_text", "max_chars": most})).await;
+    }
+    let shown = server.fixture.get("/prompts/alt").await.json();
+    assert_eq!(shown["versions"][0]["content"]["max_chars"], 50);
+    let moved = json!({"label": "production", "version": 1.0});
+    assert_eq!(server.post("/prompts/alt/labels", moved).await.status, StatusCode::NO_CONTENT);
+    let wrong = json!({"label": "production", "version": 1.5});
+    server.post("/prompts/alt/labels", wrong).await.problem(400, "malformed_request");
+    let start = |planned: Value| {
+        json!({
+            "name": "shorter", "prompt": "alt", "planned": planned,
+            "variants": [{"version": 1.0, "weight": 2.0}, {"version": 2.0, "weight": 1.0}],
+        })
+    };
+    for wrong in [json!(-1.0), json!(0.5), json!(null)] {
+        server.post("/experiments", start(wrong)).await.problem(400, "malformed_request");
+    }
+    let started = server.post("/experiments", start(json!(7.0))).await;
+    assert_eq!((started.status, &started.json()["planned"]), (StatusCode::CREATED, &json!(7)));
+    assert_eq!(started.json()["variants"][0], json!({"version": 1, "weight": 2}));
+    let promote = server.post("/experiments/shorter/promote", json!({"version": 2.0})).await;
+    assert_eq!(promote.status, StatusCode::NO_CONTENT, "{promote:?}");
+}
+
 #[tokio::test]
 async fn without_a_library_prompts_say_that_one_is_needed() {
     let fixture = Fixture::new();
