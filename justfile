@@ -48,6 +48,10 @@ ci:
 package:
     cargo package --workspace --locked
 
+# The wheel for Python, with its tests
+wheel:
+    .ci/python
+
 # The Debian package, in target/debian
 deb: build
     .ci/deb target/release/cutline

@@ -51,7 +51,7 @@ mod work;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, Semaphore};
 
 use self::answer::{Answer, CaptionProgress, EncodedImageEntry};
 pub use self::budget::{Budget, Permit, Photo};
@@ -279,6 +279,19 @@ impl Captioner {
     #[must_use]
     pub fn fallback_text(&self) -> &str {
         &self.inner.fallback_text
+    }
+
+    /// The number of photos in work at a time that keeps the model and the decoders busy, and that fits
+    /// into the queue and into the memory for images.
+    #[must_use]
+    pub fn photos_at_once(&self) -> usize {
+        let status = self.status();
+        let [width, height] = self.info().input_size;
+        // The input of the model: three 32-bit numbers per pixel.
+        let input = (width * height * 12).max(1) as u64;
+        let fitting = usize::try_from(self.budget().capacity() / input).unwrap_or(usize::MAX);
+        let busy = status.max_batch_size.saturating_add(self.decoders().workers());
+        busy.min(status.queue_capacity).min(fitting).clamp(1, Semaphore::MAX_PERMITS)
     }
 
     /// The present state of queue and model.

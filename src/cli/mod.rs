@@ -24,6 +24,7 @@ mod serve;
 mod signals;
 mod tags;
 
+use std::ffi::OsString;
 use std::fmt::Display;
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -41,8 +42,14 @@ const MISUSED: u8 = 2;
 /// Runs the program with the arguments of this process.
 #[must_use]
 pub fn main() -> ExitCode {
+    main_with(std::env::args_os())
+}
+
+/// Runs the program with these arguments, the first of which is its name.
+#[must_use]
+pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     cutline_kernels::malloc::set_mmap_threshold();
-    let matches = match command().try_get_matches() {
+    let matches = match command().try_get_matches_from(arguments) {
         Ok(matches) => matches,
         // `--help` and `--version` come this way too, with status 0.
         Err(error) => {

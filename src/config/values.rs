@@ -31,6 +31,8 @@ enum Origin {
     File(usize, String),
     Environment,
     Option,
+    /// A program that uses this crate.
+    Caller,
 }
 
 impl fmt::Display for Origin {
@@ -39,6 +41,7 @@ impl fmt::Display for Origin {
             Self::File(line, file) => write!(f, "from {file}, line {line}"),
             Self::Environment => f.write_str("from the environment"),
             Self::Option => f.write_str("from the command line"),
+            Self::Caller => f.write_str("from the caller"),
         }
     }
 }
@@ -115,6 +118,11 @@ impl Values {
     /// Sets the setting `name`, as an option of the command line does.
     pub fn set_option(&mut self, name: &str, text: impl Into<OsString>) {
         self.add(name, Origin::Option, text);
+    }
+
+    /// Sets the setting `name`, whatever the environment says; for programs that use this crate.
+    pub fn set(&mut self, name: &str, text: impl Into<OsString>) {
+        self.add(name, Origin::Caller, text);
     }
 
     fn add(&mut self, name: &str, origin: Origin, text: impl Into<OsString>) {

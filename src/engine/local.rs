@@ -364,7 +364,7 @@ fn describe(model: &dyn Model) -> EngineInfo {
         patch_size: config.vision.patch_size,
         vocab_size: config.text.vocab_size,
         max_positions: config.text.max_position_embeddings,
-        threads: candle_core::utils::get_num_threads(),
+        threads: cutline_kernels::threads(),
         vision_batch: model.vision_batch(side, side),
     }
 }

@@ -58,6 +58,22 @@ pub use cuda_stream::disable_event_tracking;
 pub use isa::{Isa, Tier};
 pub use rows::layer_norm;
 
+/// The number of threads that compute.
+#[must_use]
+pub fn threads() -> usize {
+    rayon::current_num_threads()
+}
+
+/// Sets the number of threads that compute, once and for the whole process, before any work. Without it,
+/// `RAYON_NUM_THREADS` or the number of cores decides. Returns whether it is this number now: the threads
+/// may have been started already.
+#[must_use]
+pub fn start_threads(count: usize) -> bool {
+    // An error says that they were started before.
+    let started = rayon::ThreadPoolBuilder::new().num_threads(count).build_global();
+    started.is_ok() || threads() == count
+}
+
 /// The number format of a product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Precision {

@@ -64,13 +64,7 @@ impl CaptionRun {
         sidecars: Option<Sidecars>,
         overwrite: bool,
     ) -> Self {
-        let status = captioner.status();
-        let [width, height] = captioner.info().input_size;
-        // The input of the model: three 32-bit numbers per pixel.
-        let input = (width * height * 12).max(1) as u64;
-        let fitting = usize::try_from(captioner.budget().capacity() / input).unwrap_or(usize::MAX);
-        let busy = status.max_batch_size.saturating_add(captioner.decoders().workers());
-        let at_once = busy.min(status.queue_capacity).min(fitting).clamp(1, Semaphore::MAX_PERMITS);
+        let at_once = captioner.photos_at_once();
         Self {
             parameters: captioner.fingerprint(&params).into(),
             captioner,
