@@ -156,14 +156,17 @@ fn the_server_may_be_restarted() {
     assert_eq!(found().unwrap(), 3);
 }
 
-/// Servers of HTTP open and close libraries in asynchronous code.
+/// Servers of HTTP open libraries, read keys in them and close them in asynchronous code.
 #[test]
-fn it_opens_and_closes_inside_of_another_event_loop() {
+fn it_works_inside_of_another_event_loop() {
     let Some(server) = Server::start() else { return };
     let address = server.database("photos");
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(async {
         let store = open(&address).unwrap();
+        store.apply(vec![asset(1)]).unwrap();
+        assert_eq!(store.find(&Query::default()).unwrap().items.len(), 1);
+        assert!(store.check().unwrap().problems.is_empty());
         let kept = std::sync::Arc::clone(&store);
         let read = move || kept.asset(&ContentHash::of(b"x")).unwrap();
         assert_eq!(tokio::task::spawn_blocking(read).await.unwrap(), None);

@@ -35,7 +35,7 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Connects. Not to be called by asynchronous code; see [`super::apart`].
+    /// Connects. Like all methods, not to be called by asynchronous code; see [`super::apart`].
     pub(super) fn open(address: &Arc<Address>, what: &'static str, setup: &str) -> Result<Self> {
         let mut client = address.connect().context(&address.name, "cannot be opened")?;
         client.batch_execute(setup).context(&address.name, "cannot be opened")?;

@@ -4,8 +4,9 @@
 //!   words are here.
 //! - One thread writes, as with SQLite, and takes a lock of the database for each transaction, so that all
 //!   processes write one after another. Readers never wait.
-//! - The crate `postgres` runs its connections in event loops of their own. These must not begin or end
-//!   inside of another one, so libraries are opened and closed by threads of their own.
+//! - The crate `postgres` runs its connections in event loops of their own, which panic inside of another
+//!   one. Callers need not know whether their thread drives one: whatever uses a connection has a thread of
+//!   its own.
 
 mod address;
 mod db;
@@ -111,17 +112,30 @@ impl PostgresStore {
     }
 
     /// Reads with a connection of its own.
-    fn read<T>(&self, read: impl FnOnce(&dyn Db) -> Result<T>) -> Result<T> {
+    fn read<T: Send>(&self, read: impl FnOnce(&dyn Db) -> Result<T> + Send) -> Result<T> {
         self.read_within("", read)
     }
 
     /// As [`read`](Self::read), without a limit of time.
-    fn read_long<T>(&self, read: impl FnOnce(&dyn Db) -> Result<T>) -> Result<T> {
+    fn read_long<T: Send>(&self, read: impl FnOnce(&dyn Db) -> Result<T> + Send) -> Result<T> {
         self.read_within("; SET LOCAL statement_timeout = 0", read)
     }
 
-    fn read_within<T>(&self, setup: &str, read: impl FnOnce(&dyn Db) -> Result<T>) -> Result<T> {
+    fn read_within<T: Send>(
+        &self,
+        setup: &str,
+        read: impl FnOnce(&dyn Db) -> Result<T> + Send,
+    ) -> Result<T> {
         let readers = &self.inner()?.readers;
+        apart(|| self.read_here(readers, setup, read))?
+    }
+
+    fn read_here<T>(
+        &self,
+        readers: &Mutex<Vec<Connection>>,
+        setup: &str,
+        read: impl FnOnce(&dyn Db) -> Result<T>,
+    ) -> Result<T> {
         // One snapshot, so that what is read belongs together.
         let begin = format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY{setup}");
         let idle = readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
