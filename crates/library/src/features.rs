@@ -6,6 +6,7 @@
 //! ones are compared in half precision, so the result is that of comparing all. The matrix is built from
 //! the database when it is first needed, and again when photos were removed by another process.
 
+use std::ops::Range;
 use std::thread;
 
 use cutline_error::{Error, Result};
@@ -13,6 +14,7 @@ use half::f16;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::dot::{Dot, Work};
 use crate::types::ContentHash;
 
 /// Numbers in features at most. Sums of this many products fit 32 bits; see [`Query::new`].
@@ -20,7 +22,7 @@ pub(crate) const MAX_DIM: usize = 4096;
 /// Photos that are worth a thread.
 const ROWS_PER_THREAD: usize = 16 << 10;
 /// The largest number of a packed query; with 127 for a photo, `MAX_DIM` products fit an `i32`.
-const QUERY_STEPS: f32 = 2047.0;
+pub(crate) const QUERY_STEPS: f32 = 2047.0;
 
 /// The output of a vision tower for a photo.
 #[derive(Debug, Clone, PartialEq)]
@@ -170,20 +172,38 @@ impl Matrix {
         all
     }
 
-    fn scan(&self, query: &Query, range: std::ops::Range<usize>, count: usize) -> Vec<Candidate> {
+    fn scan(&self, query: &Query, range: Range<usize>, count: usize) -> Vec<Candidate> {
+        Dot::new().over(Scan { matrix: self, query, range, count })
+    }
+}
+
+/// A pass over some of the photos.
+struct Scan<'s> {
+    matrix: &'s Matrix,
+    query: &'s Query,
+    range: Range<usize>,
+    count: usize,
+}
+
+impl Work for Scan<'_> {
+    type Output = Vec<Candidate>;
+
+    #[inline(always)]
+    fn run(self, dot: impl Fn(&[i8], &[i16]) -> i32) -> Vec<Candidate> {
+        let Self { matrix, query, range, count } = self;
         let mut found: Vec<Candidate> = Vec::with_capacity(4 * count);
         let mut floor = f32::NEG_INFINITY;
-        let codes = &self.codes[range.start * self.dim..range.end * self.dim];
-        for (index, codes) in range.zip(codes.chunks_exact(self.dim)) {
-            let scale = self.scales[index];
+        let codes = &matrix.codes[range.start * matrix.dim..range.end * matrix.dim];
+        for (index, codes) in range.zip(codes.chunks_exact(matrix.dim)) {
+            let scale = matrix.scales[index];
             let score = dot(codes, &query.codes) as f32 * scale * query.scale;
             // Cauchy-Schwarz, for both roundings, and for those of this arithmetic.
-            let error = self.errors[index] + query.error * (1.0 + self.errors[index]) + 1e-5;
+            let error = matrix.errors[index] + query.error * (1.0 + matrix.errors[index]) + 1e-5;
             if score + error < floor {
                 continue;
             }
             found.push(Candidate {
-                row: self.rows[index],
+                row: matrix.rows[index],
                 low: score - error,
                 high: score + error,
             });
@@ -224,12 +244,6 @@ impl Query {
         let rest = query.iter().zip(&codes).map(|(x, code)| (x - f32::from(*code) * scale).powi(2));
         Self { error: rest.sum::<f32>().sqrt(), codes, scale }
     }
-}
-
-/// The compiler makes vector instructions of this.
-#[inline]
-fn dot(a: &[i8], b: &[i16]) -> i32 {
-    a.iter().zip(b).map(|(a, b)| i32::from(*a) * i32::from(*b)).sum()
 }
 
 #[cfg(test)]
@@ -278,13 +292,6 @@ mod tests {
                 );
             }
         }
-    }
-
-    #[test]
-    fn the_largest_products_fit() {
-        let codes = vec![-127_i8; MAX_DIM];
-        let query = vec![2047_i16; MAX_DIM];
-        assert_eq!(dot(&codes, &query), -127 * 2047 * MAX_DIM as i32);
     }
 
     #[test]

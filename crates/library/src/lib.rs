@@ -26,6 +26,7 @@
 
 pub mod bulk;
 mod change;
+mod dot;
 pub mod duplicates;
 mod edit_distance;
 mod features;
