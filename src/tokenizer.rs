@@ -94,6 +94,49 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
+    /// The ids of a whole text for a text encoder: `[CLS] … [SEP]`. A text that has more than `most` ids
+    /// with these is cut before the `[SEP]`. `field` is the parameter that the text comes from.
+    ///
+    /// # Errors
+    /// [`InvalidParameter`](cutline_error::ErrorKind::InvalidParameter) for text that the tokenizer
+    /// cannot split.
+    pub fn encode_whole(
+        &self,
+        text: &str,
+        field: &'static str,
+        most: Option<usize>,
+    ) -> Result<Vec<u32>> {
+        let [cls, sep] = self.ends()?;
+        let encoding = self.inner.encode_fast(text, false).map_err(|e| {
+            let detail =
+                format!("a text of {field} cannot be split into word pieces; use plain text");
+            Error::parameter(field, detail).with_source(e)
+        })?;
+        let between = most.map_or(usize::MAX, |most| most.saturating_sub(2));
+        let mut ids = vec![cls];
+        ids.extend(encoding.get_ids().iter().take(between));
+        ids.push(sep);
+        Ok(ids)
+    }
+
+    /// Checks that [`encode_whole`](Self::encode_whole) has its special tokens.
+    ///
+    /// # Errors
+    /// [`Model`](cutline_error::ErrorKind::Model): they are not in the vocabulary.
+    pub fn check_ends(&self) -> Result<()> {
+        self.ends().map(|_| ())
+    }
+
+    fn ends(&self) -> Result<[u32; 2]> {
+        let ends = ["[CLS]", "[SEP]"].map(|token| self.inner.token_to_id(token));
+        match ends {
+            [Some(cls), Some(sep)] => Ok([cls, sep]),
+            _ => Err(Error::model(
+                "the tokenizer has no [CLS] and [SEP], which a text encoder needs; fetch it again",
+            )),
+        }
+    }
+
     /// The text of a sequence, without special tokens and without ids that the vocabulary lacks (the
     /// hub's BLIP tokenizers lack the decoder's first token).
     ///

@@ -63,7 +63,7 @@ fn a_token_and_a_second_image_allocate_nothing() {
         for image in 0..3 {
             let encoded = model.encode(work, &pixels, side, side).unwrap();
             let mut slot = None;
-            let begin = counted(|| slot = Some(model.begin(work, &encoded, tokens)));
+            let begin = counted(|| slot = Some(model.begin(work, &encoded, tokens).unwrap()));
             let mut slot = slot.unwrap();
             assert!(image == 0 || within(begin), "{precision:?} image {image}: {begin:?}");
             model.prefill(work, &mut slot, &[3]).unwrap();

@@ -125,7 +125,7 @@ pub fn folder(data: &[u8]) -> Corpus {
 pub fn folder_seeds() -> Seeds {
     let index = r#"{"metadata": {"total_size": 8}, "weight_map": {"a": "model-1.safetensors"}}"#;
     let card = "---\nlicense: other\nlicense_name: \"x\"\n---\n# Card";
-    let config = r#"{"model_type": "blip"}"#;
+    let config = r#"{"model_type": "blip", "architectures": ["BlipForConditionalGeneration"]}"#;
     seeds::texts([
         format!("{config}\0{index}\0{{}}\0{{}}\0{card}\0x"),
         format!("{config}\0{}", index.replace("model-1", "../model-1")),

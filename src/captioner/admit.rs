@@ -10,9 +10,10 @@ use super::answer::{Answer, CaptionProgress};
 use super::dispatch::Chosen;
 use super::recipe::MAX_PREFIX;
 use super::stream::{CallerContext, CaptionStream};
-use super::work::{self, CaptionTask, VisionCacheUse};
+use super::work::{self, Beginning, CaptionTask, VisionCacheUse};
 use super::{Appearance, CachePolicy, CaptionParams, Captioner, KeptParameters, Photo, Priority};
 use crate::cache::{InFlight, Key};
+use crate::engine::Ability;
 use crate::metrics::{CacheName, Lookup};
 use cutline_error::{Error, Result};
 
@@ -22,8 +23,7 @@ const HASHED_INLINE: usize = 1 << 20;
 /// What is asked of one photo or of several.
 struct Request {
     params: CaptionParams,
-    /// The tokens of the prompt.
-    prompt: Vec<u32>,
+    begin_with: Beginning,
     kept: Option<Arc<KeptParameters>>,
 }
 
@@ -75,6 +75,10 @@ impl Captioner {
         params: CaptionParams,
         priority: Priority,
     ) -> Result<Vec<CaptionStream>> {
+        // Routes are for captions.
+        if params.question.is_some() {
+            return self.start_here(photos, params, priority).await;
+        }
         match self.chosen(&params)? {
             Chosen::Here => self.start_here(photos, params, priority).await,
             Chosen::Model(other) => self.paying(other).start_here(photos, params, priority).await,
@@ -147,9 +151,15 @@ impl Captioner {
         params.validate()?;
         params.check_recipe()?;
         let params = params.with_defaults(&self.inner.info.generation);
+        let ability = if params.question.is_some() { Ability::Answer } else { Ability::Caption };
+        self.require(ability)?;
         let prompt = self.prompt(&params)?;
+        let question = match &params.question {
+            Some(question) => self.read_text(question, None, "question")?,
+            None => Vec::new(),
+        };
         let kept = self.kept_parameters(&params);
-        Ok(Request { params, prompt, kept })
+        Ok(Request { params, begin_with: Beginning { prompt, question }, kept })
     }
 
     /// Checks what can be checked without a photo.
@@ -227,12 +237,12 @@ impl Captioner {
             hashing.await.map_err(|e| Error::internal("the hashing ended early").with_source(e))?
         };
         let with_key = |(hash, photo, request): Hashed| {
-            let Request { params, prompt, .. } = &*request;
+            let Request { params, begin_with, .. } = &*request;
             let key = match params.cache {
                 CachePolicy::Bypass => None,
                 CachePolicy::Use | CachePolicy::Refresh => {
                     let recipe = params.recipe.as_deref();
-                    self.inner.keys.answer(&hash, prompt, &params.generation(), recipe)
+                    self.inner.keys.answer(&hash, begin_with, &params.generation(), recipe)
                 }
             };
             HashedPhoto { photo, request, hash, key }
@@ -258,14 +268,16 @@ impl Captioner {
         // Slots and memory are reserved before any image is decoded.
         let mut slots = inner.scheduler.reserve(new, priority)?;
         let most = |photo: &HashedPhoto| {
-            self.tokens_at_most(photo.request.prompt.len(), &photo.request.params)
+            let Request { params, begin_with, .. } = &*photo.request;
+            self.tokens_at_most(begin_with.prompt.len() + begin_with.question.len(), params)
         };
         let tokens = photos.iter().map(most).max().unwrap_or_default();
         let mut charges = self.charges(&inner.info.id, new, tokens)?;
         let input = inner.preprocess.input_bytes() as u64;
         let mut memory = inner.decoders.budget().take(input.saturating_mul(new as u64))?;
         for (HashedPhoto { photo, request, hash, key }, lookup) in photos.into_iter().zip(lookups) {
-            let Request { params, prompt, kept } = &*request;
+            let Request { params, begin_with, kept } = &*request;
+            let prompt = &begin_with.prompt;
             let is_new = matches!(lookup, AnswerLookup::New);
             let charge = charges.as_mut().and_then(|charges| charges.next(is_new));
             let caller = CallerContext {
@@ -276,7 +288,7 @@ impl Captioner {
                 recipe: params.recipe.clone(),
                 kept: kept.clone(),
                 charge,
-                prompt_tokens: inner.info.image_tokens + prompt.len(),
+                prompt_tokens: inner.info.image_tokens + prompt.len() + begin_with.question.len(),
             };
             let stream = match lookup {
                 AnswerLookup::Cached(answer, appearance) => {
@@ -296,7 +308,7 @@ impl Captioner {
                         photo,
                         vision: self.vision_cache_use(&hash, params.cache),
                         hash,
-                        prompt: prompt.clone(),
+                        begin_with: begin_with.clone(),
                         params: params.generation(),
                         slot,
                         permit: memory.split(input),

@@ -3,15 +3,24 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::engine::GpuInfo;
+use crate::engine::{Family, GpuInfo};
 
 /// The loaded model and how it runs.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct ModelInfo {
     /// The model's name: `cutline-small`, a hub id, or a path.
     pub id: String,
-    /// `BlipForConditionalGeneration`.
+    /// The class of the model in transformers: `BlipForConditionalGeneration`, …
     pub architecture: String,
+    /// What the model can do: `caption`, `score`, `embed`, `answer`.
+    pub tasks: Vec<String>,
+    /// The same, for the program itself.
+    #[serde(skip)]
+    pub family: Family,
+    /// Numbers of an embedding, for a model that embeds images and texts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub embedding_size: Option<usize>,
     /// Number of parameters; tied ones count once.
     pub parameters: u64,
     /// `f32`, …

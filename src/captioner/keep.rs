@@ -84,6 +84,10 @@ impl Captioner {
     /// How captions with these parameters are asked for; `None` if they are not kept.
     pub(crate) fn kept_parameters(&self, params: &CaptionParams) -> Option<Arc<KeptParameters>> {
         self.inner.keeper.get()?;
+        // An answer to a question is no caption.
+        if params.question.is_some() {
+            return None;
+        }
         Some(Arc::new(self.kept(self.fingerprint(params), params)))
     }
 

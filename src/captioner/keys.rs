@@ -1,5 +1,6 @@
 //! Cache keys and fingerprints: what an answer depends on.
 
+use super::work::Beginning;
 use super::{CaptionParams, Captioner, ModelInfo, Recipe};
 use crate::cache::{Key, KeyNamespace};
 use crate::engine::GenerationParams;
@@ -58,20 +59,22 @@ impl CaptionKeys {
     pub(super) fn answer(
         &self,
         image: &blake3::Hash,
-        prompt: &[u32],
+        begin_with: &Beginning,
         params: &GenerationParams,
         recipe: Option<&Recipe>,
     ) -> Option<Key> {
         if params.do_sample && params.seed.is_none() {
             return None;
         }
-        let prompt: Vec<u8> = prompt.iter().flat_map(|id| id.to_le_bytes()).collect();
+        let bytes = |ids: &[u32]| ids.iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<u8>>();
+        let (prompt, question) = (bytes(&begin_with.prompt), bytes(&begin_with.question));
         // The debug format lists all fields by name, so a new field changes keys without an edit
         // here. Rust prints enough digits to tell every float from every other.
         let params = format!("{:?}", params.canonical());
         // Two versions of a prompt never share an answer, even if they say the same.
         let recipe = recipe.map(Recipe::key).unwrap_or_default();
-        let parts = [image.as_bytes(), prompt.as_slice(), params.as_bytes(), recipe.as_bytes()];
+        let parts =
+            [image.as_bytes().as_slice(), &prompt, params.as_bytes(), &question, recipe.as_bytes()];
         Some(self.0.key("answer", &parts))
     }
 }
@@ -131,6 +134,10 @@ mod tests {
 
     use super::*;
 
+    fn after(prompt: &[u32]) -> Beginning {
+        Beginning { prompt: prompt.to_vec(), question: Vec::new() }
+    }
+
     fn keys() -> CaptionKeys {
         CaptionKeys(KeyNamespace::new(&["model"]))
     }
@@ -154,16 +161,19 @@ mod tests {
         let with = |change: fn(&mut GenerationParams)| {
             let mut params = base.clone();
             change(&mut params);
-            keys().answer(&one, &[], &params, None).unwrap()
+            keys().answer(&one, &after(&[]), &params, None).unwrap()
         };
         let all = [
             with(|_| {}),
-            keys().answer(&blake3::hash(b"two"), &[], &base, None).unwrap(),
-            keys().answer(&one, &[5], &base, None).unwrap(),
-            keys().answer(&one, &[5, 6], &base, None).unwrap(),
-            keys().answer(&one, &[], &base, Some(&recipe("a:1", "x"))).unwrap(),
-            keys().answer(&one, &[], &base, Some(&recipe("a:2", "x"))).unwrap(),
-            keys().answer(&one, &[], &base, Some(&recipe("a:1", "y"))).unwrap(),
+            keys().answer(&blake3::hash(b"two"), &after(&[]), &base, None).unwrap(),
+            keys().answer(&one, &after(&[5]), &base, None).unwrap(),
+            keys().answer(&one, &after(&[5, 6]), &base, None).unwrap(),
+            keys().answer(&one, &after(&[]), &base, Some(&recipe("a:1", "x"))).unwrap(),
+            keys().answer(&one, &after(&[]), &base, Some(&recipe("a:2", "x"))).unwrap(),
+            keys().answer(&one, &after(&[]), &base, Some(&recipe("a:1", "y"))).unwrap(),
+            keys()
+                .answer(&one, &Beginning { question: vec![5], ..Default::default() }, &base, None)
+                .unwrap(),
             keys().foreign(&one, "box a", None),
             keys().foreign(&one, "box b", None),
             keys().foreign(&one, "box a", Some(&recipe("a:1", "x"))),
@@ -192,7 +202,7 @@ mod tests {
         let image = blake3::hash(b"image");
         let greedy = GenerationParams::default();
         let seeded = GenerationParams { seed: Some(1), temperature: 0.5, ..greedy.clone() };
-        let key = |params| keys().answer(&image, &[], params, None);
+        let key = |params| keys().answer(&image, &after(&[]), params, None);
         assert_eq!(key(&greedy), key(&seeded));
         let unseeded = GenerationParams { do_sample: true, ..greedy };
         assert_eq!(key(&unseeded), None);

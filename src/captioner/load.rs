@@ -10,7 +10,7 @@ use super::{
 use crate::engine::batch_size;
 use crate::engine::local::LocalEngine;
 use crate::engine::source::{self, ModelFiles, ModelSource};
-use crate::engine::{EngineInfo, EngineOptions, HubOptions, MAX_BEAMS};
+use crate::engine::{EngineInfo, EngineOptions, Family, HubOptions, MAX_BEAMS};
 use crate::metrics::{Metrics, milliseconds, resident_bytes};
 use crate::scheduler::VisionOrder;
 use crate::tokenizer::{Tokenizer, TokenizerSource};
@@ -124,6 +124,9 @@ impl Captioner {
             engine.keep_features();
         }
         tokenizer.check_fits(engine.info().vocab_size)?;
+        if engine.info().family.reads() {
+            tokenizer.check_ends()?;
+        }
         let preprocess = preprocessing(settings, &files, engine.info())?;
         check_memory(settings, &preprocess)?;
         let load_ms = milliseconds(begin.elapsed());
@@ -260,6 +263,11 @@ fn image_tokens(preprocess: &PreprocessConfig, patch: usize) -> usize {
     (preprocess.width / patch) * (preprocess.height / patch) + 1
 }
 
+/// The names of what a model can do.
+fn tasks(family: Family) -> Vec<String> {
+    family.abilities().iter().map(|ability| ability.as_str().to_owned()).collect()
+}
+
 fn describe(
     files: ModelFiles,
     engine: &EngineInfo,
@@ -272,7 +280,10 @@ fn describe(
         weight_bytes: files.weights.file_bytes(),
         digest: files.digest,
         id: files.id,
-        architecture: "BlipForConditionalGeneration".to_owned(),
+        architecture: engine.family.architecture().to_owned(),
+        tasks: tasks(engine.family),
+        family: engine.family,
+        embedding_size: engine.embedding_size,
         parameters: engine.parameters,
         precision: engine.precision.clone(),
         kernels: engine.kernels.clone(),

@@ -14,6 +14,8 @@
 //! - `style`: captions as the model writes them, or as alternative text; `tags`: words from captions;
 //!   `tokens`: the texts of single tokens; `recipe`: captions by a version of a prompt;
 //! - `rank`: how well given texts fit a photo; `tagging`: tags from an allowed list;
+//! - `compare`: texts and photos with a model that compares them; `ask`: answers to questions;
+//!   `text_params`: the parameters of both;
 //! - `budget`: the bytes of images in memory; `memory`: the memory of decoded images, and of the whole
 //!   server; `decoders`: the threads that decode images;
 //! - `process`: image analysis without the model;
@@ -23,9 +25,11 @@
 
 mod admit;
 mod answer;
+mod ask;
 mod budget;
 mod caption;
 mod charge;
+mod compare;
 mod decoders;
 mod defaults;
 mod dispatch;
@@ -45,6 +49,7 @@ mod stream;
 mod style;
 mod tagging;
 mod tags;
+mod text_params;
 mod tokens;
 mod work;
 
@@ -54,6 +59,7 @@ use std::time::Duration;
 use tokio::sync::{OnceCell, Semaphore};
 
 use self::answer::{Answer, CaptionProgress, EncodedImageEntry};
+pub use self::ask::{Answered, QuestionAnswer};
 pub use self::budget::{Budget, Permit, Photo};
 pub(crate) use self::budget::{append, image_too_large, no_memory};
 pub use self::caption::{
@@ -61,6 +67,7 @@ pub use self::caption::{
 };
 use self::charge::Payer;
 pub use self::charge::{Account, Settling, Spent, Work, charged_to, current_account};
+pub use self::compare::{CompareTimings, Embedded, Scored, TextEmbedding, TextScore};
 pub use self::decoders::Decoders;
 pub use self::defaults::Given;
 pub use self::dispatch::{Dispatch, RouteWriter, Routed, RoutedCaption, Routing};
@@ -85,6 +92,9 @@ pub use self::tagging::{
     TagTimings, Tagged, Tagger, TagsByCategory,
 };
 pub use self::tags::{Tag, tag_params, tags};
+pub use self::text_params::{
+    QuestionParams, ScoreMode, TEXT_TOKENS, TextFields, TextParams, TextUse,
+};
 pub use self::tokens::TokenText;
 use crate::cache::{SingleFlight, Store};
 use crate::engine::{EncodedImage, Engine};

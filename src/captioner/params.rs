@@ -109,6 +109,9 @@ pub struct CaptionParams {
     /// The version of the template, rendered for the photo.
     #[serde(skip)]
     pub recipe: Option<Arc<Recipe>>,
+    /// A question to answer, for a model that answers questions.
+    #[serde(skip)]
+    pub question: Option<String>,
     /// Whether alternative text starts with a capital letter; the command line's alone.
     #[serde(skip)]
     pub capital: bool,
@@ -161,6 +164,7 @@ impl Default for CaptionParams {
             top_logprobs: generation.alternatives,
             given: Given::default(),
             recipe: None,
+            question: None,
             capital: false,
             full_stop: false,
         }

@@ -12,7 +12,7 @@ use super::work::{self, PreparedImage, VisionCacheUse};
 use super::{Captioner, CaptionerInner, Photo, Priority};
 use crate::cache::Weigh;
 use crate::engine::{
-    ClosedSet, EncodedImage, Entry, FinishReason, ImageInput, MAX_BEAMS, Sequence, Task,
+    Ability, ClosedSet, EncodedImage, Entry, FinishReason, ImageInput, MAX_BEAMS, Sequence, Task,
 };
 use crate::scheduler::{JobEvent, JobRequest, QueueSlot, Submission};
 use cutline_error::{Error, Result};
@@ -83,6 +83,7 @@ impl Captioner {
         texts: &[String],
         field: &'static str,
     ) -> Result<Vec<f32>> {
+        self.require(Ability::Caption)?;
         let free = self.uncharged();
         let work = free.fit_free(photo, prompt, texts, field);
         self.charged(self.info().image_tokens, work, |_| 0).await
@@ -200,7 +201,7 @@ impl Captioner {
         let anything =
             Entry { ids: vec![0], offset: 0.0, name_of: 0, group: 0, expected: Vec::new() };
         let task = Task::Rank(Arc::new(ClosedSet::new(vec![anything], 1, 1)?));
-        let request = JobRequest { image: pixels.into(), prompt: Vec::new(), task };
+        let request = JobRequest { image: pixels.into(), prompt: Vec::new(), task: task.into() };
         let mut submission = self.slot(Priority::Interactive)?.submit(request)?;
         let mut image = None;
         finish(&mut submission, |encoded| image = Some(encoded)).await?;
@@ -265,7 +266,8 @@ impl RankedImage<'_> {
         };
         let entries: Vec<Entry> = texts.iter().enumerate().map(entry).collect();
         let task = Task::Rank(Arc::new(ClosedSet::new(entries, texts.len(), ROWS)?));
-        let request = JobRequest { image: self.image.clone(), prompt: set.prompt.clone(), task };
+        let (image, prompt) = (self.image.clone(), set.prompt.clone());
+        let request = JobRequest { image, prompt, task: task.into() };
         let mut submission = slot.submit(request)?;
         let sequences = finish(&mut submission, |encoded| {
             if let Some((vision, prepared)) = &self.kept {
@@ -296,9 +298,15 @@ pub(super) async fn finish_counted(
             Some(JobEvent::Done { sequences, steps, .. }) => return Ok((sequences, steps)),
             Some(JobEvent::Failed(error)) => return Err(error),
             Some(JobEvent::Started { .. } | JobEvent::Token(_)) => {}
+            Some(JobEvent::Compared { .. }) => return Err(not_compared()),
             None => return Err(Error::model_stopped()),
         }
     }
+}
+
+/// The end of another kind of job.
+pub(super) fn not_compared() -> Error {
+    Error::internal("a job that writes ended as a comparison")
 }
 
 pub(super) async fn hashed(photo: Photo) -> Result<(blake3::Hash, Photo)> {

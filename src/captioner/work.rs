@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 
 use super::answer::{Answer, CaptionProgress, ComputedAnswer, EncodedImageEntry};
 use super::budget::{Permit, Photo};
+use super::rank::not_compared;
 use super::{
     Appearance, Captioner, CaptionerInner, Choice, ImageInfo, Preview, TokenSequence,
     VisionCacheState,
 };
 use crate::cache::{Key, Leader};
-use crate::engine::{EncodedImage, GenerationParams, ImageInput, Sequence};
+use crate::engine::{EncodedImage, GenerationParams, ImageInput, Sequence, Work};
 use crate::metrics::{CacheName, Lookup, Stage};
 use crate::scheduler::{JobEvent, JobRequest, QueueSlot};
 use cutline_error::{Error, Result};
@@ -22,12 +23,21 @@ use cutline_image::{Colors, DecodeLimits, ImageHeader, PreprocessConfig, decode_
 pub(super) struct CaptionTask {
     pub(super) photo: Photo,
     pub(super) hash: blake3::Hash,
-    pub(super) prompt: Vec<u32>,
+    pub(super) begin_with: Beginning,
     pub(super) params: GenerationParams,
     pub(super) slot: QueueSlot,
     /// Memory for the model's input.
     pub(super) permit: Permit,
     pub(super) vision: VisionCacheUse,
+}
+
+/// What a text is written after, as token ids.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Beginning {
+    /// What it continues; empty for none.
+    pub(super) prompt: Vec<u32>,
+    /// What it answers; empty for none.
+    pub(super) question: Vec<u32>,
 }
 
 /// How a task may use the cache of encoded images.
@@ -78,15 +88,21 @@ async fn compute(
     task: CaptionTask,
 ) -> Result<ComputedAnswer> {
     let begin = Instant::now();
-    let CaptionTask { photo, hash, prompt, params, slot, permit, vision } = task;
+    let CaptionTask { photo, hash, begin_with, params, slot, permit, vision } = task;
+    let Beginning { prompt, question } = begin_with;
     let prompt_tokens = prompt.len();
     let (image, prepared) = prepare(captioner, photo, hash, vision).await?;
     let decode = begin.elapsed();
     let mut features = match &image {
         ImageInput::Encoded(encoded) => encoded.features().map(<[f32]>::to_vec),
-        ImageInput::Pixels(_) => None,
+        ImageInput::Pixels(_) | ImageInput::Nothing => None,
     };
-    let mut submission = slot.submit(JobRequest { image, prompt, task: params.into() })?;
+    let task = if question.is_empty() {
+        params.into()
+    } else {
+        Work::Answer { question, task: params.into() }
+    };
+    let mut submission = slot.submit(JobRequest { image, prompt, task })?;
     leader.update(|progress| progress.accepted = true);
     let mut queued = Duration::ZERO;
     loop {
@@ -119,6 +135,7 @@ async fn compute(
                 });
             }
             Some(JobEvent::Failed(error)) => return Err(error),
+            Some(JobEvent::Compared { .. }) => return Err(not_compared()),
             // The model's thread has ended.
             None => return Err(Error::model_stopped()),
         }

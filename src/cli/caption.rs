@@ -25,6 +25,7 @@ use crate::captioner::{CaptionParams, Captioner, CaptionerSettings, Style};
 use crate::config::{
     self, Group, LogSettings, Values, captioner_settings, library_address, library_appearance,
 };
+use crate::engine::Ability;
 use crate::prompts;
 use crate::scheduler::VisionOrder;
 use crate::telemetry::{self, Output as LogOutput};
@@ -170,6 +171,7 @@ pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode> {
     };
     args.check_sidecar(params.style)?;
     let captioner = Captioner::load(&settings)?;
+    captioner.require(Ability::Caption)?;
 
     let parameters = captioner.fingerprint(&params);
     let library = store.map(|store| Library::new(store, captioner.info(), &params, &parameters));

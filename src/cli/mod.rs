@@ -1,4 +1,5 @@
-//! The command line: `cutline serve`, `caption`, `tags`, `check`, `library`, `prompts`, `keys`, `usage`, `eval`, `model info`,
+//! The command line: `cutline serve`, `caption`, `tags`, `score`, `ask`, `check`, `library`, `prompts`, `keys`,
+//! `usage`, `eval`, `model info`,
 //! `model quantize`, `bench`, `mcp`, `health`, `openapi`, `completions` and `man`.
 //!
 //! Exit statuses: 0 for success, 1 when something failed, 2 when the command or a setting cannot be
@@ -23,6 +24,7 @@ mod prompts;
 mod serve;
 mod signals;
 mod tags;
+mod texts;
 
 use std::ffi::OsString;
 use std::fmt::Display;
@@ -66,6 +68,8 @@ pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some((mcp::NAME, matches)) => mcp::run(matches),
         Some((health::NAME, matches)) => health::run(matches),
         Some((tags::NAME, matches)) => tags::run(matches),
+        Some((texts::SCORE, matches)) => texts::score(matches),
+        Some((texts::ASK, matches)) => texts::ask(matches),
         Some((check::NAME, matches)) => check::run(matches),
         Some((library::NAME, matches)) => library::run(matches),
         Some((keys::NAME, matches)) => keys::run(matches),
@@ -95,6 +99,8 @@ pub fn command() -> Command {
             serve::command(),
             caption::command(),
             tags::command(),
+            texts::score_command(),
+            texts::ask_command(),
             check::command(),
             library::command(),
             keys::command(),

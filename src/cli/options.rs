@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use clap::{Arg, ArgMatches, Command};
 
-use crate::captioner::{CaptionParams, Parameter, ParameterFields};
+use crate::captioner::{CaptionParams, Parameter, ParameterFields, TextUse};
 use cutline_error::{Error, Result};
 
 static PARAMETER_OPTIONS: LazyLock<Vec<(String, &'static Parameter)>> = LazyLock::new(|| {
@@ -18,13 +18,24 @@ const NO_OPTION: [&str; 4] = ["model", "stream", "cache", "colors"];
 
 /// `command` with the parameters of a caption as options.
 pub(super) fn with_parameters(command: Command) -> Command {
-    command.args(PARAMETER_OPTIONS.iter().map(|(option, parameter)| {
+    with(command, "Captions", |_| true)
+}
+
+/// `command` with the parameters of an answer as options.
+pub(super) fn with_answer_parameters(command: Command) -> Command {
+    let names = TextUse::Ask.names();
+    with(command, "Answers", |parameter| names.contains(&parameter.name()))
+}
+
+fn with(command: Command, heading: &'static str, wanted: impl Fn(&Parameter) -> bool) -> Command {
+    let wanted = PARAMETER_OPTIONS.iter().filter(|(_, parameter)| wanted(parameter));
+    command.args(wanted.map(|(option, parameter)| {
         let argument = Arg::new(parameter.name())
             .long(option.as_str())
             .value_name("VALUE")
             .allow_negative_numbers(true)
             .help(parameter.help())
-            .help_heading("Captions");
+            .help_heading(heading);
         if parameter.is_flag() { flag(argument) } else { argument }
     }))
 }
@@ -34,11 +45,12 @@ fn flag(argument: Arg) -> Arg {
     argument.num_args(0..=1).require_equals(true).default_missing_value("true")
 }
 
-/// The parameters of the captions.
+/// The parameters of the captions or answers.
 pub(super) fn parameters(matches: &ArgMatches) -> Result<CaptionParams> {
     let mut fields = ParameterFields::default();
     for (_, parameter) in PARAMETER_OPTIONS.iter() {
-        if let Some(text) = matches.get_one::<String>(parameter.name()) {
+        // A command may have some of them only.
+        if let Ok(Some(text)) = matches.try_get_one::<String>(parameter.name()) {
             fields.add_text(parameter.name(), text).map_err(as_option)?;
         }
     }

@@ -175,7 +175,7 @@ fn pass(
             Event::Done { sequences, .. } => {
                 written += sequences.iter().map(|sequence| sequence.generated).sum::<usize>();
             }
-            Event::Token { .. } => {}
+            Event::Token { .. } | Event::Compared { .. } => {}
         }
     }
     if written != new_tokens * images.len() {

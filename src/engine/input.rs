@@ -56,9 +56,11 @@ impl fmt::Debug for EncodedImage {
     }
 }
 
-/// An image to caption.
+/// The image of a job.
 #[derive(Debug, Clone)]
 pub enum ImageInput {
+    /// There is none: the job is about texts alone.
+    Nothing,
     /// Not encoded yet.
     Pixels(Arc<PixelValues>),
     /// Encoded by this engine before; the vision tower is skipped.

@@ -42,15 +42,28 @@ pub fn load_model(
 ) -> Result<Box<dyn Model>> {
     let device = open_device(options.device)?;
     if !device.is_cpu() {
+        check_candle(config, "set DEVICE=cpu")?;
         let dtype = gpu_dtype(options.precision, weights.is_quantized())?;
         return Ok(Box::new(GpuModel::load(config, weights, dtype, &device)?));
     }
     let plan = plan(options, weights.only_q8_0())?;
     let PrecisionPlan::Kernels(tier, precision) = plan else {
+        check_candle(config, "set CPU_KERNELS=auto and PRECISION=int8")?;
         let model = GpuModel::load(config, weights, DType::F32, &device)?;
         return Ok(Box::new(model.one_image_at_a_time()));
     };
     Ok(Box::new(CpuModel::load(config, weights, tier, precision)?))
+}
+
+/// candle has no text encoder.
+fn check_candle(config: &BlipConfig, remedy: &str) -> Result<()> {
+    if !config.family.reads() {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Config,
+        format!("{} runs on the kernels for CPUs only; {remedy}", config.family.architecture()),
+    ))
 }
 
 /// The model for GPUs on candle's CPU device, as it would run on a GPU: slow, and meant for
@@ -63,6 +76,7 @@ pub fn load_gpu_model_on_cpu(
     weights: &Weights,
     precision: Precision,
 ) -> Result<Box<dyn Model>> {
+    check_candle(config, "load it with load_model")?;
     let dtype = gpu_dtype(precision, weights.is_quantized())?;
     Ok(Box::new(GpuModel::load(config, weights, dtype, &Device::Cpu)?))
 }

@@ -5,20 +5,24 @@ use std::time::{Duration, Instant};
 
 use candle_core::DeviceLocation;
 
+use super::compare::{self, ActiveComparison, SeenImage};
 use super::{
-    EncodedImage, Engine, EngineInfo, Event, GpuInfo, ImageInput, Job, JobId, MAX_BEAMS,
-    PixelValues,
+    Ability, Comparison, EncodedImage, Engine, EngineInfo, Event, Family, GpuInfo, ImageInput, Job,
+    JobId, MAX_BEAMS, PixelValues, Work,
 };
 use cutline_blip::{ImageStates, Model, ModelDescription, Read, Scores, Slot};
 use cutline_error::{Error, Result};
 use cutline_generate::{Decoder, DecoderInput, GenerationParams, Progress, Step, Task};
 
-/// A BLIP captioner with the batch that it is working on.
+/// A BLIP with the batch that it is working on.
 #[derive(Debug)]
 pub struct LocalEngine {
-    model: Box<dyn Model>,
-    info: EngineInfo,
+    pub(super) model: Box<dyn Model>,
+    pub(super) info: EngineInfo,
     jobs: Vec<ActiveJob>,
+    pub(super) comparisons: Vec<ActiveComparison>,
+    /// What the text encoder attended to last.
+    pub(super) seen: Option<SeenImage>,
     timings: Timings,
     /// Whether something failed since the device was last known to work.
     suspicious: bool,
@@ -60,8 +64,16 @@ impl LocalEngine {
     #[must_use]
     pub fn new(model: Box<dyn Model>) -> Self {
         let info = describe(&*model);
-        let timings = Timings::default();
-        Self { model, info, jobs: Vec::new(), timings, suspicious: false, features: false }
+        Self {
+            model,
+            info,
+            jobs: Vec::new(),
+            comparisons: Vec::new(),
+            seen: None,
+            timings: Timings::default(),
+            suspicious: false,
+            features: false,
+        }
     }
 
     /// From now on, encoded images have their [features](EncodedImage::features): the class token of the
@@ -79,7 +91,7 @@ impl LocalEngine {
     /// How many jobs are in the batch.
     #[must_use]
     pub fn active(&self) -> usize {
-        self.jobs.len()
+        self.jobs.len() + self.comparisons.len()
     }
 
     /// An upper bound of the memory in bytes, in RAM and beyond what the process has now, that jobs
@@ -105,20 +117,29 @@ impl LocalEngine {
         self.model.synchronize()
     }
 
-    /// Captions a grey image of this size, so that lazy initialisation does not slow down the first
+    /// Works on a grey image of this size, so that lazy initialisation does not slow down the first
     /// real one.
     ///
     /// # Errors
     /// The model cannot run here, the size is no multiple of the patch, or there are jobs already.
     pub fn warm_up(&mut self, width: usize, height: usize) -> Result<()> {
-        if !self.jobs.is_empty() {
+        if self.active() > 0 {
             return Err(Error::internal("the engine can be warmed up only before there are jobs"));
         }
         let pixels = PixelValues { data: vec![0.0; 3 * width * height], width, height };
         let params =
             GenerationParams { max_new_tokens: 3, num_beams: 2, ..GenerationParams::default() };
         let id = JobId(u64::MAX);
-        self.start(Job::new(id, pixels, Vec::new(), params))?;
+        let text = vec![self.model.describe().config.text.sep_token_id; 3];
+        let work = match self.info.family {
+            Family::Captioning => params.into(),
+            Family::QuestionAnswering => Work::Answer { question: text, task: params.into() },
+            Family::Retrieval => {
+                let (matching, embedding) = (true, true);
+                Work::Compare(Arc::new(Comparison { texts: vec![text], matching, embedding }))
+            }
+        };
+        self.start(Job::new(id, pixels, Vec::new(), work))?;
         let mut events = Vec::new();
         while self.active() > 0 {
             self.step(&mut events)?;
@@ -194,6 +215,15 @@ impl LocalEngine {
         states.class_token(self.model.describe().config.vision.hidden_size).map(Some)
     }
 
+    /// The image of a job, encoded now if it was not before.
+    fn encoded(&mut self, image: ImageInput) -> Result<Option<Arc<EncodedImage>>> {
+        match image {
+            ImageInput::Nothing => Ok(None),
+            ImageInput::Encoded(image) => Ok(Some(image)),
+            ImageInput::Pixels(pixels) => Ok(Some(Arc::new(self.encode_one(pixels)?))),
+        }
+    }
+
     fn remove(&mut self, index: usize) {
         let job = self.jobs.remove(index);
         self.model.recycle(job.slot);
@@ -202,8 +232,16 @@ impl LocalEngine {
     /// Checks the job. Returns the longest sequence that it may get, prompt included.
     fn check(&self, job: &Job) -> Result<usize> {
         job.task.validate()?;
-        if self.jobs.iter().any(|active| active.id == job.id) {
+        let mut others = self.jobs.iter().map(|active| active.id);
+        let mut comparisons = self.comparisons.iter().map(|active| active.id);
+        if others.any(|id| id == job.id) || comparisons.any(|id| id == job.id) {
             return Err(Error::internal(format!("there is a job {} already", job.id.0)));
+        }
+        let family = self.info.family;
+        match &job.task {
+            Work::Decode(_) => family.check(Ability::Caption)?,
+            Work::Answer { .. } => family.check(Ability::Answer)?,
+            Work::Compare(_) => family.check(Ability::Score)?,
         }
         let positions = self.info.max_positions;
         let first = 1 + job.prompt.len();
@@ -217,7 +255,7 @@ impl LocalEngine {
                 ),
             ));
         }
-        if let Task::Rank(set) = &job.task {
+        if let Some(Task::Rank(set)) = job.task.task() {
             self.model.describe().config.text.check_tokens(&[set.greatest_token()])?;
             if first + set.longest() > positions {
                 return Err(Error::internal("a text to rank is longer than the model can read"));
@@ -269,21 +307,28 @@ impl Engine for LocalEngine {
         prompt.extend(&job.prompt);
         text.check_tokens(&prompt)?;
         let (end, vocabulary) = (text.sep_token_id, text.vocab_size);
-        let image = match job.image {
-            ImageInput::Encoded(image) => image,
-            ImageInput::Pixels(pixels) => Arc::new(self.encode_one(pixels)?),
+        let image = self.encoded(job.image)?;
+        let (question, task) = match job.task {
+            Work::Decode(task) => (Vec::new(), task),
+            Work::Answer { question, task } => (question, task),
+            Work::Compare(comparison) => return self.start_comparison(job.id, image, comparison),
         };
-        let states = image
-            .content::<ImageStates>()
-            .ok_or_else(|| Error::internal("the image was encoded by another kind of engine"))?;
+        let image = image.ok_or_else(|| Error::internal("a job to decode has no image"))?;
+        let answered;
+        let states = if question.is_empty() {
+            compare::states(&image)?
+        } else {
+            answered = self.read_question(&image, &question)?;
+            &answered
+        };
         let (model, spent) = (&mut self.model, &mut self.timings);
         // The last token is written, but never read.
-        let (capacity, rows) = (max_length - 1, job.task.rows());
+        let (capacity, rows) = (max_length - 1, task.rows());
         let slot = timed(&mut spent.cross_kv, || model.begin(states, capacity, rows))?;
         let next = prompt.clone();
         let forced = job.written;
         let input = DecoderInput { prompt, end, vocabulary, max_length, forced };
-        let decoder = match job.task {
+        let decoder = match task {
             Task::Write(params) => Decoder::new(&params, input),
             Task::Rank(set) => Decoder::rank(set, input),
         };
@@ -309,6 +354,7 @@ impl Engine for LocalEngine {
         for index in ended.into_iter().rev() {
             self.remove(index);
         }
+        self.step_comparisons(events);
         self.timings.decode += begin.elapsed();
         Ok(())
     }
@@ -317,11 +363,14 @@ impl Engine for LocalEngine {
         if let Some(index) = self.jobs.iter().position(|active| active.id == job) {
             self.remove(index);
         }
+        self.comparisons.retain(|active| active.id != job);
     }
 
     fn reset(&mut self) {
         self.suspicious = true;
         self.jobs.clear();
+        self.comparisons.clear();
+        self.seen = None;
         self.model.reset();
     }
 }
@@ -350,7 +399,10 @@ fn check_finite(logits: &[f32], vocabulary: usize) -> Result<()> {
 fn describe(model: &dyn Model) -> EngineInfo {
     let ModelDescription { config, parameters, precision, kernels, device } = model.describe();
     let side = config.vision.image_size;
+    let embeds = config.family.check(Ability::Embed).is_ok();
     EngineInfo {
+        family: config.family,
+        embedding_size: embeds.then_some(config.image_text_hidden_size),
         parameters: *parameters,
         precision: (*precision).to_owned(),
         kernels: (*kernels).to_owned(),

@@ -3,6 +3,7 @@
 
 pub mod batch_size;
 pub mod bench;
+mod compare;
 mod device;
 #[cfg(test)]
 pub(crate) mod fake;
@@ -14,6 +15,7 @@ pub mod local;
 mod options;
 pub mod quantize;
 pub mod source;
+mod work;
 
 use std::sync::Arc;
 
@@ -23,6 +25,8 @@ pub use self::input::{EncodedImage, ImageInput};
 pub use self::load::{EngineOptions, load, load_gpu_model_on_cpu, load_model};
 pub use self::local::Timings;
 pub use self::options::{DeviceChoice, KernelChoice, Precision};
+pub use self::work::{Compared, ComparedText, Comparison, Work};
+pub use cutline_blip::{Ability, Family};
 use cutline_error::{Error, Result};
 pub use cutline_generate::fresh_seed;
 pub use cutline_generate::params::{
@@ -36,7 +40,7 @@ pub use cutline_image::PixelValues;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct JobId(pub u64);
 
-/// One image to caption.
+/// One image, and what is to be done with it.
 #[derive(Debug, Clone)]
 pub struct Job {
     /// Identifies the job in the events.
@@ -45,8 +49,8 @@ pub struct Job {
     pub image: ImageInput,
     /// Token ids to continue, without the first (decoder-start) token; empty for none.
     pub prompt: Vec<u32>,
-    /// How to decode.
-    pub task: Task,
+    /// What to do.
+    pub task: Work,
     /// Tokens of the first sequence that were already sent to the caller, if the job is started
     /// again after a failure; otherwise empty. The first sequence begins with them. Otherwise the
     /// caller could get a mixture of two captions, because the other jobs in the batch may change
@@ -61,7 +65,7 @@ impl Job {
         id: JobId,
         image: impl Into<ImageInput>,
         prompt: Vec<u32>,
-        task: impl Into<Task>,
+        task: impl Into<Work>,
     ) -> Self {
         Self { id, image: image.into(), prompt, task: task.into(), written: Vec::new() }
     }
@@ -84,6 +88,13 @@ pub enum Event {
         /// Best first: `num_return_sequences` texts, or the ranked ones.
         sequences: Vec<Sequence>,
     },
+    /// A [`Work::Compare`] is finished and not in the engine any more.
+    Compared {
+        /// The job.
+        job: JobId,
+        /// What was found out.
+        compared: Compared,
+    },
     /// The job failed and is not in the engine any more; the others go on.
     Failed {
         /// The job.
@@ -96,6 +107,10 @@ pub enum Event {
 /// What is known about the loaded model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EngineInfo {
+    /// Which model it is, and thereby what it can do.
+    pub family: Family,
+    /// Numbers of an embedding, for a model that embeds images and texts.
+    pub embedding_size: Option<usize>,
     /// Parameters, embeddings included, tied ones once.
     pub parameters: u64,
     /// `f32`, `bf16`, `int8`, …
@@ -129,7 +144,7 @@ impl EngineInfo {
     }
 }
 
-/// A captioning model with the jobs that it is working on.
+/// A model with the jobs that it is working on.
 ///
 /// The owner calls [`start`](Engine::start) for new work at any time and [`step`](Engine::step)
 /// while there are jobs. Every call blocks until the arithmetic is done. On the CPU kernels a job's
@@ -154,7 +169,7 @@ pub trait Engine: Send {
     /// The job cannot be started, and is forgotten; the others are not touched.
     fn start(&mut self, job: Job) -> Result<()>;
 
-    /// Every job in the batch writes one token; the events are appended to `events`.
+    /// Every job in the batch writes one token, or compares some texts; the events are appended to `events`.
     ///
     /// # Errors
     /// The whole step failed; all jobs in the batch are lost, and [`reset`](Engine::reset) must be

@@ -46,6 +46,7 @@ pub(super) async fn show(State(state): State<AppState>) -> (StatusCode, Json<Hea
     let body = Health {
         status: health,
         model: info.map(|info| info.id.clone()),
+        tasks: info.map(|info| info.tasks.clone()),
         device: info.map(|info| info.device.clone()),
         queue: status.as_ref().map(queue),
         models: captioner.map(others).unwrap_or_default(),

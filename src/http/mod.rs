@@ -3,7 +3,8 @@
 //! - [`app`] is the whole service as a router, without a socket;
 //! - [`run`] serves it on a listener, loads the model in the background, and shuts down gracefully;
 //! - one file per resource: `index` with `page`, `health`, `model`, `generate` with `stream`,
-//!   `batch`, `tags`, `process`, `metrics`, `backends`, `openapi` with Swagger UI; `dto` holds their JSON;
+//!   `batch`, `tags`, `texts`, `process`, `metrics`, `backends`, `openapi` with Swagger UI; `dto` holds
+//!   their JSON;
 //! - `library` searches and edits captions that are kept; `prompts` has prompts and experiments;
 //! - `realtime` answers the same requests as messages of a WebSocket;
 //! - `extract` reads the ways of sending images, `body` limits what is read, `coding`
@@ -54,6 +55,7 @@ mod server;
 mod state;
 mod stream;
 mod tags;
+mod texts;
 mod unread;
 
 use std::collections::HashMap;
@@ -98,6 +100,9 @@ fn routes() -> Vec<(Access, UtoipaMethodRouter<AppState>)> {
         (CAPTION, routes!(generate::generate)),
         (CAPTION, routes!(batch::batch)),
         (TAGS, routes!(tags::generate)),
+        (CAPTION, routes!(texts::score)),
+        (CAPTION, routes!(texts::embed)),
+        (CAPTION, routes!(texts::ask)),
         (CAPTION, routes!(process::process)),
         (CAPTION, routes!(realtime::connect)),
         (Open, routes!(index::show)),

@@ -26,7 +26,7 @@ use super::error::{Failure, status};
 use super::state::{ActiveRequest, AppState};
 use super::unread::BodyEnd;
 use crate::captioner::{
-    CacheState, Caption, ProcessTimings, ProcessedImage, TagTimings, Tagged, Timings,
+    CacheState, Caption, ImageInfo, ProcessTimings, ProcessedImage, TagTimings, Tagged, Timings,
 };
 use crate::metrics::{Metrics, milliseconds};
 use crate::telemetry;
@@ -84,6 +84,18 @@ impl ImageReport {
             batch_size: None,
             routing: None,
             stages: vec![("caption", caption_ms), ("ranking", ranking_ms)],
+        }
+    }
+
+    /// The loggable facts of an image that was compared with texts, or asked about.
+    pub(super) fn of_image(image: &ImageInfo) -> Self {
+        Self {
+            image_hash: image.hash.clone(),
+            caption_length: None,
+            cache: None,
+            batch_size: None,
+            routing: None,
+            stages: Vec::new(),
         }
     }
 

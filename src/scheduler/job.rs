@@ -7,21 +7,23 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tracing::{Level, Span};
 
-use crate::engine::{EncodedImage, ImageInput, Job, JobId, Sequence, Task, fresh_seed};
+use crate::engine::{
+    Compared, EncodedImage, ImageInput, Job, JobId, Sequence, Task, Work, fresh_seed,
+};
 use cutline_error::{Error, Result};
 
-/// A caption to compute.
+/// A job to do.
 #[derive(Debug, Clone)]
 pub struct JobRequest {
     /// The image; with [`ImageInput::Encoded`] the vision tower is skipped.
     pub image: ImageInput,
     /// Token ids to continue, without the first (decoder-start) token; empty for none.
     pub prompt: Vec<u32>,
-    /// How to decode.
-    pub task: Task,
+    /// What to do.
+    pub task: Work,
 }
 
-/// The events of a job, in this order. [`Done`](Self::Done) or [`Failed`](Self::Failed) is the last.
+/// The events of a job, in this order. One of the last three ends it.
 #[derive(Debug)]
 pub enum JobEvent {
     /// The job left the queue.
@@ -43,6 +45,13 @@ pub enum JobEvent {
         batch_size: usize,
         /// The decode steps of this job.
         steps: usize,
+    },
+    /// A comparison is finished.
+    Compared {
+        /// What was found out.
+        compared: Compared,
+        /// Time from leaving the queue to the end.
+        inference: Duration,
     },
     /// The job failed.
     Failed(Error),
@@ -71,7 +80,7 @@ pub(super) struct ScheduledJob {
     /// Holds the encoded image once the vision tower ran, so that a restart does not run it again.
     pub(super) image: ImageInput,
     prompt: Vec<u32>,
-    task: Task,
+    task: Work,
     events: mpsc::Sender<JobEvent>,
     /// When it entered the queue, or left it if `started`.
     since: Instant,
@@ -96,7 +105,7 @@ impl ScheduledJob {
     pub(super) fn new(id: JobId, request: JobRequest) -> Result<(Self, Submission)> {
         let JobRequest { image, prompt, mut task } = request;
         task.validate()?;
-        if let Task::Write(params) = &mut task
+        if let Some(Task::Write(params)) = task.task_mut()
             && params.do_sample
             && params.seed.is_none()
         {
@@ -205,6 +214,13 @@ impl ScheduledJob {
         let inference = now.saturating_duration_since(self.since);
         let (batch_size, steps) = (self.batch_size, self.steps);
         self.send(JobEvent::Done { sequences, inference, batch_size, steps });
+    }
+
+    /// Ends a comparison with its result.
+    pub(super) fn finish_comparison(mut self, compared: Compared, now: Instant) {
+        self.trace.leave_stage();
+        let inference = now.saturating_duration_since(self.since);
+        self.send(JobEvent::Compared { compared, inference });
     }
 
     /// Ends the job with an error.

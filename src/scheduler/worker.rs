@@ -8,7 +8,7 @@ use super::handle::{SchedulerOptions, VisionOrder};
 use super::job::ScheduledJob;
 use super::recovery::{Backoff, guarded};
 use super::shared::SharedState;
-use crate::engine::{Engine, Event, JobId, Sequence};
+use crate::engine::{Engine, Event, JobId};
 use crate::metrics::Stage;
 use cutline_error::Error;
 
@@ -149,12 +149,17 @@ impl Worker<'_> {
                     self.fail(id, error);
                 }
             }
-            Event::Done { job, sequences } => self.finish(job, sequences),
+            Event::Done { job, sequences } => {
+                self.finish(job, |job, now| job.finish(sequences, now));
+            }
+            Event::Compared { job, compared } => {
+                self.finish(job, |job, now| job.finish_comparison(compared, now));
+            }
             Event::Failed { job, error } => self.fail(job, error),
         }
     }
 
-    fn finish(&mut self, id: JobId, sequences: Vec<Sequence>) {
+    fn finish(&mut self, id: JobId, tell: impl FnOnce(ScheduledJob, Instant)) {
         let Some(job) = self.take(id) else { return };
         let now = Instant::now();
         {
@@ -164,7 +169,7 @@ impl Worker<'_> {
             state.throughput.record_finished(now);
         }
         self.shared.metrics.stage(Stage::Decoder, job.decoding_time(now));
-        job.finish(sequences, now);
+        tell(job, now);
     }
 
     fn fail(&mut self, id: JobId, error: Error) {

@@ -32,5 +32,6 @@ mod states;
 mod stream;
 mod tags;
 mod tcp;
+mod texts;
 mod uploads;
 mod urls;

@@ -23,6 +23,8 @@ mod reload;
 mod server;
 #[cfg(feature = "embedded-model")]
 mod tags;
+#[cfg(feature = "embedded-model")]
+mod texts;
 #[cfg(all(unix, feature = "embedded-model", feature = "otlp"))]
 mod traces;
 #[cfg(feature = "embedded-model")]

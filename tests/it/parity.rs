@@ -4,14 +4,15 @@
 
 mod candle;
 mod checks;
+mod family;
 mod set;
 
 use std::collections::BTreeMap;
 #[cfg(feature = "full-size-parity")]
 use std::path::PathBuf;
 
-use cutline::engine::{Engine, Event, Job, JobId, PixelValues, Precision};
-use cutline::generate::{FinishReason, GenerationParams, Task};
+use cutline::engine::{Engine, Event, Job, JobId, PixelValues, Precision, Work};
+use cutline::generate::{FinishReason, GenerationParams};
 
 use checks::{
     Outcome, all_same, check_alternatives, check_batches, check_captions, check_numbers,
@@ -108,7 +109,7 @@ fn check_sampling_batch(backend: Backend) {
     let (mut engine, cases, pixels) = Set::tiny("tied", backend).engine();
     let sampled = |id: u64, num_beams, num_return_sequences| Job {
         id: JobId(id),
-        task: Task::Write(GenerationParams {
+        task: Work::from(GenerationParams {
             do_sample: true,
             seed: Some(id / 2),
             top_k: 0,
@@ -203,7 +204,7 @@ fn check_not_finite(backend: Backend) {
             match event {
                 Event::Failed { job, error } => failed.push((job, error)),
                 Event::Done { sequences, .. } => done.push(sequences),
-                Event::Token { .. } => {}
+                Event::Token { .. } | Event::Compared { .. } => {}
             }
         }
     }

@@ -121,6 +121,7 @@ async fn outcome(mut job: Submission) -> (Outcome, Option<Arc<EncodedImage>>) {
             JobEvent::Token(token) => tokens.push(token),
             JobEvent::Done { sequences, .. } => return (Outcome { tokens, sequences }, image),
             JobEvent::Failed(error) => panic!("{error}"),
+            JobEvent::Compared { .. } => panic!("a job that writes was compared"),
         }
     }
 }

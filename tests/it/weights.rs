@@ -30,7 +30,11 @@ fn counting(elements: usize) -> Vec<u8> {
 
 /// Fills a folder with the minimum that a model needs; its one tensor is `a`, 2 × 3.
 fn minimal_folder(folder: &Path) {
-    std::fs::write(folder.join("config.json"), r#"{"model_type": "blip"}"#).unwrap();
+    std::fs::write(
+        folder.join("config.json"),
+        r#"{"model_type": "blip", "architectures": ["BlipForConditionalGeneration"]}"#,
+    )
+    .unwrap();
     let weights = safetensors_of(&[("a", &[2, 3])]);
     std::fs::write(folder.join("model.safetensors"), weights).unwrap();
 }

@@ -1,11 +1,10 @@
-//! The part of a BLIP checkpoint's `config.json` that captioning needs. Missing fields have the
+//! The part of a BLIP checkpoint's `config.json` that is needed. Missing fields have the
 //! defaults of transformers' `BlipConfig`, `BlipVisionConfig` and `BlipTextConfig` (5.23).
 
 use serde::Deserialize;
 
+use crate::Family;
 use cutline_error::{Error, Result};
-
-const CAPTIONING: &str = "BlipForConditionalGeneration";
 
 // The largest numbers that are believed, far above those of any known model. The weights are compared
 // with them, but some are used before that, as numbers of layers or of positions.
@@ -18,15 +17,19 @@ const MAX_SIDE: usize = 1 << 13;
 /// Patches along a side of an image: attention takes the fourth power of it.
 const MAX_GRID: usize = 1 << 8;
 
-/// Shapes and constants of a BLIP captioner.
+/// Shapes and constants of a BLIP model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BlipConfig {
+    /// Which model it is.
+    pub family: Family,
     /// The image encoder.
     pub vision: VisionConfig,
-    /// The caption decoder.
+    /// The text decoder and the text encoder, whichever there are.
     pub text: TextConfig,
     /// Whether the language-model head shares its matrix with the word embedding.
     pub tie_word_embeddings: bool,
+    /// Numbers of an embedding of [`Family::Retrieval`].
+    pub image_text_hidden_size: usize,
 }
 
 /// Shapes and constants of the vision tower.
@@ -50,7 +53,7 @@ pub struct VisionConfig {
     pub layer_norm_eps: f64,
 }
 
-/// Shapes and constants of the text decoder.
+/// Shapes and constants of the text decoder, and of the text encoder.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TextConfig {
     /// Rows of the word embedding.
@@ -93,20 +96,38 @@ impl BlipConfig {
     ///
     /// # Errors
     /// [`ErrorKind::Model`](cutline_error::ErrorKind::Model): invalid JSON, another architecture
-    /// than BLIP for captioning, or impossible shapes.
+    /// than those of [`Family`], or impossible shapes.
     pub fn from_json(json: &[u8]) -> Result<Self> {
         let raw: RawConfig = serde_json::from_slice(json).map_err(|e| {
             Error::model(format!("config.json cannot be read as a BLIP configuration: {e}"))
                 .with_source(e)
         })?;
-        raw.check_architecture()?;
+        let family = Family::named(raw.model_type.as_deref(), raw.architectures.as_deref())?;
+        within("the top level", "image_text_hidden_size", raw.image_text_hidden_size, MAX_WIDTH)?;
         let tie_word_embeddings = raw.tie_word_embeddings || raw.text_config.tie_word_embeddings;
         let config = Self {
+            family,
+            image_text_hidden_size: raw.image_text_hidden_size,
             vision: raw.vision_config.resolve()?,
             text: raw.text_config.resolve()?,
             tie_word_embeddings,
         };
+        config.check_widths()?;
         Ok(config)
+    }
+
+    /// The decoder that answers questions reads the states of the text encoder, but transformers gives it
+    /// keys and values for states as wide as the vision tower's, and fails if these differ.
+    fn check_widths(&self) -> Result<()> {
+        let (image, text) = (self.vision.hidden_size, self.text.hidden_size);
+        if self.family == Family::QuestionAnswering && image != text {
+            return Err(Error::model(format!(
+                "config.json: hidden_size is {image} in vision_config and {text} in text_config, but \
+                 {} needs the same; fetch the file again",
+                self.family.architecture()
+            )));
+        }
+        Ok(())
     }
 }
 
@@ -167,29 +188,8 @@ struct RawConfig {
     text_config: RawText,
     #[serde(default = "yes")]
     tie_word_embeddings: bool,
-}
-
-impl RawConfig {
-    fn check_architecture(&self) -> Result<()> {
-        match self.model_type.as_deref() {
-            Some("blip") => {}
-            other => {
-                return Err(Error::model(format!(
-                    "config.json says model_type {:?}, but only \"blip\" is supported; choose a \
-                     BLIP captioning checkpoint such as Salesforce/blip-image-captioning-base",
-                    other.unwrap_or("<missing>")
-                )));
-            }
-        }
-        let Some(architectures) = &self.architectures else { return Ok(()) };
-        if architectures.is_empty() || architectures.iter().any(|a| a == CAPTIONING) {
-            return Ok(());
-        }
-        Err(Error::model(format!(
-            "config.json says architectures {architectures:?}, which do not write captions; \
-             choose a {CAPTIONING} checkpoint"
-        )))
-    }
+    #[serde(default = "default_embedding")]
+    image_text_hidden_size: usize,
 }
 
 #[derive(Deserialize)]
@@ -333,7 +333,7 @@ impl RawText {
         if !self.is_decoder {
             return Err(Error::model(
                 "config.json, text_config: is_decoder is false, so the model has no \
-                 cross-attention and cannot write captions",
+                 cross-attention and cannot see images",
             ));
         }
         Ok(TextConfig {
@@ -362,6 +362,10 @@ impl RawText {
 
 const fn yes() -> bool {
     true
+}
+
+const fn default_embedding() -> usize {
+    256
 }
 
 fn within(section: &str, field: &str, value: usize, most: usize) -> Result<()> {

@@ -1,4 +1,5 @@
-//! BLIP for image captioning: configuration, checkpoints, the vision tower and the text decoder.
+//! BLIP: configuration, checkpoints, the vision tower, the text decoder and the text encoder. [`Family`]
+//! says which models there are.
 //!
 //! The trait [`Model`] has two implementations. [`cpu`] runs on the kernels of `cutline-kernels`
 //! and is what a CPU normally uses. [`gpu`] runs on candle: on a GPU, and on a CPU for GGUF block
@@ -8,17 +9,21 @@
 pub mod config;
 pub mod cpu;
 mod failure;
+mod family;
 pub mod gpu;
 mod loader;
 mod model;
 mod positions;
 pub mod quantize;
+mod reader;
 pub mod weights;
 
 pub use config::BlipConfig;
 pub use cpu::CpuModel;
+pub use family::{Ability, Family};
 pub use gpu::GpuModel;
 pub use model::{ImageStates, Model, ModelDescription, Read, Scores, Slot};
+pub use reader::{ImageMemory, TextReader};
 pub use weights::Weights;
 
 use failure::arithmetic;

@@ -4,18 +4,19 @@ use std::fmt;
 
 use candle_core::{DType, Device, Tensor};
 
-use crate::BlipConfig;
 use crate::config::TextConfig;
 use crate::cpu::CpuSlot;
 use crate::gpu::GpuSlot;
+use crate::{BlipConfig, TextReader};
 use cutline_error::{Error, Result};
 use cutline_generate::TopLogits;
 
-/// A loaded BLIP captioner with the memory that its passes need.
+/// A loaded BLIP with the memory that its passes need.
 ///
 /// An image goes through [`encode`](Self::encode) once. [`begin`](Self::begin) makes a slot for one
 /// caption of it, or for several beams or samples, and [`read`](Self::read) takes a decode step of
-/// any number of slots.
+/// any number of slots. A model without a text decoder cannot do the latter two; what models with a
+/// text encoder can do besides is in [`TextReader`].
 pub trait Model: fmt::Debug + Send {
     /// What is known about the model and where it runs.
     fn describe(&self) -> &ModelDescription;
@@ -62,6 +63,11 @@ pub trait Model: fmt::Debug + Send {
     /// The tokens do not fit a slot or the vocabulary, or the arithmetic failed. The slots cannot
     /// be used any more.
     fn read(&mut self, reads: &mut [Read<'_>]) -> Result<Vec<Scores>>;
+
+    /// The text encoder; `None` if the model has none.
+    fn reader(&mut self) -> Option<&mut dyn TextReader> {
+        None
+    }
 
     /// Takes back a finished slot, so that the next one can use its memory.
     fn recycle(&mut self, _slot: Slot) {}
@@ -130,7 +136,8 @@ impl ModelDescription {
     }
 }
 
-/// The vision tower's output for one image: `[1 + patches, vision width]`, the class token first.
+/// What a text decoder attends to: the vision tower's output for one image, `[1 + patches, vision width]`,
+/// the class token first; or the text encoder's output for a question, `[tokens, text width]`.
 #[derive(Debug)]
 pub enum ImageStates {
     /// In plain memory, for [`cpu`](crate::cpu).

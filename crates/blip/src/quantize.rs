@@ -91,9 +91,13 @@ fn names<'a>(config: &BlipConfig, weights: &'a Weights) -> BTreeMap<&'a str, &'a
     names
 }
 
-/// Whether the model multiplies by the matrix of this name. Text positions are only looked up.
+/// Whether the model multiplies by the matrix of this name in less precision. Text positions are only
+/// looked up, and the heads that compare images with texts are small.
 fn is_multiplied(name: &str) -> bool {
-    name.ends_with(".weight") && !name.ends_with("position_embeddings.weight")
+    const HEADS: [&str; 3] = ["vision_proj.", "text_proj.", "itm_head."];
+    name.ends_with(".weight")
+        && !name.ends_with("position_embeddings.weight")
+        && !HEADS.iter().any(|head| name.starts_with(head))
 }
 
 /// The name with `*` in place of its number.

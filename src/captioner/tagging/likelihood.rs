@@ -134,7 +134,7 @@ fn pieces(tokenizer: &Tokenizer, name: &str) -> Result<Option<Vec<u32>>> {
 pub(super) fn features(image: &ImageInput) -> Option<Vec<f32>> {
     match image {
         ImageInput::Encoded(encoded) => encoded.features().map(<[f32]>::to_vec),
-        ImageInput::Pixels(_) => None,
+        ImageInput::Pixels(_) | ImageInput::Nothing => None,
     }
 }
 
@@ -262,7 +262,7 @@ impl Job {
         let entries = (0..self.set.texts.len()).map(entry).collect();
         let set = ClosedSet::new(entries, BEST, ROWS)?.with_steps(STEPS);
         let task = Task::Rank(Arc::new(set));
-        Ok(JobRequest { image, prompt: self.set.prompt.clone(), task })
+        Ok(JobRequest { image, prompt: self.set.prompt.clone(), task: task.into() })
     }
 
     /// The best name of each tag counts.

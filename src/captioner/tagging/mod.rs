@@ -23,7 +23,7 @@ use self::likelihood::{Likelihood, Ranked, TagTexts};
 pub use self::params::{TagFields, TagParams, TagStrategy};
 use super::work::{self, VisionCacheUse};
 use super::{CaptionParams, Captioner, Choice, ImageInfo, Photo, Priority, tag_params};
-use crate::engine::ImageInput;
+use crate::engine::{Ability, ImageInput};
 use crate::metrics::milliseconds;
 use cutline_error::{Error, Result};
 use cutline_tags::{
@@ -231,6 +231,7 @@ impl Captioner {
         near: Option<Arc<dyn NearTags>>,
     ) -> Result<Tagged> {
         let begin = Instant::now();
+        self.require(Ability::Caption)?;
         params.validate()?;
         let strategy = params.strategy.resolved();
         if strategy == TagStrategy::Similarity && near.is_none() {

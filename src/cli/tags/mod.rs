@@ -24,6 +24,7 @@ use crate::config::{
     self, Group, LogSettings, Values, captioner_settings, library_address, read_vocabulary,
     tag_vocabulary,
 };
+use crate::engine::Ability;
 use crate::near_tags::LibraryTags;
 use crate::scheduler::VisionOrder;
 use crate::telemetry::{self, Output as LogOutput};
@@ -32,7 +33,7 @@ use cutline_tags::Vocabulary;
 
 pub(super) const NAME: &str = "tags";
 /// There was nothing to do: the arguments stand for no photo.
-const NO_PHOTOS: u8 = 3;
+pub(super) const NO_PHOTOS: u8 = 3;
 const GROUPS: [Group; 5] = [Group::Model, Group::Images, Group::Library, Group::Tags, Group::Logs];
 
 #[derive(Args)]
@@ -195,6 +196,7 @@ impl Worker {
             None => None,
         };
         let captioner = Captioner::load(&settings)?;
+        captioner.require(Ability::Caption)?;
         Ok(Self { captioner, max_bytes: settings.max_image_bytes, near })
     }
 
@@ -264,7 +266,7 @@ impl TagRun {
     }
 }
 
-fn read(path: &Path, max_bytes: usize) -> Result<Vec<u8>> {
+pub(super) fn read(path: &Path, max_bytes: usize) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let opened = File::open(path);
     let read = opened.and_then(|file| file.take(max_bytes as u64 + 1).read_to_end(&mut bytes));

@@ -1,8 +1,10 @@
-//! The parameters of a request: those of a caption, those of tags, or none.
+//! The parameters of a request: those of a caption, of tags, of texts, or none.
 
 use serde_json::Value;
 
-use crate::captioner::{CaptionParams, Parameter, ParameterFields, TagFields, TagParams};
+use crate::captioner::{
+    CaptionParams, Parameter, ParameterFields, TagFields, TagParams, TextFields,
+};
 use cutline_error::{Error, Result};
 use cutline_tags::Vocabulary;
 
@@ -13,6 +15,7 @@ pub(super) enum FormFields {
     None,
     Caption(ParameterFields),
     Tags(Box<TagFields>),
+    Texts(Box<TextFields>),
 }
 
 impl From<Option<ParameterFields>> for FormFields {
@@ -28,6 +31,7 @@ impl FormFields {
             Self::None => Vec::new(),
             Self::Caption(_) => Parameter::all().iter().map(Parameter::name).collect(),
             Self::Tags(_) => TagFields::NAMES.to_vec(),
+            Self::Texts(params) => params.of().names(),
         }
     }
 
@@ -39,6 +43,9 @@ impl FormFields {
             Self::Tags(_) => {
                 TagFields::NAMES.into_iter().find(|known| known.eq_ignore_ascii_case(name))
             }
+            Self::Texts(params) => {
+                params.of().names().into_iter().find(|known| known.eq_ignore_ascii_case(name))
+            }
         }
     }
 
@@ -49,6 +56,7 @@ impl FormFields {
             Self::Tags(params) if TagFields::is_known(name) => {
                 Some(params.expect(name).map(|_| ()))
             }
+            Self::Texts(params) if params.is_known(name) => Some(params.expect(name).map(|_| ())),
             _ => None,
         }
     }
@@ -58,6 +66,7 @@ impl FormFields {
             Self::None => Ok(()),
             Self::Caption(params) => params.add_text(name, text),
             Self::Tags(params) => params.add_text(name, text),
+            Self::Texts(params) => params.add_text(name, text),
         }
     }
 
@@ -66,6 +75,7 @@ impl FormFields {
             Self::None => Ok(()),
             Self::Caption(params) => params.add(name, value),
             Self::Tags(params) => params.add(name, value),
+            Self::Texts(params) => params.add(name, value),
         }
     }
 
@@ -81,6 +91,7 @@ impl FormFields {
             Self::Caption(params) if name == "variables" && json.starts_with('{') => {
                 Some(params.add_text(name, json))
             }
+            Self::Texts(params) if params.of().is_list(name) => Some(params.add_json_list(json)),
             _ => None,
         }
     }
@@ -89,6 +100,7 @@ impl FormFields {
     pub(super) fn limit(&self, name: &str) -> usize {
         match self {
             Self::Tags(_) if name == TagFields::NESTED => TagFields::MAX_VOCABULARY,
+            Self::Texts(params) if params.of().is_list(name) => TextFields::MAX_BYTES,
             _ => ParameterFields::MAX_BYTES,
         }
     }
@@ -102,6 +114,7 @@ impl FormFields {
                 let (params, vocabulary) = params.finish();
                 Ok(Given::Tags(params, vocabulary))
             }
+            Self::Texts(params) => Ok(Given::Texts(params)),
         }
     }
 }
@@ -111,20 +124,35 @@ impl FormFields {
 pub(super) enum Given {
     Caption(CaptionParams),
     Tags(TagParams, Option<Vocabulary>),
+    /// What they say together is checked later.
+    Texts(Box<TextFields>),
 }
 
 impl Given {
     pub(super) fn caption(self) -> Result<CaptionParams> {
         match self {
             Self::Caption(params) => Ok(params),
-            Self::Tags(..) => Err(Error::internal("a request was read as one for tags")),
+            Self::Tags(..) | Self::Texts(_) => {
+                Err(Error::internal("a request was read as one for something else"))
+            }
         }
     }
 
     pub(super) fn tags(self) -> Result<(TagParams, Option<Vocabulary>)> {
         match self {
             Self::Tags(params, vocabulary) => Ok((params, vocabulary)),
-            Self::Caption(_) => Err(Error::internal("a request for tags was read as another")),
+            Self::Caption(_) | Self::Texts(_) => {
+                Err(Error::internal("a request for tags was read as another"))
+            }
+        }
+    }
+
+    pub(super) fn texts(self) -> Result<TextFields> {
+        match self {
+            Self::Texts(fields) => Ok(*fields),
+            Self::Caption(_) | Self::Tags(..) => {
+                Err(Error::internal("a request with texts was read as another"))
+            }
         }
     }
 }

@@ -43,7 +43,7 @@ pub async fn read(
     let budget = Budget::new(settings.max_inflight_bytes);
     let count = limit.map_or(ImageCount::One, ImageCount::Many);
     let fetcher = Fetcher::new(settings.fetch.clone());
-    let reader = Reader { settings, budget: &budget, count };
+    let reader = Reader { settings, budget: &budget, count, optional: false };
     let read = reader.read(request, Some(ParameterFields::default()), &fetcher).await;
     let read = read.map(|Uploads { items, params }| {
         let size = |photo: Result<crate::captioner::Photo>| {

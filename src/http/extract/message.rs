@@ -75,7 +75,7 @@ pub(in crate::http) struct BadMessage {
 
 /// The limits of a text message and of a binary one.
 pub(in crate::http) fn message_limits(settings: &HttpSettings, budget: &Budget) -> [BodyLimits; 2] {
-    let reader = Reader { settings, budget, count: ImageCount::One };
+    let reader = Reader { settings, budget, count: ImageCount::One, optional: false };
     let binary = reader.limits(Transport::Raw);
     let bytes = binary.bytes.saturating_add(ENVELOPE_BYTES);
     [reader.limits(Transport::Json), BodyLimits { bytes, ..binary }]

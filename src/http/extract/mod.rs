@@ -31,7 +31,8 @@ use self::names::{ImageCount, Place};
 use super::body::{BodyLimits, LimitedBody};
 use super::state::AppState;
 use crate::captioner::{
-    Budget, CaptionParams, Captioner, ParameterFields, Photo, TagFields, TagParams, given_twice,
+    Budget, CaptionParams, Captioner, ParameterFields, Photo, TagFields, TagParams, TextFields,
+    TextUse, given_twice,
 };
 use crate::config::HttpSettings;
 use crate::fetch::{Fetcher, MAX_URL_BYTES, URL_FIELD};
@@ -82,7 +83,8 @@ pub(super) async fn upload(
     captioner: &Captioner,
 ) -> Result<Upload> {
     let settings = state.settings();
-    let reader = Reader { settings, budget: captioner.budget(), count: ImageCount::One };
+    let reader =
+        Reader { settings, budget: captioner.budget(), count: ImageCount::One, optional: false };
     let params = Some(ParameterFields::default());
     let Uploads { items, params } = reader.read(request, params, state.fetcher()).await?;
     Ok(Upload { photo: only(items)?, params })
@@ -98,11 +100,34 @@ pub(super) async fn tag_upload(
     captioner: &Captioner,
 ) -> Result<TagUpload> {
     let settings = state.settings();
-    let reader = Reader { settings, budget: captioner.budget(), count: ImageCount::One };
+    let reader =
+        Reader { settings, budget: captioner.budget(), count: ImageCount::One, optional: false };
     let fields = FormFields::Tags(Box::<TagFields>::default());
     let (items, given) = reader.read_fields(request, fields, state.fetcher()).await?;
     let (params, vocabulary) = given.tags()?;
     Ok(TagUpload { photo: only(items)?, params, vocabulary })
+}
+
+/// Reads the request for scores, embeddings or answers: the image, and the parameters, of which some are
+/// checked by their `finish`. Only a request for embeddings may come without an image.
+///
+/// # Errors
+/// As [`upload`].
+pub(super) async fn text_upload(
+    request: Request,
+    state: &AppState,
+    captioner: &Captioner,
+    of: TextUse,
+) -> Result<(Option<Photo>, TextFields)> {
+    let (settings, optional) = (state.settings(), of == TextUse::Embed);
+    let reader = Reader { settings, budget: captioner.budget(), count: ImageCount::One, optional };
+    let fields = FormFields::Texts(Box::new(TextFields::new(of)));
+    let (items, given) = reader.read_fields(request, fields, state.fetcher()).await?;
+    let fields = given.texts()?;
+    if optional && items.is_empty() {
+        return Ok((None, fields));
+    }
+    Ok((Some(only(items)?), fields))
 }
 
 /// Reads a request that has an image and no parameters.
@@ -110,7 +135,8 @@ pub(super) async fn tag_upload(
 /// # Errors
 /// As [`upload`]; every parameter is refused as unknown.
 pub(super) async fn image(request: Request, state: &AppState, budget: &Budget) -> Result<Photo> {
-    let reader = Reader { settings: state.settings(), budget, count: ImageCount::One };
+    let reader =
+        Reader { settings: state.settings(), budget, count: ImageCount::One, optional: false };
     only(reader.read(request, None, state.fetcher()).await?.items)
 }
 
@@ -130,7 +156,12 @@ pub(super) async fn uploads(
     // A batch takes all its queue slots at once, so it can never be larger than the queue.
     let settings = state.settings();
     let limit = settings.max_images_per_request.min(captioner.status().queue_capacity);
-    let reader = Reader { settings, budget: captioner.budget(), count: ImageCount::Many(limit) };
+    let reader = Reader {
+        settings,
+        budget: captioner.budget(),
+        count: ImageCount::Many(limit),
+        optional: false,
+    };
     reader.read(request, Some(ParameterFields::default()), state.fetcher()).await
 }
 
@@ -140,6 +171,8 @@ struct Reader<'a> {
     settings: &'a HttpSettings,
     budget: &'a Budget,
     count: ImageCount,
+    /// Whether a request may have no image.
+    optional: bool,
 }
 
 impl Reader<'_> {
@@ -163,7 +196,7 @@ impl Reader<'_> {
         let mut form = Form { params, count: self.count };
         let mut images = Images { reader: self, items: Vec::new() };
         form.query(&parts.uri, &mut images)?;
-        if !images.items.is_empty() && body.is_end_stream() {
+        if (self.optional || !images.items.is_empty()) && body.is_end_stream() {
             // The address says it all.
             return self.arrived(form, images, fetcher).await;
         }
@@ -399,7 +432,7 @@ impl Images<'_> {
             ImageCount::One => "there is no image",
             ImageCount::Many(_) => "there are no images",
         };
-        if self.items.is_empty() {
+        if self.items.is_empty() && !self.reader.optional {
             return Err(malformed(format!("{missing}; {}", count.instructions())));
         }
         Ok(self.items)

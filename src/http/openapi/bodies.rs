@@ -77,8 +77,13 @@ macro_rules! either {
 }
 
 mod tags;
+mod texts;
 
 pub(in crate::http) use self::tags::{TagForm, TagJson, TagQuery};
+pub(in crate::http) use self::texts::{
+    EmbedForm, EmbedJson, EmbedQuery, QuestionForm, QuestionJson, QuestionQuery, ScoreForm,
+    ScoreJson, ScoreQuery,
+};
 
 either! {
     CaptionJson: CaptionRequest, CaptionUrlRequest;

@@ -63,8 +63,13 @@ macro_rules! problems {
 }
 
 problems! {
-    CaptionProblems: KEY, PAID, BODY, MODEL, &[ErrorKind::ModelNotFound];
-    BatchProblems: KEY, PAID, BODY, MODEL, &[ErrorKind::BatchTooLarge, ErrorKind::ModelNotFound];
+    CaptionProblems: KEY, PAID, BODY, MODEL, &[ErrorKind::ModelNotFound, ErrorKind::Unsupported];
+    TextProblems: KEY, PAID, BODY, MODEL, &[ErrorKind::Unsupported];
+    BatchProblems: KEY, PAID, BODY, MODEL, &[
+        ErrorKind::BatchTooLarge,
+        ErrorKind::ModelNotFound,
+        ErrorKind::Unsupported,
+    ];
     ImageProblems: KEY, BODY;
     RealtimeProblems: KEY, MODEL, &[ErrorKind::MalformedRequest, ErrorKind::OriginNotAllowed];
     LibraryProblems: KEY, LIBRARY;
@@ -288,8 +293,8 @@ fn example(kind: ErrorKind) -> Error {
             "there is no image in the request, and this model only describes images; send one"
         }
         ErrorKind::Unsupported => {
-            "the schema requires year, which this model cannot answer; ask for a caption (a string \
-             named caption or description) or for tags (an array named labels or tags)"
+            "the loaded model cannot answer questions; it can write captions; load a checkpoint such \
+             as Salesforce/blip-vqa-base"
         }
         _ => "",
     };

@@ -48,6 +48,7 @@ use crate::captioner;
     tags(
         (name = "captions", description = "Captions of images"),
         (name = "tags", description = "Tags of images, from an allowed list"),
+        (name = "texts", description = "Texts and questions about images"),
         (name = "images", description = "Properties of images, without the model"),
         (name = "library", description = "Captions that are kept, with LIBRARY"),
         (name = "keys", description = "Keys of clients, and what they have used, with LIBRARY"),

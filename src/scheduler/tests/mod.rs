@@ -69,6 +69,7 @@ fn outcome(submission: Submission) -> (Vec<u32>, Option<Result<Vec<Sequence>, Er
             JobEvent::Token(token) => tokens.push(token),
             JobEvent::Done { sequences, .. } => end = Some(Ok(sequences)),
             JobEvent::Failed(error) => end = Some(Err(error)),
+            JobEvent::Compared { .. } => panic!("nothing is compared: {event:?}"),
         }
     }
     (tokens, end)

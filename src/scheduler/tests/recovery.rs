@@ -105,9 +105,9 @@ fn unseeded_sampling_keeps_its_seed_across_a_restart() {
         ScheduledJob::new(JobId(0), JobRequest { task: params.into(), ..request(0, 1, 1) })
             .unwrap();
     let image = || request(0, 1, 1).image;
-    let mut seed = || match job.start(image()).task {
-        Task::Write(params) => params.seed,
-        Task::Rank(_) => None,
+    let mut seed = || match job.start(image()).task.task() {
+        Some(Task::Write(params)) => params.seed,
+        Some(Task::Rank(_)) | None => None,
     };
     let first = seed();
     assert!(first.is_some());

@@ -14,8 +14,8 @@ use cutline::captioner::{
 use cutline::config::HttpSettings;
 use cutline::engine::source::ModelSource;
 use cutline::engine::{
-    ClosedSet, EncodedImage, Engine, Event, FinishReason, ImageInput, Job, JobId, PixelValues,
-    Sequence, Task,
+    ClosedSet, EncodedImage, Engine, Event, Family, FinishReason, ImageInput, Job, JobId,
+    PixelValues, Sequence, Task,
 };
 use cutline::error::{Error, ErrorKind, Result};
 use cutline::generate::{Decoder, DecoderInput, Progress};
@@ -157,9 +157,10 @@ impl Engine for ScriptedEngine {
             return Ok(());
         }
         self.jobs.retain_mut(|(job, written)| {
-            let params = match &job.task {
-                Task::Write(params) => params,
-                Task::Rank(set) => {
+            let params = match job.task.task() {
+                None => return false,
+                Some(Task::Write(params)) => params,
+                Some(Task::Rank(set)) => {
                     events.push(Event::Done { job: job.id, sequences: rank(job, set) });
                     return false;
                 }
@@ -339,7 +340,10 @@ impl Drop for Fixture {
 fn model_info() -> ModelInfo {
     ModelInfo {
         id: "scripted".into(),
-        architecture: "BlipForConditionalGeneration".into(),
+        architecture: Family::Captioning.architecture().into(),
+        tasks: vec!["caption".into()],
+        family: Family::Captioning,
+        embedding_size: None,
         parameters: 1,
         precision: "f32".into(),
         kernels: "none".into(),

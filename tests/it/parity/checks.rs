@@ -33,6 +33,7 @@ pub(super) fn run(engine: &mut LocalEngine, jobs: Vec<Job>, each: usize) -> BTre
                 Event::Token { job, token } => outcomes.entry(job.0).or_default().1.push(token),
                 Event::Done { job, sequences } => outcomes.entry(job.0).or_default().0 = sequences,
                 Event::Failed { job, error } => panic!("job {}: {error}", job.0),
+                Event::Compared { job, .. } => panic!("job {} writes nothing", job.0),
             }
         }
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use cutline::blip::{BlipConfig, ImageStates, Model, Read, Scores, Slot, Weights};
 use cutline::engine::local::LocalEngine;
 use cutline::engine::{
-    self, DeviceChoice, EngineOptions, Job, JobId, KernelChoice, PixelValues, Precision,
+    self, DeviceChoice, EngineOptions, Job, JobId, KernelChoice, PixelValues, Precision, Work,
 };
 use cutline::generate::{EarlyStopping, GenerationParams};
 use cutline::kernels::Tier;
@@ -94,6 +94,34 @@ struct Goldens {
     cases: Vec<Case>,
     #[serde(default)]
     rankings: Vec<Ranking>,
+    #[serde(default)]
+    texts: Vec<Text>,
+    #[serde(default)]
+    scores: Vec<ImageScores>,
+}
+
+/// A text, and its embedding.
+#[derive(Deserialize)]
+pub(super) struct Text {
+    pub(super) text: String,
+    pub(super) ids: Vec<u32>,
+    pub(super) embedding: Vec<f32>,
+}
+
+/// The embedding of an image, and how well every text matches it.
+#[derive(Deserialize)]
+pub(super) struct ImageScores {
+    pub(super) image: usize,
+    pub(super) embedding: Vec<f32>,
+    pub(super) pairs: Vec<Pair>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Pair {
+    pub(super) logits: [f32; 2],
+    #[serde(rename = "match")]
+    pub(super) matching: f32,
+    pub(super) similarity: f32,
 }
 
 /// Texts after a prompt, with the logarithms of their probabilities.
@@ -115,6 +143,11 @@ pub(super) struct Case {
     pub(super) name: String,
     pub(super) image: usize,
     pub(super) prompt: Vec<u32>,
+    /// For models that answer questions.
+    #[serde(default)]
+    pub(super) question: Vec<u32>,
+    #[serde(default)]
+    pub(super) question_text: Option<String>,
     params: serde_json::Map<String, serde_json::Value>,
     pub(super) sequences: Vec<Expected>,
 }
@@ -126,9 +159,12 @@ pub(super) struct Expected {
     pub(super) finish_reason: String,
     pub(super) score: Option<f32>,
     pub(super) confidence: f32,
+    /// In the sets that have a tokenizer.
+    #[serde(default)]
+    pub(super) text: Option<String>,
 }
 
-fn root() -> &'static Path {
+pub(super) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
@@ -216,6 +252,10 @@ impl Set {
         logits
     }
 
+    pub(super) fn take_scores(&mut self) -> (Vec<Text>, Vec<ImageScores>) {
+        (std::mem::take(&mut self.goldens.texts), std::mem::take(&mut self.goldens.scores))
+    }
+
     pub(super) fn take_rankings(&mut self) -> Vec<Ranking> {
         std::mem::take(&mut self.goldens.rankings)
     }
@@ -277,5 +317,9 @@ pub(super) fn params(case: &Case) -> GenerationParams {
 
 pub(super) fn job(id: usize, case: &Case, pixels: &[Arc<PixelValues>]) -> Job {
     let image = Arc::clone(&pixels[case.image]);
-    Job::new(JobId(id as u64), image, case.prompt.clone(), params(case))
+    let task = match &case.question[..] {
+        [] => params(case).into(),
+        question => Work::Answer { question: question.to_vec(), task: params(case).into() },
+    };
+    Job::new(JobId(id as u64), image, case.prompt.clone(), task)
 }

@@ -23,7 +23,10 @@ fn config_and_weights_are_enough() {
     let files = open(&folder).unwrap();
     assert_eq!(files.id, "blip-mine");
     assert_eq!(files.source, folder.to_str().unwrap());
-    assert_eq!(files.config, br#"{"model_type": "blip"}"#);
+    assert_eq!(
+        files.config,
+        br#"{"model_type": "blip", "architectures": ["BlipForConditionalGeneration"]}"#
+    );
     assert!(files.weights.contains("a"));
     assert!(files.tokenizer.json.is_none() && files.tokenizer.vocab.is_none());
     assert!(files.preprocessor.is_none() && files.generation.is_none());

@@ -8,7 +8,10 @@ fn refused(json: &str) -> String {
 
 #[test]
 fn missing_fields_have_the_defaults_of_transformers() {
-    let config = BlipConfig::from_json(br#"{"model_type": "blip"}"#).unwrap();
+    let config = BlipConfig::from_json(
+        br#"{"model_type": "blip", "architectures": ["BlipForConditionalGeneration"]}"#,
+    )
+    .unwrap();
     assert_eq!(config.vision.grid(), 24);
     assert_eq!(config.vision.num_attention_heads, 12);
     assert_eq!(config.vision.layer_norm_eps, 1e-5);
@@ -23,7 +26,7 @@ fn missing_fields_have_the_defaults_of_transformers() {
 fn the_head_is_untied_only_if_both_sections_say_so() {
     let tied = |top, text| {
         let json = format!(
-            r#"{{"model_type": "blip", "tie_word_embeddings": {top},
+            r#"{{"model_type": "blip", "architectures": ["BlipForConditionalGeneration"], "tie_word_embeddings": {top},
                 "text_config": {{"tie_word_embeddings": {text}}}}}"#
         );
         BlipConfig::from_json(json.as_bytes()).unwrap().tie_word_embeddings
@@ -36,14 +39,21 @@ fn the_head_is_untied_only_if_both_sections_say_so() {
 fn other_architectures_are_refused_with_the_reason() {
     assert!(refused(r#"{"model_type": "blip-2"}"#).contains("blip-2"));
     assert!(refused("{}").contains("model_type"));
-    let vqa = r#"{"model_type": "blip", "architectures": ["BlipForQuestionAnswering"]}"#;
-    assert!(refused(vqa).contains("BlipForQuestionAnswering"));
+    let pretraining = r#"{"model_type": "blip", "architectures": ["BlipForPreTraining"]}"#;
+    assert!(refused(pretraining).contains("BlipForPreTraining"));
+    for unnamed in [r#"{"model_type": "blip"}"#, r#"{"model_type": "blip", "architectures": []}"#] {
+        assert!(refused(unnamed).contains("BlipForQuestionAnswering"));
+    }
     assert!(refused("not json").contains("config.json"));
 }
 
 #[test]
 fn impossible_shapes_are_refused_with_the_field() {
-    let with = |section: &str| refused(&format!(r#"{{"model_type": "blip", {section}}}"#));
+    let with = |section: &str| {
+        refused(&format!(
+            r#"{{"model_type": "blip", "architectures": ["BlipForConditionalGeneration"], {section}}}"#
+        ))
+    };
     assert!(with(r#""text_config": {"num_attention_heads": 7}"#).contains("text_config"));
     assert!(with(r#""vision_config": {"num_attention_heads": 0}"#).contains("vision_config"));
     assert!(with(r#""vision_config": {"hidden_act": "mish"}"#).contains("mish"));
@@ -69,16 +79,24 @@ fn absurd_numbers_are_refused_before_anything_is_read() {
     ] {
         // The last is the largest that the type can hold.
         for number in ["0", "1000000000", "1099511627776", "18446744073709551615"] {
-            let json = format!(r#"{{"model_type": "blip", "{section}": {{"{field}": {number}}}}}"#);
+            let json = format!(
+                r#"{{"model_type": "blip", "architectures": ["BlipForConditionalGeneration"], "{section}": {{"{field}": {number}}}}}"#
+            );
             let error = refused(&json);
             assert!(error.contains(section) && error.contains(field), "{error}");
         }
         for number in ["-1", "1e300", "1.5", "18446744073709551616", "\"12\"", "[1e9, 1e9]"] {
-            let json = format!(r#"{{"model_type": "blip", "{section}": {{"{field}": {number}}}}}"#);
+            let json = format!(
+                r#"{{"model_type": "blip", "architectures": ["BlipForConditionalGeneration"], "{section}": {{"{field}": {number}}}}}"#
+            );
             refused(&json);
         }
     }
-    let with = |section: &str| refused(&format!(r#"{{"model_type": "blip", {section}}}"#));
+    let with = |section: &str| {
+        refused(&format!(
+            r#"{{"model_type": "blip", "architectures": ["BlipForConditionalGeneration"], {section}}}"#
+        ))
+    };
     let patches = r#""vision_config": {"image_size": 8192, "patch_size": 1}"#;
     assert!(with(patches).contains("patches"));
     assert!(with(r#""text_config": {"layer_norm_eps": 1e300}"#).contains("layer_norm_eps"));
@@ -88,7 +106,35 @@ fn absurd_numbers_are_refused_before_anything_is_read() {
 #[test]
 fn an_unused_padding_token_need_not_be_valid() {
     for id in ["null", "-1", "99999"] {
-        let json = format!(r#"{{"model_type": "blip", "text_config": {{"pad_token_id": {id}}}}}"#);
+        let json = format!(
+            r#"{{"model_type": "blip", "architectures": ["BlipForConditionalGeneration"], "text_config": {{"pad_token_id": {id}}}}}"#
+        );
         BlipConfig::from_json(json.as_bytes()).unwrap();
     }
+}
+
+#[test]
+fn the_first_architecture_says_which_model_it_is() {
+    for family in Family::ALL {
+        let json = format!(
+            r#"{{"model_type": "blip", "architectures": ["{}", "BlipModel"]}}"#,
+            family.architecture()
+        );
+        assert_eq!(BlipConfig::from_json(json.as_bytes()).unwrap().family, family);
+    }
+}
+
+#[test]
+fn a_model_that_answers_questions_has_one_width() {
+    let json = |family: Family| {
+        format!(
+            r#"{{"model_type": "blip", "architectures": ["{}"],
+                "vision_config": {{"hidden_size": 1024, "num_attention_heads": 16}}}}"#,
+            family.architecture()
+        )
+    };
+    let error = refused(&json(Family::QuestionAnswering));
+    assert!(error.contains("1024") && error.contains("768"), "{error}");
+    let config = BlipConfig::from_json(json(Family::Retrieval).as_bytes()).unwrap();
+    assert_eq!(config.image_text_hidden_size, 256);
 }

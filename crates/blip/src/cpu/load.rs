@@ -1,12 +1,13 @@
 //! Reads a checkpoint and packs its weights.
 
-use super::text::{DecoderLayer, LmHead, TextDecoder};
+use super::encoder::{RetrievalHeads, TextEncoder};
+use super::text::{LmHead, TextDecoder, TextLayer};
 use super::vision::{VisionLayer, VisionTower};
 use super::{CpuWeights, Norm, heads};
-use crate::ModelDescription;
 use crate::config::{BlipConfig, TextConfig, VisionConfig};
 use crate::loader::Loader;
 use crate::weights::Weights;
+use crate::{Family, ModelDescription};
 use candle_core::{DType, Device};
 use cutline_error::{Error, ErrorKind, Result};
 use cutline_kernels::attention::MAX_HEAD_SIZE;
@@ -36,12 +37,20 @@ impl CpuWeights {
         let isa = tier.isa().ok_or_else(|| {
             Error::new(ErrorKind::Model, format!("the kernels {tier} do not run on this CPU"))
         })?;
-        check_head_size(config.vision.head_dim())?;
+        check_head_size("vision_config", config.vision.head_dim())?;
+        if config.family.reads() {
+            check_head_size("text_config", config.text.head_dim())?;
+        }
         let loader = Loader::new(weights, DType::F32, &Device::Cpu);
         let packer = Packer { loader, isa, precision };
         let vision = packer.vision(&config.vision)?;
-        let text =
-            packer.text(&config.text, config.tie_word_embeddings, config.vision.hidden_size)?;
+        let (family, image_width) = (config.family, config.vision.hidden_size);
+        let decoder = || packer.decoder(&config.text, config.tie_word_embeddings, image_width);
+        let decoder = family.writes().then(decoder).transpose()?;
+        let encoder =
+            family.reads().then(|| packer.encoder(&config.text, image_width)).transpose()?;
+        let retrieval =
+            (family == Family::Retrieval).then(|| packer.retrieval(config)).transpose()?;
         let description = ModelDescription {
             config: config.clone(),
             parameters: packer.loader.parameters(),
@@ -53,17 +62,17 @@ impl CpuWeights {
             kernels: tier.as_str(),
             device: Device::Cpu,
         };
-        Ok(Self { description, isa, precision, vision, text })
+        Ok(Self { description, isa, precision, vision, decoder, encoder, retrieval })
     }
 }
 
-/// The kernels keep a head's row of the vision tower's attention in a buffer of fixed size.
-fn check_head_size(size: usize) -> Result<()> {
+/// The kernels keep a head's row of attention among many tokens in a buffer of fixed size.
+fn check_head_size(section: &str, size: usize) -> Result<()> {
     if size <= MAX_HEAD_SIZE {
         return Ok(());
     }
     Err(Error::model(format!(
-        "config.json, vision_config: attention heads are {size} wide, but the CPU kernels support at \
+        "config.json, {section}: attention heads are {size} wide, but the CPU kernels support at \
          most {MAX_HEAD_SIZE}; set CPU_KERNELS=candle"
     )))
 }
@@ -110,24 +119,68 @@ impl Packer<'_> {
         })
     }
 
-    fn text(&self, config: &TextConfig, tied: bool, image_width: usize) -> Result<TextDecoder> {
-        let hidden = config.hidden_size;
-        let prefix = "text_decoder.bert.embeddings";
-        let shape = [config.max_position_embeddings, hidden];
+    fn decoder(&self, config: &TextConfig, tied: bool, image_width: usize) -> Result<TextDecoder> {
         let (words, head) = self.words_and_head(config, tied)?;
+        let (positions, norm) = self.positions("text_decoder.bert", config)?;
         Ok(TextDecoder {
             isa: self.isa,
-            heads: heads(config.num_attention_heads, hidden),
+            heads: heads(config.num_attention_heads, config.hidden_size),
             words,
-            positions: self
-                .loader
-                .values(&format!("{prefix}.position_embeddings.weight"), &shape)?,
-            norm: self.norm(&format!("{prefix}.LayerNorm"), hidden, config.layer_norm_eps)?,
-            layers: (0..config.num_hidden_layers)
-                .map(|n| self.decoder_layer(config, image_width, n))
-                .collect::<Result<_>>()?,
+            positions,
+            norm,
+            layers: self.text_layers("text_decoder.bert", config, image_width)?,
             head,
         })
+    }
+
+    fn encoder(&self, config: &TextConfig, image_width: usize) -> Result<TextEncoder> {
+        let (hidden, vocabulary) = (config.hidden_size, config.vocab_size);
+        let words = "text_encoder.embeddings.word_embeddings.weight";
+        let words = self.loader.values(words, &[vocabulary, hidden])?;
+        let (positions, norm) = self.positions("text_encoder", config)?;
+        Ok(TextEncoder {
+            isa: self.isa,
+            heads: heads(config.num_attention_heads, hidden),
+            words: self.pack(&words, &vec![0.0; vocabulary], hidden),
+            positions,
+            norm,
+            layers: self.text_layers("text_encoder", config, image_width)?,
+        })
+    }
+
+    /// They are small, and what they give is compared, so they are in f32 in every precision.
+    fn retrieval(&self, config: &BlipConfig) -> Result<RetrievalHeads> {
+        let head = |name: &str, from: usize, to: usize| {
+            let weight = self.loader.values(&format!("{name}.weight"), &[to, from])?;
+            let bias = self.loader.values(&format!("{name}.bias"), &[to])?;
+            Ok(PackedWeights::new(self.isa, Precision::F32, &weight, &bias, from))
+        };
+        let (text, size) = (config.text.hidden_size, config.image_text_hidden_size);
+        Ok(RetrievalHeads {
+            vision: head("vision_proj", config.vision.hidden_size, size)?,
+            text: head("text_proj", text, size)?,
+            matching: head("itm_head", text, 2)?,
+        })
+    }
+
+    /// The position embedding of a text model, and the norm after it.
+    fn positions(&self, prefix: &str, config: &TextConfig) -> Result<(Vec<f32>, Norm)> {
+        let shape = [config.max_position_embeddings, config.hidden_size];
+        let prefix = format!("{prefix}.embeddings");
+        let table = self.loader.values(&format!("{prefix}.position_embeddings.weight"), &shape)?;
+        let norm = format!("{prefix}.LayerNorm");
+        Ok((table, self.norm(&norm, config.hidden_size, config.layer_norm_eps)?))
+    }
+
+    fn text_layers(
+        &self,
+        prefix: &str,
+        config: &TextConfig,
+        image_width: usize,
+    ) -> Result<Vec<TextLayer>> {
+        let layer =
+            |n| self.text_layer(config, image_width, &format!("{prefix}.encoder.layer.{n}"));
+        (0..config.num_hidden_layers).map(layer).collect()
     }
 
     /// The word embedding, unless it is the head's matrix, and the head.
@@ -159,14 +212,13 @@ impl Packer<'_> {
         Ok((words, head))
     }
 
-    fn decoder_layer(
+    fn text_layer(
         &self,
         config: &TextConfig,
         image_width: usize,
-        n: usize,
-    ) -> Result<DecoderLayer> {
+        prefix: &str,
+    ) -> Result<TextLayer> {
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
-        let prefix = format!("text_decoder.bert.encoder.layer.{n}");
         let named = |name: &str| format!("{prefix}.{name}");
         let output = |name: &str, from| -> Result<(PackedWeights, Norm)> {
             let dense = self.linear(&[&named(&format!("{name}.dense"))], from, hidden)?;
@@ -180,7 +232,7 @@ impl Packer<'_> {
         };
         let qkv = ["attention.self.query", "attention.self.key", "attention.self.value"];
         let kv = ["crossattention.self.key", "crossattention.self.value"];
-        Ok(DecoderLayer {
+        Ok(TextLayer {
             qkv: attention(&qkv, hidden)?,
             self_output: output("attention.output", hidden)?,
             query: attention(&["crossattention.self.query"], hidden)?,
@@ -233,7 +285,7 @@ mod tests {
     fn heads_that_are_too_wide_for_the_kernels_are_refused_before_weights_are_read() {
         let load = |heads: usize| {
             let json = format!(
-                r#"{{"model_type": "blip",
+                r#"{{"model_type": "blip", "architectures": ["BlipForConditionalGeneration"],
                     "vision_config": {{"hidden_size": 1024, "num_attention_heads": {heads}}}}}"#
             );
             let config = BlipConfig::from_json(json.as_bytes()).unwrap();

@@ -5,12 +5,14 @@
 //! their caches; the decoder takes whole batches. A job's result does not depend on the other jobs
 //! in the batch, bit for bit.
 
+mod encoder;
 mod load;
 mod text;
 mod vision;
 
 use crate::config::Activation;
 use crate::model::check_read;
+use crate::reader::{TextReader, missing};
 use crate::{BlipConfig, ImageStates, Model, ModelDescription, Read, Scores, Slot, Weights};
 use cutline_error::{Error, Result};
 use cutline_kernels::activations::Activations;
@@ -23,7 +25,7 @@ use cutline_kernels::self_kv::SelfKv;
 use cutline_kernels::thread_pool::{ThreadPool, with_thread_pool};
 use cutline_kernels::{Isa, Precision, Tier, layer_norm};
 
-/// A BLIP captioner on the CPU's own kernels: weights, and memory for one pass at a time.
+/// A BLIP on the CPU's own kernels: weights, and memory for one pass at a time.
 #[derive(Debug)]
 pub struct CpuModel {
     weights: CpuWeights,
@@ -65,7 +67,7 @@ impl Model for CpuModel {
     }
 
     fn begin(&mut self, image: &ImageStates, capacity: usize, _rows: usize) -> Result<Slot> {
-        Ok(Slot::Cpu(self.weights.begin(&mut self.work, image.host()?, capacity)))
+        Ok(Slot::Cpu(self.weights.begin(&mut self.work, image.host()?, capacity)?))
     }
 
     /// Prompts are read one after another, then all other slots together.
@@ -94,6 +96,10 @@ impl Model for CpuModel {
         Ok(scores)
     }
 
+    fn reader(&mut self) -> Option<&mut dyn TextReader> {
+        if self.weights.encoder.is_some() { Some(self) } else { None }
+    }
+
     fn recycle(&mut self, slot: Slot) {
         if let Slot::Cpu(slot) = slot {
             self.work.recycle(slot);
@@ -113,7 +119,9 @@ pub struct CpuWeights {
     isa: Isa,
     precision: Precision,
     vision: vision::VisionTower,
-    text: text::TextDecoder,
+    decoder: Option<text::TextDecoder>,
+    encoder: Option<encoder::TextEncoder>,
+    retrieval: Option<encoder::RetrievalHeads>,
 }
 
 /// Memory for one pass at a time; it grows to the needs of the largest pass.
@@ -127,6 +135,8 @@ pub struct Workspace {
     /// Outputs of attention; and one row of it for a norm.
     context: Buffer<f32>,
     attention: SelfAttention,
+    /// The text encoder's, once it was used.
+    text_attention: Option<SelfAttention>,
     scores: Buffer<f32>,
     logits: Buffer<f32>,
     /// Finished slots, whose memory the next ones use.
@@ -195,6 +205,7 @@ impl CpuWeights {
             product: Buffer::new(),
             context: Buffer::new(),
             attention: SelfAttention::new(self.isa, self.precision, self.vision.heads),
+            text_attention: None,
             scores: Buffer::new(),
             logits: Buffer::new(),
             spare: Vec::new(),
@@ -220,9 +231,17 @@ impl CpuWeights {
 
     /// A slot for an image, with one row and space for `capacity` tokens. The cross-attention's
     /// keys and values are computed here. `image` comes from [`encode`](Self::encode).
-    #[must_use]
-    pub fn begin(&self, work: &mut Workspace, image: &[f32], capacity: usize) -> CpuSlot {
-        with_thread_pool(|pool| self.text.begin(pool, work, self.precision, image, capacity))
+    ///
+    /// # Errors
+    /// The model has no text decoder.
+    pub fn begin(&self, work: &mut Workspace, image: &[f32], capacity: usize) -> Result<CpuSlot> {
+        let decoder = self.decoder()?;
+        let begin = |pool: &ThreadPool| decoder.begin(pool, work, self.precision, image, capacity);
+        Ok(with_thread_pool(begin))
+    }
+
+    fn decoder(&self) -> Result<&text::TextDecoder> {
+        self.decoder.as_ref().ok_or_else(|| missing("text decoder"))
     }
 
     /// Reads the first tokens (decoder start and prompt) of a new slot; the logits of the last.
@@ -237,7 +256,8 @@ impl CpuWeights {
         tokens: &[u32],
     ) -> Result<&'w [f32]> {
         self.check(slot, tokens)?;
-        with_thread_pool(|pool| self.text.read(pool, work, &mut [slot], tokens, tokens.len()));
+        let decoder = self.decoder()?;
+        with_thread_pool(|pool| decoder.read(pool, work, &mut [slot], tokens, tokens.len()));
         Ok(work.logits.as_slice())
     }
 
@@ -265,7 +285,8 @@ impl CpuWeights {
         if slots.is_empty() {
             return Ok(&[]);
         }
-        with_thread_pool(|pool| self.text.read(pool, work, slots, tokens, 1));
+        let decoder = self.decoder()?;
+        with_thread_pool(|pool| decoder.read(pool, work, slots, tokens, 1));
         Ok(work.logits.as_slice())
     }
 

@@ -20,13 +20,13 @@ pub(super) struct TextDecoder {
     /// `[positions, hidden]`.
     pub(super) positions: Vec<f32>,
     pub(super) norm: Norm,
-    pub(super) layers: Vec<DecoderLayer>,
+    pub(super) layers: Vec<TextLayer>,
     pub(super) head: LmHead,
 }
 
 /// Self-attention, cross-attention and feed-forward, each normalised after its residual.
 #[derive(Debug)]
-pub(super) struct DecoderLayer {
+pub(super) struct TextLayer {
     /// Queries, keys and values in one weight.
     pub(super) qkv: PackedWeights,
     pub(super) self_output: (PackedWeights, Norm),
@@ -50,12 +50,12 @@ pub(super) struct LmHead {
 
 /// The sizes of a pass, which reads the same number of tokens in every row.
 #[derive(Clone, Copy)]
-struct Pass {
-    isa: Isa,
+pub(super) struct Pass {
+    pub(super) isa: Isa,
     /// Tokens of all rows together.
-    tokens: usize,
-    per_row: usize,
-    hidden: usize,
+    pub(super) tokens: usize,
+    pub(super) per_row: usize,
+    pub(super) hidden: usize,
 }
 
 impl TextDecoder {
@@ -74,17 +74,7 @@ impl TextDecoder {
         });
         slot.position = 0;
         slot.self_kv.reset(capacity);
-        for (index, (layer, cross_kv)) in self.layers.iter().zip(&mut slot.cross_kv).enumerate() {
-            let weights = &layer.cross_kv;
-            // All layers read the same states in the same form, so they are converted once.
-            if index == 0 {
-                work.activations.copy_from(pool, weights, image);
-            }
-            work.product.resize(image.len() / weights.depth() * weights.width());
-            let kv = work.product.as_mut_slice();
-            linear(pool, &work.activations, weights, kv, Epilogue::STORE);
-            cross_kv.fill(pool, self.isa, kv);
-        }
+        fill_cross_kv(pool, work, self.isa, &self.layers, image, &mut slot.cross_kv);
         slot
     }
 
@@ -131,7 +121,7 @@ impl TextDecoder {
     }
 }
 
-impl DecoderLayer {
+impl TextLayer {
     fn forward(
         &self,
         pool: &ThreadPool,
@@ -162,19 +152,41 @@ impl DecoderLayer {
         product(pool, activations, context.as_slice(), weights, stream, Epilogue::ADD);
         normalise(norm, stream, context.as_mut_slice(), pass);
 
-        wide.resize(tokens * self.intermediate.width());
-        let inner = wide.as_mut_slice();
-        product(
-            pool,
-            activations,
-            stream,
-            &self.intermediate,
-            inner,
-            Epilogue::apply(self.activation),
-        );
+        self.feed_forward(pool, work, pass);
+    }
+
+    /// Feed-forward over the residual stream.
+    pub(super) fn feed_forward(&self, pool: &ThreadPool, work: &mut Workspace, pass: Pass) {
+        let Workspace { activations, stream, product: wide, context, .. } = work;
+        let stream = &mut stream.as_mut_slice()[..pass.tokens * pass.hidden];
+        wide.resize(pass.tokens * self.intermediate.width());
+        let (inner, epilogue) = (wide.as_mut_slice(), Epilogue::apply(self.activation));
+        product(pool, activations, stream, &self.intermediate, inner, epilogue);
         let (weights, norm) = &self.output;
         product(pool, activations, wide.as_slice(), weights, stream, Epilogue::ADD);
         normalise(norm, stream, context.as_mut_slice(), pass);
+    }
+}
+
+/// Computes the keys and values of all layers from an image's states, or from those of a question.
+pub(super) fn fill_cross_kv(
+    pool: &ThreadPool,
+    work: &mut Workspace,
+    isa: Isa,
+    layers: &[TextLayer],
+    states: &[f32],
+    tables: &mut [CrossKv],
+) {
+    for (index, (layer, table)) in layers.iter().zip(tables).enumerate() {
+        let weights = &layer.cross_kv;
+        // All layers read the same states in the same form, so they are converted once.
+        if index == 0 {
+            work.activations.copy_from(pool, weights, states);
+        }
+        work.product.resize(states.len() / weights.depth() * weights.width());
+        let kv = work.product.as_mut_slice();
+        linear(pool, &work.activations, weights, kv, Epilogue::STORE);
+        table.fill(pool, isa, kv);
     }
 }
 
@@ -191,7 +203,7 @@ fn write_kv(slots: &mut [&mut CpuSlot], layer: usize, qkv: &[f32], pass: Pass) {
 }
 
 /// Normalises every row of the stream in place. `spare` is overwritten and holds at least a row.
-fn normalise(norm: &Norm, stream: &mut [f32], spare: &mut [f32], pass: Pass) {
+pub(super) fn normalise(norm: &Norm, stream: &mut [f32], spare: &mut [f32], pass: Pass) {
     let spare = &mut spare[..pass.hidden];
     for row in stream.chunks_exact_mut(pass.hidden) {
         norm.row(pass.isa, row, spare);

@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn more_than_candle_can_count_is_lack_of_memory() {
-        let json = br#"{"model_type": "blip"}"#;
+        let json = br#"{"model_type": "blip", "architectures": ["BlipForConditionalGeneration"]}"#;
         let config = crate::BlipConfig::from_json(json).unwrap().text;
         let shape = PoolShape::new(&config, DType::F16, &Device::Cpu, 32);
         let error = shape.buffers(1 << 12, 1, 577, 32).unwrap_err();
