@@ -116,6 +116,8 @@ class ModelInfo(TypedDict):
 
     id: str
     architecture: str
+    tasks: list[str]
+    embedding_size: NotRequired[int]
     parameters: int
     precision: str
     kernels: str
