@@ -111,7 +111,7 @@ impl Captioner {
         priority: Priority,
     ) -> Result<Vec<CaptionStream>> {
         let begin = Instant::now();
-        let request = Arc::new(self.request(params)?);
+        let request = Arc::new(self.request(params).await?);
         let photos = photos.into_iter().map(|photo| (photo, Arc::clone(&request))).collect();
         let photos = self.hash(photos).await?;
         self.admit(photos, priority, begin)
@@ -140,14 +140,16 @@ impl Captioner {
             return Ok(streams);
         }
         let begin = Instant::now();
-        let with_request = |(photo, params)| Ok((photo, Arc::new(self.request(params)?)));
-        let photos = photos.into_iter().map(with_request).collect::<Result<Vec<_>>>()?;
-        let photos = self.hash(photos).await?;
+        let mut requests = Vec::with_capacity(photos.len());
+        for (photo, params) in photos {
+            requests.push((photo, Arc::new(self.request(params).await?)));
+        }
+        let photos = self.hash(requests).await?;
         self.admit(photos, priority, begin)
     }
 
     /// Checks what is asked.
-    fn request(&self, params: CaptionParams) -> Result<Request> {
+    async fn request(&self, params: CaptionParams) -> Result<Request> {
         params.validate()?;
         params.check_recipe()?;
         let params = params.with_defaults(&self.inner.info.generation);
@@ -155,7 +157,9 @@ impl Captioner {
         self.require(ability)?;
         let prompt = self.prompt(&params)?;
         let question = match &params.question {
-            Some(question) => self.read_text(question, None, "question")?,
+            Some(question) => {
+                self.read_texts(std::slice::from_ref(question), None, "question").await?.concat()
+            }
             None => Vec::new(),
         };
         let kept = self.kept_parameters(&params);

@@ -175,19 +175,17 @@ impl Captioner {
     }
 
     async fn compare(&self, photo: Option<Photo>, comparison: Comparison) -> Result<Finished> {
-        let (inner, begin) = (&*self.inner, Instant::now());
+        let begin = Instant::now();
         let slot = self.slot(Priority::Interactive)?;
         let mut seen: Option<(VisionCacheUse, PreparedImage)> = None;
         let mut image = ImageInput::Nothing;
         let permit = match photo {
             None => None,
             Some(photo) => {
-                let permit = inner.decoders.budget().take(inner.preprocess.input_bytes() as u64)?;
                 let (hash, photo) = super::rank::hashed(photo).await?;
-                let vision = VisionCacheUse::ReadWrite(inner.keys.vision(&hash));
-                let (input, prepared) = work::prepare(self, photo, hash, vision).await?;
+                let (permit, input, kept) = self.read_image(photo, hash).await?;
                 image = input;
-                seen = Some((vision, prepared));
+                seen = Some(kept);
                 Some(permit)
             }
         };
@@ -239,8 +237,7 @@ impl Captioner {
         reading.await.map_err(|e| Error::internal("the texts were lost").with_source(e))?
     }
 
-    /// As [`read_texts`](Self::read_texts), for one text.
-    pub(super) fn read_text(
+    fn read_text(
         &self,
         text: &str,
         max_tokens: Option<usize>,

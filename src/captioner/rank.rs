@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::budget::Permit;
 use super::work::{self, PreparedImage, VisionCacheUse};
 use super::{Captioner, CaptionerInner, Photo, Priority};
 use crate::cache::Weigh;
@@ -102,13 +103,10 @@ impl Captioner {
         let read = tokio::task::spawn_blocking(move || for_worker.text_set(&prompt, &texts, field));
         let set =
             read.await.map_err(|e| Error::internal("the texts were lost").with_source(e))??;
-        let inner = &*self.inner;
         let slot = self.slot(Priority::Interactive)?;
-        let permit = inner.decoders.budget().take(inner.preprocess.input_bytes() as u64)?;
         let (hash, photo) = hashed(photo).await?;
-        let vision = VisionCacheUse::ReadWrite(inner.keys.vision(&hash));
-        let (image, prepared) = work::prepare(self, photo, hash, vision).await?;
-        let mut search = RankedImage { captioner: self, image, kept: Some((vision, prepared)) };
+        let (permit, image, kept) = self.read_image(photo, hash).await?;
+        let mut search = RankedImage { captioner: self, image, kept: Some(kept) };
         let scores = search.scores(&set, slot).await?;
         drop(permit);
         let priors = self.priors(&set).await?;
@@ -117,6 +115,19 @@ impl Captioner {
             .zip(&*priors.0)
             .map(|(said, prior)| said.score - PRIOR_WEIGHT * prior.iter().sum::<f32>())
             .collect())
+    }
+
+    /// Makes a photo ready for the model: memory for the model's input, the image, and where its encoding
+    /// is kept.
+    pub(super) async fn read_image(
+        &self,
+        photo: Photo,
+        hash: blake3::Hash,
+    ) -> Result<(Permit, ImageInput, (VisionCacheUse, PreparedImage))> {
+        let permit = self.budget().take(self.inner.preprocess.input_bytes() as u64)?;
+        let vision = VisionCacheUse::ReadWrite(self.inner.keys.vision(&hash));
+        let (image, prepared) = work::prepare(self, photo, hash, vision).await?;
+        Ok((permit, image, (vision, prepared)))
     }
 
     pub(super) fn slot(&self, priority: Priority) -> Result<QueueSlot> {

@@ -13,7 +13,7 @@ use crate::captioner::{
 use cutline_error::{Error, ErrorKind, Result};
 use cutline_route::{Attempt, Failure, Journey, Privacy, Usage};
 
-/// A failed attempt, and what its client is told if nothing follows.
+/// Why an attempt failed, and the error that the client gets if no other attempt follows.
 pub(super) type Failed = (Failure, Error);
 
 /// An answer of one backend.

@@ -13,7 +13,7 @@ import torch
 import transformers
 from transformers import BertTokenizer, BlipConfig, BlipForImageTextRetrieval, BlipForQuestionAnswering
 
-from make_goldens import CASES, HERE, SEP, encode, randomize, sequence, write
+from make_goldens import CASES, HERE, SEP, encode, randomize, randomize_parameters, sequence, write
 
 WORDS = """a the an on in of is are it this that and cat dog bird red blue green big small table chair beach woman man
 child ball tree two three many how what where who color there sitting standing holding playing with no yes ##s ##ing
@@ -91,7 +91,7 @@ def make(name, recipe):
     if answers:
         randomize(model, generator, recipe["end"])
     else:
-        randomize_encoders(model, generator)
+        randomize_parameters(model, generator)
     model.to(recipe["dtype"]).save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)
     model = kind.from_pretrained(folder, dtype=torch.float32).eval()
@@ -104,20 +104,6 @@ def make(name, recipe):
         write(folder, ask(model, tokenizer, images), tensors)
     else:
         write(folder, [], tensors, **compare(model, tokenizer, images))
-
-
-def randomize_encoders(model, generator):
-    """As `randomize`, for a model without a decoder."""
-    for name, parameter in model.named_parameters():
-        noise = torch.randn(parameter.shape, generator=generator)
-        if "norm" in name.lower():
-            parameter.copy_(noise * 0.1 + (1.0 if name.endswith("weight") else 0.0))
-        elif name.endswith("bias"):
-            parameter.copy_(noise * 0.2)
-        elif "embedding" in name and "patch" not in name:
-            parameter.copy_(noise * 0.5 * (32 / parameter.shape[-1]) ** 0.5)
-        else:
-            parameter.copy_(noise * 2.0 / parameter[0].numel() ** 0.5)
 
 
 def compare(model, tokenizer, images):

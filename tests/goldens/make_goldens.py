@@ -186,6 +186,13 @@ def make_full(parent, name, recipe):
 
 def randomize(model, generator, end, gain=2.0, end_token=SEP):
     """Random weights, large enough for uneven attention and for captions of various lengths."""
+    randomize_parameters(model, generator, gain)
+    head = model.text_decoder.cls.predictions
+    head.decoder.bias[end_token] += end
+    assert head.bias is head.decoder.bias or not model.config.tie_word_embeddings
+
+
+def randomize_parameters(model, generator, gain=2.0):
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
         if "norm" in name.lower():
@@ -196,9 +203,6 @@ def randomize(model, generator, end, gain=2.0, end_token=SEP):
             parameter.copy_(noise * 0.5 * (32 / parameter.shape[-1]) ** 0.5)
         else:
             parameter.copy_(noise * gain / parameter[0].numel() ** 0.5)
-    head = model.text_decoder.cls.predictions
-    head.decoder.bias[end_token] += end
-    assert head.bias is head.decoder.bias or not model.config.tie_word_embeddings
 
 
 def make_embedded():

@@ -360,7 +360,7 @@ fn another_file_keeps_the_state_of_what_is_the_same_and_ends_what_is_on_its_way(
     assert_eq!(old.status(0, at(5)).state, BreakerState::Open);
     let mut journey = old.begin(0, Needs::default(), at(5), LIMIT);
     let Step::Try(attempt) = old.next(&mut journey, at(5), &mut random) else { panic!("nobody") };
-    // The backends in another order, and the second one anew.
+    // The new file has the backends in another order, and a new one in front.
     let kept = [None, Some(0), Some(attempt.backend)];
     let mut new = old.replaced(old.config().clone(), &kept);
     assert_eq!(new.status(1, at(5)), old.status(0, at(5)));

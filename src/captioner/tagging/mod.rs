@@ -21,7 +21,7 @@ pub use self::answer::{
 };
 use self::likelihood::{Likelihood, Ranked, TagTexts};
 pub use self::params::{TagFields, TagParams, TagStrategy};
-use super::work::{self, VisionCacheUse};
+use super::work;
 use super::{CaptionParams, Captioner, Choice, ImageInfo, Photo, Priority, tag_params};
 use crate::engine::{Ability, ImageInput};
 use crate::metrics::milliseconds;
@@ -289,12 +289,9 @@ impl Captioner {
         seen: &mut Seen,
     ) -> Result<()> {
         let begin = Instant::now();
-        let inner = &*self.inner;
-        let permit = inner.decoders.budget().take(inner.preprocess.input_bytes() as u64)?;
-        let vision = VisionCacheUse::ReadWrite(inner.keys.vision(&hash));
-        let (image, prepared) = work::prepare(self, photo, hash, vision).await?;
-        let info = prepared.image.clone();
-        let ranked = Ranked { image, kept: Some((vision, prepared)) };
+        let (permit, image, kept) = self.read_image(photo, hash).await?;
+        let info = kept.1.image.clone();
+        let ranked = Ranked { image, kept: Some(kept) };
         let allowed = |tag| tagger.allows(tag, params);
         let (likelihood, steps, features) = self.likelihood(ranked, tagger, allowed).await?;
         drop(permit);
@@ -308,9 +305,7 @@ impl Captioner {
 
     /// What is known about a photo without the decoder.
     async fn look_at(&self, photo: Photo, hash: blake3::Hash, seen: &mut Seen) -> Result<()> {
-        let vision = VisionCacheUse::ReadWrite(self.inner.keys.vision(&hash));
-        let permit = self.budget().take(self.inner.preprocess.input_bytes() as u64)?;
-        let (mut image, prepared) = work::prepare(self, photo, hash, vision).await?;
+        let (permit, mut image, (vision, prepared)) = self.read_image(photo, hash).await?;
         if let ImageInput::Pixels(pixels) = &image
             && self.inner.appearance.is_some()
         {
