@@ -61,6 +61,7 @@ pub mod scheduler;
 pub mod telemetry;
 mod text;
 pub mod tokenizer;
+mod vocabularies;
 
 pub use cutline_blip as blip;
 pub use cutline_error as error;

@@ -88,8 +88,8 @@ pub use self::recipe::{Recipe, RecipeVersion, facts};
 pub use self::stream::{CaptionEvent, CaptionStream};
 pub use self::style::{Fallback, Style, TextStyle, repeats_itself};
 pub use self::tagging::{
-    Coverage, Evidence, NearPhoto, NearTags, Support, TagChoice, TagFields, TagParams, TagStrategy,
-    TagTimings, Tagged, Tagger, TagsByCategory,
+    Coverage, Evidence, NearPhoto, NearTags, Support, TagChoice, TagFields, TagParams, TagRequest,
+    TagStrategy, TagTimings, Tagged, Tagger, TagsByCategory,
 };
 pub use self::tags::{Tag, tag_params, tags};
 pub use self::text_params::{

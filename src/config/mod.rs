@@ -44,7 +44,7 @@ use crate::metrics::Metrics;
 use crate::routing::RoutingSettings;
 use crate::scheduler::VisionOrder;
 use cutline_error::{Error, Result};
-use cutline_tags::{FIELD, MAX_BYTES, Vocabulary};
+use cutline_tags::{FIELD, MAX_BYTES, Reference, Source, Vocabulary};
 
 /// Everything that `cutline serve` needs to know.
 #[derive(Debug, Clone)]
@@ -132,14 +132,30 @@ pub fn library_appearance(values: &Values) -> Result<Option<AppearanceOptions>> 
     Ok(library.map(|_| AppearanceOptions { thumbnails }))
 }
 
-/// The tags that photos may get: the file of `TAG_VOCABULARY`; `None` if it is not set.
+/// The tags that photos may get: the file of `TAG_VOCABULARY`, or a vocabulary of the library; `None` if it
+/// is not set.
 ///
 /// # Errors
 /// As [`Settings::new`].
-pub fn tag_vocabulary(values: &Values) -> Result<Option<Vocabulary>> {
+pub fn tag_vocabulary(values: &Values) -> Result<Option<Source>> {
     let Some(path) = values.read::<TagOptions>()?.tag_vocabulary else { return Ok(None) };
-    let read = read_vocabulary(&path);
-    read.map(Some).map_err(|error| values.unusable("TAG_VOCABULARY", error.detail()))
+    let unusable = |remedy: &str| values.unusable("TAG_VOCABULARY", remedy);
+    let source = vocabulary_source(&path).map_err(|error| unusable(error.detail()))?;
+    if matches!(source, Source::Library(_)) && library_address(values)?.is_none() {
+        return Err(unusable("it needs LIBRARY; set that too"));
+    }
+    Ok(Some(source))
+}
+
+/// The vocabulary of a library that is named, or else that of the file.
+///
+/// # Errors
+/// [`InvalidParameter`](cutline_error::ErrorKind::InvalidParameter): it cannot be read or used.
+pub fn vocabulary_source(path: &Path) -> Result<Source> {
+    match path.to_str().and_then(Reference::in_text) {
+        Some(reference) => reference.map(Source::Library),
+        None => read_vocabulary(path).map(Source::Own),
+    }
 }
 
 /// Reads a file of allowed tags.
@@ -219,7 +235,7 @@ pub struct HttpSettings {
     /// Where images may be fetched from.
     pub fetch: FetchSettings,
     /// The tags that photos may get, unless a request says so; `None` for those of everyday photos.
-    pub tag_vocabulary: Option<Vocabulary>,
+    pub tag_vocabulary: Option<Source>,
 }
 
 impl HttpSettings {

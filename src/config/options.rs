@@ -279,7 +279,8 @@ pub(super) struct LibraryOptions {
 #[derive(Args)]
 #[command(next_help_heading = "Tags")]
 pub(super) struct TagOptions {
-    /// File with the tags that photos may get, JSON or lines of text; if unset, tags for everyday photos
+    /// File with the tags that photos may get, JSON or lines of text, or library:NAME for a vocabulary of
+    /// the library; if unset, tags for everyday photos
     #[arg(long, env)]
     pub(super) tag_vocabulary: Option<PathBuf>,
 }

@@ -5,7 +5,8 @@
 //! - one file per resource: `index` with `page`, `health`, `model`, `generate` with `stream`,
 //!   `batch`, `tags`, `texts`, `process`, `metrics`, `backends`, `openapi` with Swagger UI; `dto` holds
 //!   their JSON;
-//! - `library` searches and edits captions that are kept; `prompts` has prompts and experiments;
+//! - `library` searches and edits captions that are kept; `prompts` has prompts and experiments, and
+//!   `vocabularies` the allowed tags, which `taggers` prepares;
 //! - `realtime` answers the same requests as messages of a WebSocket;
 //! - `extract` reads the ways of sending images, `body` limits what is read, `coding`
 //!   decompresses it;
@@ -54,9 +55,11 @@ mod realtime;
 mod server;
 mod state;
 mod stream;
+mod taggers;
 mod tags;
 mod texts;
 mod unread;
+mod vocabularies;
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -100,6 +103,11 @@ fn routes() -> Vec<(Access, UtoipaMethodRouter<AppState>)> {
         (CAPTION, routes!(generate::generate)),
         (CAPTION, routes!(batch::batch)),
         (TAGS, routes!(tags::generate)),
+        (TAGS, routes!(vocabularies::list)),
+        (TAGS, routes!(vocabularies::show)),
+        (WRITE, routes!(vocabularies::save)),
+        (WRITE, routes!(vocabularies::choose)),
+        (WRITE, routes!(vocabularies::delete)),
         (CAPTION, routes!(texts::score)),
         (CAPTION, routes!(texts::embed)),
         (CAPTION, routes!(texts::ask)),

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::connection::{Connection, ConnectionLimit, TimeoutListener};
-use super::{AppState, app};
+use super::{AppState, app, taggers};
 use crate::captioner::{Captioner, TagParams};
 use crate::config::{Settings, read_routes};
 use crate::metrics::{Metrics, max_descriptors};
@@ -125,7 +125,7 @@ async fn reload(file: PathBuf, routes: Routes, mut reloads: mpsc::Receiver<()>) 
 /// Computes what the first request for tags would otherwise wait for.
 async fn warm_tagger(state: AppState, captioner: Captioner) {
     let warm = async {
-        let tagger = state.tagger(&captioner).await?;
+        let tagger = taggers::of(&state, &captioner, None).await?;
         captioner.warm_tagger(&tagger, &TagParams::default()).await
     };
     if let Err(error) = warm.await {

@@ -6,12 +6,13 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use cutline_library::Store;
-use tokio::sync::{OnceCell, SetOnce, watch};
+use tokio::sync::{SetOnce, watch};
 
 use super::auth::Guard;
 use super::library::Library;
+use super::taggers::Taggers;
 use crate::accounts::{Accounts, Clock};
-use crate::captioner::{Captioner, Decoders, ImageMemory, Keep, NearTags, Tagger};
+use crate::captioner::{Captioner, Decoders, ImageMemory, Keep, NearTags};
 use crate::config::HttpSettings;
 use crate::fetch::Fetcher;
 use crate::metrics::Metrics;
@@ -39,8 +40,8 @@ struct ServerState {
     library: OnceLock<Library>,
     /// Tags of similar photos in the library.
     near_tags: OnceLock<Arc<dyn NearTags>>,
-    /// The tags that photos may get, prepared when they are first needed.
-    tagger: OnceCell<Tagger>,
+    /// Vocabularies that were prepared.
+    taggers: Taggers,
     /// Backends and routes, if there are any.
     routes: OnceLock<Routes>,
     draining: watch::Sender<bool>,
@@ -70,7 +71,7 @@ impl AppState {
                 fetcher: Fetcher::new(settings.fetch.clone()),
                 library: OnceLock::new(),
                 near_tags: OnceLock::new(),
-                tagger: OnceCell::new(),
+                taggers: Taggers::default(),
                 routes: OnceLock::new(),
                 settings,
                 started: Instant::now(),
@@ -130,16 +131,9 @@ impl AppState {
         self.inner.near_tags.get().cloned()
     }
 
-    /// The tags that photos may get unless a request says so.
-    pub(super) async fn tagger(&self, captioner: &Captioner) -> Result<Tagger> {
-        let prepare = || async {
-            let vocabulary = match &self.settings().tag_vocabulary {
-                Some(vocabulary) => vocabulary.clone(),
-                None => Tagger::everyday()?,
-            };
-            captioner.tagger(vocabulary).await
-        };
-        self.inner.tagger.get_or_try_init(prepare).await.cloned()
+    /// Vocabularies that were prepared.
+    pub(super) fn taggers(&self) -> &Taggers {
+        &self.inner.taggers
     }
 
     /// Sets the captioner. Only the first call has an effect.

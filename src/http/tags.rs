@@ -5,12 +5,14 @@ use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use tokio::time::timeout;
 
+use super::contracts::names;
 use super::error::Failure;
 use super::extract::{self, TagUpload};
 use super::observe::ImageReport;
 use super::openapi::bodies::{RawImage, SQUARE, TagForm, TagJson, TagQuery};
-use super::openapi::errors::CaptionProblems;
+use super::openapi::errors::TagProblems;
 use super::state::AppState;
+use super::taggers;
 use crate::captioner::Tagged;
 use cutline_error::Error;
 
@@ -35,7 +37,7 @@ use cutline_error::Error;
     )),
     responses(
         (status = OK, description = "The tags of each category", body = Tagged),
-        CaptionProblems,
+        TagProblems,
     ),
 )]
 pub(super) async fn generate(
@@ -44,15 +46,13 @@ pub(super) async fn generate(
 ) -> Result<Response, Failure> {
     // Before the body is read: a client that waits for `100 Continue` need not send it.
     let captioner = state.captioner()?;
-    let TagUpload { photo, params, vocabulary } =
-        extract::tag_upload(request, &state, captioner).await?;
+    let TagUpload { photo, asked } = extract::tag_upload(request, &state, captioner).await?;
+    let name = names::check(asked.model.as_deref(), &state, captioner)?;
+    let captioner = captioner.local(name.as_deref())?;
     let limit = state.settings().request_timeout;
     let work = Box::pin(async {
-        let tagger = match vocabulary {
-            Some(vocabulary) => captioner.tagger(vocabulary).await?,
-            None => state.tagger(captioner).await?,
-        };
-        captioner.tag(photo, &tagger, &params, state.near_tags()).await
+        let tagger = taggers::of(&state, captioner, asked.vocabulary).await?;
+        captioner.tag(photo, &tagger, &asked.params, state.near_tags()).await
     });
     let late = |_| Error::too_late("answer", limit, "allow fewer tags");
     let tagged = timeout(limit, work).await.map_err(late)??;

@@ -35,3 +35,4 @@ mod tcp;
 mod texts;
 mod uploads;
 mod urls;
+mod vocabularies;

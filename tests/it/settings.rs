@@ -171,6 +171,10 @@ fn each_invalid_value_is_reported_with_its_name_and_a_remedy() {
         ("MODELS", "a=no such model"),
         ("MAX_MODEL_BYTES", "8G"),
         ("ROUTES_FILE", "/no/such/file"),
+        ("TAG_VOCABULARY", "/no/such/file"),
+        ("TAG_VOCABULARY", "library:"),
+        // Without LIBRARY.
+        ("TAG_VOCABULARY", "library:shop"),
     ] {
         let error = settings(&[(name, value)]).expect_err(name);
         assert_eq!(error.kind(), ErrorKind::Config, "{name}={value}: {error}");

@@ -10,6 +10,7 @@ use crate::prompts::{Exposure, PromptChange};
 use crate::store::RunId;
 use crate::types::{Author, Color, ContentHash, Field, Name, NameKind, Thumbnail};
 use crate::usage::UsageEntry;
+use crate::vocabularies::VocabularyChange;
 
 /// The longest text, in bytes.
 const MAX_TEXT: usize = 16 << 10;
@@ -48,6 +49,8 @@ pub enum Change {
     },
     /// Prompts and experiments.
     Prompt(PromptChange),
+    /// Vocabularies.
+    Vocabulary(VocabularyChange),
 }
 
 /// A photo that was seen, with what is known about it. What is `None` or empty stays as it is.
@@ -292,6 +295,8 @@ pub enum Applied {
     Purged(bool),
     /// Of [`Change::Prompt`]: the number of the version, or of the experiment in the library.
     Prompt(i64),
+    /// Of [`Change::Vocabulary`]: the version that counts; 0 if there is none any more.
+    Vocabulary(u32),
 }
 
 impl Change {
@@ -329,6 +334,7 @@ impl Change {
             Self::Purge(_) | Self::Usage(_) => Ok(()),
             Self::Undo { author, .. } => check_author(author),
             Self::Prompt(change) => change.check(),
+            Self::Vocabulary(change) => change.check(),
         }
     }
 }

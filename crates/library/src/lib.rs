@@ -44,6 +44,7 @@ mod time;
 pub mod transfer;
 mod types;
 mod usage;
+pub mod vocabularies;
 pub mod whole;
 
 use std::path::Path;

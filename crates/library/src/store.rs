@@ -17,6 +17,7 @@ use crate::prompts::{
 use crate::query::Query;
 use crate::types::{Asset, Author, ContentHash, Name, NameKind, Revision, Thumbnail};
 use crate::usage::{UsageQuery, UsageRow};
+use crate::vocabularies::{StoredVocabulary, VocabularyContent, VocabularyHistory};
 
 /// Groups of photos. Shared, because those who page through them ask again for each page.
 pub type Groups = Arc<Vec<Vec<ContentHash>>>;
@@ -167,6 +168,28 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// # Errors
     /// The database cannot be read.
     fn exposures(&self, experiment: i64) -> Result<Vec<ExposureRow>>;
+
+    /// The vocabularies, by name.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    fn vocabularies(&self) -> Result<Vec<StoredVocabulary>>;
+
+    /// A vocabulary with its versions, if there is one of this name.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    fn vocabulary(&self, name: &str) -> Result<Option<VocabularyHistory>>;
+
+    /// A version of a vocabulary, or the one that counts, if there is one.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    fn vocabulary_content(
+        &self,
+        name: &str,
+        version: Option<u32>,
+    ) -> Result<Option<VocabularyContent>>;
 
     /// What the library contains.
     ///

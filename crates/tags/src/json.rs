@@ -5,8 +5,11 @@ use std::marker::PhantomData;
 
 use cutline_error::{Error, Result};
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::ser::{Serialize, SerializeStruct, Serializer};
 
-use crate::vocabulary::{MAX_CATEGORIES, MAX_NAMES, RawCategory, RawTag, wrong};
+use crate::vocabulary::{
+    Category, MAX_CATEGORIES, MAX_NAMES, RawCategory, RawTag, Tag, Vocabulary, wrong,
+};
 
 /// The category of a vocabulary that is only a list.
 const ONLY: &str = "tags";
@@ -116,5 +119,56 @@ impl<'de> Deserialize<'de> for RawTag {
             }
         }
         deserializer.deserialize_any(NameOrObject)
+    }
+}
+
+/// As `read` reads it, with what was left out when it was written.
+impl Serialize for Vocabulary {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let categories: Vec<_> =
+            self.categories().iter().map(|category| CategoryOf { category, of: self }).collect();
+        let mut whole = serializer.serialize_struct("Vocabulary", 2)?;
+        if self.name().is_empty() {
+            whole.skip_field("name")?;
+        } else {
+            whole.serialize_field("name", self.name())?;
+        }
+        whole.serialize_field("categories", &categories)?;
+        whole.end()
+    }
+}
+
+struct CategoryOf<'a> {
+    category: &'a Category,
+    of: &'a Vocabulary,
+}
+
+impl Serialize for CategoryOf<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self { category, of } = self;
+        let tags: Vec<&Tag> = category.tags().map(|id| of.tag(id)).collect();
+        let mut fields = serializer.serialize_struct("Category", 5)?;
+        fields.serialize_field("name", category.name())?;
+        fields.serialize_field("tags", &tags)?;
+        fields.serialize_field("k", &category.k())?;
+        match category.threshold() {
+            Some(threshold) => fields.serialize_field("threshold", &threshold)?,
+            None => fields.skip_field("threshold")?,
+        }
+        fields.serialize_field("template", category.template().text())?;
+        fields.end()
+    }
+}
+
+/// A name, or an object with synonyms.
+impl Serialize for Tag {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if self.synonyms().is_empty() {
+            return serializer.serialize_str(self.name());
+        }
+        let mut fields = serializer.serialize_struct("Tag", 2)?;
+        fields.serialize_field("name", self.name())?;
+        fields.serialize_field("synonyms", self.synonyms())?;
+        fields.end()
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! - A [`Vocabulary`] has categories, and each has the tags that are allowed in it, with other names of
 //!   them. It is read from JSON or from lines of text, with limits on everything.
+//! - A [`Source`] is a vocabulary itself, or the name of one in a library.
 //! - `words` finds tags in captions ([`Matcher`]).
 //! - `weights` makes one score of what is known about a tag.
 //! - `choice` picks the best tags of each category ([`choose`]): never one that is not allowed, never more
@@ -23,12 +24,14 @@ mod choice;
 mod json;
 mod lines;
 mod measure;
+mod source;
 mod vocabulary;
 mod weights;
 mod words;
 
 pub use choice::{Chosen, Limits, Scored, choose, violations};
 pub use measure::{Measures, Photo, measure};
+pub use source::{Reference, Source, check_name};
 pub use vocabulary::{
     Category, FIELD, MAX_BYTES, MAX_CATEGORIES, MAX_K, MAX_NAMES, Tag, TagId, Template, Vocabulary,
 };

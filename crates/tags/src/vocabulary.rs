@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use cutline_error::{Error, Result};
 
-use crate::{json, lines};
+use crate::{Reference, json, lines};
 
 /// The parameter of a request that has a vocabulary.
 pub const FIELD: &str = "vocabulary";
@@ -188,6 +188,12 @@ impl Vocabulary {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The same with the name of its place in a library instead of its own.
+    #[must_use]
+    pub fn kept_as(self, reference: &Reference) -> Self {
+        Self { name: reference.to_string(), ..self }
     }
 
     /// The categories in their order.

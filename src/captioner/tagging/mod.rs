@@ -20,7 +20,7 @@ pub use self::answer::{
     Coverage, Evidence, NearPhoto, Support, TagChoice, TagTimings, Tagged, TagsByCategory,
 };
 use self::likelihood::{Likelihood, Ranked, TagTexts};
-pub use self::params::{TagFields, TagParams, TagStrategy};
+pub use self::params::{TagFields, TagParams, TagRequest, TagStrategy};
 use super::work;
 use super::{CaptionParams, Captioner, Choice, ImageInfo, Photo, Priority, tag_params};
 use crate::engine::{Ability, ImageInput};

@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 
 use crate::captioner::{given_twice, shortened};
 use cutline_error::{Error, Result};
-use cutline_tags::{FIELD, MAX_K, Vocabulary};
+use cutline_tags::{FIELD, MAX_K, Source, Vocabulary};
 
 /// How tags are found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
@@ -106,18 +106,28 @@ impl TagParams {
     }
 }
 
+/// What a request for tags says.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct TagRequest {
+    /// How the image is to be tagged.
+    pub params: TagParams,
+    /// The allowed tags, if it says so.
+    pub vocabulary: Option<Source>,
+    /// The model, if it names one.
+    pub model: Option<String>,
+}
+
 /// Collects the parameters of a request for tags as they arrive. Each one is known and occurs once.
 #[derive(Debug, Default)]
 pub struct TagFields {
     given: Vec<&'static str>,
-    params: TagParams,
-    vocabulary: Option<Vocabulary>,
+    request: TagRequest,
 }
 
 impl TagFields {
     /// The names of the parameters.
-    pub const NAMES: [&'static str; 6] =
-        [FIELD, "strategy", "k", "min_score", "explain", "unsupported"];
+    pub const NAMES: [&'static str; 7] =
+        [FIELD, "strategy", "k", "min_score", "explain", "unsupported", "model"];
 
     /// The parameter whose value is JSON with objects and lists.
     pub const NESTED: &'static str = FIELD;
@@ -171,34 +181,36 @@ impl TagFields {
         if value.is_null() {
             return Ok(());
         }
+        let TagRequest { params, model, .. } = &mut self.request;
         let wrong = |what: &str| Error::parameter(name, format!("{name} must be {what}"));
         let flag = |value: &Value| value.as_bool().ok_or_else(|| wrong("true or false"));
         match name {
-            "strategy" => self.params.strategy = value.as_str().unwrap_or_default().parse()?,
+            "strategy" => params.strategy = value.as_str().unwrap_or_default().parse()?,
             "k" => {
                 let whole = value.as_u64().or_else(|| whole(&value));
                 let k = whole.and_then(|k| usize::try_from(k).ok()).unwrap_or(0);
-                self.params.k = Some(k);
+                params.k = Some(k);
             }
             "min_score" => {
                 let number = value.as_f64().ok_or_else(|| wrong("a number from 0 to 1"))?;
                 #[allow(clippy::cast_possible_truncation)] // The range is checked next.
                 let number = number as f32;
-                self.params.min_score = Some(number);
+                params.min_score = Some(number);
             }
-            "explain" => self.params.explain = flag(&value)?,
-            "unsupported" => self.params.unsupported = flag(&value)?,
+            "explain" => params.explain = flag(&value)?,
+            "unsupported" => params.unsupported = flag(&value)?,
+            "model" => *model = Some(value.as_str().ok_or_else(|| wrong("a name"))?.to_owned()),
             _ => return Err(Error::internal("a parameter of tags is not read")),
         }
-        self.params.validate()
+        params.validate()
     }
 
-    /// Adds the vocabulary: JSON, or in a form also lines of text.
+    /// Adds the vocabulary: JSON, the name of one in the library, or in a form also lines of text.
     ///
     /// # Errors
-    /// As [`expect`](Self::expect), and those of [`Vocabulary::parse`].
+    /// As [`expect`](Self::expect), and those of [`Source::parse`].
     pub fn add_vocabulary(&mut self, text: &str) -> Result<()> {
-        self.vocabulary(text, |text| Vocabulary::parse(text.as_bytes()))
+        self.vocabulary(text, Source::parse)
     }
 
     /// Adds the vocabulary as an object or a list of JSON.
@@ -206,35 +218,31 @@ impl TagFields {
     /// # Errors
     /// As [`add_vocabulary`](Self::add_vocabulary).
     pub fn add_json_vocabulary(&mut self, json: &str) -> Result<()> {
-        self.vocabulary(json, Vocabulary::from_json)
+        self.vocabulary(json, |json| Vocabulary::from_json(json).map(Source::Own))
     }
 
-    fn vocabulary(
-        &mut self,
-        text: &str,
-        read: impl FnOnce(&str) -> Result<Vocabulary>,
-    ) -> Result<()> {
+    fn vocabulary(&mut self, text: &str, read: impl FnOnce(&str) -> Result<Source>) -> Result<()> {
         self.given.push(self.expect(FIELD)?);
         if text.len() > Self::MAX_VOCABULARY {
             return Err(Error::parameter(
                 FIELD,
                 format!(
-                    "a vocabulary in a request may have {} bytes; let the operator of the server set \
-                     TAG_VOCABULARY",
+                    "a vocabulary in a request may have {} bytes; name one of the library, or let the \
+                     operator of the server set TAG_VOCABULARY",
                     Self::MAX_VOCABULARY
                 ),
             ));
         }
         if text.trim() != "null" {
-            self.vocabulary = Some(read(text)?);
+            self.request.vocabulary = Some(read(text)?);
         }
         Ok(())
     }
 
-    /// The parameters, and the vocabulary if one was given.
+    /// All of it.
     #[must_use]
-    pub fn finish(self) -> (TagParams, Option<Vocabulary>) {
-        (self.params, self.vocabulary)
+    pub fn finish(self) -> TagRequest {
+        self.request
     }
 }
 
@@ -263,6 +271,7 @@ mod tests {
             ("min_score", "0.25", json!(0.25)),
             ("explain", "on", json!(true)),
             ("unsupported", "null", json!(null)),
+            ("model", "large", json!("large")),
         ] {
             text.add_text(name, written).unwrap();
             json.add(name, value).unwrap();
@@ -270,11 +279,17 @@ mod tests {
         text.add_text(FIELD, "dog\ncat").unwrap();
         json.add_json_vocabulary("[\"dog\", \"cat\"]").unwrap();
         assert!(TagFields::default().add_json_vocabulary("7").is_err());
-        let (params, vocabulary) = text.finish();
+        let request = text.finish();
+        let TagRequest { params, vocabulary, model } = &request;
         assert_eq!((params.k, params.min_score), (Some(3), Some(0.25)));
         assert_eq!(params.strategy, TagStrategy::Caption);
         assert!(params.explain && !params.unsupported);
-        assert_eq!((params, vocabulary), json.finish());
+        assert!(vocabulary.is_some() && model.as_deref() == Some("large"));
+        assert_eq!(request, json.finish());
+        let mut named = TagFields::default();
+        named.add_vocabulary("library:shop:2").unwrap();
+        let source = named.finish().vocabulary;
+        assert!(matches!(source, Some(Source::Library(of)) if of.version == Some(2)));
     }
 
     #[test]
@@ -289,6 +304,7 @@ mod tests {
             ("min_score", json!(1.5)),
             ("min_score", json!("low")),
             ("explain", json!("maybe")),
+            ("model", json!(7)),
             ("tags", json!(1)),
         ] {
             let error = TagFields::default().add(name, value.clone()).unwrap_err();
@@ -299,6 +315,8 @@ mod tests {
         assert!(twice.add("k", json!(1)).is_err());
         twice.add_vocabulary("[\"a\"]").unwrap();
         assert_eq!(twice.add_vocabulary("[\"a\"]").unwrap_err().field(), Some(FIELD));
+        let named = TagFields::default().add_vocabulary("library:").unwrap_err();
+        assert_eq!(named.field(), Some(FIELD));
         let long = format!("[{}\"a\"]", " ".repeat(TagFields::MAX_VOCABULARY));
         assert!(TagFields::default().add_vocabulary(&long).is_err());
         let params = TagParams { min_score: Some(f32::NAN), ..TagParams::default() };

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 use serde::Serialize;
 
-use super::{Worker, vocabulary};
+use super::{Setup, Worker};
 use crate::captioner::{Support, TagParams, TagStrategy};
 use crate::cli::{print, runtime, unparsed};
 use crate::config::Values;
@@ -17,7 +17,8 @@ pub(super) const NAME: &str = "check";
 
 #[derive(Args)]
 struct CheckArgs {
-    /// The allowed tags, JSON or lines of text [default: TAG_VOCABULARY, or everyday tags]
+    /// The allowed tags: a file, JSON or lines of text, or library:NAME [default: TAG_VOCABULARY, or
+    /// everyday tags]
     #[arg(value_name = "VOCABULARY")]
     vocabulary: Option<PathBuf>,
     /// Print JSON, one tag a line
@@ -46,12 +47,12 @@ struct Row<'a> {
 pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode> {
     let args = CheckArgs::from_arg_matches(matches).map_err(unparsed)?;
     let values = Values::of_command(matches)?;
-    let vocabulary = vocabulary(args.vocabulary.as_deref(), &values)?;
-    let worker = Worker::load(&values)?;
+    let setup = Setup::of(&values, args.vocabulary.as_deref())?;
+    let worker = Worker::load(&values, setup)?;
     // Nothing is ranked here.
     let caption_only = TagParams { strategy: TagStrategy::Caption, ..TagParams::default() };
     let runtime = runtime()?;
-    let run = runtime.block_on(worker.start(vocabulary, caption_only))?;
+    let run = runtime.block_on(worker.start(caption_only))?;
     let tagger = &run.tagger;
     let vocabulary = tagger.vocabulary();
     let mut text = String::new();

@@ -11,7 +11,7 @@ use std::time::Instant;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 use serde::{Deserialize, Serialize};
 
-use super::{HowArgs, TagRun, Worker};
+use super::{HowArgs, Setup, TagRun, Worker};
 use crate::captioner::{Support, TagStrategy, Tagged, Tagger};
 use crate::cli::{complain, print, runtime, unparsed};
 use crate::config::Values;
@@ -102,13 +102,13 @@ pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode> {
     let args = EvalArgs::from_arg_matches(matches).map_err(unparsed)?;
     let params = args.how.params()?;
     let values = Values::of_command(matches)?;
-    let vocabulary = args.how.vocabulary(&values)?;
+    let setup = Setup::of(&values, args.how.vocabulary.as_deref())?;
     let folder = args.photos.clone().or_else(|| args.truth.parent().map(Path::to_owned));
     let truth = read_truth(&args.truth, &folder.unwrap_or_default())?;
-    let worker = Worker::load(&values)?;
+    let worker = Worker::load(&values, setup)?;
     let runtime = runtime()?;
     let report = runtime.block_on(async {
-        let run = worker.start(vocabulary, params).await?;
+        let run = worker.start(params).await?;
         Box::pin(evaluate(run, truth, args.fit)).await
     })?;
     print(&report.text(args.json)?)?;

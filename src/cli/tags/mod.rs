@@ -1,7 +1,8 @@
-//! `cutline tags`, `cutline tags check` and `cutline tags eval`
+//! `cutline tags`, and its commands.
 
 mod check;
 mod eval;
+mod vocabulary;
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -21,14 +22,16 @@ use crate::captioner::{
     Captioner, CaptionerSettings, NearTags, Photo, TagParams, TagStrategy, Tagged, Tagger,
 };
 use crate::config::{
-    self, Group, LogSettings, Values, captioner_settings, library_address, read_vocabulary,
-    tag_vocabulary,
+    self, Group, LogSettings, Values, captioner_settings, library_address, tag_vocabulary,
+    vocabulary_source,
 };
 use crate::engine::Ability;
 use crate::near_tags::LibraryTags;
 use crate::scheduler::VisionOrder;
 use crate::telemetry::{self, Output as LogOutput};
+use crate::vocabularies;
 use cutline_error::{Error, ErrorKind, Result};
+use cutline_library::Store;
 use cutline_tags::Vocabulary;
 
 pub(super) const NAME: &str = "tags";
@@ -66,7 +69,8 @@ struct TagsArgs {
 /// How tags are found.
 #[derive(Args)]
 struct HowArgs {
-    /// The allowed tags, JSON or lines of text [default: TAG_VOCABULARY, or everyday tags]
+    /// The allowed tags: a file, JSON or lines of text, or library:NAME [default: TAG_VOCABULARY, or
+    /// everyday tags]
     #[arg(long, value_name = "FILE")]
     vocabulary: Option<PathBuf>,
     /// auto, hybrid, caption, likelihood or similarity
@@ -103,7 +107,8 @@ pub(super) fn command() -> Command {
              cutline tags holiday.jpg\n  \
              cutline tags -r Photos --vocabulary shop.json --format jsonl\n  \
              cutline tags check shop.json         does the model know the words?\n  \
-             cutline tags eval truth.jsonl        how good are the tags?\n\n\
+             cutline tags eval truth.jsonl        how good are the tags?\n  \
+             cutline tags vocabulary list         vocabularies of the library\n\n\
              A vocabulary is JSON, {\"categories\": [{\"name\": \"animals\", \"tags\": [\"dog\"]}]}, or lines of \
              text: [animals], then a tag a line, with synonyms after a colon. The exit status is 0 on \
              success, 1 if some photos have no tags because they failed, 2 if the command was wrong, 3 if \
@@ -115,19 +120,21 @@ pub(super) fn command() -> Command {
             arg.hide_short_help(is_setting)
         })
     };
-    settings(command).subcommands([settings(check::command()), settings(eval::command())])
+    let with_model = [check::command(), eval::command()].map(settings);
+    settings(command).subcommands(with_model).subcommand(vocabulary::command())
 }
 
 pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode> {
     match matches.subcommand() {
         Some((check::NAME, matches)) => return check::run(matches),
+        Some((vocabulary::NAME, matches)) => return vocabulary::run(matches),
         Some((_, matches)) => return eval::run(matches),
         None => {}
     }
     let args = TagsArgs::from_arg_matches(matches).map_err(unparsed)?;
     let params = TagParams { explain: args.explain, ..args.how.params()? };
     let values = Values::of_command(matches)?;
-    let vocabulary = args.how.vocabulary(&values)?;
+    let setup = Setup::of(&values, args.how.vocabulary.as_deref())?;
     let search = Search { recursive: args.recursive, follow_links: args.follow_links };
     let inputs = Inputs::find(&args.files, search)?;
     for problem in inputs.problems.iter().chain(&inputs.unreadable()) {
@@ -138,10 +145,10 @@ pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode> {
         return Ok(ExitCode::from(if inputs.incomplete() { FAILED } else { NO_PHOTOS }));
     }
     let incomplete = inputs.incomplete();
-    let at_work = Worker::load(&values)?;
+    let worker = Worker::load(&values, setup)?;
     let runtime = runtime()?;
     let failed = runtime.block_on(async {
-        let run = at_work.start(vocabulary, params).await?;
+        let run = worker.start(params).await?;
         Box::pin(run.all(inputs.photos, args.format)).await
     })?;
     Ok(ExitCode::from(if failed || incomplete { FAILED } else { 0 }))
@@ -159,51 +166,55 @@ impl HowArgs {
         params.validate()?;
         Ok(params)
     }
-
-    fn vocabulary(&self, values: &Values) -> Result<Vocabulary> {
-        vocabulary(self.vocabulary.as_deref(), values)
-    }
 }
 
-/// The file that is named, or the one of the settings, or the everyday tags.
-fn vocabulary(path: Option<&Path>, values: &Values) -> Result<Vocabulary> {
-    if let Some(path) = path {
-        return read_vocabulary(path);
+/// What is known before the model is loaded, which takes time.
+struct Setup {
+    vocabulary: Vocabulary,
+    store: Option<Arc<dyn Store>>,
+}
+
+impl Setup {
+    /// With the vocabulary that is named, or the one of the settings, or the everyday tags.
+    fn of(values: &Values, path: Option<&Path>) -> Result<Self> {
+        let source = match path {
+            Some(path) => Some(vocabulary_source(path)?),
+            None => tag_vocabulary(values)?,
+        };
+        let address = library_address(values)?;
+        let store = address.map(|address| cutline_library::open(&address)).transpose()?;
+        let vocabulary = match source {
+            Some(source) => vocabularies::of_source(source, store.as_deref())?,
+            None => Tagger::everyday()?,
+        };
+        Ok(Self { vocabulary, store })
     }
-    tag_vocabulary(values)?.map_or_else(Tagger::everyday, Ok)
 }
 
 /// A loaded model.
 struct Worker {
     captioner: Captioner,
     max_bytes: usize,
-    near: Option<Arc<dyn NearTags>>,
+    setup: Setup,
 }
 
 impl Worker {
-    fn load(values: &Values) -> Result<Self> {
+    fn load(values: &Values, setup: Setup) -> Result<Self> {
         telemetry::start(LogSettings::for_command(values)?, LogOutput::Stderr);
         let settings = CaptionerSettings {
             vision_order: VisionOrder::AllFirst,
             ..captioner_settings(values)?
         };
-        // Opened first: a model takes time to load.
-        let near = match library_address(values)? {
-            Some(address) => {
-                let store = cutline_library::open(&address)?;
-                Some(Arc::new(LibraryTags::new(store)) as Arc<dyn NearTags>)
-            }
-            None => None,
-        };
         let captioner = Captioner::load(&settings)?;
         captioner.require(Ability::Caption)?;
-        Ok(Self { captioner, max_bytes: settings.max_image_bytes, near })
+        Ok(Self { captioner, max_bytes: settings.max_image_bytes, setup })
     }
 
-    async fn start(self, vocabulary: Vocabulary, params: TagParams) -> Result<TagRun> {
-        let tagger = self.captioner.tagger(vocabulary).await?;
-        self.captioner.warm_tagger(&tagger, &params).await?;
-        let Self { captioner, max_bytes, near } = self;
+    async fn start(self, params: TagParams) -> Result<TagRun> {
+        let Self { captioner, max_bytes, setup: Setup { vocabulary, store } } = self;
+        let tagger = captioner.tagger(vocabulary).await?;
+        captioner.warm_tagger(&tagger, &params).await?;
+        let near = store.map(|store| Arc::new(LibraryTags::new(store)) as Arc<dyn NearTags>);
         Ok(TagRun { captioner, max_bytes, near, tagger, params })
     }
 }

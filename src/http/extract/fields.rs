@@ -3,10 +3,9 @@
 use serde_json::Value;
 
 use crate::captioner::{
-    CaptionParams, Parameter, ParameterFields, TagFields, TagParams, TextFields,
+    CaptionParams, Parameter, ParameterFields, TagFields, TagRequest, TextFields,
 };
 use cutline_error::{Error, Result};
-use cutline_tags::Vocabulary;
 
 /// Collects parameters as they arrive.
 #[derive(Debug)]
@@ -110,10 +109,7 @@ impl FormFields {
         match self {
             Self::None => Ok(Given::Caption(CaptionParams::default())),
             Self::Caption(params) => params.finish().map(Given::Caption),
-            Self::Tags(params) => {
-                let (params, vocabulary) = params.finish();
-                Ok(Given::Tags(params, vocabulary))
-            }
+            Self::Tags(params) => Ok(Given::Tags(params.finish())),
             Self::Texts(params) => Ok(Given::Texts(params)),
         }
     }
@@ -123,7 +119,7 @@ impl FormFields {
 #[derive(Debug)]
 pub(super) enum Given {
     Caption(CaptionParams),
-    Tags(TagParams, Option<Vocabulary>),
+    Tags(TagRequest),
     /// What they say together is checked later.
     Texts(Box<TextFields>),
 }
@@ -132,15 +128,15 @@ impl Given {
     pub(super) fn caption(self) -> Result<CaptionParams> {
         match self {
             Self::Caption(params) => Ok(params),
-            Self::Tags(..) | Self::Texts(_) => {
+            Self::Tags(_) | Self::Texts(_) => {
                 Err(Error::internal("a request was read as one for something else"))
             }
         }
     }
 
-    pub(super) fn tags(self) -> Result<(TagParams, Option<Vocabulary>)> {
+    pub(super) fn tags(self) -> Result<TagRequest> {
         match self {
-            Self::Tags(params, vocabulary) => Ok((params, vocabulary)),
+            Self::Tags(request) => Ok(request),
             Self::Caption(_) | Self::Texts(_) => {
                 Err(Error::internal("a request for tags was read as another"))
             }

@@ -31,13 +31,12 @@ use self::names::{ImageCount, Place};
 use super::body::{BodyLimits, LimitedBody};
 use super::state::AppState;
 use crate::captioner::{
-    Budget, CaptionParams, Captioner, ParameterFields, Photo, TagFields, TagParams, TextFields,
+    Budget, CaptionParams, Captioner, ParameterFields, Photo, TagFields, TagRequest, TextFields,
     TextUse, given_twice,
 };
 use crate::config::HttpSettings;
 use crate::fetch::{Fetcher, MAX_URL_BYTES, URL_FIELD};
 use cutline_error::{Error, ErrorKind, Result};
-use cutline_tags::Vocabulary;
 
 /// Allowance for everything in a body that is not an image: parameters, part headers, JSON.
 const ENVELOPE_BYTES: usize = 64 * 1024;
@@ -53,9 +52,7 @@ pub(super) struct Upload {
 #[derive(Debug)]
 pub(super) struct TagUpload {
     pub(super) photo: Photo,
-    pub(super) params: TagParams,
-    /// The allowed tags, if the request has them.
-    pub(super) vocabulary: Option<Vocabulary>,
+    pub(super) asked: TagRequest,
 }
 
 /// Images in the order sent, and the parameters of all of them.
@@ -104,8 +101,7 @@ pub(super) async fn tag_upload(
         Reader { settings, budget: captioner.budget(), count: ImageCount::One, optional: false };
     let fields = FormFields::Tags(Box::<TagFields>::default());
     let (items, given) = reader.read_fields(request, fields, state.fetcher()).await?;
-    let (params, vocabulary) = given.tags()?;
-    Ok(TagUpload { photo: only(items)?, params, vocabulary })
+    Ok(TagUpload { photo: only(items)?, asked: given.tags()? })
 }
 
 /// Reads the request for scores, embeddings or answers: the image, and the parameters, of which some are

@@ -98,7 +98,11 @@ impl Parameters {
         self.0.get(name).map(String::as_str)
     }
 
-    fn parsed<T: FromStr>(&self, name: &'static str, what: &str) -> Result<Option<T>> {
+    pub(in crate::http) fn parsed<T: FromStr>(
+        &self,
+        name: &'static str,
+        what: &str,
+    ) -> Result<Option<T>> {
         let Some(text) = self.0.get(name).filter(|text| !text.is_empty()) else { return Ok(None) };
         let wrong = |_| Error::parameter(name, format!("{name} must be {what}; correct it"));
         text.parse().map(Some).map_err(wrong)

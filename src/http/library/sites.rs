@@ -2,7 +2,8 @@
 //!
 //! A page can give a name of its own the address of this machine (DNS rebinding), and its browser then takes
 //! the server for the page's own. Its requests have that name as `Host`. Captions of a photo that the page
-//! sends itself tell it nothing new; the library has everybody's.
+//! sends itself tell it nothing new; the library has everybody's, and so have tags, which come from similar
+//! photos and from vocabularies there.
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::HeaderMap;
@@ -24,7 +25,7 @@ pub(in crate::http) async fn check(
     next: Next,
 ) -> Result<Response, Failure> {
     let route = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
-    let kept = ["/library/", "/prompts", "/experiments"];
+    let kept = ["/library/", "/prompts", "/experiments", "/vocabularies", "/tags/"];
     if kept.iter().any(|kept| route.starts_with(kept)) && state.library().is_some() {
         allowed(request.headers(), &state)?;
     }

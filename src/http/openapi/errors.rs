@@ -64,6 +64,12 @@ macro_rules! problems {
 
 problems! {
     CaptionProblems: KEY, PAID, BODY, MODEL, &[ErrorKind::ModelNotFound, ErrorKind::Unsupported];
+    TagProblems: KEY, PAID, BODY, MODEL, &[
+        ErrorKind::ModelNotFound,
+        ErrorKind::NotFound,
+        ErrorKind::OriginNotAllowed,
+        ErrorKind::Unsupported,
+    ];
     TextProblems: KEY, PAID, BODY, MODEL, &[ErrorKind::Unsupported];
     BatchProblems: KEY, PAID, BODY, MODEL, &[
         ErrorKind::BatchTooLarge,

@@ -173,6 +173,8 @@ async fn scopes_open_their_routes_and_no_others() {
             _ if path.starts_with("/prompts") || path.starts_with("/experiments") => {
                 Some(Scope::Prompts)
             }
+            _ if path.starts_with("/vocabularies") && reads => Some(Scope::Tags),
+            _ if path.starts_with("/vocabularies") => Some(Scope::LibraryWrite),
             _ if path.starts_with("/library/") && reads => Some(Scope::LibraryRead),
             _ if path.starts_with("/library/") => Some(Scope::LibraryWrite),
             "/v2/repository/index" | "/api/show" | "/api/pull" => None,

@@ -334,6 +334,12 @@ async fn pages_of_other_sites_are_refused() {
     for origin in ["http://evil.example", "null"] {
         kept.fixture.send(get("origin", origin)).await.problem(403, "origin_not_allowed");
     }
+    // Tags come from its photos and vocabularies as well.
+    for path in ["/tags/generate", "/vocabularies/shop/versions"] {
+        let mut request = post_to(path, "image/png", png());
+        request.headers_mut().insert("host", "evil.example".parse().unwrap());
+        kept.fixture.send(request).await.problem(403, "origin_not_allowed");
+    }
     let own = Request::get("/library/stats")
         .header("host", "localhost:8000")
         .header("origin", "http://localhost:8000");

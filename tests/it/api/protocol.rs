@@ -39,7 +39,7 @@ async fn the_index_lists_the_routes() {
             // This server keeps no captions.
             let detail = answer.problem(404, "not_found")["detail"].to_string();
             assert!(
-                ["/admin/keys", "/usage", "/library/", "/prompts", "/experiments"]
+                ["/admin/keys", "/usage", "/library/", "/prompts", "/experiments", "/vocabularies"]
                     .iter()
                     .any(|kept| path.starts_with(kept))
                     && detail.contains("LIBRARY"),

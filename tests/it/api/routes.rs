@@ -54,6 +54,19 @@ async fn a_request_chooses_a_model_by_its_name_and_lists_show_all() {
     assert_eq!(finished(&server.captioner), 1, "answers of the other model are not this one's");
     server.send(post("?model=third", "image/png", png())).await.problem(404, "model_not_found");
 
+    let tag = async |model: &str| {
+        let query = format!("/tags/generate?strategy=caption&vocabulary=red{model}");
+        server.send(post_to(&query, "image/png", distinct(77))).await
+    };
+    let before = finished(&second.captioner);
+    assert_eq!(tag("&model=second").await.json()["tags"]["tags"][0]["tag"], "red");
+    assert!(finished(&second.captioner) > before && finished(&server.captioner) == 1);
+    assert_eq!(tag("").await.json()["tags"]["tags"][0]["tag"], "red");
+    assert_eq!(finished(&server.captioner), 2);
+    tag("&model=third").await.problem(404, "model_not_found");
+    // A route is no model of this process, whose likelihoods could be asked.
+    tag("&model=best").await.problem(404, "model_not_found");
+
     let models = server.get("/v1/models").await.json();
     assert_eq!(names(&models["data"], "id"), ["scripted", "second", "best"]);
     let models = server.get("/api/tags").await.json();

@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use cutline::captioner::MemoryLimits;
 use cutline::config::HttpSettings;
-use cutline::tags::Vocabulary;
+use cutline::tags::{Source, Vocabulary};
 use cutline_library::{Author, Change, ContentHash, Features, Field, NewAsset, open};
 use serde_json::{Value, json};
 
@@ -116,7 +116,8 @@ async fn every_way_of_sending_an_image_works() {
 #[tokio::test]
 async fn the_server_may_have_a_vocabulary_of_its_own() {
     let vocabulary = Vocabulary::parse(WORDS.as_bytes()).unwrap();
-    let settings = HttpSettings { tag_vocabulary: Some(vocabulary), ..HttpSettings::default() };
+    let settings =
+        HttpSettings { tag_vocabulary: Some(Source::Own(vocabulary)), ..HttpSettings::default() };
     let fixture = Fixture::build(settings, 8, MemoryLimits::default());
     fixture.state.ready(fixture.captioner.clone());
     let answer = fixture.send(post_to("/tags/generate?strategy=caption", "", png())).await;

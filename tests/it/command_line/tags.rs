@@ -85,3 +85,51 @@ fn vocabularies_are_checked_and_tags_are_measured() {
     fs::create_dir(folder.path().join("empty")).unwrap();
     assert_sentence(&tags(&["empty"]), 3, &["no photos"]);
 }
+
+#[test]
+fn a_library_keeps_vocabularies() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |arguments: &[&str]| {
+        let mut command = cutline(&folder, &[&["tags"], arguments].concat());
+        command.env("LIBRARY", "sqlite:photos.db").output().unwrap()
+    };
+    let printed = |arguments: &[&str]| {
+        let output = run(arguments);
+        assert_status(&output, 0);
+        text(&output.stdout).to_owned()
+    };
+    let write = |text: &str| fs::write(folder.path().join("shop.txt"), text).unwrap();
+    assert_sentence(&run(&["vocabulary", "list"]), 2, &["no library"]);
+    write("[animals]\nquokka\ncat: kitten");
+    let add = ["vocabulary", "add", "shop", "shop.txt", "-m", "cats"];
+    assert_eq!(printed(&add), "library:shop:1\n");
+    assert_eq!(printed(&add), "library:shop:1\n", "the same again");
+    write("pizza");
+    assert_eq!(printed(&["vocabulary", "add", "shop", "shop.txt"]), "library:shop:2\n");
+    assert_eq!(printed(&["vocabulary", "list"]), "shop\t2\t2\n");
+    printed(&["vocabulary", "use", "shop", "1"]);
+    assert_eq!(printed(&["vocabulary", "show", "shop"]), "2\t\t\n1\tcounts\tcats\n");
+    let said: Value = serde_json::from_str(&printed(&["vocabulary", "print", "shop"])).unwrap();
+    assert_eq!(said["categories"][0]["tags"][1]["synonyms"][0], "kitten");
+    let checked = printed(&["check", "library:shop"]);
+    assert!(checked.contains("animals: cat (1, 1)"), "{checked}");
+    let cat = photo("cat");
+    let row = printed(&["--vocabulary", "library:shop", "--format", "jsonl", &cat]);
+    let row: Value = serde_json::from_str(&row).unwrap();
+    assert_eq!(row["vocabulary"], "library:shop:1");
+    assert_eq!(row["tags"]["animals"][0]["tag"], "cat");
+    let set = cutline(&folder, &["tags", "check"])
+        .env("LIBRARY", "sqlite:photos.db")
+        .env("TAG_VOCABULARY", "library:shop:2")
+        .output()
+        .unwrap();
+    assert_status(&set, 0);
+    assert!(text(&set.stdout).contains("pizza"), "{set:?}");
+    let missing = run(&["--vocabulary", "library:shop:3", &cat]);
+    assert_sentence(&missing, 1, &["shop", "no version 3"]);
+    printed(&["vocabulary", "delete", "shop"]);
+    assert_eq!(printed(&["vocabulary", "list"]), "");
+    assert_sentence(&run(&["check", "library:shop"]), 1, &["no vocabulary shop"]);
+    let alone = cutline(&folder, &["tags", "check", "library:shop"]).output().unwrap();
+    assert_sentence(&alone, 2, &["LIBRARY"]);
+}

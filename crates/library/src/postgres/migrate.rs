@@ -8,8 +8,12 @@ use crate::sql::value::values;
 use crate::sql::{Db, check};
 
 /// The steps from each version to the next. Steps that were released never change.
-pub(super) const STEPS: &[&str] =
-    &[include_str!("schema.sql"), include_str!("keys.sql"), include_str!("prompts.sql")];
+pub(super) const STEPS: &[&str] = &[
+    include_str!("schema.sql"),
+    include_str!("keys.sql"),
+    include_str!("prompts.sql"),
+    include_str!("vocabularies.sql"),
+];
 
 /// Older servers lack what the statements need.
 const OLDEST: i64 = 120_000;

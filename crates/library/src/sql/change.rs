@@ -6,7 +6,7 @@ use cutline_error::{Error, ErrorKind, Result};
 
 use super::derived::Derived;
 use super::value::values;
-use super::{Db, Reindexed, Value, keys, prompts, texts};
+use super::{Db, Reindexed, Value, keys, prompts, texts, vocabularies};
 use crate::change::{
     Applied, Change, Feedback, FeedbackKind, NewAsset, NewText, TextChange, Written,
 };
@@ -125,6 +125,9 @@ impl<'a> Changer<'a> {
             Change::Purge(hash) => self.purge(&hash),
             Change::Prompt(change) => {
                 prompts::change(self.db, self.now, &change).map(Applied::Prompt)
+            }
+            Change::Vocabulary(change) => {
+                vocabularies::change(self.db, self.now, &change).map(Applied::Vocabulary)
             }
             Change::Undo { hash, revision, author, run } => {
                 let asset = self.existing(&hash)?;

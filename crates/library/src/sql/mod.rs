@@ -14,6 +14,7 @@ pub(crate) mod report;
 pub(crate) mod similar;
 pub(crate) mod texts;
 pub(crate) mod value;
+pub(crate) mod vocabularies;
 pub(crate) mod writer;
 
 use cutline_error::{Error, ErrorKind, Result};

@@ -106,6 +106,25 @@ macro_rules! reads {
         fn exposures(&self, experiment: i64) -> Result<Vec<$crate::prompts::ExposureRow>> {
             self.read_long(|db| $crate::sql::prompts::exposures(db, experiment))
         }
+
+        fn vocabularies(&self) -> Result<Vec<$crate::vocabularies::StoredVocabulary>> {
+            self.read($crate::sql::vocabularies::all)
+        }
+
+        fn vocabulary(
+            &self,
+            name: &str,
+        ) -> Result<Option<$crate::vocabularies::VocabularyHistory>> {
+            self.read(|db| $crate::sql::vocabularies::history(db, name))
+        }
+
+        fn vocabulary_content(
+            &self,
+            name: &str,
+            version: Option<u32>,
+        ) -> Result<Option<$crate::vocabularies::VocabularyContent>> {
+            self.read(|db| $crate::sql::vocabularies::content(db, name, version))
+        }
     };
 }
 

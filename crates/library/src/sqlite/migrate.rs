@@ -13,8 +13,12 @@ use super::maintain;
 const APPLICATION_ID: i32 = 0x6374_6c6e;
 
 /// The steps from each version to the next. Steps that were released never change.
-pub(super) const STEPS: &[&str] =
-    &[include_str!("schema.sql"), include_str!("keys.sql"), include_str!("prompts.sql")];
+pub(super) const STEPS: &[&str] = &[
+    include_str!("schema.sql"),
+    include_str!("keys.sql"),
+    include_str!("prompts.sql"),
+    include_str!("vocabularies.sql"),
+];
 
 /// The version that this program writes.
 pub(super) fn newest() -> u32 {

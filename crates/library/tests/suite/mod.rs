@@ -5,6 +5,7 @@ pub(crate) mod keys;
 pub(crate) mod prompts;
 pub(crate) mod search;
 pub(crate) mod texts;
+pub(crate) mod vocabularies;
 
 use cutline_library::{
     Applied, Asset, Author, Change, ContentHash, Field, ModelAuthor, NewAsset, Query, Store,
@@ -47,6 +48,8 @@ macro_rules! every_test {
             prompts::versions_never_change_and_labels_move,
             prompts::protected_labels_need_a_confirmation,
             prompts::experiments_log_what_became_of_captions,
+            vocabularies::versions_never_change_and_one_counts,
+            vocabularies::what_is_deleted_is_gone_and_its_numbers_too,
         }
     };
 }

@@ -127,3 +127,20 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_is_written_is_read_as_the_same() {
+    for text in [
+        "dog\ncat: kitten, tom cat",
+        r#"{"name": "mine", "categories": [
+            {"name": "a \"b\"", "tags": ["dog", {"name": "cat", "synonyms": ["kitten"]}], "k": 7},
+            {"name": "weather", "tags": ["rain"], "threshold": 0.3, "template": "a {tag} day"}]}"#,
+    ] {
+        let vocabulary = Vocabulary::parse(text.as_bytes()).unwrap();
+        let written = serde_json::to_string(&vocabulary).unwrap();
+        assert_eq!(Vocabulary::from_json(&written).unwrap(), vocabulary, "{written}");
+    }
+    let reference = crate::Reference { name: "shop".into(), version: Some(2) };
+    let kept = Vocabulary::parse(b"dog").unwrap().kept_as(&reference);
+    assert_eq!((kept.name(), kept.len()), ("library:shop:2", 1));
+}

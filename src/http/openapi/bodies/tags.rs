@@ -64,7 +64,8 @@ fn texts() -> Vec<(&'static str, Object)> {
                 Type::String,
                 "The tags that are allowed: `{\"categories\": [{\"name\", \"tags\": [\"dog\", {\"name\", \
                  \"synonyms\"}], \"k\", \"threshold\", \"template\"}]}`, or a list of tags. Lines of text are \
-                 accepted too. Without it, those of TAG_VOCABULARY, or tags for everyday photos.",
+                 accepted too, and `library:NAME` or `library:NAME:VERSION` for a vocabulary of the library. \
+                 Without it, those of TAG_VOCABULARY, or tags for everyday photos.",
             )
             .max_length(Some(TagFields::MAX_VOCABULARY))
             .build(),
@@ -110,6 +111,16 @@ fn texts() -> Vec<(&'static str, Object)> {
                 &one(
                     Type::Boolean,
                     "Consider tags whose words were never in the captions of the model's training.",
+                )
+                .build(),
+            ),
+        ),
+        (
+            "model",
+            nullable(
+                &one(
+                    Type::String,
+                    "The model, by one of its names at `GET /model/info`, if there are several.",
                 )
                 .build(),
             ),
