@@ -16,5 +16,7 @@ mod readme;
 mod repetition;
 mod score;
 mod settings;
+#[cfg(feature = "embedded-model")]
+mod tags;
 mod tokenizer;
 mod weights;
