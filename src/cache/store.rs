@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
 use super::key::Key;
@@ -17,7 +18,7 @@ pub trait Weigh {
     fn bytes(&self) -> usize;
 }
 
-/// Values by key, within a number of bytes and a time to live. The least used values are evicted first.
+/// Values by key, within a number of bytes and a time to live.
 /// Cheap to clone; clones share the values.
 #[derive(Clone)]
 pub struct Store<V> {
@@ -26,9 +27,21 @@ pub struct Store<V> {
 }
 
 impl<V: Weigh + Clone + Send + Sync + 'static> Store<V> {
-    /// A store of at most `max_bytes`, bookkeeping included. A value expires after `time_to_live`.
+    /// A store of at most `max_bytes`, bookkeeping included. A value expires after `time_to_live`. Values that
+    /// are used seldom are evicted first, and if all others are used more often, a new one is not kept.
     #[must_use]
     pub fn new(max_bytes: u64, time_to_live: Duration) -> Self {
+        Self::with(max_bytes, time_to_live, EvictionPolicy::tiny_lfu())
+    }
+
+    /// The same, but those that were not used for the longest time are evicted first. A new value is always
+    /// kept, for those that need it next.
+    #[must_use]
+    pub fn of_recent(max_bytes: u64, time_to_live: Duration) -> Self {
+        Self::with(max_bytes, time_to_live, EvictionPolicy::lru())
+    }
+
+    fn with(max_bytes: u64, time_to_live: Duration, policy: EvictionPolicy) -> Self {
         let weigh = |_: &Key, value: &V| {
             let bytes = value.bytes() + size_of::<Key>() + ENTRY_BYTES;
             u32::try_from(bytes).unwrap_or(u32::MAX)
@@ -38,6 +51,7 @@ impl<V: Weigh + Clone + Send + Sync + 'static> Store<V> {
                 .max_capacity(max_bytes)
                 .weigher(weigh)
                 .time_to_live(time_to_live)
+                .eviction_policy(policy)
                 .build()
         });
         Self { cache }
@@ -121,6 +135,20 @@ mod tests {
         store.put(key(5000), Lump(200_000));
         assert!(store.bytes() <= 100_000);
         assert!(store.get(&key(5000)).is_none());
+    }
+
+    #[test]
+    fn a_new_value_is_kept_where_the_recent_ones_are() {
+        let store = Store::of_recent(100_000, Duration::from_secs(60));
+        for n in 0..100 {
+            store.put(key(n), Lump(10_000));
+            // Those of which there is no room for more are used often.
+            for old in 0..9 {
+                let _ = store.get(&key(old));
+            }
+            assert!(store.get(&key(n)).is_some(), "{n}");
+            assert!(store.bytes() <= 100_000);
+        }
     }
 
     #[test]

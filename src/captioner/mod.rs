@@ -244,7 +244,8 @@ impl Captioner {
             info: parts.info,
             extras: parts.extras,
             answers: Store::new(memory.cache_max_bytes, memory.cache_ttl),
-            encoded_images: Store::new(memory.vision_cache_bytes, memory.cache_ttl),
+            // A photo that was just captioned is tagged next, or captioned with another prompt.
+            encoded_images: Store::of_recent(memory.vision_cache_bytes, memory.cache_ttl),
             flights: SingleFlight::default(),
             priors: Store::new(PRIORS_BYTES, memory.cache_ttl),
             blank_images: OnceCell::new(),
