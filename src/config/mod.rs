@@ -2,7 +2,7 @@
 //! in the program reads the environment.
 //!
 //! - `options` declares every setting once, for clap;
-//! - `routing` reads the file of routes, and the keys that it names;
+//! - `routing` reads the file of routes, and the keys that it names; `tags` reads vocabularies and weights;
 //! - `values` finds the text of each setting, `env_file` in a file; `parse` and `protection` turn it into a value;
 //! - `document` makes `--help`, `.env.example` and the tables in `docs/configuration.md`;
 //! - this file checks settings against each other and hands each module its own.
@@ -13,13 +13,12 @@ mod options;
 mod parse;
 mod protection;
 mod routing;
+mod tags;
 mod values;
 
-use std::fs::File;
-use std::io::Read;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 pub use tracing::Level;
@@ -28,11 +27,12 @@ pub use self::document::{env_example, markdown, with_server_settings, with_setti
 pub use self::options::Group;
 use self::options::{
     CacheOptions, FetchOptions, ImageOptions, LibraryOptions, LogOptions, ModelOptions,
-    ProtectionOptions, QueueOptions, RoutingOptions, ServerOptions, TagOptions, TraceOptions,
+    ProtectionOptions, QueueOptions, RoutingOptions, ServerOptions, TraceOptions,
 };
 use self::parse::FetchUrls;
 pub use self::protection::{ApiKeys, CorsOrigins, ProtectionSettings, PublicEndpoints, RateLimit};
 pub use self::routing::read_routes;
+pub use self::tags::{read_vocabulary, tag_vocabulary, tag_weights, vocabulary_source};
 pub use self::values::Values;
 use crate::captioner::{
     AppearanceOptions, CaptionerSettings, MemoryLimits, WORKERS_ON_CPU, decode_bytes,
@@ -43,8 +43,8 @@ use crate::fetch::{FetchSettings, FetchSources};
 use crate::metrics::Metrics;
 use crate::routing::RoutingSettings;
 use crate::scheduler::VisionOrder;
-use cutline_error::{Error, Result};
-use cutline_tags::{FIELD, MAX_BYTES, Reference, Source, Vocabulary};
+use cutline_error::Result;
+use cutline_tags::{Source, Weights};
 
 /// Everything that `cutline serve` needs to know.
 #[derive(Debug, Clone)]
@@ -132,51 +132,6 @@ pub fn library_appearance(values: &Values) -> Result<Option<AppearanceOptions>> 
     Ok(library.map(|_| AppearanceOptions { thumbnails }))
 }
 
-/// The tags that photos may get: the file of `TAG_VOCABULARY`, or a vocabulary of the library; `None` if it
-/// is not set.
-///
-/// # Errors
-/// As [`Settings::new`].
-pub fn tag_vocabulary(values: &Values) -> Result<Option<Source>> {
-    let Some(path) = values.read::<TagOptions>()?.tag_vocabulary else { return Ok(None) };
-    let unusable = |remedy: &str| values.unusable("TAG_VOCABULARY", remedy);
-    let source = vocabulary_source(&path).map_err(|error| unusable(error.detail()))?;
-    if matches!(source, Source::Library(_)) && library_address(values)?.is_none() {
-        return Err(unusable("it needs LIBRARY; set that too"));
-    }
-    Ok(Some(source))
-}
-
-/// The vocabulary of a library that is named, or else that of the file.
-///
-/// # Errors
-/// [`InvalidParameter`](cutline_error::ErrorKind::InvalidParameter): it cannot be read or used.
-pub fn vocabulary_source(path: &Path) -> Result<Source> {
-    match path.to_str().and_then(Reference::in_text) {
-        Some(reference) => reference.map(Source::Library),
-        None => read_vocabulary(path).map(Source::Own),
-    }
-}
-
-/// Reads a file of allowed tags.
-///
-/// # Errors
-/// [`InvalidParameter`](cutline_error::ErrorKind::InvalidParameter): it cannot be read or used.
-pub fn read_vocabulary(path: &Path) -> Result<Vocabulary> {
-    let mut bytes = Vec::new();
-    let opened = File::open(path);
-    let read = opened.and_then(|file| file.take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes));
-    read.map_err(|error| {
-        let detail = format!("{}: cannot be read ({error}); check the path", path.display());
-        Error::parameter(FIELD, detail)
-    })?;
-    let named = |error: Error| {
-        let detail = format!("{}: {}", path.display(), error.detail());
-        Error::parameter(FIELD, detail).with_source(error)
-    };
-    Vocabulary::parse(&bytes).map_err(named)
-}
-
 /// A task of Hugging Face's inference API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HfTask {
@@ -236,6 +191,8 @@ pub struct HttpSettings {
     pub fetch: FetchSettings,
     /// The tags that photos may get, unless a request says so; `None` for those of everyday photos.
     pub tag_vocabulary: Option<Source>,
+    /// The weights of the strategy `hybrid`; `None` for those that are shipped.
+    pub tag_weights: Option<Weights>,
 }
 
 impl HttpSettings {
@@ -260,6 +217,7 @@ impl HttpSettings {
             protection: protection_settings(values)?,
             fetch: fetch_settings(values)?,
             tag_vocabulary: tag_vocabulary(values)?,
+            tag_weights: tag_weights(values)?,
         })
     }
 }

@@ -283,6 +283,10 @@ pub(super) struct TagOptions {
     /// the library; if unset, tags for everyday photos
     #[arg(long, env)]
     pub(super) tag_vocabulary: Option<PathBuf>,
+    /// File with the weights of the strategy hybrid, as cutline tags fit writes it; if unset, those that
+    /// cutline has
+    #[arg(long, env)]
+    pub(super) tag_weights: Option<PathBuf>,
 }
 
 #[derive(Args)]

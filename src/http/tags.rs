@@ -13,7 +13,7 @@ use super::openapi::bodies::{RawImage, SQUARE, TagForm, TagJson, TagQuery};
 use super::openapi::errors::TagProblems;
 use super::state::AppState;
 use super::taggers;
-use crate::captioner::Tagged;
+use crate::captioner::{TagParams, Tagged};
 use cutline_error::Error;
 
 /// Tags an image with words of an allowed list
@@ -49,10 +49,11 @@ pub(super) async fn generate(
     let TagUpload { photo, asked } = extract::tag_upload(request, &state, captioner).await?;
     let name = names::check(asked.model.as_deref(), &state, captioner)?;
     let captioner = captioner.local(name.as_deref())?;
+    let params = TagParams { weights: state.settings().tag_weights, ..asked.params };
     let limit = state.settings().request_timeout;
     let work = Box::pin(async {
         let tagger = taggers::of(&state, captioner, asked.vocabulary).await?;
-        captioner.tag(photo, &tagger, &asked.params, state.near_tags()).await
+        captioner.tag(photo, &tagger, &params, state.near_tags()).await
     });
     let late = |_| Error::too_late("answer", limit, "allow fewer tags");
     let tagged = timeout(limit, work).await.map_err(late)??;

@@ -173,6 +173,8 @@ fn each_invalid_value_is_reported_with_its_name_and_a_remedy() {
         ("ROUTES_FILE", "/no/such/file"),
         ("TAG_VOCABULARY", "/no/such/file"),
         ("TAG_VOCABULARY", "library:"),
+        ("TAG_WEIGHTS", "/no/such/file"),
+        ("TAG_WEIGHTS", "Cargo.toml"),
         // Without LIBRARY.
         ("TAG_VOCABULARY", "library:shop"),
     ] {

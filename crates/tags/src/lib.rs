@@ -4,7 +4,8 @@
 //!   them. It is read from JSON or from lines of text, with limits on everything.
 //! - A [`Source`] is a vocabulary itself, or the name of one in a library.
 //! - `words` finds tags in captions ([`Matcher`]).
-//! - `weights` makes one score of what is known about a tag.
+//! - `weights` makes one score of what is known about a tag, and `fit` finds weights that explain what
+//!   people say.
 //! - `choice` picks the best tags of each category ([`choose`]): never one that is not allowed, never more
 //!   than the category takes, never one twice.
 //! - `measure` compares tags with those that people gave.
@@ -21,6 +22,7 @@
 //! ```
 
 mod choice;
+mod fit;
 mod json;
 mod lines;
 mod measure;
@@ -30,10 +32,11 @@ mod weights;
 mod words;
 
 pub use choice::{Chosen, Limits, Scored, choose, violations};
+pub use fit::{Example, Fitted, STRENGTH, fit, fit_photos};
 pub use measure::{Measures, Photo, measure};
 pub use source::{Reference, Source, check_name};
 pub use vocabulary::{
     Category, FIELD, MAX_BYTES, MAX_CATEGORIES, MAX_K, MAX_NAMES, Tag, TagId, Template, Vocabulary,
 };
-pub use weights::{Hints, Weights, fit};
+pub use weights::{Hints, Weights};
 pub use words::{Found, Matcher, rarest};

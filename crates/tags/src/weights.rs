@@ -1,5 +1,8 @@
 //! One score from what is known about a tag: a logistic function with few weights.
 
+use cutline_error::{Error, Result};
+use serde::{Deserialize, Serialize};
+
 /// What speaks for a tag.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Hints {
@@ -13,7 +16,8 @@ pub struct Hints {
 }
 
 /// The weights of hints. Those that are not known count nothing, and shift nothing.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Weights {
     /// Of nothing.
     pub bias: f32,
@@ -30,6 +34,22 @@ pub struct Weights {
 /// Beyond this many nats, more makes no difference.
 const MOST_NATS: f32 = 12.0;
 
+/// The largest weight.
+const MOST: f32 = 1000.0;
+
+impl Hints {
+    /// What each weight is multiplied with.
+    pub(crate) fn row(self) -> [f64; 5] {
+        let nats = self.likelihood.map_or(0.0, |nats| nats.clamp(-MOST_NATS, MOST_NATS));
+        let (near, not_near) = match self.near {
+            Some(share) if share > 0.0 => (share, 0.0),
+            Some(_) => (0.0, 1.0),
+            None => (0.0, 0.0),
+        };
+        [1.0, nats, self.caption.unwrap_or(0.0), near, not_near].map(f64::from)
+    }
+}
+
 impl Weights {
     /// The score of a tag, 0–1.
     #[must_use]
@@ -44,70 +64,42 @@ impl Weights {
             self.bias + self.likelihood * nats + self.caption * hints.caption.unwrap_or(0.0) + near;
         1.0 / (1.0 + (-sum).exp())
     }
-}
 
-/// Iterations of the fit; it converges in about ten.
-const ITERATIONS: usize = 50;
-/// The weight of small weights in the fit.
-const RIDGE: f64 = 1.0;
+    /// Reads the weights of a file.
+    ///
+    /// # Errors
+    /// [`InvalidParameter`](cutline_error::ErrorKind::InvalidParameter), naming `weights`: these are none.
+    pub fn from_json(json: &[u8]) -> Result<Self> {
+        let read: Self = serde_json::from_slice(json).map_err(|error| {
+            let detail = format!(
+                "these are no weights ({error}); write {{\"bias\", \"likelihood\", \"caption\", \
+                 \"near\", \"not_near\"}} as cutline tags fit does"
+            );
+            Error::parameter("weights", detail).with_source(error)
+        })?;
+        read.check()
+    }
 
-/// Weights of the likelihood and of the captions that explain which tags are right, by logistic
-/// regression. `None` without right and wrong ones. The other weights stay those of `start`.
-#[must_use]
-pub fn fit(start: Weights, examples: &[(Hints, bool)]) -> Option<Weights> {
-    let right = examples.iter().filter(|(_, right)| *right).count();
-    if right == 0 || right == examples.len() {
-        return None;
+    /// # Errors
+    /// [`InvalidParameter`](cutline_error::ErrorKind::InvalidParameter): one is no number, or too large.
+    pub(crate) fn check(self) -> Result<Self> {
+        let fits = |weight: &f64| weight.is_finite() && weight.abs() <= f64::from(MOST);
+        if self.to_array().iter().all(fits) {
+            return Ok(self);
+        }
+        Err(Error::parameter("weights", format!("weights are numbers from -{MOST} to {MOST}")))
     }
-    let row = |hints: &Hints| {
-        let nats = hints.likelihood.map_or(0.0, |nats| nats.clamp(-MOST_NATS, MOST_NATS));
-        [1.0, f64::from(nats), f64::from(hints.caption.unwrap_or(0.0))]
-    };
-    let mut weights = [0.0_f64; 3];
-    for _ in 0..ITERATIONS {
-        let mut gradient = [0.0_f64; 3];
-        let mut curvature = [[0.0_f64; 3]; 3];
-        for (hints, right) in examples {
-            let row = row(hints);
-            let sum: f64 = row.iter().zip(&weights).map(|(x, w)| x * w).sum();
-            let p = 1.0 / (1.0 + (-sum).exp());
-            let error = p - f64::from(u8::from(*right));
-            for i in 0..3 {
-                gradient[i] += error * row[i];
-                for j in 0..3 {
-                    curvature[i][j] += p * (1.0 - p) * row[i] * row[j];
-                }
-            }
-        }
-        for i in 0..3 {
-            gradient[i] += RIDGE * weights[i];
-            curvature[i][i] += RIDGE;
-        }
-        let step = solved(curvature, gradient);
-        weights.iter_mut().zip(step).for_each(|(weight, step)| *weight -= step);
-        if step.iter().all(|step| step.abs() < 1e-9) {
-            break;
-        }
-    }
-    let [bias, likelihood, caption] = weights.map(|weight| weight as f32);
-    Some(Weights { bias, likelihood, caption, ..start })
-}
 
-/// Solves three equations by elimination; the matrix is positive definite.
-fn solved(mut a: [[f64; 3]; 3], mut b: [f64; 3]) -> [f64; 3] {
-    for i in 0..3 {
-        for j in i + 1..3 {
-            let factor = a[j][i] / a[i][i];
-            let row = a[i];
-            a[j].iter_mut().zip(row).for_each(|(x, y)| *x -= factor * y);
-            b[j] -= factor * b[i];
-        }
+    pub(crate) fn to_array(self) -> [f64; 5] {
+        let Self { bias, likelihood, caption, near, not_near } = self;
+        [bias, likelihood, caption, near, not_near].map(f64::from)
     }
-    for i in (0..3).rev() {
-        let known: f64 = (i + 1..3).map(|j| a[i][j] * b[j]).sum();
-        b[i] = (b[i] - known) / a[i][i];
+
+    #[allow(clippy::cast_possible_truncation)] // Enough digits.
+    pub(crate) fn from_array(weights: [f64; 5]) -> Self {
+        let [bias, likelihood, caption, near, not_near] = weights.map(|weight| weight as f32);
+        Self { bias, likelihood, caption, near, not_near }
     }
-    b
 }
 
 #[cfg(test)]
@@ -131,22 +123,26 @@ mod tests {
     }
 
     #[test]
-    fn the_fit_finds_the_weights_that_made_the_examples() {
-        // Each point as often right as the weights say.
-        let mut examples = Vec::new();
-        for nats in -6..6 {
-            for caption in [0.0, 0.5, 1.0] {
-                let hints =
-                    Hints { likelihood: Some(nats as f32), caption: Some(caption), near: None };
-                let right = (WEIGHTS.score(hints) * 1000.0).round() as usize;
-                examples.extend((0..1000).map(|n| (hints, n < right)));
-            }
+    fn weights_of_a_file_are_checked() {
+        let json = serde_json::to_string(&WEIGHTS).unwrap();
+        assert_eq!(Weights::from_json(json.as_bytes()).unwrap(), WEIGHTS);
+        for wrong in [
+            "{}",
+            r#"{"bias": 1, "likelihood": 1, "caption": 1, "near": 1, "not_near": 1e9}"#,
+            r#"{"bias": 1, "likelihood": 1, "caption": 1, "near": 1, "not_near": 1, "more": 1}"#,
+        ] {
+            let error = Weights::from_json(wrong.as_bytes()).unwrap_err();
+            assert_eq!(error.field(), Some("weights"), "{wrong}: {error}");
         }
-        let fitted = fit(WEIGHTS, &examples).unwrap();
-        assert!((fitted.bias - WEIGHTS.bias).abs() < 0.02, "{fitted:?}");
-        assert!((fitted.likelihood - WEIGHTS.likelihood).abs() < 0.02, "{fitted:?}");
-        assert!((fitted.caption - WEIGHTS.caption).abs() < 0.05, "{fitted:?}");
-        assert_eq!((fitted.near, fitted.not_near), (WEIGHTS.near, WEIGHTS.not_near));
-        assert_eq!(fit(WEIGHTS, &[(Hints::default(), true)]), None);
+    }
+
+    #[test]
+    fn a_score_is_the_sum_of_the_row_with_the_weights() {
+        for near in [None, Some(0.0), Some(0.5)] {
+            let hints = Hints { likelihood: Some(20.0), caption: Some(0.4), near };
+            let sum: f64 = hints.row().iter().zip(WEIGHTS.to_array()).map(|(x, w)| x * w).sum();
+            let score = f64::from(WEIGHTS.score(hints));
+            assert!((score - 1.0 / (1.0 + (-sum).exp())).abs() < 1e-6, "{near:?}");
+        }
     }
 }

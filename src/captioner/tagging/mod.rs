@@ -22,7 +22,7 @@ pub use self::answer::{
 use self::likelihood::{Likelihood, Ranked, TagTexts};
 pub use self::params::{TagFields, TagParams, TagRequest, TagStrategy};
 use super::work;
-use super::{CaptionParams, Captioner, Choice, ImageInfo, Photo, Priority, tag_params};
+use super::{CaptionParams, Captioner, Choice, ImageInfo, Photo, Priority, Tag, tag_params};
 use crate::engine::{Ability, ImageInput};
 use crate::metrics::milliseconds;
 use cutline_error::{Error, Result};
@@ -38,9 +38,9 @@ const OFTEN: u64 = 20;
 
 /// Scores of a strategy, and the least that is good enough unless a category says otherwise.
 ///
-/// The weights of likelihood and captions were fitted with `cutline tags eval --fit` on 120 photos of
-/// `dev_eval`, which no model was trained on, with the everyday tags that people named in their captions.
-/// Those of similar photos are not fitted.
+/// The weights of likelihood and captions were fitted by logistic regression, as `cutline tags fit` does, on
+/// 120 photos of `dev_eval`, which no model was trained on, with the everyday tags that people named in their
+/// captions. Those of similar photos are not fitted.
 struct Scale {
     weights: Weights,
     threshold: f32,
@@ -128,7 +128,7 @@ impl Tagger {
     ) -> (Vec<Scored>, Vec<Chosen>) {
         let allowed = self.vocabulary().tags().filter(|(id, _)| self.allows(*id, params));
         let with_score = |(id, _): (TagId, _)| {
-            let score = score(strategy, *hints.get(id.index())?)?;
+            let score = score(strategy, *hints.get(id.index())?, params.weights)?;
             Some(Scored { tag: id, score })
         };
         let scored: Vec<Scored> = allowed.filter_map(with_score).collect();
@@ -145,13 +145,31 @@ impl Tagger {
         (scored, chosen)
     }
 
+    /// The tags that are named in captions, as the strategy `caption` chooses them, the best first.
+    #[must_use]
+    pub fn tags_in(&self, captions: &[Choice]) -> Vec<Tag> {
+        let vocabulary = self.vocabulary();
+        let mut signs = vec![Signs::default(); vocabulary.len()];
+        see_words(self.matcher(), captions, &mut signs);
+        let hints: Vec<Hints> = signs.iter().map(Signs::hints).collect();
+        let (_, chosen) = self.choice(&hints, TagStrategy::Caption, &TagParams::default());
+        let tags = chosen.iter().flat_map(|one| &one.tags);
+        let named = |scored: &Scored| Tag {
+            name: vocabulary.tag(scored.tag).name().to_owned(),
+            score: scored.score,
+        };
+        let mut tags: Vec<Tag> = tags.map(named).collect();
+        tags.sort_by(|a, b| b.score.total_cmp(&a.score));
+        tags
+    }
+
     /// Finds the tags in texts.
     #[must_use]
     pub fn matcher(&self) -> &Matcher {
         &self.0.matcher
     }
 
-    /// The weights of the strategy `hybrid`.
+    /// The weights of the strategy `hybrid` that are shipped.
     #[must_use]
     pub fn weights() -> Weights {
         HYBRID.weights
@@ -402,18 +420,7 @@ impl Seen {
         for (tag, likelihood) in &self.likelihood {
             signs[tag.index()].likelihood = Some(*likelihood);
         }
-        let total: f32 = self.captions.iter().map(|caption| caption.confidence).sum();
-        if total > 0.0 {
-            signs.iter_mut().for_each(|signs| signs.caption = Some(0.0));
-            for caption in &self.captions {
-                for Found { tag, words } in tagger.0.matcher.find(&caption.text) {
-                    let signs = &mut signs[tag.index()];
-                    let share = signs.caption.unwrap_or(0.0) + caption.confidence / total;
-                    signs.caption = Some(share.min(1.0));
-                    signs.words.get_or_insert(words);
-                }
-            }
-        }
+        see_words(tagger.matcher(), &self.captions, &mut signs);
         let total: f32 = self.near.iter().map(NearPhoto::weight).sum();
         if total > 0.0 {
             signs.iter_mut().for_each(|signs| signs.near = Some(0.0));
@@ -428,11 +435,33 @@ impl Seen {
     }
 }
 
-fn score(strategy: TagStrategy, hints: Hints) -> Option<f32> {
+/// Finds the tags in captions.
+fn see_words(matcher: &Matcher, captions: &[Choice], signs: &mut [Signs]) {
+    // Models elsewhere do not say how sure they are; then all captions are worth the same.
+    let worth =
+        |caption: &Choice| if caption.confidence.is_nan() { 1.0 } else { caption.confidence };
+    let total: f32 = captions.iter().map(worth).sum();
+    if total <= 0.0 {
+        return;
+    }
+    signs.iter_mut().for_each(|signs| signs.caption = Some(0.0));
+    for caption in captions {
+        for Found { tag, words } in matcher.find(&caption.text) {
+            let signs = &mut signs[tag.index()];
+            let share = signs.caption.unwrap_or(0.0) + worth(caption) / total;
+            signs.caption = Some(share.min(1.0));
+            signs.words.get_or_insert(words);
+        }
+    }
+}
+
+fn score(strategy: TagStrategy, hints: Hints, weights: Option<Weights>) -> Option<f32> {
     match strategy {
         TagStrategy::Caption => hints.caption,
         TagStrategy::Similarity => hints.near,
         TagStrategy::Likelihood => hints.likelihood.map(|_| LIKELIHOOD.weights.score(hints)),
-        TagStrategy::Hybrid | TagStrategy::Auto => Some(HYBRID.weights.score(hints)),
+        TagStrategy::Hybrid | TagStrategy::Auto => {
+            Some(weights.unwrap_or(HYBRID.weights).score(hints))
+        }
     }
 }

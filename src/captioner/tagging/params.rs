@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 
 use crate::captioner::{given_twice, shortened};
 use cutline_error::{Error, Result};
-use cutline_tags::{FIELD, MAX_K, Source, Vocabulary};
+use cutline_tags::{FIELD, MAX_K, Source, Vocabulary, Weights};
 
 /// How tags are found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
@@ -85,6 +85,8 @@ pub struct TagParams {
     pub explain: bool,
     /// Whether tags are considered whose words the model never saw.
     pub unsupported: bool,
+    /// The weights of the strategy `hybrid`; `None` for those that were shipped. No request says so.
+    pub weights: Option<Weights>,
 }
 
 impl TagParams {

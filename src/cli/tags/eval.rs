@@ -2,27 +2,22 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::{ArgMatches, Args, Command, FromArgMatches};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
+use super::truth::{self, TruePhoto, known};
 use super::{HowArgs, Setup, TagRun, Worker};
-use crate::captioner::{Support, TagStrategy, Tagged, Tagger};
+use crate::captioner::{TagStrategy, Tagged};
 use crate::cli::{complain, print, runtime, unparsed};
 use crate::config::Values;
-use crate::text;
 use cutline_error::{Error, ErrorKind, Result};
-use cutline_tags::{Hints, Measures, Photo, TagId, fit, measure, violations};
+use cutline_tags::{Measures, Photo, TagId, measure, violations};
 
 pub(super) const NAME: &str = "eval";
-
-/// The most bytes of a truth file: it is held in memory.
-const MAX_BYTES: u64 = 1 << 28;
 
 #[derive(Args)]
 struct EvalArgs {
@@ -35,9 +30,6 @@ struct EvalArgs {
     photos: Option<PathBuf>,
     #[command(flatten)]
     how: HowArgs,
-    /// Print the weights that explain these photos best
-    #[arg(long)]
-    fit: bool,
     /// Print a JSON object instead of a table
     #[arg(long)]
     json: bool,
@@ -55,30 +47,6 @@ pub(super) fn command() -> Command {
         )
 }
 
-/// A line of the truth file.
-#[derive(Deserialize)]
-struct Line {
-    path: String,
-    tags: Option<Given>,
-    /// What people wrote: the tags that are named in it count as given.
-    #[serde(default)]
-    captions: Vec<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Given {
-    List(Vec<String>),
-    Categories(BTreeMap<String, Vec<String>>),
-}
-
-/// A photo with the tags that people gave.
-struct TruePhoto {
-    path: PathBuf,
-    tags: Vec<(Option<String>, String)>,
-    captions: Vec<String>,
-}
-
 /// One of the measures.
 type Measure = fn(&Measures) -> f64;
 
@@ -94,8 +62,6 @@ struct Report {
     ranking_milliseconds: f64,
     decoder_steps_per_photo: f64,
     most_decoder_steps: usize,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    weights: Option<BTreeMap<&'static str, String>>,
 }
 
 pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode> {
@@ -104,25 +70,24 @@ pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode> {
     let values = Values::of_command(matches)?;
     let setup = Setup::of(&values, args.how.vocabulary.as_deref())?;
     let folder = args.photos.clone().or_else(|| args.truth.parent().map(Path::to_owned));
-    let truth = read_truth(&args.truth, &folder.unwrap_or_default())?;
+    let truth = truth::read(&args.truth, &folder.unwrap_or_default())?;
     let worker = Worker::load(&values, setup)?;
     let runtime = runtime()?;
     let report = runtime.block_on(async {
         let run = worker.start(params).await?;
-        Box::pin(evaluate(run, truth, args.fit)).await
+        Box::pin(evaluate(run, truth)).await
     })?;
     print(&report.text(args.json)?)?;
     Ok(ExitCode::SUCCESS)
 }
 
-async fn evaluate(run: TagRun, truth: Vec<TruePhoto>, fits: bool) -> Result<Report> {
+async fn evaluate(run: TagRun, truth: Vec<TruePhoto>) -> Result<Report> {
     let vocabulary = run.tagger.vocabulary();
     let strategies: &[TagStrategy] = match run.params.strategy {
         TagStrategy::Auto => &[TagStrategy::Caption, TagStrategy::Likelihood, TagStrategy::Hybrid],
         one => &[one],
     };
     let mut photos: Vec<Vec<Photo>> = vec![Vec::new(); strategies.len()];
-    let mut examples: Vec<(Hints, bool)> = Vec::new();
     let mut report = Report {
         photos: 0,
         failed: 0,
@@ -132,7 +97,6 @@ async fn evaluate(run: TagRun, truth: Vec<TruePhoto>, fits: bool) -> Result<Repo
         ranking_milliseconds: 0.0,
         decoder_steps_per_photo: 0.0,
         most_decoder_steps: 0,
-        weights: None,
     };
     for photo in truth {
         let begin = Instant::now();
@@ -157,11 +121,6 @@ async fn evaluate(run: TagRun, truth: Vec<TruePhoto>, fits: bool) -> Result<Repo
         for (strategy, photos) in strategies.iter().zip(&mut photos) {
             photos.push(judged(&run, *strategy, &tagged, &given));
         }
-        if fits {
-            let seen = |id: &TagId| run.tagger.support(*id) != Some(Support::None);
-            let ids = vocabulary.tags().map(|(id, _)| id).filter(seen);
-            examples.extend(ids.map(|id| (tagged.hints[id.index()], given.contains(&id))));
-        }
     }
     if report.photos == 0 {
         return Err(Error::new(
@@ -177,28 +136,7 @@ async fn evaluate(run: TagRun, truth: Vec<TruePhoto>, fits: bool) -> Result<Repo
     for (strategy, photos) in strategies.iter().zip(&photos) {
         report.strategies.insert(strategy.as_str(), measure(vocabulary, photos));
     }
-    report.weights = fits.then(|| weights(&examples));
     Ok(report)
-}
-
-/// The tags of the vocabulary that were given, and how many others.
-fn known(tagger: &Tagger, photo: &TruePhoto) -> (HashSet<TagId>, usize) {
-    let vocabulary = tagger.vocabulary();
-    let named = photo.captions.iter().flat_map(|caption| tagger.matcher().find(caption));
-    let mut known: HashSet<TagId> = named.map(|found| found.tag).collect();
-    let mut unknown = 0;
-    for (category, name) in &photo.tags {
-        let is_meant = |(id, tag): &(TagId, &cutline_tags::Tag)| {
-            let own = vocabulary.category(*id).name();
-            category.as_deref().is_none_or(|category| category == own)
-                && tag.names().any(|word| word.to_lowercase() == name.to_lowercase())
-        };
-        match vocabulary.tags().find(is_meant) {
-            Some((id, _)) => drop(known.insert(id)),
-            None => unknown += 1,
-        }
-    }
-    (known, unknown)
 }
 
 fn judged(run: &TagRun, strategy: TagStrategy, tagged: &Tagged, truth: &HashSet<TagId>) -> Photo {
@@ -214,58 +152,6 @@ fn judged(run: &TagRun, strategy: TagStrategy, tagged: &Tagged, truth: &HashSet<
         chosen: chosen.iter().flat_map(|one| &one.tags).map(|tag| tag.tag).collect(),
         scored,
     }
-}
-
-fn weights(examples: &[(Hints, bool)]) -> BTreeMap<&'static str, String> {
-    let only = |keep: fn(Hints) -> Hints| -> Vec<(Hints, bool)> {
-        examples.iter().map(|(hints, right)| (keep(*hints), *right)).collect()
-    };
-    let likelihood = only(|hints| Hints { caption: None, near: None, ..hints });
-    let both = only(|hints| hints);
-    let shown = |examples: &[(Hints, bool)]| match fit(Tagger::weights(), examples) {
-        Some(w) => format!("{:.3} {:.3} {:.3}", w.bias, w.likelihood, w.caption),
-        None => "none".to_owned(),
-    };
-    BTreeMap::from([("likelihood", shown(&likelihood)), ("hybrid", shown(&both))])
-}
-
-fn read_truth(path: &Path, folder: &Path) -> Result<Vec<TruePhoto>> {
-    let failed = |kind, what: String| Error::new(kind, format!("{}: {what}", path.display()));
-    let mut bytes = Vec::new();
-    let opened = File::open(path);
-    let read = opened.and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut bytes));
-    read.map_err(|e| failed(ErrorKind::Io, format!("cannot be read ({e}); check the path")))?;
-    if bytes.len() as u64 > MAX_BYTES {
-        return Err(failed(ErrorKind::Config, format!("it has more than {MAX_BYTES} bytes")));
-    }
-    let bytes =
-        text::without_mark(&bytes).map_err(|why| failed(ErrorKind::Config, why.to_owned()))?;
-    let mut photos = Vec::new();
-    for (at, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
-        if line.trim_ascii().is_empty() {
-            continue;
-        }
-        let line: Line = serde_json::from_slice(line).map_err(|error| {
-            let what = format!(
-                "line {} is not {{\"path\": …, \"tags\": {{\"category\": […]}}}} ({error})",
-                at + 1
-            );
-            failed(ErrorKind::Config, what)
-        })?;
-        let tags = match line.tags {
-            None => Vec::new(),
-            Some(Given::List(tags)) => tags.into_iter().map(|tag| (None, tag)).collect(),
-            Some(Given::Categories(all)) => {
-                let one = |(name, tags): (String, Vec<String>)| {
-                    tags.into_iter().map(move |tag| (Some(name.clone()), tag))
-                };
-                all.into_iter().flat_map(one).collect()
-            }
-        };
-        let path = folder.join(line.path);
-        photos.push(TruePhoto { path, tags, captions: line.captions });
-    }
-    Ok(photos)
 }
 
 impl Report {
@@ -313,9 +199,6 @@ impl Report {
             self.decoder_steps_per_photo,
             self.most_decoder_steps
         );
-        for (name, weights) in self.weights.iter().flatten() {
-            let _ = writeln!(text, "weights of {name}: bias, likelihood, captions: {weights}");
-        }
         Ok(text)
     }
 }

@@ -2,6 +2,8 @@
 
 mod check;
 mod eval;
+mod fit;
+mod truth;
 mod vocabulary;
 
 use std::collections::VecDeque;
@@ -23,7 +25,7 @@ use crate::captioner::{
 };
 use crate::config::{
     self, Group, LogSettings, Values, captioner_settings, library_address, tag_vocabulary,
-    vocabulary_source,
+    tag_weights, vocabulary_source,
 };
 use crate::engine::Ability;
 use crate::near_tags::LibraryTags;
@@ -32,7 +34,7 @@ use crate::telemetry::{self, Output as LogOutput};
 use crate::vocabularies;
 use cutline_error::{Error, ErrorKind, Result};
 use cutline_library::Store;
-use cutline_tags::Vocabulary;
+use cutline_tags::{Vocabulary, Weights};
 
 pub(super) const NAME: &str = "tags";
 /// There was nothing to do: the arguments stand for no photo.
@@ -108,6 +110,7 @@ pub(super) fn command() -> Command {
              cutline tags -r Photos --vocabulary shop.json --format jsonl\n  \
              cutline tags check shop.json         does the model know the words?\n  \
              cutline tags eval truth.jsonl        how good are the tags?\n  \
+             cutline tags fit truth.jsonl         scores that fit these photos\n  \
              cutline tags vocabulary list         vocabularies of the library\n\n\
              A vocabulary is JSON, {\"categories\": [{\"name\": \"animals\", \"tags\": [\"dog\"]}]}, or lines of \
              text: [animals], then a tag a line, with synonyms after a colon. The exit status is 0 on \
@@ -120,13 +123,14 @@ pub(super) fn command() -> Command {
             arg.hide_short_help(is_setting)
         })
     };
-    let with_model = [check::command(), eval::command()].map(settings);
+    let with_model = [check::command(), eval::command(), fit::command()].map(settings);
     settings(command).subcommands(with_model).subcommand(vocabulary::command())
 }
 
 pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode> {
     match matches.subcommand() {
         Some((check::NAME, matches)) => return check::run(matches),
+        Some((fit::NAME, matches)) => return fit::run(matches),
         Some((vocabulary::NAME, matches)) => return vocabulary::run(matches),
         Some((_, matches)) => return eval::run(matches),
         None => {}
@@ -162,6 +166,7 @@ impl HowArgs {
             min_score: self.min_score,
             explain: false,
             unsupported: self.unsupported,
+            weights: None,
         };
         params.validate()?;
         Ok(params)
@@ -171,6 +176,7 @@ impl HowArgs {
 /// What is known before the model is loaded, which takes time.
 struct Setup {
     vocabulary: Vocabulary,
+    weights: Option<Weights>,
     store: Option<Arc<dyn Store>>,
 }
 
@@ -187,7 +193,7 @@ impl Setup {
             Some(source) => vocabularies::of_source(source, store.as_deref())?,
             None => Tagger::everyday()?,
         };
-        Ok(Self { vocabulary, store })
+        Ok(Self { vocabulary, weights: tag_weights(values)?, store })
     }
 }
 
@@ -211,7 +217,8 @@ impl Worker {
     }
 
     async fn start(self, params: TagParams) -> Result<TagRun> {
-        let Self { captioner, max_bytes, setup: Setup { vocabulary, store } } = self;
+        let Self { captioner, max_bytes, setup: Setup { vocabulary, weights, store } } = self;
+        let params = TagParams { weights, ..params };
         let tagger = captioner.tagger(vocabulary).await?;
         captioner.warm_tagger(&tagger, &params).await?;
         let near = store.map(|store| Arc::new(LibraryTags::new(store)) as Arc<dyn NearTags>);

@@ -133,3 +133,63 @@ fn a_library_keeps_vocabularies() {
     let alone = cutline(&folder, &["tags", "check", "library:shop"]).output().unwrap();
     assert_sentence(&alone, 2, &["LIBRARY"]);
 }
+
+#[test]
+fn weights_are_fitted_and_used() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+    let tags =
+        |arguments: &[&str]| cutline(&folder, &[&["tags"], arguments].concat()).output().unwrap();
+    let line =
+        |name: &str, tag: &str| format!("{{\"path\": {:?}, \"tags\": [{tag:?}]}}\n", photo(name));
+    let photos = ["cat", "coffee", "astronaut", "rocket"];
+    let truth: String = photos
+        .iter()
+        .zip(["cat", "cup", "woman", "dog"])
+        .map(|(name, tag)| line(name, tag))
+        .collect();
+    write("truth.jsonl", &truth);
+    write("mine.json", r#"["cat", "dog", "cup", "woman", "table"]"#);
+    let fit = |more: &[&str]| {
+        tags(&[&["fit", "truth.jsonl", "--vocabulary", "mine.json"], more].concat())
+    };
+    let output = fit(&["--folds", "2", "-o", "weights.json", "--json"]);
+    assert_status(&output, 0);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&report["photos"], &report["folds"]), (&4.into(), &2.into()), "{report}");
+    assert!(report["before"].as_f64().is_some_and(|nats| nats > 0.0), "{report}");
+    let gain = report["before"].as_f64().unwrap() - report["after"].as_f64().unwrap();
+    let better = gain > report["standard_error"].as_f64().unwrap();
+    assert_eq!(report["better"], better);
+    assert_eq!(folder.path().join("weights.json").exists(), better, "only if it is better");
+    assert!(text(&fit(&["--folds", "2"]).stdout).contains("standard error"));
+    assert_sentence(&fit(&["--folds", "3"]), 2, &["too few"]);
+    assert_sentence(&tags(&["fit"]), 2, &["LIBRARY"]);
+
+    // The tags that people gave to photos of a library.
+    let library = |arguments: &[&str]| {
+        cutline(&folder, arguments).env("LIBRARY", "sqlite:photos.db").output().unwrap()
+    };
+    for (name, tag) in photos.iter().zip(["cat", "cup", "woman", "dog"]) {
+        assert_status(&library(&["caption", &photo(name)]), 0);
+        assert_status(&library(&["library", "edit", "--field", "tags", &photo(name), tag]), 0);
+    }
+    let output = library(&["tags", "fit", "--vocabulary", "mine.json", "--folds", "2", "--json"]);
+    assert_status(&output, 0);
+    let kept: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&kept["photos"], &kept["failed"]), (&4.into(), &0.into()), "{kept}");
+    assert_ne!(kept["weights"]["bias"], Value::Null);
+
+    // Weights of a file decide.
+    for (bias, count) in [(50.0, 5), (-50.0, 0)] {
+        let weights = format!(
+            "{{\"bias\": {bias}, \"likelihood\": 0, \"caption\": 0, \"near\": 0, \"not_near\": 0}}"
+        );
+        write("own.json", &weights);
+        let arguments = ["tags", "--vocabulary", "mine.json", &photo("cat")];
+        let output = cutline(&folder, &arguments).env("TAG_WEIGHTS", "own.json").output().unwrap();
+        assert_status(&output, 0);
+        let (_, tags) = text(&output.stdout).trim_end_matches('\n').split_once('\t').unwrap();
+        assert_eq!(tags.split(", ").filter(|tag| !tag.is_empty()).count(), count, "{tags}");
+    }
+}
