@@ -9,22 +9,35 @@ use clap::{ArgMatches, Args, Command, FromArgMatches};
 use rmcp::service::{RoleServer, ServerInitializeError, ServiceExt};
 use rmcp::transport::async_rw::AsyncRwTransport;
 use rmcp::transport::stdio;
-use tokio::sync::SetOnce;
+use tokio::sync::{OnceCell, SetOnce};
 
 use super::{FAILED, runtime, unparsed};
 use crate::captioner::{
-    Budget, Captioner, CaptionerSettings, Decoders, ImageMemory, Photo, WORKERS_ON_CPU,
+    Budget, Captioner, CaptionerSettings, Decoders, ImageMemory, Photo, Tagger, WORKERS_ON_CPU,
 };
-use crate::config::{self, Group, LogSettings, Values, captioner_settings, fetch_settings};
+use crate::config::{
+    self, Group, LogSettings, Values, captioner_settings, fetch_settings, library_address,
+    tag_vocabulary,
+};
 use crate::fetch::{FetchSettings, FetchSources, Fetcher};
 use crate::http::image_in_text;
 use crate::mcp::{Backend, Done, Folders, Tools};
 use crate::telemetry::{self, Output as LogOutput};
+use crate::vocabularies;
 use cutline_error::{Error, ErrorKind, Result};
 use cutline_image::DecodeLimits;
+use cutline_tags::{Source, Vocabulary};
 
 pub(super) const NAME: &str = "mcp";
-const GROUPS: [Group; 5] = [Group::Model, Group::Images, Group::Fetch, Group::Cache, Group::Logs];
+const GROUPS: [Group; 7] = [
+    Group::Model,
+    Group::Images,
+    Group::Fetch,
+    Group::Cache,
+    Group::Library,
+    Group::Tags,
+    Group::Logs,
+];
 
 /// A message may be this many times as long as the largest image: whoever sends an image that is too large
 /// gets an answer, and only absurd lines are dropped.
@@ -66,11 +79,25 @@ pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode> {
     let settings = captioner_settings(&values)?;
     let folders = Folders::open(&args.folders, settings.max_image_bytes)?;
     let fetch = fetch_settings(&values)?;
+    let vocabulary = vocabulary(&values)?;
     let runtime = runtime()?;
-    let result = runtime.block_on(serve(settings, fetch, folders));
+    let result = runtime.block_on(serve(settings, fetch, folders, vocabulary));
     // Reading standard input and loading a model cannot be interrupted, so nothing waits for them.
     runtime.shutdown_background();
     result
+}
+
+/// The tags that photos may get, if the settings say so.
+fn vocabulary(values: &Values) -> Result<Option<Vocabulary>> {
+    let Some(source) = tag_vocabulary(values)? else { return Ok(None) };
+    let store = match source {
+        Source::Own(_) => None,
+        Source::Library(_) => {
+            let address = library_address(values)?;
+            address.map(|address| cutline_library::open(&address)).transpose()?
+        }
+    };
+    vocabularies::of_source(source, store.as_deref()).map(Some)
 }
 
 /// Answers until standard input ends. The model is loaded meanwhile.
@@ -78,8 +105,9 @@ async fn serve(
     settings: CaptionerSettings,
     fetch: FetchSettings,
     folders: Folders,
+    vocabulary: Option<Vocabulary>,
 ) -> Result<ExitCode> {
-    let backend = Local::new(&settings, fetch, folders);
+    let backend = Local { vocabulary, ..Local::new(&settings, fetch, folders) };
     let memory = backend.decoders.memory().clone();
     let most = settings.max_image_bytes.saturating_mul(LINE_PER_IMAGE).saturating_add(1 << 20);
     let loading = backend.load(settings.with_image_memory(memory));
@@ -119,6 +147,9 @@ struct Local {
     folders: Folders,
     fetcher: Fetcher,
     fetches: bool,
+    vocabulary: Option<Vocabulary>,
+    /// The vocabulary, prepared when it is first needed.
+    tagger: OnceCell<Tagger>,
 }
 
 impl Local {
@@ -134,6 +165,8 @@ impl Local {
             folders,
             fetches: fetch.sources != FetchSources::Off,
             fetcher: Fetcher::new(fetch),
+            vocabulary: None,
+            tagger: OnceCell::new(),
         }
     }
 
@@ -163,6 +196,12 @@ impl Backend for Local {
             return Err(Error::model_stopped());
         }
         Ok(captioner)
+    }
+
+    async fn tagger(&self, captioner: &Captioner) -> Result<Option<Tagger>> {
+        let Some(vocabulary) = &self.vocabulary else { return Ok(None) };
+        let prepare = || captioner.tagger(vocabulary.clone());
+        self.tagger.get_or_try_init(prepare).await.cloned().map(Some)
     }
 
     fn decoders(&self) -> Result<Decoders> {

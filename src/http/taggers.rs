@@ -89,6 +89,18 @@ pub(super) async fn of(
     place.get_or_try_init(prepare).await.cloned()
 }
 
+/// The vocabulary of the settings, if they have one, for answers that have tags without being asked for a
+/// vocabulary.
+///
+/// # Errors
+/// As [`of`].
+pub(super) async fn of_settings(state: &AppState, captioner: &Captioner) -> Result<Option<Tagger>> {
+    match state.settings().tag_vocabulary {
+        Some(_) => of(state, captioner, None).await.map(Some),
+        None => Ok(None),
+    }
+}
+
 /// Reads thousands of names off the event loop.
 async fn read(kept: Kept) -> Result<cutline_tags::Vocabulary> {
     let read = tokio::task::spawn_blocking(move || kept.vocabulary()).await;

@@ -32,13 +32,21 @@ use self::arguments::{Arguments, Source};
 use self::definitions::Tool;
 pub use self::folders::Folders;
 use self::output::Output;
-use crate::captioner::{Budget, Caption, Captioner, Decoders, Photo, ProcessedImage};
+use crate::captioner::{
+    Budget, Caption, Captioner, Decoders, Photo, ProcessedImage, Tag, Tagger, tags,
+};
 use cutline_error::{Error, Result};
 
 /// What the tools need of the program that offers them.
 pub trait Backend: Send + Sync + 'static {
     /// The captioner, once it is loaded.
     fn captioner(&self) -> impl Future<Output = Result<Captioner>> + Send;
+
+    /// The tags that photos may get: `TAG_VOCABULARY`; `None` for any words of captions.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    fn tagger(&self, captioner: &Captioner) -> impl Future<Output = Result<Option<Tagger>>> + Send;
 
     /// The threads that decode images. They work before the model is loaded.
     ///
@@ -75,8 +83,10 @@ pub trait Backend: Send + Sync + 'static {
 /// The result of a call, before it is put into words.
 #[derive(Debug)]
 pub enum Done {
-    /// A caption, an alternative text, or captions to take tags from.
+    /// A caption, or an alternative text.
     Captioned(Box<Caption>),
+    /// Tags, and the caption.
+    Tagged(Box<Caption>, Vec<Tag>),
     /// Colours.
     Processed(Box<ProcessedImage>),
 }
@@ -100,6 +110,15 @@ impl<B: Backend> Tools<B> {
             return Ok(Done::Processed(Box::new(processed)));
         }
         let captioner = self.backend.captioner().await?;
+        if tool == Tool::TagImage {
+            let tagger = self.backend.tagger(&captioner).await?;
+            let caption = captioner.caption(photo, arguments.params).await?;
+            let found = match tagger {
+                Some(tagger) => tagger.tags_in(&caption.captions),
+                None => tags(&caption.captions),
+            };
+            return Ok(Done::Tagged(Box::new(caption), found));
+        }
         let caption = captioner.caption(photo, arguments.params).await?;
         Ok(Done::Captioned(Box::new(caption)))
     }

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::Done;
 use super::definitions::Tool;
-use crate::captioner::{Caption, ImageInfo, ProcessedImage, Tag, tags};
+use crate::captioner::{Caption, ImageInfo, ProcessedImage, Tag};
 use cutline_image::{DominantColor, MoodLabel};
 
 /// A result in both forms.
@@ -109,9 +109,9 @@ impl Output {
             Done::Processed(processed) => colored(processed),
             Done::Captioned(caption) => match tool {
                 Tool::AltText => alt_text(caption),
-                Tool::TagImage => tagged(caption),
-                Tool::CaptionImage | Tool::ImageColors => captioned(caption),
+                Tool::CaptionImage | Tool::TagImage | Tool::ImageColors => captioned(caption),
             },
+            Done::Tagged(caption, found) => tagged(caption, found),
         }
     }
 
@@ -139,14 +139,13 @@ fn alt_text(caption: &Caption) -> Output {
     Output::new(caption.caption.clone(), structured)
 }
 
-fn tagged(caption: &Caption) -> Output {
-    let found = tags(&caption.captions);
+fn tagged(caption: &Caption, found: &[Tag]) -> Output {
     let text = if found.is_empty() {
         "no tags".to_owned()
     } else {
         found.iter().map(|tag| tag.name.as_str()).collect::<Vec<_>>().join(", ")
     };
-    let scored = found.into_iter().map(|Tag { name, score }| Scored { name, score });
+    let scored = found.iter().map(|tag| Scored { name: tag.name.clone(), score: tag.score });
     let structured = Tagged {
         tags: scored.collect(),
         caption: caption.caption.clone(),

@@ -10,11 +10,14 @@ use tokio::time::{Instant, timeout_at};
 
 use super::INTENT;
 use super::intent::Intent;
-use super::structured::{Facts, Format};
-use crate::captioner::{Caption, CaptionParams, CaptionStream, Captioner, Photo, Priority, tags};
+use super::structured::{Facts, Format, singular};
+use crate::captioner::{
+    Caption, CaptionParams, CaptionStream, Captioner, Photo, Priority, Tag, Tagger, tags,
+};
 use crate::http::generate::too_late;
 use crate::http::observe::ImageReport;
 use crate::http::state::AppState;
+use crate::http::taggers;
 use cutline_error::Result;
 
 /// What a request asks for.
@@ -42,8 +45,33 @@ pub(super) struct Reply {
     pub(super) text: String,
     /// One for each image.
     pub(super) captions: Vec<Caption>,
+    /// Those of the first image.
+    pub(super) labels: Labels,
     pub(super) usage: Usage,
     pub(super) intent: Intent,
+}
+
+/// Words for what is in an image.
+#[derive(Debug, Default)]
+pub(super) struct Labels {
+    /// The best first.
+    pub(super) tags: Vec<Tag>,
+    /// Whether they are of a vocabulary, and so are not changed.
+    pub(super) allowed: bool,
+}
+
+impl Labels {
+    fn of(caption: &Caption, tagger: Option<&Tagger>) -> Self {
+        match tagger {
+            Some(tagger) => Self { tags: tagger.tags_in(&caption.captions), allowed: true },
+            None => Self { tags: tags(&caption.captions), allowed: false },
+        }
+    }
+
+    /// The name of a tag as that of a class of things.
+    pub(super) fn name(&self, tag: &Tag) -> String {
+        if self.allowed { tag.name.clone() } else { singular(&tag.name) }
+    }
 }
 
 /// Captions that are being computed.
@@ -51,6 +79,8 @@ pub(super) struct Asked {
     pub(super) runs: Vec<CaptionStream>,
     pub(super) intent: Intent,
     pub(super) format: Format,
+    /// `TAG_VOCABULARY`, if the answer has tags.
+    tagger: Option<Tagger>,
     usage: Usage,
     begin: Instant,
     pub(super) limit: Duration,
@@ -79,16 +109,25 @@ impl Ask {
     /// Those of [`Captioner::start_all`].
     pub(super) async fn start(self, state: &AppState, captioner: &Captioner) -> Result<Asked> {
         let urgency = Urgency::usual(self.photos.len(), state);
-        self.start_as(captioner, urgency).await
+        self.start_as(state, captioner, urgency).await
     }
 
-    async fn start_as(self, captioner: &Captioner, urgency: Urgency) -> Result<Asked> {
+    async fn start_as(
+        self,
+        state: &AppState,
+        captioner: &Captioner,
+        urgency: Urgency,
+    ) -> Result<Asked> {
         let begin = Instant::now();
         let Urgency { priority, limit } = urgency;
         let Self { photos, params, intent, format } = self;
         // Tags come from several captions, the first of which is the caption.
         let tagged = if format.wants_tags() { Intent::Tags } else { intent };
         let params = tagged.apply(intent.apply(params));
+        let tagger = match tagged {
+            Intent::Tags => taggers::of_settings(state, captioner).await?,
+            Intent::Caption | Intent::AltText { .. } => None,
+        };
         let chosen = captioner.named(params.model.as_deref());
         let images = photos.len() * chosen.info().image_tokens;
         let prompt = images + chosen.prompt_tokens(&params)?;
@@ -96,7 +135,7 @@ impl Ask {
         let work = Box::pin(captioner.start_all(photos, params, priority));
         let deadline = begin + limit;
         let runs = timeout_at(deadline, work).await.map_err(|_| too_late(limit))??;
-        Ok(Asked { runs, intent, format, usage, begin, limit })
+        Ok(Asked { runs, intent, format, tagger, usage, begin, limit })
     }
 
     /// The whole answer.
@@ -105,15 +144,20 @@ impl Ask {
     /// Those of [`start`](Self::start); also if an image is bad or the model fails.
     pub(super) async fn answer(self, state: &AppState, captioner: &Captioner) -> Result<Reply> {
         let urgency = Urgency::usual(self.photos.len(), state);
-        self.answer_as(captioner, urgency).await
+        self.answer_as(state, captioner, urgency).await
     }
 
     /// The same for a request that says how urgent it is.
     ///
     /// # Errors
     /// Those of [`answer`](Self::answer).
-    pub(super) async fn answer_as(self, captioner: &Captioner, urgency: Urgency) -> Result<Reply> {
-        let mut asked = self.start_as(captioner, urgency).await?;
+    pub(super) async fn answer_as(
+        self,
+        state: &AppState,
+        captioner: &Captioner,
+        urgency: Urgency,
+    ) -> Result<Reply> {
+        let mut asked = self.start_as(state, captioner, urgency).await?;
         let mut captions = Vec::with_capacity(asked.runs.len());
         for run in &mut asked.runs {
             let end = timeout_at(asked.begin + asked.limit, run.end()).await;
@@ -139,7 +183,7 @@ impl Asked {
             Format::Text => Ok(self.text(caption)),
             format => format.fill(&Facts {
                 caption: caption.caption.clone(),
-                tags: tags(&caption.captions),
+                labels: self.labels(caption),
                 confidence: caption.captions.first().map_or(0.0, |best| best.confidence),
                 labels_only: self.intent == Intent::Tags,
             }),
@@ -147,14 +191,19 @@ impl Asked {
         let text = texts.collect::<Result<Vec<String>>>()?.join("\n");
         let all = captions.iter().flat_map(|caption| &caption.captions);
         let usage = Usage { completion: all.map(|choice| choice.tokens).sum(), ..self.usage };
-        Ok(Reply { text, captions, usage, intent: self.intent })
+        let labels = captions.first().map(|caption| self.labels(caption)).unwrap_or_default();
+        Ok(Reply { text, captions, labels, usage, intent: self.intent })
+    }
+
+    fn labels(&self, caption: &Caption) -> Labels {
+        Labels::of(caption, self.tagger.as_ref())
     }
 
     /// What a client without a schema reads.
     fn text(&self, caption: &Caption) -> String {
         match self.intent {
             Intent::Tags => {
-                let names = tags(&caption.captions).into_iter().map(|tag| tag.name);
+                let names = self.labels(caption).tags.into_iter().map(|tag| tag.name);
                 names.collect::<Vec<_>>().join(", ")
             }
             Intent::Caption | Intent::AltText { .. } => caption.caption.clone(),

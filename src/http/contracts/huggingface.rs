@@ -24,7 +24,7 @@ use super::intent::Intent;
 use super::json::{self, Text};
 use super::structured::Format;
 use super::{INTENT, images, names};
-use crate::captioner::{CaptionParams, Captioner, ParameterFields, Photo, tags};
+use crate::captioner::{CaptionParams, Captioner, ParameterFields, Photo};
 use crate::config::HfTask;
 use crate::http::auth::Access;
 use crate::http::body::TooLarge;
@@ -370,7 +370,7 @@ async fn run(
     let reply = Box::pin(ask.answer(state, captioner)).await?;
     let captions = reply.captions.first().map_or(&[][..], |caption| &caption.captions);
     let body: Value = if intent == Intent::Tags {
-        let best = tags(captions).into_iter().take(asked.top_k.max(1));
+        let best = reply.labels.tags.iter().take(asked.top_k.max(1));
         best.map(|tag| json!({"label": tag.name, "score": tag.score})).collect()
     } else {
         captions.iter().map(|choice| json!({"generated_text": choice.text})).collect()

@@ -20,7 +20,7 @@ use utoipa_axum::routes;
 
 use super::body::{Received, receive};
 use crate::captioner::{
-    Account, Budget, Captioner, Decoders, Photo, ProcessTimings, current_account,
+    Account, Budget, Captioner, Decoders, Photo, ProcessTimings, Tagger, current_account,
 };
 use crate::config::{CorsOrigins, HttpSettings};
 use crate::fetch::FetchSources;
@@ -32,6 +32,7 @@ use crate::http::observe::{ImageReport, StreamResult};
 use crate::http::openapi::bodies::SQUARE;
 use crate::http::openapi::errors::McpProblems;
 use crate::http::state::AppState;
+use crate::http::taggers;
 use crate::mcp::{Backend, Done, Folders, Tools};
 use crate::metrics::Stage;
 use cutline_error::{Error, ErrorKind, Result};
@@ -228,6 +229,10 @@ impl Backend for Call {
         Ok(captioner.charged_to(self.account.clone()))
     }
 
+    async fn tagger(&self, captioner: &Captioner) -> Result<Option<Tagger>> {
+        taggers::of_settings(&self.state, captioner).await
+    }
+
     fn decoders(&self) -> Result<Decoders> {
         self.state.decoders().cloned()
     }
@@ -261,7 +266,7 @@ impl Backend for Call {
         match result {
             Ok(done) => {
                 let report = match done {
-                    Done::Captioned(caption) => ImageReport::of(caption),
+                    Done::Captioned(caption) | Done::Tagged(caption, _) => ImageReport::of(caption),
                     Done::Processed(processed) => {
                         let ProcessTimings { decode_ms, analysis_ms, .. } = processed.timings;
                         for (stage, spent) in

@@ -14,8 +14,8 @@ use super::body::receive;
 use super::images;
 use super::intent::Intent;
 use super::json::{List, Text};
-use super::structured::{Format, singular};
-use crate::captioner::{CaptionParams, Captioner, tags};
+use super::structured::Format;
+use crate::captioner::{CaptionParams, Captioner};
 use crate::http::auth::Access;
 use crate::http::error::Failure;
 use crate::http::openapi::bodies::SQUARE;
@@ -132,10 +132,9 @@ fn caption_of(reply: &Reply) -> Value {
 }
 
 fn labels_of(reply: &Reply) -> Value {
-    let captions = reply.captions.first().map_or(&[][..], |caption| &caption.captions);
     let label = |tag: &crate::captioner::Tag| {
         json!({
-            "name": singular(&tag.name),
+            "name": reply.labels.name(tag),
             "source": "image",
             "priority": 0,
             "confidence": tag.score,
@@ -143,5 +142,5 @@ fn labels_of(reply: &Reply) -> Value {
             "categories": [],
         })
     };
-    json!({"labels": tags(captions).iter().map(label).collect::<Vec<_>>()})
+    json!({"labels": reply.labels.tags.iter().map(label).collect::<Vec<_>>()})
 }

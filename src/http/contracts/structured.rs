@@ -3,6 +3,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::ask::Labels;
 use crate::captioner::Tag;
 use cutline_error::{Error, ErrorKind, Result};
 
@@ -39,7 +40,7 @@ pub(super) enum Format {
 /// What is known about an image.
 pub(super) struct Facts {
     pub(super) caption: String,
-    pub(super) tags: Vec<Tag>,
+    pub(super) labels: Labels,
     pub(super) confidence: f32,
     /// Whether the tags are the answer if there is no schema.
     pub(super) labels_only: bool,
@@ -64,7 +65,7 @@ impl Format {
         // Refused before any work is done.
         format.fill(&Facts {
             caption: String::new(),
-            tags: Vec::new(),
+            labels: Labels::default(),
             confidence: 0.0,
             labels_only: false,
         })?;
@@ -86,7 +87,7 @@ impl Format {
     pub(super) fn fill(&self, facts: &Facts) -> Result<String> {
         let value = match self {
             Self::Text => return Ok(facts.caption.clone()),
-            Self::Json if facts.labels_only => json!({"labels": names(&facts.tags)}),
+            Self::Json if facts.labels_only => json!({"labels": names(&facts.labels.tags)}),
             Self::Json => json!({"caption": facts.caption}),
             Self::Schema(root) => {
                 let found = Filler { root, facts }.value("caption", root, MAX_DEPTH);
@@ -139,7 +140,9 @@ impl Filler<'_> {
                 Some(item.map(|item| json!([item])))
             }
             Some("string") if is(&CAPTION) => Some(Ok(json!(self.facts.caption))),
-            Some("string") if is(&TAGS) => Some(Ok(json!(names(&self.facts.tags).join(", ")))),
+            Some("string") if is(&TAGS) => {
+                Some(Ok(json!(names(&self.facts.labels.tags).join(", "))))
+            }
             Some("number") if is(&SCORE) => Some(Ok(json!(self.facts.confidence))),
             Some("boolean") if lower == "nsfw" => Some(Ok(json!(false))),
             _ if schema["type"].as_array().is_some_and(|types| types.contains(&json!("null"))) => {
@@ -173,20 +176,23 @@ impl Filler<'_> {
             None => items,
         };
         if !items["properties"].is_object() {
-            return Ok(json!(names(&self.facts.tags)));
+            return Ok(json!(names(&self.facts.labels.tags)));
         }
         let required = items["required"].as_array();
         let required = |name: &str| required.is_some_and(|names| names.contains(&json!(name)));
         let mut all = Vec::new();
         // An empty list must refuse the same schemas.
         let none = [Tag { name: String::new(), score: 0.0 }];
-        let some = if self.facts.tags.is_empty() { &none[..] } else { &self.facts.tags };
+        let Labels { tags, .. } = &self.facts.labels;
+        let some = if tags.is_empty() { &none[..] } else { tags };
         for tag in some {
             let mut object = Map::new();
             for (name, schema) in items["properties"].as_object().into_iter().flatten() {
                 let lower = name.to_lowercase();
                 let value = match kind(schema) {
-                    Some("string") if NAME.contains(&lower.as_str()) => json!(singular(&tag.name)),
+                    Some("string") if NAME.contains(&lower.as_str()) => {
+                        json!(self.facts.labels.name(tag))
+                    }
                     Some("number") if SCORE.contains(&lower.as_str()) => json!(tag.score),
                     Some("number" | "integer") if lower.starts_with("nsfw") => json!(0),
                     Some("boolean") if lower == "nsfw" => json!(false),
@@ -200,7 +206,7 @@ impl Filler<'_> {
             }
             all.push(Value::Object(object));
         }
-        Ok(if self.facts.tags.is_empty() { json!([]) } else { json!(all) })
+        Ok(if self.facts.labels.tags.is_empty() { json!([]) } else { json!(all) })
     }
 }
 
@@ -265,7 +271,7 @@ mod tests {
         let tag = |name: &str, score| Tag { name: name.into(), score };
         Facts {
             caption: "a cat on a sofa".into(),
-            tags: vec![tag("cats", 0.75), tag("sofa", 0.5)],
+            labels: Labels { tags: vec![tag("cats", 0.75), tag("sofa", 0.5)], allowed: false },
             confidence: 0.25,
             labels_only: false,
         }

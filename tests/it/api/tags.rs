@@ -6,10 +6,13 @@ use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use cutline::captioner::MemoryLimits;
+use cutline::captioner::{MemoryLimits, TagStrategy};
 use cutline::config::HttpSettings;
-use cutline::tags::{Source, Vocabulary};
+use cutline::tags::{Source, Vocabulary, Weights};
 use cutline_library::{Author, Change, ContentHash, Features, Field, NewAsset, open};
+use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
 use serde_json::{Value, json};
 
 use super::fixture::{Fixture, distinct, form_bytes, png, post_to};
@@ -241,4 +244,146 @@ async fn tags_of_similar_photos_count() {
     );
     assert_eq!(answer["tags"]["shape"][0]["evidence"]["neighbours"].as_array().unwrap().len(), 1);
     assert!(store.asset(&ContentHash::of(&distinct(7))).unwrap().is_none());
+}
+
+/// A server whose library has similar photos with tags.
+fn with_neighbours(folder: &std::path::Path) -> Fixture {
+    let store = open(&format!("sqlite:{}", folder.join("a.db").display())).unwrap();
+    let mut changes = Vec::new();
+    for (number, tags) in [(1, "photo\nviolin\nother"), (2, "red\nred square")] {
+        let mut asset = NewAsset::new(ContentHash::of(&distinct(number)), Author::person("Ann"));
+        // As the model sees the photo of the requests, which the library may get to know meanwhile.
+        asset.features = Some(Features { space: "blake3:00".into(), vector: vec![1.0, 1.0] });
+        asset.text(Field::Tags, tags, None);
+        changes.push(Change::Asset(Box::new(asset)));
+    }
+    store.apply(changes).unwrap();
+    let fixture = Fixture::build(HttpSettings::default(), 8, MemoryLimits::default());
+    fixture.state.keep_in(store).unwrap();
+    fixture.state.ready(fixture.captioner.clone());
+    fixture
+}
+
+/// The rules, read from the answer as a client would: `violations` in the answer is not trusted.
+fn check_rules(answer: &Value, categories: &[(Vec<String>, usize)], k: Option<usize>, least: f64) {
+    let given = answer["tags"].as_object().unwrap_or_else(|| panic!("{answer}"));
+    assert_eq!(given.len(), categories.len(), "{answer}");
+    let mut seen = std::collections::HashSet::new();
+    for (number, (allowed, own)) in categories.iter().enumerate() {
+        let tags = given[&format!("c{number}")].as_array().unwrap();
+        assert!(tags.len() <= k.unwrap_or(*own), "too many: {answer}");
+        let mut before = 1.0;
+        for tag in tags {
+            let name = tag["tag"].as_str().unwrap();
+            assert!(allowed.iter().any(|word| word == name), "{name} is not allowed: {answer}");
+            assert!(seen.insert(name.to_owned()), "{name} is there twice: {answer}");
+            let score = tag["score"].as_f64().unwrap();
+            assert!((least..=before).contains(&score), "{answer}");
+            before = score;
+        }
+    }
+    assert_eq!(answer["violations"], 0, "{answer}");
+}
+
+#[tokio::test]
+async fn every_strategy_keeps_the_rules_whatever_is_asked() {
+    const WORDS: [&str; 9] =
+        ["photo", "square", "of", "red", "a", "violin", "red square", "other", "squares"];
+    let folder = tempfile::tempdir().unwrap();
+    let fixture = with_neighbours(folder.path());
+    let words = Just(WORDS.map(str::to_owned).to_vec()).prop_shuffle();
+    let sizes = prop::collection::vec((1_usize..4, 1_usize..4), 1..4);
+    let k = prop::option::of(1_usize..3);
+    let cases =
+        (words, sizes, k, prop::option::of(prop_oneof![Just(0.0), 0.0_f64..1.0]), any::<bool>());
+    let mut runner = TestRunner::deterministic();
+    let mut found = std::collections::HashMap::new();
+    for _ in 0..32 {
+        let (words, sizes, k, min_score, synonym) = cases.new_tree(&mut runner).unwrap().current();
+        let mut words = words.into_iter();
+        let mut categories = Vec::new();
+        for (count, own) in sizes {
+            categories.push((words.by_ref().take(count).collect::<Vec<String>>(), own));
+        }
+        categories.retain(|(tags, _)| !tags.is_empty());
+        let last = words.next().filter(|_| synonym);
+        let written = categories.iter().enumerate().map(|(number, (tags, own))| {
+            let mut tags: Vec<Value> = tags.iter().map(|tag| json!(tag)).collect();
+            if let (0, Some(word)) = (number, &last) {
+                tags[0] = json!({"name": tags[0], "synonyms": [word]});
+            }
+            json!({"name": format!("c{number}"), "tags": tags, "k": own})
+        });
+        let vocabulary = json!({"categories": written.collect::<Vec<_>>()});
+        for strategy in TagStrategy::ALL.map(TagStrategy::as_str) {
+            let fields = json!({
+                "vocabulary": vocabulary, "strategy": strategy, "k": k, "min_score": min_score,
+            });
+            let answer = fixture.send(json(fields)).await;
+            assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+            let answer = answer.json();
+            check_rules(&answer, &categories, k, min_score.unwrap_or(0.0) - 1e-6);
+            let filled = answer["coverage"]["filled"].as_u64().unwrap();
+            *found.entry(strategy).or_insert(0) += filled;
+        }
+    }
+    // No strategy keeps the rules by saying nothing.
+    assert!(found.values().all(|filled| *filled > 0), "{found:?}");
+}
+
+#[tokio::test]
+async fn the_weights_of_the_server_decide() {
+    for (bias, count) in [(50.0, 2), (-50.0, 0)] {
+        let zero = Weights { bias, likelihood: 0.0, caption: 0.0, near: 0.0, not_near: 0.0 };
+        let settings = HttpSettings { tag_weights: Some(zero), ..HttpSettings::default() };
+        let fixture = Fixture::build(settings, 8, MemoryLimits::default());
+        fixture.state.ready(fixture.captioner.clone());
+        let answer = fixture.send(json(json!({"vocabulary": words()}))).await.json();
+        assert_eq!(tags(&answer, "other").len(), count, "{answer}");
+    }
+}
+
+/// Tags of other programs' interfaces are words of the vocabulary as well, and as it writes them.
+#[tokio::test]
+async fn other_contracts_give_words_of_the_vocabulary() {
+    let allowed =
+        Source::parse(r#"["Squares", "violin", {"name": "Colours", "synonyms": ["red"]}]"#);
+    let settings =
+        HttpSettings { tag_vocabulary: Some(allowed.unwrap()), ..HttpSettings::default() };
+    let fixture = Fixture::build(settings, 8, MemoryLimits::default());
+    fixture.state.ready(fixture.captioner.clone());
+    let image = BASE64_STANDARD.encode(png());
+    let send = async |path: &str, body: Value| {
+        let mut request = post_to(path, "application/json", body.to_string());
+        request.headers_mut().insert("host", "127.0.0.1:8000".parse().unwrap());
+        fixture.send(request).await.json()
+    };
+    let sorted = |list: &Value, field: &str| {
+        let names = list.as_array().unwrap_or_else(|| panic!("{list}")).iter();
+        let mut names: Vec<String> =
+            names.map(|one| one[field].as_str().unwrap().to_owned()).collect();
+        names.sort();
+        names
+    };
+    let expected = ["Colours", "Squares"];
+    let body = json!({"images": [format!("data:image/png;base64,{image}")]});
+    let answer = send("/api/v1/vision/labels", body).await;
+    assert_eq!(sorted(&answer["result"]["labels"], "name"), expected, "{answer}");
+    let body = json!({"inputs": image, "parameters": {"top_k": 5}});
+    let answer = send("/pipeline/image-classification", body).await;
+    assert_eq!(sorted(&answer, "label"), expected, "{answer}");
+    let body = json!({
+        "model": "scripted", "prompt": "List tags for this image", "images": [image], "stream": false,
+    });
+    let answer = send("/api/generate", body).await;
+    let mut names: Vec<&str> = answer["response"].as_str().unwrap().split(", ").collect();
+    names.sort_unstable();
+    assert_eq!(names, expected, "{answer}");
+    let body = json!({
+        "jsonrpc": "2.0", "id": 1, "method": "tools/call",
+        "params": {"name": "tag_image", "arguments": {"image": image}},
+    });
+    let answer = send("/mcp", body).await;
+    let tags = &answer["result"]["structuredContent"]["tags"];
+    assert_eq!(sorted(tags, "name"), expected, "{answer}");
 }

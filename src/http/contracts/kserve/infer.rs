@@ -164,7 +164,7 @@ pub(super) async fn caption(
     let urgency = options.urgency(Urgency::usual(photos.len(), state));
     let params = options.params;
     let ask = Ask { photos, params, intent: Intent::Caption, format: Format::Text };
-    ask.answer_as(captioner, urgency).await
+    ask.answer_as(state, captioner, urgency).await
 }
 
 /// The image in an element: a file, or text that is or names one.
