@@ -308,7 +308,7 @@ async fn images_in_memory_are_bounded_in_bytes() {
     let answer = fixture.send(request).await;
     let problem = answer.problem(429, "queue_full");
     assert!(problem["detail"].as_str().unwrap().contains("MAX_INFLIGHT_BYTES"), "{problem}");
-    assert_eq!(answer.header("retry-after"), "1");
+    assert!(answer.header("retry-after").parse::<u32>().unwrap() >= 1);
     // A body of unknown length is refused as soon as it is too long.
     let chunks = (0..10).map(|_| Ok::<_, std::io::Error>(vec![0; 2000]));
     let body = Body::from_stream(tokio_stream::iter(chunks));
