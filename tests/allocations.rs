@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cutline::blip::cpu::CpuWeights;
-use cutline::blip::{BlipConfig, Weights};
+use cutline::blip::{BlipConfig, SlotSize, Weights};
 use cutline::kernels::{Precision, Tier};
 
 struct Counting;
@@ -63,7 +63,9 @@ fn a_token_and_a_second_image_allocate_nothing() {
         for image in 0..3 {
             let encoded = model.encode(work, &pixels, side, side).unwrap();
             let mut slot = None;
-            let begin = counted(|| slot = Some(model.begin(work, &encoded, tokens).unwrap()));
+            let begin = counted(|| {
+                slot = Some(model.begin(work, &encoded, SlotSize::new(tokens, 1)).unwrap())
+            });
             let mut slot = slot.unwrap();
             assert!(image == 0 || within(begin), "{precision:?} image {image}: {begin:?}");
             model.prefill(work, &mut slot, &[3]).unwrap();
@@ -72,7 +74,11 @@ fn a_token_and_a_second_image_allocate_nothing() {
                 let step = counted(|| {
                     model.step(work, &mut [&mut slot], &[token]).unwrap();
                 });
-                assert!(within(step), "{precision:?} token {token}: {step:?}, at most {most:?}");
+                // In one of these steps the first image gets its keys and values.
+                assert!(
+                    image == 0 || within(step),
+                    "{precision:?} image {image}, token {token}: {step:?}, at most {most:?}"
+                );
             }
             work.recycle(slot);
         }

@@ -10,7 +10,7 @@ use super::{
     Ability, Comparison, EncodedImage, Engine, EngineInfo, Event, Family, GpuInfo, ImageInput, Job,
     JobId, MAX_BEAMS, PixelValues, Work,
 };
-use cutline_blip::{ImageStates, Model, ModelDescription, Read, Scores, Slot};
+use cutline_blip::{ImageStates, Model, ModelDescription, Read, Scores, Slot, SlotSize};
 use cutline_error::{Error, Result};
 use cutline_generate::{Decoder, DecoderInput, GenerationParams, Progress, Step, Task};
 
@@ -323,8 +323,9 @@ impl Engine for LocalEngine {
         };
         let (model, spent) = (&mut self.model, &mut self.timings);
         // The last token is written, but never read.
-        let (capacity, rows) = (max_length - 1, task.rows());
-        let slot = timed(&mut spent.cross_kv, || model.begin(states, capacity, rows))?;
+        let least = prompt.len() + task.min_new_tokens().saturating_sub(1);
+        let size = SlotSize { capacity: max_length - 1, rows: task.rows(), least };
+        let slot = timed(&mut spent.cross_kv, || model.begin(states, size))?;
         let next = prompt.clone();
         let forced = job.written;
         let input = DecoderInput { prompt, end, vocabulary, max_length, forced };

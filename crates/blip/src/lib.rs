@@ -22,7 +22,7 @@ pub use config::BlipConfig;
 pub use cpu::CpuModel;
 pub use family::{Ability, Family};
 pub use gpu::GpuModel;
-pub use model::{ImageStates, Model, ModelDescription, Read, Scores, Slot};
+pub use model::{ImageStates, Model, ModelDescription, Read, Scores, Slot, SlotSize};
 pub use reader::{ImageMemory, TextReader};
 pub use weights::Weights;
 

@@ -67,6 +67,12 @@ impl<'a> Loader<'a> {
         tensor.flatten_all().and_then(|flat| flat.to_vec1()).map_err(crate::arithmetic)
     }
 
+    /// [`values`](Self::values) of a tensor whose parameters are counted already.
+    pub(crate) fn values_again(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        let tensor = self.weights.tensor(name, shape, self.dtype, self.device)?;
+        tensor.flatten_all().and_then(|flat| flat.to_vec1()).map_err(crate::arithmetic)
+    }
+
     /// A matrix in the block format that it has in the file; `None` if it is not quantised there.
     pub(crate) fn quantized(&self, name: &str, shape: &[usize]) -> Result<Option<Arc<QTensor>>> {
         let quantized = self.weights.quantized(name, shape, self.device)?;

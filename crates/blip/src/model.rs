@@ -40,12 +40,11 @@ pub trait Model: fmt::Debug + Send {
         height: usize,
     ) -> Result<Vec<ImageStates>>;
 
-    /// A new slot for an image. It has one row now and later at most `rows` (beams or samples),
-    /// with space for `capacity` tokens in each, the first ones included.
+    /// A new slot for an image, with one row now.
     ///
     /// # Errors
     /// The image comes from the other implementation, or the device has no memory left.
-    fn begin(&mut self, image: &ImageStates, capacity: usize, rows: usize) -> Result<Slot>;
+    fn begin(&mut self, image: &ImageStates, size: SlotSize) -> Result<Slot>;
 
     /// Computes the cross-attention's keys and values of new slots if [`begin`](Self::begin)
     /// deferred that; otherwise [`read`](Self::read) does it.
@@ -127,12 +126,18 @@ impl ModelDescription {
         let own = keys_and_values(positions) * (jobs + 2 * rows);
         // candle's caches grow to the next power of two, beside the smaller ones.
         let growth = if self.kernels == "candle" { 3 } else { 1 };
-        let states = tokens * vision.hidden_size as u64 * number;
+        let states =
+            tokens.next_multiple_of(64) * vision.hidden_size.next_multiple_of(32) as u64 * number;
         // A prompt of any length, with everything that a layer makes of it.
         let read = positions.max(rows);
         let width = (12 * text.hidden_size + 4 * text.intermediate_size) as u64;
         let pass = read * (width + 2 * heads * positions.max(tokens)) * number;
-        growth * (jobs * cross + own) + 2 * jobs * states + pass + logits
+        // Rows that attend to states: their queries, scores and sums, padded to blocks of 16 heads.
+        // A longer prompt attends to keys and values.
+        let longest = (vision.hidden_size as u64).max(tokens.next_multiple_of(64));
+        let folded = 3 * (rows + head) * (heads + 16) * longest * number;
+        // The states as they are, and twice more in the order of their products.
+        growth * (jobs * cross + own) + 4 * jobs * states + pass + folded + logits
     }
 }
 
@@ -203,12 +208,32 @@ impl ImageStates {
     }
 }
 
+/// What a slot is made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SlotSize {
+    /// The most tokens of a row, the first ones included.
+    pub capacity: usize,
+    /// The most rows, beams or samples.
+    pub rows: usize,
+    /// The fewest tokens of a row, as far as they are known. On a CPU, they decide what a slot
+    /// attends to; the logits are equal but for rounding.
+    pub least: usize,
+}
+
+impl SlotSize {
+    /// For `rows` rows of up to `capacity` tokens.
+    #[must_use]
+    pub fn new(capacity: usize, rows: usize) -> Self {
+        Self { capacity, rows, least: 0 }
+    }
+}
+
 /// The decoding state of one image: its cross-attention, its rows (beams or samples) and their
 /// self-attention cache.
 #[derive(Debug)]
 pub enum Slot {
     /// Of [`cpu`](crate::cpu).
-    Cpu(CpuSlot),
+    Cpu(Box<CpuSlot>),
     /// Of [`gpu`](crate::gpu).
     Gpu(GpuSlot),
 }

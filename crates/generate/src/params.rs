@@ -184,6 +184,15 @@ impl Task {
         }
     }
 
+    /// The fewest tokens that follow the prompt, before the one that ends the text.
+    #[must_use]
+    pub fn min_new_tokens(&self) -> usize {
+        match self {
+            Self::Write(params) => params.min_new_tokens,
+            Self::Rank(_) => 0,
+        }
+    }
+
     /// The most tokens that follow the prompt.
     #[must_use]
     pub fn max_new_tokens(&self) -> usize {

@@ -296,31 +296,30 @@ impl CrossKv {
     }
 }
 
-/// The tables of an image, and the number of queries for it.
-pub type BatchItem<'a> = (&'a CrossKv, usize);
+/// The tables of an image, the row of its first query, and the number of its queries.
+pub type BatchItem<'a> = (&'a CrossKv, usize, usize);
 
-/// Attention of each item's `queries` to its tables. `queries` and `out` are `[rows, width]`, in the
-/// order of the items; all items have the same heads.
+/// Attention of each item's queries to its tables. `queries` and `out` are `[rows, width]`; all items
+/// have the same heads, and no two have a row in common.
 ///
 /// # Panics
 /// A slice is too short.
 pub fn attend<'a>(
     pool: &ThreadPool,
     isa: Isa,
-    items: impl ExactSizeIterator<Item = BatchItem<'a>> + Clone + Sync,
+    items: impl Iterator<Item = BatchItem<'a>> + Clone + Sync,
     queries: &[f32],
     scratch: &mut Buffer<f32>,
     out: &mut [f32],
 ) {
-    let Some(heads) = items.clone().next().map(|(kv, _)| kv.heads) else { return };
-    let scratch_len = items.clone().map(|(kv, _)| kv.scratch_len()).max().unwrap_or(0);
-    let (tasks, width) = (items.len() * heads.count, heads.width());
+    let Some(heads) = items.clone().next().map(|(kv, ..)| kv.heads) else { return };
+    let scratch_len = items.clone().map(|(kv, ..)| kv.scratch_len()).max().unwrap_or(0);
+    let (tasks, width) = (items.clone().count() * heads.count, heads.width());
     scratch.resize(tasks * scratch_len);
     let (scratch, out) = (DisjointMut::new(scratch.as_mut_slice()), DisjointMut::new(out));
     pool.run(tasks, |task| {
         let (index, head) = (task / heads.count, task % heads.count);
-        let first: usize = items.clone().take(index).map(|(_, rows)| rows).sum();
-        let Some((kv, rows)) = items.clone().nth(index) else { return };
+        let Some((kv, first, rows)) = items.clone().nth(index) else { return };
         for row in first..first + rows {
             let start = row * width + head * heads.size;
             // SAFETY: each task has its own part of the scratch memory, its own item and its own

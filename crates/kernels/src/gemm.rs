@@ -135,24 +135,24 @@ impl Split {
 }
 
 /// Part `index` of `count` items that are divided into `parts` ranges of similar length.
-fn part(count: usize, parts: usize, index: usize) -> Range<usize> {
+pub(crate) fn part(count: usize, parts: usize, index: usize) -> Range<usize> {
     count * index / parts..count * (index + 1) / parts
 }
 
 /// Where the results of a block and a panel go.
-struct OutputTile<'a> {
-    out: DisjointMut<'a, f32>,
+pub(crate) struct OutputTile<'a> {
+    pub(crate) out: DisjointMut<'a, f32>,
     /// Index of the first result.
-    start: usize,
+    pub(crate) start: usize,
     /// Distance between rows.
-    stride: usize,
+    pub(crate) stride: usize,
     /// Columns.
-    width: usize,
+    pub(crate) width: usize,
 }
 
 for_each_isa! {
     /// Turns sums into results: scales, bias, activation function, residual.
-    fn finish(
+    pub(crate) fn finish(
         sums: &Accumulators, params: &[QuantParams], weights: &PackedWeights, panel: usize,
         output: &OutputTile<'_>, epilogue: Epilogue,
     ) = finish_body;

@@ -3,7 +3,8 @@
 //! All functions work on plain slices of numbers. [`PackedWeights`](packed_weights::PackedWeights)
 //! are packed once; [`Activations`](activations::Activations) become the left-hand side of a product;
 //! [`gemm`] multiplies them. [`attention`] is that of the vision tower, [`cross_kv`] and [`self_kv`]
-//! hold the keys and values of the decoder and attend to them. [`thread_pool`] distributes the work.
+//! hold the keys and values of the decoder and attend to them, [`cross_states`] attends to an image
+//! without them. [`thread_pool`] distributes the work.
 //!
 //! Every function that needs special instructions takes an [`Isa`], the proof that they exist.
 //! Results do not depend on the number of threads or on the other rows of a batch.
@@ -36,6 +37,7 @@ pub mod activations;
 pub mod attention;
 pub mod buffer;
 pub mod cross_kv;
+pub mod cross_states;
 #[cfg(feature = "cuda")]
 mod cuda_stream;
 pub mod gemm;

@@ -1,6 +1,7 @@
 //! Compares every kernel of every tier that this CPU has with plain loops in double precision.
 
 mod attention;
+mod cross_states;
 mod functions;
 mod products;
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use candle_core::quantized::gguf_file::Content;
 use candle_core::{DType, Device};
-use cutline::blip::{BlipConfig, CpuModel, GpuModel, ImageStates, Model, Weights};
+use cutline::blip::{BlipConfig, CpuModel, GpuModel, ImageStates, Model, SlotSize, Weights};
 use cutline::engine::hub::HubOptions;
 use cutline::engine::local::LocalEngine;
 use cutline::engine::quantize::{Destination, TensorType, quantize};
@@ -149,7 +149,7 @@ fn relative_differences(mut full: Set, mut half: Set) -> (f32, f32) {
         let ids = full.ids(image);
         let of = |set: &mut Set| {
             let states = set.encode(&pixels);
-            let mut slot = set.model.begin(&states, ids.len(), 1).unwrap();
+            let mut slot = set.model.begin(&states, SlotSize::new(ids.len(), 1)).unwrap();
             let all: Vec<f32> = ids.iter().flat_map(|id| set.read(&mut slot, &[*id])).collect();
             (states.to_vec().unwrap(), all)
         };

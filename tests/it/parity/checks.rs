@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use cutline::blip::ImageStates;
+use cutline::blip::{ImageStates, SlotSize};
 use cutline::engine::local::LocalEngine;
 use cutline::engine::{Engine, Event, Job, JobId, Sequence};
 use cutline::generate::{ClosedSet, Entry, FinishReason, GenerationParams, Task};
@@ -137,11 +137,11 @@ pub(super) fn check_rankings(mut set: Set) {
 /// the logits that transformers computes without a cache.
 fn logits_difference(set: &mut Set, image: usize, states: &ImageStates) -> f32 {
     let ids = set.ids(image);
-    let mut slot = set.model.begin(states, ids.len(), 1).unwrap();
+    let mut slot = set.model.begin(states, SlotSize::new(ids.len(), 1)).unwrap();
     let mut difference = 0_f32;
     for position in 0..ids.len() {
         let cached = set.read(&mut slot, &ids[position..=position]);
-        let mut new = set.model.begin(states, ids.len(), 1).unwrap();
+        let mut new = set.model.begin(states, SlotSize::new(ids.len(), 1)).unwrap();
         let at_once = set.read(&mut new, &ids[..=position]);
         for logits in [&cached, &at_once] {
             difference = difference.max(one_position(set, image, position, logits));

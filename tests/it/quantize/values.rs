@@ -7,7 +7,7 @@ use std::path::Path;
 
 use candle_core::quantized::gguf_file::{Content, Value, VersionedMagic};
 use candle_core::{DType, Device};
-use cutline::blip::{BlipConfig, GpuModel, Model, Read, Scores, Slot};
+use cutline::blip::{BlipConfig, GpuModel, Model, Read, Scores, Slot, SlotSize};
 use cutline::engine::quantize::TensorType;
 use cutline::engine::source::ModelFiles;
 use tempfile::TempDir;
@@ -187,7 +187,7 @@ fn logits(model: &mut GpuModel, pixels: &[f32], caption: &[u32]) -> Vec<Vec<f32>
 fn begin(model: &mut GpuModel, pixels: &[f32], tokens: usize) -> Slot {
     let side = model.describe().config.vision.image_size;
     let image = model.encode(&[pixels], side, side).unwrap().remove(0);
-    model.begin(&image, tokens, 1).unwrap()
+    model.begin(&image, SlotSize::new(tokens, 1)).unwrap()
 }
 
 /// The logits after one more token.

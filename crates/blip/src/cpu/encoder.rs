@@ -4,7 +4,8 @@
 //! Source: `BlipTextModel` in transformers' `modeling_blip_text.py`; the heads are those of
 //! `BlipForImageTextRetrieval` in `modeling_blip.py`.
 
-use super::text::{Pass, TextLayer, fill_cross_kv, normalise};
+use super::image_attention::fill_cross_kv;
+use super::text::{Pass, TextLayer, normalise};
 use super::{CpuModel, CpuWeights, Norm, Workspace, product};
 use crate::model::ImageStates;
 use crate::reader::{ImageMemory, TextReader, missing, normalize};
@@ -135,7 +136,7 @@ impl TextLayer {
         wide.resize(tokens * hidden);
         context.resize(tokens * hidden);
         product(pool, activations, stream, &self.query, wide.as_mut_slice(), Epilogue::STORE);
-        let batch = std::iter::once((image, tokens));
+        let batch = std::iter::once((image, 0, tokens));
         cross_kv::attend(pool, isa, batch, wide.as_slice(), scores, context.as_mut_slice());
         let (weights, norm) = &self.cross_output;
         product(pool, activations, context.as_slice(), weights, stream, Epilogue::ADD);

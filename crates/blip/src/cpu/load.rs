@@ -11,6 +11,7 @@ use crate::{Family, ModelDescription};
 use candle_core::{DType, Device};
 use cutline_error::{Error, ErrorKind, Result};
 use cutline_kernels::attention::MAX_HEAD_SIZE;
+use cutline_kernels::cross_states::FoldedKeys;
 use cutline_kernels::packed_weights::PackedWeights;
 use cutline_kernels::{Isa, Precision, Tier};
 
@@ -129,6 +130,9 @@ impl Packer<'_> {
             positions,
             norm,
             layers: self.text_layers("text_decoder.bert", config, image_width)?,
+            folded_keys: (0..config.num_hidden_layers)
+                .map(|n| self.folded_keys(config, image_width, n))
+                .collect::<Result<_>>()?,
             head,
         })
     }
@@ -242,6 +246,15 @@ impl Packer<'_> {
             activation: config.hidden_act.into(),
             output: output("output", inner)?,
         })
+    }
+
+    /// The keys of a layer's cross-attention, which [`text_layer`](Self::text_layer) has read
+    /// already.
+    fn folded_keys(&self, config: &TextConfig, image_width: usize, n: usize) -> Result<FoldedKeys> {
+        let name = format!("text_decoder.bert.encoder.layer.{n}.crossattention.self.key.weight");
+        let weight = self.loader.values_again(&name, &[config.hidden_size, image_width])?;
+        let heads = heads(config.num_attention_heads, config.hidden_size);
+        Ok(FoldedKeys::new(self.isa, self.precision, heads, &weight))
     }
 
     /// Joins linear layers with the same input into one; each has `to` outputs.

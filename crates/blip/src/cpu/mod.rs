@@ -6,19 +6,25 @@
 //! in the batch, bit for bit.
 
 mod encoder;
+mod image_attention;
 mod load;
+#[cfg(test)]
+mod tests;
 mod text;
 mod vision;
 
+use self::image_attention::{ImageAttention, SpareTables};
 use crate::config::Activation;
 use crate::model::check_read;
 use crate::reader::{TextReader, missing};
-use crate::{BlipConfig, ImageStates, Model, ModelDescription, Read, Scores, Slot, Weights};
+use crate::{
+    BlipConfig, ImageStates, Model, ModelDescription, Read, Scores, Slot, SlotSize, Weights,
+};
 use cutline_error::{Error, Result};
 use cutline_kernels::activations::Activations;
 use cutline_kernels::attention::{Heads, SelfAttention};
 use cutline_kernels::buffer::Buffer;
-use cutline_kernels::cross_kv::CrossKv;
+use cutline_kernels::cross_states::StatesScratch;
 use cutline_kernels::gemm::{ActivationFn, Epilogue, linear};
 use cutline_kernels::packed_weights::PackedWeights;
 use cutline_kernels::self_kv::SelfKv;
@@ -66,8 +72,9 @@ impl Model for CpuModel {
         images.iter().map(encode).collect()
     }
 
-    fn begin(&mut self, image: &ImageStates, capacity: usize, _rows: usize) -> Result<Slot> {
-        Ok(Slot::Cpu(self.weights.begin(&mut self.work, image.host()?, capacity)?))
+    fn begin(&mut self, image: &ImageStates, size: SlotSize) -> Result<Slot> {
+        let slot = self.weights.begin(&mut self.work, image.host()?, size)?;
+        Ok(Slot::Cpu(Box::new(slot)))
     }
 
     /// Prompts are read one after another, then all other slots together.
@@ -102,7 +109,7 @@ impl Model for CpuModel {
 
     fn recycle(&mut self, slot: Slot) {
         if let Slot::Cpu(slot) = slot {
-            self.work.recycle(slot);
+            self.work.recycle(*slot);
         }
     }
 
@@ -138,9 +145,11 @@ pub struct Workspace {
     /// The text encoder's, once it was used.
     text_attention: Option<SelfAttention>,
     scores: Buffer<f32>,
+    states: StatesScratch,
     logits: Buffer<f32>,
-    /// Finished slots, whose memory the next ones use.
-    spare: Vec<CpuSlot>,
+    /// The memory of finished slots, which the next ones use.
+    spare: Vec<SelfKv>,
+    spare_tables: SpareTables,
 }
 
 /// The most finished slots that a workspace keeps.
@@ -151,16 +160,16 @@ impl Workspace {
     pub fn recycle(&mut self, mut slot: CpuSlot) {
         if self.spare.len() < MAX_SPARE {
             slot.self_kv.shrink();
-            self.spare.push(slot);
+            self.spare.push(slot.self_kv);
         }
+        self.spare_tables.recycle(slot.image, MAX_SPARE);
     }
 }
 
 /// The decoding state of one image: its cross-attention, its rows and their self-attention cache.
 #[derive(Debug)]
 pub struct CpuSlot {
-    /// By layer.
-    cross_kv: Vec<CrossKv>,
+    image: ImageAttention,
     self_kv: SelfKv,
     /// Tokens that each row has read; also the position of the next one.
     position: usize,
@@ -207,8 +216,10 @@ impl CpuWeights {
             attention: SelfAttention::new(self.isa, self.precision, self.vision.heads),
             text_attention: None,
             scores: Buffer::new(),
+            states: StatesScratch::default(),
             logits: Buffer::new(),
             spare: Vec::new(),
+            spare_tables: SpareTables::default(),
         }
     }
 
@@ -229,15 +240,13 @@ impl CpuWeights {
         Ok(with_thread_pool(|pool| self.vision.forward(pool, work, pixels, width, height)))
     }
 
-    /// A slot for an image, with one row and space for `capacity` tokens. The cross-attention's
-    /// keys and values are computed here. `image` comes from [`encode`](Self::encode).
+    /// A slot for an image, with one row. `image` comes from [`encode`](Self::encode).
     ///
     /// # Errors
     /// The model has no text decoder.
-    pub fn begin(&self, work: &mut Workspace, image: &[f32], capacity: usize) -> Result<CpuSlot> {
+    pub fn begin(&self, work: &mut Workspace, image: &[f32], size: SlotSize) -> Result<CpuSlot> {
         let decoder = self.decoder()?;
-        let begin = |pool: &ThreadPool| decoder.begin(pool, work, self.precision, image, capacity);
-        Ok(with_thread_pool(begin))
+        Ok(with_thread_pool(|pool| decoder.begin(pool, work, self.precision, image, size)))
     }
 
     fn decoder(&self) -> Result<&text::TextDecoder> {
@@ -256,8 +265,10 @@ impl CpuWeights {
         tokens: &[u32],
     ) -> Result<&'w [f32]> {
         self.check(slot, tokens)?;
-        let decoder = self.decoder()?;
-        with_thread_pool(|pool| decoder.read(pool, work, &mut [slot], tokens, tokens.len()));
+        let (decoder, precision) = (self.decoder()?, self.precision);
+        with_thread_pool(|pool| {
+            decoder.read(pool, work, precision, &mut [slot], tokens, tokens.len());
+        });
         Ok(work.logits.as_slice())
     }
 
@@ -285,8 +296,8 @@ impl CpuWeights {
         if slots.is_empty() {
             return Ok(&[]);
         }
-        let decoder = self.decoder()?;
-        with_thread_pool(|pool| decoder.read(pool, work, slots, tokens, 1));
+        let (decoder, precision) = (self.decoder()?, self.precision);
+        with_thread_pool(|pool| decoder.read(pool, work, precision, slots, tokens, 1));
         Ok(work.logits.as_slice())
     }
 

@@ -2,9 +2,12 @@
 //!
 //! Source: `BlipTextLMHeadModel` in transformers' `modeling_blip_text.py`.
 
+use super::image_attention::ImageAttention;
 use super::{CpuSlot, Norm, Workspace, product};
+use crate::model::SlotSize;
 use cutline_kernels::attention::Heads;
-use cutline_kernels::cross_kv::{self, CrossKv};
+use cutline_kernels::cross_kv;
+use cutline_kernels::cross_states::{self, FoldedKeys, StatesItem, StatesLayer};
 use cutline_kernels::gemm::{ActivationFn, Epilogue, linear};
 use cutline_kernels::packed_weights::PackedWeights;
 use cutline_kernels::self_kv::{self, SelfKv};
@@ -21,6 +24,8 @@ pub(super) struct TextDecoder {
     pub(super) positions: Vec<f32>,
     pub(super) norm: Norm,
     pub(super) layers: Vec<TextLayer>,
+    /// By layer, the keys of the cross-attention once more.
+    pub(super) folded_keys: Vec<FoldedKeys>,
     pub(super) head: LmHead,
 }
 
@@ -65,17 +70,13 @@ impl TextDecoder {
         work: &mut Workspace,
         precision: Precision,
         image: &[f32],
-        capacity: usize,
+        size: SlotSize,
     ) -> CpuSlot {
-        let mut slot = work.spare.pop().unwrap_or_else(|| CpuSlot {
-            cross_kv: self.layers.iter().map(|_| CrossKv::new(precision, self.heads)).collect(),
-            self_kv: SelfKv::new(self.heads, self.layers.len()),
-            position: 0,
-        });
-        slot.position = 0;
-        slot.self_kv.reset(capacity);
-        fill_cross_kv(pool, work, self.isa, &self.layers, image, &mut slot.cross_kv);
-        slot
+        let image = self.attention_to(pool, work, precision, image, size);
+        let spare = work.spare.pop();
+        let mut self_kv = spare.unwrap_or_else(|| SelfKv::new(self.heads, self.layers.len()));
+        self_kv.reset(size.capacity);
+        CpuSlot { image, self_kv, position: 0 }
     }
 
     /// Reads the next `per_row` tokens in every row of every slot, at the slots' own positions. The
@@ -84,15 +85,20 @@ impl TextDecoder {
         &self,
         pool: &ThreadPool,
         work: &mut Workspace,
+        precision: Precision,
         slots: &mut [&mut CpuSlot],
         tokens: &[u32],
         per_row: usize,
     ) {
+        for slot in &mut *slots {
+            let new = slot.rows() * per_row;
+            self.count_tokens(pool, work, precision, &mut slot.image, new);
+        }
         let hidden = self.heads.width();
         let pass = Pass { isa: self.isa, tokens: tokens.len(), per_row, hidden };
         self.embed(work, slots, tokens, pass);
-        for (index, layer) in self.layers.iter().enumerate() {
-            layer.forward(pool, work, slots, index, pass);
+        for (index, (layer, folded_keys)) in self.layers.iter().zip(&self.folded_keys).enumerate() {
+            layer.forward(pool, work, slots, (index, folded_keys), pass);
         }
         self.head.forward(pool, work, pass);
         for slot in slots {
@@ -127,10 +133,10 @@ impl TextLayer {
         pool: &ThreadPool,
         work: &mut Workspace,
         slots: &mut [&mut CpuSlot],
-        index: usize,
+        (index, folded_keys): (usize, &FoldedKeys),
         pass: Pass,
     ) {
-        let Workspace { activations, stream, product: wide, context, scores, .. } = work;
+        let Workspace { activations, stream, product: wide, context, scores, states, .. } = work;
         let Pass { isa, tokens, per_row, hidden } = pass;
         let stream = stream.as_mut_slice();
         wide.resize(tokens * 3 * hidden);
@@ -146,8 +152,11 @@ impl TextLayer {
 
         wide.resize(tokens * hidden);
         product(pool, activations, stream, &self.query, wide.as_mut_slice(), Epilogue::STORE);
-        let batch = slots.iter().map(|slot| (&slot.cross_kv[index], slot.rows() * per_row));
-        cross_kv::attend(pool, isa, batch, wide.as_slice(), scores, context.as_mut_slice());
+        let (queries, out) = (wide.as_slice(), context.as_mut_slice());
+        let batch = keys_and_values(slots, index, per_row);
+        cross_kv::attend(pool, isa, batch, queries, scores, out);
+        let weights = StatesLayer { keys: folded_keys, values: &self.cross_kv };
+        cross_states::attend(pool, weights, image_states(slots, per_row), queries, states, out);
         let (weights, norm) = &self.cross_output;
         product(pool, activations, context.as_slice(), weights, stream, Epilogue::ADD);
         normalise(norm, stream, context.as_mut_slice(), pass);
@@ -168,26 +177,39 @@ impl TextLayer {
     }
 }
 
-/// Computes the keys and values of all layers from an image's states, or from those of a question.
-pub(super) fn fill_cross_kv(
-    pool: &ThreadPool,
-    work: &mut Workspace,
-    isa: Isa,
-    layers: &[TextLayer],
-    states: &[f32],
-    tables: &mut [CrossKv],
-) {
-    for (index, (layer, table)) in layers.iter().zip(tables).enumerate() {
-        let weights = &layer.cross_kv;
-        // All layers read the same states in the same form, so they are converted once.
-        if index == 0 {
-            work.activations.copy_from(pool, weights, states);
-        }
-        work.product.resize(states.len() / weights.depth() * weights.width());
-        let kv = work.product.as_mut_slice();
-        linear(pool, &work.activations, weights, kv, Epilogue::STORE);
-        table.fill(pool, isa, kv);
-    }
+/// The slots that attend to keys and values of their image, with those of a layer.
+fn keys_and_values<'a>(
+    slots: &'a [&mut CpuSlot],
+    layer: usize,
+    per_row: usize,
+) -> impl Iterator<Item = cross_kv::BatchItem<'a>> + Clone + Sync {
+    with_rows(slots, per_row).filter_map(move |(slot, first, count)| match &slot.image {
+        ImageAttention::KeysAndValues(tables) => Some((&tables[layer], first, count)),
+        ImageAttention::States { .. } => None,
+    })
+}
+
+/// The slots that attend to the states of their image.
+fn image_states<'a>(
+    slots: &'a [&mut CpuSlot],
+    per_row: usize,
+) -> impl Iterator<Item = StatesItem<'a>> + Clone + Sync {
+    with_rows(slots, per_row).filter_map(|(slot, first, count)| match &slot.image {
+        ImageAttention::States { table, .. } => Some(StatesItem { table, first, count }),
+        ImageAttention::KeysAndValues(_) => None,
+    })
+}
+
+/// Every slot with the first of its tokens and their number.
+fn with_rows<'a>(
+    slots: &'a [&mut CpuSlot],
+    per_row: usize,
+) -> impl Iterator<Item = (&'a CpuSlot, usize, usize)> + Clone + Sync {
+    slots.iter().scan(0, move |next, slot| {
+        let (first, count) = (*next, slot.rows() * per_row);
+        *next += count;
+        Some((&**slot, first, count))
+    })
 }
 
 /// Writes the keys and values of the tokens into the caches of their slots.

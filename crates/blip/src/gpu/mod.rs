@@ -34,7 +34,8 @@ pub use state::GpuState;
 
 use crate::loader::Loader;
 use crate::{
-    BlipConfig, ImageStates, Model, ModelDescription, Read, Scores, Slot, Weights, arithmetic,
+    BlipConfig, ImageStates, Model, ModelDescription, Read, Scores, Slot, SlotSize, Weights,
+    arithmetic,
 };
 use cutline_error::Result;
 use text::TextDecoder;
@@ -97,8 +98,9 @@ impl Model for GpuModel {
         Ok(states.into_iter().map(ImageStates::Device).collect())
     }
 
-    fn begin(&mut self, image: &ImageStates, capacity: usize, rows: usize) -> Result<Slot> {
-        let slot = self.weights.begin(&mut self.state, image.device()?, capacity, rows);
+    fn begin(&mut self, image: &ImageStates, size: SlotSize) -> Result<Slot> {
+        let image = image.device()?;
+        let slot = self.weights.begin(&mut self.state, image, size.capacity, size.rows);
         slot.map(Slot::Gpu)
     }
 

@@ -70,7 +70,7 @@ fn cross_attention_agrees_with_plain_loops_and_is_independent_of_the_batch() {
                 let kvs: Vec<CrossKv> = tables.iter().map(fill).collect();
                 let queries = noise(3 * width, 40);
                 let mut out = vec![f32::NAN; 3 * width];
-                let items = [(&kvs[0], 1), (&kvs[1], 2)];
+                let items = [(&kvs[0], 0, 1), (&kvs[1], 1, 2)];
                 with_thread_pool(|pool| {
                     let scratch = &mut Buffer::new();
                     cross_kv::attend(pool, isa, items.iter().copied(), &queries, scratch, &mut out);
@@ -96,7 +96,7 @@ fn cross_attention_agrees_with_plain_loops_and_is_independent_of_the_batch() {
                     }
                 }
                 let mut single_threaded = vec![0.0; width];
-                let single = [(&kvs[1], 1)];
+                let single = [(&kvs[1], 0, 1)];
                 let (scratch, query) = (&mut Buffer::new(), &queries[2 * width..]);
                 cross_kv::attend(
                     &ThreadPool::single_threaded(),
@@ -162,7 +162,7 @@ fn attention_of_no_rows_writes_nothing() {
         for precision in PRECISIONS {
             with_thread_pool(|pool| {
                 let scratch = &mut Buffer::new();
-                cross_kv::attend(pool, isa, [].into_iter(), &[], scratch, &mut []);
+                cross_kv::attend(pool, isa, std::iter::empty(), &[], scratch, &mut []);
                 self_kv::attend(pool, (isa, 0, 1), [].into_iter(), &[], scratch, &mut []);
                 SelfAttention::new(isa, precision, heads).run(pool, &[], 0, &mut []);
             });
