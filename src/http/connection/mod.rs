@@ -33,8 +33,10 @@ const LINGER: Duration = Duration::from_secs(10);
 /// How many bytes of it are read and discarded at most.
 const LINGER_BYTES: usize = 256 << 20;
 
-/// The most bytes of a read, of a head and of a body.
-const READ_BYTES: [usize; 2] = [16 << 10, 32 << 10];
+/// The most bytes of a read, of a head and of a body. Each piece of a body wakes a task, so that large
+/// photos should have few. hyper's buffer, which doubles when a read fills it, stays at 64 KB: the
+/// allocator maps and unmaps larger ones each time.
+const READ_BYTES: [usize; 2] = [16 << 10, (64 << 10) - 1];
 
 /// The most bytes before a request begins: its request line and headers. hyper would accept six times as
 /// much.
@@ -266,7 +268,6 @@ impl AsyncRead for TimeoutStream {
                 return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
             }
         }
-        // hyper doubles its buffer when a read fills it.
         let most = buffer.remaining().min(READ_BYTES[usize::from(self.was_busy)]);
         let mut piece = ReadBuf::new(buffer.initialize_unfilled_to(most));
         ready!(Pin::new(&mut self.stream).poll_read(cx, &mut piece))?;
