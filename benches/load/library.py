@@ -69,16 +69,25 @@ def caption(asset):
     return next((text for text in asset["texts"] if text["field"] == "caption"), None)
 
 
-def killed(process, seconds):
-    """Waits, then ends the process. Whether it was still running."""
-    time.sleep(seconds)
-    process.kill()
-    return process.wait() == -signal.SIGKILL
+class Killer:
+    """Ends processes at random moments, within a time that gets shorter if they end before."""
+
+    def __init__(self, chance, longest):
+        self.chance, self.longest, self.kills = chance, longest, 0
+
+    def end(self, process):
+        time.sleep(self.chance.uniform(0, self.longest))
+        process.kill()
+        if process.wait() == -signal.SIGKILL:
+            self.kills += 1
+        else:
+            self.longest /= 2
 
 
 def kill(chaos):
     """Ends `cutline caption --library` and `cutline library import` at random moments, again and again."""
-    library, chance, faults, kills = Library(chaos, "library-kill"), random.Random(11), [], 0
+    library, chance, faults = Library(chaos, "library-kill"), random.Random(11), []
+    killer = Killer(chance, 0.5)
     album = library.folder / "photos"
     album.mkdir()
     for path in chaos.load.paths[:PHOTOS]:
@@ -93,7 +102,7 @@ def kill(chaos):
         end = time.monotonic() + chaos.patience
         while round > 0 and process.poll() is None and time.monotonic() < end and library.count() <= len(before):
             time.sleep(0.01)
-        kills += killed(process, chance.uniform(0, 2))
+        killer.end(process)
         if not library.count():
             continue
         faults += library.damage()
@@ -127,10 +136,11 @@ def kill(chaos):
     table = more.folder / "rows.jsonl"
     row = '{{"path": "{0}.jpg", "hash": "{0:064x}", "caption": "a dog number{0} on a beach", "tags": ["dog"]}}\n'
     table.write_text("".join(row.format(number) for number in range(ROWS)))
+    killer.longest = 1
     for _ in range(KILLS):
         command = [more.cutline, "library", "import", table, f"--library=sqlite:{more.file}"]
         process = subprocess.Popen(list(map(str, command)), **quiet)
-        kills += killed(process, chance.uniform(0.05, 2))
+        killer.end(process)
         faults += more.damage() if more.file.exists() else []
     code, _, errors = more.run("import", table)
     faults += [f"the last import: exit {code}, {errors[-200:]}"] if code else []
@@ -138,9 +148,9 @@ def kill(chaos):
     stats = json.loads(lines[0])
     faults += [f"{stats} after {ROWS} rows"] if stats["assets"] != ROWS or stats["without_caption"] else []
     faults += more.damage()
-    faults += [f"only {kills} of {2 * KILLS} runs were killed"] if kills < KILLS else []
+    faults += [f"only {killer.kills} of {2 * KILLS} runs were killed"] if killer.kills < KILLS else []
     faults += ["nothing was edited"] if not own else []
-    chaos.say("chaos-library-kill", faults, f"{kills} kills, {PHOTOS} photos, {ROWS} rows, {len(own)} edits")
+    chaos.say("chaos-library-kill", faults, f"{killer.kills} kills, {PHOTOS} photos, {ROWS} rows, {len(own)} edits")
 
 
 async def edits(server, hashes, said, stop, chance, writer):

@@ -9,6 +9,7 @@
 mod db;
 mod error;
 mod hand;
+mod journal;
 mod maintain;
 mod migrate;
 mod words;
@@ -77,8 +78,6 @@ impl SqliteStore {
             ("synchronous", "full"),
             ("secure_delete", "on"),
             ("cache_size", "-65536"),
-            // 32 MiB instead of 4: pages of the indexes that many changes touch are moved less often.
-            ("wal_autocheckpoint", "8192"),
         ] {
             connection.pragma_update(None, name, value).context(&path, "cannot be opened")?;
         }
