@@ -9,6 +9,7 @@ use tracing::{Instrument, Span};
 use super::answer::{Answer, CaptionProgress};
 use super::dispatch::Chosen;
 use super::recipe::MAX_PREFIX;
+use super::rerank::reranked;
 use super::stream::{CallerContext, CaptionStream};
 use super::work::{self, Beginning, CaptionTask, VisionCacheUse};
 use super::{Appearance, CachePolicy, CaptionParams, Captioner, KeptParameters, Photo, Priority};
@@ -70,6 +71,18 @@ impl Captioner {
     /// [`QueueFull`](cutline_error::ErrorKind::QueueFull) if there are not enough slots or not enough
     /// memory for the model's input; or those of the [`Account`](super::Account) that pays.
     pub async fn start_all(
+        &self,
+        photos: Vec<Photo>,
+        params: CaptionParams,
+        priority: Priority,
+    ) -> Result<Vec<CaptionStream>> {
+        let reranks = photos.iter().map(|photo| self.rerank(photo, &params));
+        let reranks = reranks.collect::<Result<_>>()?;
+        Ok(reranked(self.start_chosen(photos, params, priority).await?, reranks))
+    }
+
+    /// [`start_all`](Self::start_all), with captions in the order that the model gives them.
+    async fn start_chosen(
         &self,
         photos: Vec<Photo>,
         params: CaptionParams,
@@ -141,11 +154,13 @@ impl Captioner {
         }
         let begin = Instant::now();
         let mut requests = Vec::with_capacity(photos.len());
+        let mut reranks = Vec::with_capacity(photos.len());
         for (photo, params) in photos {
+            reranks.push(self.rerank(&photo, &params)?);
             requests.push((photo, Arc::new(self.request(params).await?)));
         }
         let photos = self.hash(requests).await?;
-        self.admit(photos, priority, begin)
+        Ok(reranked(self.admit(photos, priority, begin)?, reranks))
     }
 
     /// Checks what is asked.

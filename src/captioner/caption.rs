@@ -26,6 +26,10 @@ pub struct Choice {
     #[serde(serialize_with = "finish_reason")]
     #[schema(value_type = String, example = "stop")]
     pub finish_reason: FinishReason,
+    /// The probability that it matches the photo, 0–1, as another model says; with `rerank` only.
+    #[serde(rename = "match", skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub matching: Option<f32>,
     /// Its tokens, for contracts that return them.
     #[serde(skip)]
     pub sequence: TokenSequence,

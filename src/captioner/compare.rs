@@ -124,7 +124,7 @@ impl Captioner {
     /// [`caption`](Self::caption).
     pub async fn score(&self, photo: Photo, params: TextParams) -> Result<Scored> {
         self.require(Ability::Score)?;
-        let TextParams { texts, mode, max_text_tokens } = params;
+        let TextParams { texts, mode, max_text_tokens, .. } = params;
         let ids = self.read_texts(&texts, max_text_tokens, "texts").await?;
         let (matching, embedding) = (mode != ScoreMode::Itc, mode != ScoreMode::Itm);
         let work = self.compare(Some(photo), Comparison { texts: ids, matching, embedding });

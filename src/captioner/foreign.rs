@@ -118,6 +118,7 @@ impl Captioner {
             confidence: Choice::UNKNOWN,
             tokens,
             finish_reason,
+            matching: None,
             sequence: TokenSequence::default(),
         };
         let answer = Arc::new(Answer {

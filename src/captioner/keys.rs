@@ -3,7 +3,7 @@
 use super::work::Beginning;
 use super::{CaptionParams, Captioner, ModelInfo, Recipe};
 use crate::cache::{Key, KeyNamespace};
-use crate::engine::GenerationParams;
+use crate::engine::{Ability, GenerationParams};
 use cutline_image::{PREPROCESSING_VERSION, PreprocessConfig};
 
 /// Hexadecimal digits of a fingerprint. 64 bits are enough for the requests of one archive.
@@ -123,6 +123,10 @@ impl Captioner {
         }
         if let Some(recipe) = &params.recipe {
             hasher.update(recipe.key().as_bytes());
+        }
+        if params.rerank {
+            let scorer = self.able(Ability::Score).map_or("", |scorer| &scorer.info().digest);
+            hasher.update(b"rerank").update(scorer.as_bytes());
         }
         shown(&hasher)
     }

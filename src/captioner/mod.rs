@@ -45,6 +45,7 @@ mod params;
 mod process;
 mod rank;
 mod recipe;
+mod rerank;
 mod stream;
 mod style;
 mod tagging;

@@ -94,6 +94,9 @@ pub struct CaptionParams {
     pub emoji: bool,
     /// Include dominant colours and mood.
     pub colors: bool,
+    /// Put the captions in the order in which they match the image, as a model of this server says that
+    /// scores texts; each then has `match`. The first caption of the answer is the one that matches best.
+    pub rerank: bool,
     /// Answer with server-sent events: `token` with the text so far, then `done` with the whole
     /// answer or `error` with a problem. Not available for a batch.
     pub stream: bool,
@@ -159,6 +162,7 @@ impl Default for CaptionParams {
             max_chars: None,
             emoji: false,
             colors: true,
+            rerank: false,
             stream: false,
             cache: CachePolicy::default(),
             top_logprobs: generation.alternatives,

@@ -281,6 +281,7 @@ mod tests {
             confidence: 0.5,
             tokens: 3,
             finish_reason: FinishReason::Stop,
+            matching: None,
             sequence: TokenSequence::default(),
         };
         let recipe = params.recipe.as_deref();

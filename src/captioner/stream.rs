@@ -9,6 +9,7 @@ use super::answer::{Answer, CaptionProgress, ComputedAnswer};
 use super::charge::Charge;
 use super::dispatch::{RouteEvent, RouteReader};
 use super::recipe::chained;
+use super::rerank::Rerank;
 use super::style::styled;
 use super::{
     Appearance, CacheState, Caption, Captioner, KeptParameters, Recipe, RoutedCaption, Style,
@@ -35,6 +36,7 @@ pub struct CaptionStream {
     source: AnswerSource,
     /// The last text that was sent in a style other than [`Style::Caption`].
     last_text: String,
+    rerank: Option<Rerank>,
 }
 
 /// The caller of a stream, and how it wants the caption.
@@ -80,7 +82,7 @@ enum StreamUpdate {
 
 impl CaptionStream {
     fn new(caller: CallerContext, source: AnswerSource) -> Self {
-        Self { caller, source, last_text: String::new() }
+        Self { caller, source, last_text: String::new(), rerank: None }
     }
 
     /// A stream of a cached answer.
@@ -127,6 +129,12 @@ impl CaptionStream {
     /// The same stream, for which the caller pays.
     pub(super) fn charged(mut self, charge: Option<Charge>) -> Self {
         self.caller.charge = charge;
+        self
+    }
+
+    /// The same stream, whose captions are put in order in the end.
+    pub(super) fn reranked(mut self, rerank: Option<Rerank>) -> Self {
+        self.rerank = rerank;
         self
     }
 
@@ -228,8 +236,8 @@ impl CaptionStream {
             let (progress, received) = match &mut self.source {
                 AnswerSource::Cache(answer, appearance) => {
                     let (answer, appearance) = (Arc::clone(answer), appearance.clone());
-                    self.settle(&answer).await?;
-                    return Ok(CaptionEvent::Done(self.cache_hit(&answer, appearance.as_ref())?));
+                    let caption = self.cache_hit(&answer, appearance.as_ref())?;
+                    return self.done(caption, &answer).await;
                 }
                 AnswerSource::Elsewhere(reader) => {
                     let event = reader.next().await;
@@ -255,8 +263,8 @@ impl CaptionStream {
                     }
                 }
                 StreamUpdate::End(Ok(computed)) => {
-                    self.settle(&computed.answer).await?;
-                    return Ok(CaptionEvent::Done(self.finish(&computed)?));
+                    let caption = self.finish(&computed)?;
+                    return self.done(caption, &computed.answer).await;
                 }
                 StreamUpdate::End(Err(error)) => return Err(self.failed(error)),
                 StreamUpdate::None => progress.changed().await.map_err(|_| lost())?,
@@ -281,7 +289,8 @@ impl CaptionStream {
             Ok(RouteEvent::Done(routed)) => routed,
             Err(error) => return Err(self.failed(error)),
         };
-        let RoutedCaption { caption, colors, kept } = *routed;
+        let RoutedCaption { mut caption, colors, kept } = *routed;
+        self.order(&mut caption).await?;
         if let Some(charge) = self.caller.charge.take() {
             let cached = caption.cache != CacheState::Miss;
             charge.settle_for(self.caller.prompt_tokens, &caption.captions, cached).await?;
@@ -292,6 +301,24 @@ impl CaptionStream {
         }
         self.caller.kept = kept;
         Ok(CaptionEvent::Done(Box::new(caption)))
+    }
+
+    /// The end of an answer of this process: it is put in order, paid and kept.
+    async fn done(&mut self, mut caption: Box<Caption>, answer: &Answer) -> Result<CaptionEvent> {
+        self.order(&mut caption).await?;
+        self.settle(answer).await?;
+        let CallerContext { captioner, kept, begin, .. } = &self.caller;
+        captioner.keep(kept.as_deref(), &caption, &answer.colors, begin.elapsed());
+        Ok(CaptionEvent::Done(caption))
+    }
+
+    /// Puts the captions in order, if the caller wants that.
+    async fn order(&mut self, caption: &mut Caption) -> Result<()> {
+        let Some(rerank) = self.rerank.take() else { return Ok(()) };
+        // Boxed: most callers want no order, and the future is large.
+        Box::pin(rerank.apply(caption)).await.map_err(|error| self.failed(error))?;
+        caption.timings.total_ms = milliseconds(self.caller.begin.elapsed());
+        Ok(())
     }
 
     /// The text so far in the caller's style; `None` if a new word changes nothing, because the style
@@ -370,7 +397,7 @@ impl CaptionStream {
         let recipe = recipe.as_deref();
         let (captions, fallback) = chained(captions, fallback, recipe, colors, nothing)?;
         let waited = self.caller.begin.elapsed();
-        let caption = Box::new(Caption {
+        Ok(Box::new(Caption {
             // There is always a choice.
             caption: captions.first().map(|best| best.text.clone()).unwrap_or_default(),
             captions,
@@ -392,9 +419,7 @@ impl CaptionStream {
             routing: None,
             batch_size: None,
             appearance: appearance.cloned(),
-        });
-        captioner.keep(self.caller.kept.as_deref(), &caption, colors, waited);
-        Ok(caption)
+        }))
     }
 }
 

@@ -274,6 +274,7 @@ mod tests {
             confidence,
             tokens: 5,
             finish_reason: FinishReason::Stop,
+            matching: None,
             sequence: TokenSequence::default(),
         }
     }

@@ -55,6 +55,8 @@ pub struct TextParams {
     pub mode: ScoreMode,
     /// Longer texts are cut to this many word pieces, with the special ones; `None` for no limit.
     pub max_text_tokens: Option<usize>,
+    /// The model that was asked for, if there are several in this process.
+    pub model: Option<String>,
 }
 
 /// Questions about a photo, and how to answer them.
@@ -78,7 +80,7 @@ pub enum TextUse {
 }
 
 /// The parameters of captions that mean nothing for answers.
-const NOT_FOR_ANSWERS: [&str; 4] = ["prompt", "model", "style", "max_chars"];
+const NOT_FOR_ANSWERS: [&str; 4] = ["prompt", "style", "max_chars", "rerank"];
 
 impl TextUse {
     /// The most texts of a request.
@@ -95,8 +97,8 @@ impl TextUse {
     #[must_use]
     pub fn names(self) -> Vec<&'static str> {
         match self {
-            Self::Score => vec!["texts", "mode", "max_text_tokens"],
-            Self::Embed => vec!["texts", "max_text_tokens"],
+            Self::Score => vec!["texts", "mode", "max_text_tokens", "model"],
+            Self::Embed => vec!["texts", "max_text_tokens", "model"],
             Self::Ask => {
                 let own = ["question", "questions"];
                 let others = Parameter::all().iter().map(Parameter::name);
@@ -189,6 +191,7 @@ impl TextFields {
         match known {
             "question" => self.add(known, Value::from(text)),
             "mode" => self.add(known, Value::from(text.trim())),
+            "model" if self.of != TextUse::Ask => self.add(known, named(text)),
             "max_text_tokens" => {
                 let text = text.trim();
                 let value = serde_json::from_str(text).unwrap_or_else(|_| Value::from(text));
@@ -221,6 +224,17 @@ impl TextFields {
                 if !value.is_null() {
                     self.texts.mode = value.as_str().unwrap_or_default().parse()?;
                 }
+            }
+            "model" if self.of != TextUse::Ask => {
+                self.given.push(known);
+                self.texts.model = match value {
+                    Value::Null => None,
+                    Value::String(name) if name.len() <= ParameterFields::MAX_BYTES => Some(name),
+                    Value::String(_) => {
+                        return Err(super::too_long(known, ParameterFields::MAX_BYTES));
+                    }
+                    _ => return Err(Error::parameter(known, "model must be the name of a model")),
+                };
             }
             "max_text_tokens" => {
                 self.given.push(known);
@@ -311,6 +325,11 @@ impl TextFields {
     }
 }
 
+/// A name in a form or a query string, where no name is written as null.
+fn named(text: &str) -> Value {
+    if text == "null" { Value::Null } else { Value::from(text) }
+}
+
 fn text_tokens(value: &Value) -> Result<usize> {
     let [least, most] = TEXT_TOKENS;
     let whole = value.as_f64().filter(|number| number.fract() == 0.0);
@@ -358,6 +377,8 @@ mod tests {
             (TextUse::Score, "max_text_tokens", json!(513)),
             (TextUse::Score, "max_text_tokens", json!(2.5)),
             (TextUse::Embed, "mode", json!("itm")),
+            (TextUse::Embed, "model", json!(7)),
+            (TextUse::Score, "model", json!("m".repeat(20_000))),
             (TextUse::Ask, "question", json!(7)),
             (TextUse::Ask, "question", json!(" ")),
             (TextUse::Ask, "prompt", json!("a")),

@@ -231,6 +231,7 @@ fn choices(captioner: &Captioner, sequences: &[Sequence]) -> Result<Vec<Choice>>
             confidence: captioner.inner.extras.confidence.share(sequence.confidence),
             tokens: sequence.generated,
             finish_reason: sequence.finish_reason,
+            matching: None,
             sequence: TokenSequence {
                 ids: sequence.ids.clone(),
                 log_probabilities: sequence.log_probabilities.clone(),

@@ -13,8 +13,9 @@ static PARAMETER_OPTIONS: LazyLock<Vec<(String, &'static Parameter)>> = LazyLock
 });
 
 /// Parameters that mean nothing on a command line: there is nothing to stream to, no cache outlives
-/// the command, colours are always part of the output, and the option `--model` says what is loaded.
-const NO_OPTION: [&str; 4] = ["model", "stream", "cache", "colors"];
+/// the command, colours are always part of the output, the option `--model` says what is loaded, and there is
+/// no other model that scores texts.
+const NO_OPTION: [&str; 5] = ["model", "stream", "cache", "colors", "rerank"];
 
 /// `command` with the parameters of a caption as options.
 pub(super) fn with_parameters(command: Command) -> Command {

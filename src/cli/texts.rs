@@ -134,7 +134,8 @@ pub(super) fn score(matches: &ArgMatches) -> Result<ExitCode> {
         let detail = format!("--max-text-tokens must be a whole number from {least} to {most}");
         return Err(Error::parameter("max_text_tokens", detail));
     }
-    let params = TextParams { texts, mode: args.mode, max_text_tokens: args.max_text_tokens };
+    let params =
+        TextParams { texts, mode: args.mode, max_text_tokens: args.max_text_tokens, model: None };
     let format = args.photos.format;
     each(matches, &args.photos, Ability::Score, async |captioner, photo, path| {
         let scored = captioner.score(photo, params.clone()).await?;

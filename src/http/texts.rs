@@ -6,6 +6,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use tokio::time::timeout;
 
+use super::contracts::names;
 use super::dto::StreamEvent;
 use super::error::Failure;
 use super::extract::{self, Upload};
@@ -17,7 +18,7 @@ use super::openapi::bodies::{
 use super::openapi::errors::TextProblems;
 use super::state::AppState;
 use super::stream;
-use crate::captioner::{Answered, Embedded, Scored, TextUse};
+use crate::captioner::{Answered, Captioner, Embedded, Scored, TextUse};
 use crate::engine::Ability;
 use cutline_error::{Error, Result};
 
@@ -48,10 +49,12 @@ pub(super) async fn score(
     State(state): State<AppState>,
     request: Request,
 ) -> Result<Response, Failure> {
-    let captioner = state.captioner()?.able(Ability::Score)?;
-    let (photo, fields) = extract::text_upload(request, &state, captioner, TextUse::Score).await?;
+    let main = able(&state, Ability::Score)?;
+    let (photo, fields) = extract::text_upload(request, &state, main, TextUse::Score).await?;
     let photo = photo.ok_or_else(|| Error::internal("an image was lost"))?;
-    let work = captioner.score(photo, fields.finish()?);
+    let params = fields.finish()?;
+    let captioner = named(&state, params.model.as_deref(), Ability::Score)?;
+    let work = captioner.score(photo, params);
     let scored = in_time(&state, "send fewer texts", work).await?;
     let report = ImageReport::of_image(&scored.image);
     Ok(reported(scored, Some(report)))
@@ -84,9 +87,11 @@ pub(super) async fn embed(
     State(state): State<AppState>,
     request: Request,
 ) -> Result<Response, Failure> {
-    let captioner = state.captioner()?.able(Ability::Embed)?;
-    let (photo, fields) = extract::text_upload(request, &state, captioner, TextUse::Embed).await?;
-    let work = captioner.embed(photo, fields.finish()?);
+    let main = able(&state, Ability::Embed)?;
+    let (photo, fields) = extract::text_upload(request, &state, main, TextUse::Embed).await?;
+    let params = fields.finish()?;
+    let captioner = named(&state, params.model.as_deref(), Ability::Embed)?;
+    let work = captioner.embed(photo, params);
     let embedded = in_time(&state, "send fewer texts", work).await?;
     let report = embedded.image.as_ref().map(ImageReport::of_image);
     Ok(reported(embedded, report))
@@ -126,10 +131,12 @@ pub(super) async fn ask(
     Extension(id): Extension<RequestId>,
     request: Request,
 ) -> Result<Response, Failure> {
-    let captioner = state.captioner()?.able(Ability::Answer)?;
-    let (photo, fields) = extract::text_upload(request, &state, captioner, TextUse::Ask).await?;
+    let main = able(&state, Ability::Answer)?;
+    let (photo, fields) = extract::text_upload(request, &state, main, TextUse::Ask).await?;
     let photo = photo.ok_or_else(|| Error::internal("an image was lost"))?;
-    let asked = fields.finish_questions()?;
+    let mut asked = fields.finish_questions()?;
+    let name = asked.params.model.take();
+    let captioner = named(&state, name.as_deref(), Ability::Answer)?;
     if asked.params.stream {
         let mut params = asked.params;
         params.question = asked.questions.into_iter().next();
@@ -140,6 +147,27 @@ pub(super) async fn ask(
     let answered = in_time(&state, "ask for fewer answers", work).await?;
     let report = ImageReport::of_image(&answered.image);
     Ok(reported(answered, Some(report)))
+}
+
+/// The main model, if it or another one in this process can do this: before the body is read, so that a client
+/// that waits for `100 Continue` need not send it.
+fn able(state: &AppState, ability: Ability) -> Result<&Captioner> {
+    let main = state.captioner()?;
+    main.able(ability)?;
+    Ok(main)
+}
+
+/// The model that was asked for, or the first one that can do this.
+fn named<'s>(state: &'s AppState, name: Option<&str>, ability: Ability) -> Result<&'s Captioner> {
+    let main = state.captioner()?;
+    match names::check(name, state, main)? {
+        None => main.able(ability),
+        Some(name) => {
+            let captioner = main.local(Some(&name))?;
+            captioner.require(ability)?;
+            Ok(captioner)
+        }
+    }
 }
 
 /// Waits for the answer as long as a request may take; after that it is dropped, which cancels it.

@@ -77,6 +77,7 @@ fn empty_texts_become_the_fallback() {
         confidence: 0.5,
         tokens: 3,
         finish_reason: FinishReason::Stop,
+        matching: None,
         sequence: TokenSequence::default(),
     };
     let texts = |choices: &[Choice]| -> Vec<String> {

@@ -345,7 +345,7 @@ fn generation(parameters: &Parameters<'_>) -> Result<CaptionParams> {
     let Some(object) = object.filter(|object| object.get() != "null") else {
         return fields.finish();
     };
-    let foreign = ["stream", "cache", "style", "colors"];
+    let foreign = ["stream", "cache", "style", "colors", "rerank"];
     for (name, value) in json::parameters(object, "generation_parameters")? {
         if ParameterFields::is_known(&name) && !foreign.contains(&name.as_str()) {
             fields.add(&name, value)?;

@@ -72,7 +72,7 @@ pub(in crate::http) async fn one(
 }
 
 /// Parameters of captions that are about the answer.
-pub(in crate::http) const MEANINGLESS: [&str; 3] = ["stream", "colors", "num_captions"];
+pub(in crate::http) const MEANINGLESS: [&str; 4] = ["stream", "colors", "num_captions", "rerank"];
 
 /// The parameters of captions in a body.
 ///

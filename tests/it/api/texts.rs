@@ -10,11 +10,13 @@ use cutline::captioner::{Captioner, CaptionerSettings};
 use cutline::config::HttpSettings;
 use cutline::engine::source::ModelSource;
 use cutline::http::{AppState, app};
+use cutline::routing::{RoutingSettings, connect};
 use cutline_library::{Change, KeyChange, KeyRules, Secret, UsageGroup, UsageQuery, Used, open};
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
 use super::fixture::{Fixture, form_bytes, png, post_to};
+use super::metrics::ROUTES;
 
 fn state(model: &str) -> AppState {
     let state = AppState::new(HttpSettings::default());
@@ -299,4 +301,94 @@ async fn a_model_says_what_it_can_do_and_refuses_the_rest() {
         answer.problem(422, "unsupported");
     }
     assert_eq!(fixture.get("/model/info").await.json()["tasks"], json!(["caption"]));
+}
+
+fn golden(name: &str) -> Captioner {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/");
+    let model = ModelSource::Folder(format!("{folder}{name}").into());
+    Captioner::load(&CaptionerSettings { model, ..CaptionerSettings::default() }).unwrap()
+}
+
+#[tokio::test]
+async fn one_of_several_models_is_chosen_by_its_name() {
+    let fixture = Fixture::new();
+    let models = ["itm", "itm-wide", "vqa"].map(|name| (name.to_owned(), golden(name)));
+    fixture.route_with(ROUTES, models.into());
+    let embed = async |fields: Value| fixture.send(with_image("/embeddings", fields)).await;
+    for (fields, model, dimensions) in [
+        (json!({}), "itm", 16),
+        (json!({"model": "itm-wide"}), "itm-wide", 24),
+        (json!({"model": "itm-wide:latest"}), "itm-wide", 24),
+        (json!({"model": null}), "itm", 16),
+    ] {
+        let answer = embed(fields).await.json();
+        assert_eq!((&answer["model"], &answer["dimensions"]), (&model.into(), &dimensions.into()));
+    }
+    let score = json!({"texts": ["a cat"], "model": "itm-wide"});
+    let answer = fixture.send(with_image("/image-text/score", score)).await.json();
+    assert_eq!(answer["model"], "itm-wide");
+    for model in [None, Some("vqa")] {
+        let fields = json!({"question": "what?", "model": model});
+        let answer = fixture.send(with_image("/vqa", fields)).await.json();
+        assert_eq!(answer["model"], "vqa");
+    }
+    let query = "/vqa?model=vqa&question=what&stream=true";
+    let events = fixture.send(post_to(query, "image/png", png())).await;
+    let events = String::from_utf8(events.body.to_vec()).unwrap();
+    assert!(events.contains("event: done"), "{events}");
+
+    for unable in ["scripted", "vqa"] {
+        embed(json!({"model": unable})).await.problem(422, "unsupported");
+    }
+    for absent in ["third", "best"] {
+        // A route is no model of this process.
+        embed(json!({"model": absent})).await.problem(404, "model_not_found");
+    }
+    embed(json!({"model": 7})).await.problem(422, "invalid_parameter");
+}
+
+#[tokio::test]
+async fn captions_are_put_in_the_order_in_which_they_match() {
+    let state = AppState::new(HttpSettings::default());
+    let main = Captioner::load(&CaptionerSettings::default()).unwrap();
+    let routing = RoutingSettings {
+        models: vec![("itm".to_owned(), ModelSource::Embedded)],
+        limit: std::time::Duration::from_secs(28),
+        ..RoutingSettings::default()
+    };
+    let models = vec![("itm".to_owned(), golden("itm"))];
+    let loaded = connect(main, models, &routing).unwrap();
+    state.ready(loaded.captioner);
+    let beams = json!({"num_beams": 4, "num_captions": 4});
+    let plain = send(&state, with_image("/caption/generate", beams.clone())).await.1;
+    let texts = |answer: &Value| -> Vec<String> {
+        let captions = answer["captions"].as_array().unwrap().iter();
+        captions.map(|one| one["text"].as_str().unwrap().to_owned()).collect()
+    };
+    let fields = json!({"texts": texts(&plain), "model": "itm"});
+    let scored = send(&state, with_image("/image-text/score", fields)).await.1;
+    let wanted: Vec<String> =
+        numbers(&scored["ranking"]).iter().map(|n| texts(&plain)[*n as usize].clone()).collect();
+    assert_ne!(wanted, texts(&plain), "this photo would show nothing");
+    let mut ranked = beams.clone();
+    ranked["rerank"] = true.into();
+    // From the cache as well.
+    for cache in ["use", "refresh"] {
+        ranked["cache"] = cache.into();
+        let (status, answer) = send(&state, with_image("/caption/generate", ranked.clone())).await;
+        assert_eq!((status, texts(&answer)), (StatusCode::OK, wanted.clone()), "{answer}");
+        assert_eq!(answer["caption"], answer["captions"][0]["text"]);
+        let best = numbers(&scored["ranking"])[0] as usize;
+        assert_eq!(answer["captions"][0]["match"], scored["scores"][best]["match"]);
+    }
+    assert!(plain["captions"][0].get("match").is_none());
+    ranked["stream"] = true.into();
+    let events = send(&state, with_image("/caption/generate", ranked)).await.1;
+    let done = events.as_str().unwrap().split("event: done\ndata: ").nth(1).unwrap();
+    let done: Value = serde_json::from_str(done.lines().next().unwrap()).unwrap();
+    assert_eq!(texts(&done), wanted);
+
+    let alone = Fixture::new();
+    let refused = alone.send(with_image("/caption/generate", json!({"rerank": true}))).await;
+    refused.problem(422, "unsupported");
 }

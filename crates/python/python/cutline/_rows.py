@@ -12,6 +12,7 @@ class Choice(TypedDict):
     confidence: float | None
     tokens: int
     finish_reason: str
+    match: NotRequired[float]
 
 
 class ImageInfo(TypedDict):

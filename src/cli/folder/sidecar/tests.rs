@@ -12,6 +12,7 @@ fn description(text: &str) -> Description {
             confidence: 0.5,
             tokens: 3,
             finish_reason: FinishReason::Stop,
+            matching: None,
             sequence: TokenSequence::default(),
         }],
         fallback: None,

@@ -109,7 +109,10 @@ fn others(
     write: fn(&Object) -> Object,
 ) -> impl Iterator<Item = (&'static str, Object)> {
     let names = of.names();
-    let shared = Parameter::all().iter().filter(move |parameter| names.contains(&parameter.name()));
+    // Which models there are to choose from is not the same.
+    let shared = Parameter::all()
+        .iter()
+        .filter(move |parameter| parameter.name() != "model" && names.contains(&parameter.name()));
     shared.map(move |parameter| (parameter.name(), write(parameter.schema())))
 }
 
@@ -137,18 +140,29 @@ fn own(of: TextUse) -> Vec<(&'static str, Object)> {
          longer than the model can read is refused.",
     );
     let max_text_tokens = max_text_tokens.minimum(Some(least)).maximum(Some(most)).build();
+    let model = nullable(
+        &one(
+            Type::String,
+            "Name of a model of this server that can do this; the first one that can if not given.",
+        )
+        .build(),
+    );
     match of {
         TextUse::Score => vec![
             ("texts", list("Texts to compare with the image")),
             ("mode", nullable(&mode.enum_values(Some(modes)).build())),
             ("max_text_tokens", nullable(&max_text_tokens)),
+            ("model", model),
         ],
-        TextUse::Embed => {
-            vec![("texts", list("Texts to embed")), ("max_text_tokens", nullable(&max_text_tokens))]
-        }
+        TextUse::Embed => vec![
+            ("texts", list("Texts to embed")),
+            ("max_text_tokens", nullable(&max_text_tokens)),
+            ("model", model),
+        ],
         TextUse::Ask => vec![
             ("question", one(Type::String, "A question about the image.").build()),
             ("questions", list("Several questions, instead of one")),
+            ("model", model),
         ],
     }
 }
