@@ -25,7 +25,8 @@ pub struct ModelInfo {
     pub parameters: u64,
     /// `f32`, …
     pub precision: String,
-    /// The matrix kernels: `candle`, …
+    /// The matrix kernels: an instruction set, or `candle`. On a GPU what computes: `cutline`, `candle`, or
+    /// `cutline without` the operations that candle computes.
     pub kernels: String,
     /// `cpu`, `cuda:0`.
     pub device: String,

@@ -372,6 +372,7 @@ pub fn captioner_settings(values: &Values) -> Result<CaptionerSettings> {
             device: device(values, &options)?,
             precision: options.precision,
             kernels: options.cpu_kernels,
+            gpu_kernels: options.gpu_kernels,
         },
         target_width: images.target_image_width,
         target_height: images.target_image_height,

@@ -12,12 +12,12 @@ use tracing::Level;
 
 use super::HfTask;
 use super::parse::{
-    FetchUrls, Models, Names, address, choice, cpu_kernels, fetch_urls, flag, hf_task, log_level,
-    models, names, number, number_or_auto, precision, seconds, use_gpu,
+    FetchUrls, Models, Names, address, choice, cpu_kernels, fetch_urls, flag, gpu_kernels, hf_task,
+    log_level, models, names, number, number_or_auto, precision, seconds, use_gpu,
 };
 use super::protection::{self, ApiKeys, CorsOrigins, PublicEndpoints};
 use crate::engine::source::ModelSource;
-use crate::engine::{DeviceChoice, KernelChoice, Precision};
+use crate::engine::{DeviceChoice, GpuKernels, KernelChoice, Precision};
 use crate::fetch::FetchHosts;
 
 /// Settings that belong together, under one heading of `--help`.
@@ -187,6 +187,10 @@ pub(super) struct ModelOptions {
     /// Instruction set on a CPU: auto, portable, avx2, avx2-vnni, avx512, avx512-int8, avx512-vnni, amx, candle
     #[arg(long, env, default_value = "auto", value_parser = choice(cpu_kernels()))]
     pub(super) cpu_kernels: KernelChoice,
+    /// What computes on a GPU: auto, cutline or candle; auto is cutline, and candle for what fails a check
+    /// at the start
+    #[arg(long, env, default_value = "auto", value_parser = choice(gpu_kernels()))]
+    pub(super) gpu_kernels: GpuKernels,
     /// Captions or beams decoded together; auto is 8 on a CPU, and measured at the start on a GPU
     #[arg(long, env, default_value = "auto", value_parser = number_or_auto::<usize>(1, 1024))]
     pub(super) max_batch_size: Auto<usize>,

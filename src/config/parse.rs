@@ -8,7 +8,7 @@ use tracing::Level;
 
 use super::HfTask;
 use crate::engine::source::ModelSource;
-use crate::engine::{KernelChoice, Precision};
+use crate::engine::{GpuKernels, KernelChoice, Precision};
 
 /// The longest time that can be set: a day.
 const MAX_SECONDS: f64 = 86_400.0;
@@ -104,6 +104,10 @@ pub(super) fn precision() -> Vec<(&'static str, Precision)> {
 /// The engine decides which of them this CPU has.
 pub(super) fn cpu_kernels() -> Vec<(&'static str, KernelChoice)> {
     KernelChoice::all().collect()
+}
+
+pub(super) fn gpu_kernels() -> Vec<(&'static str, GpuKernels)> {
+    GpuKernels::ALL.map(|kernels| (kernels.as_str(), kernels)).into()
 }
 
 pub(super) fn hf_task() -> Vec<(&'static str, HfTask)> {

@@ -20,6 +20,9 @@ const LEAST_GAIN: f64 = 0.05;
 /// Tokens of the captions that are timed, as many as in a short caption.
 const NEW_TOKENS: usize = 10;
 
+/// How often each size is timed; [`LEAST_GAIN`] would be lost in the noise of fewer.
+const ITERATIONS: usize = 5;
+
 /// The result of a search.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct BatchSize {
@@ -61,14 +64,17 @@ impl Limit {
 /// Not even one image can be captioned, or captioning fails for a reason other than lack of memory.
 pub fn find(engine: &mut LocalEngine, width: usize, height: usize) -> Result<BatchSize> {
     let new_tokens = NEW_TOKENS.min(engine.info().max_positions.saturating_sub(1)).max(1);
-    search(LARGEST, |batch| {
-        let workload = Workload { batch, new_tokens, iterations: 2 };
+    let found = search(LARGEST, |batch| {
+        let workload = Workload { batch, new_tokens, iterations: ITERATIONS };
         let measured = measure_sized(engine, workload, [width, height]);
         if measured.is_err() {
             engine.reset();
         }
         Ok(1.0 / measured?.end_to_end.as_secs_f64().max(1e-9))
-    })
+    });
+    // Otherwise the buffers stay as large as the last size that was tried.
+    engine.reset();
+    found
 }
 
 /// Doubles the rows, starting with one, as long as `throughput` (images per second with this many

@@ -6,7 +6,7 @@ use super::device::open_device;
 use super::local::LocalEngine;
 use super::source::ModelFiles;
 use super::{DeviceChoice, KernelChoice, Precision};
-use cutline_blip::{BlipConfig, CpuModel, GpuModel, Model, Weights};
+use cutline_blip::{BlipConfig, CpuModel, GpuKernels, GpuModel, Model, Weights};
 use cutline_error::{Error, ErrorKind, Result};
 use cutline_kernels::Tier;
 
@@ -19,6 +19,8 @@ pub struct EngineOptions {
     pub precision: Precision,
     /// The kernels for matrix products on a CPU.
     pub kernels: KernelChoice,
+    /// What computes on a GPU.
+    pub gpu_kernels: GpuKernels,
 }
 
 /// Reads the configuration and the weights, and loads the model onto the device.
@@ -44,7 +46,15 @@ pub fn load_model(
     if !device.is_cpu() {
         check_candle(config, "set DEVICE=cpu")?;
         let dtype = gpu_dtype(options.precision, weights.is_quantized())?;
-        return Ok(Box::new(GpuModel::load(config, weights, dtype, &device)?));
+        let chosen = options.gpu_kernels.operations(config, dtype, &device)?;
+        if let Some(complaint) = chosen.complaint() {
+            tracing::warn!(
+                "{complaint}; candle computes them instead, more slowly; please report this with the name \
+                 of the GPU"
+            );
+        }
+        let model = GpuModel::load(config, weights, dtype, &device)?;
+        return Ok(Box::new(model.computing_with(&chosen)));
     }
     let plan = plan(options, weights.only_q8_0())?;
     let PrecisionPlan::Kernels(tier, precision) = plan else {
@@ -172,7 +182,9 @@ mod tests {
         kernels: KernelChoice,
         q8_0: Option<bool>,
     ) -> Result<PrecisionPlan> {
-        plan(EngineOptions { device: DeviceChoice::Auto, precision, kernels }, q8_0)
+        let device = DeviceChoice::Auto;
+        let gpu_kernels = GpuKernels::Auto;
+        plan(EngineOptions { device, precision, kernels, gpu_kernels }, q8_0)
     }
 
     #[test]

@@ -406,7 +406,7 @@ fn describe(model: &dyn Model) -> EngineInfo {
         embedding_size: embeds.then_some(config.image_text_hidden_size),
         parameters: *parameters,
         precision: (*precision).to_owned(),
-        kernels: (*kernels).to_owned(),
+        kernels: kernels.clone(),
         device: match device.location() {
             DeviceLocation::Cpu => "cpu".to_owned(),
             DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),

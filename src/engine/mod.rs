@@ -26,7 +26,7 @@ pub use self::load::{EngineOptions, load, load_gpu_model_on_cpu, load_model};
 pub use self::local::Timings;
 pub use self::options::{DeviceChoice, KernelChoice, Precision};
 pub use self::work::{Compared, ComparedText, Comparison, Work};
-pub use cutline_blip::{Ability, Family};
+pub use cutline_blip::{Ability, Family, GpuKernels};
 use cutline_error::{Error, Result};
 pub use cutline_generate::fresh_seed;
 pub use cutline_generate::params::{
@@ -115,7 +115,8 @@ pub struct EngineInfo {
     pub parameters: u64,
     /// `f32`, `bf16`, `int8`, …
     pub precision: String,
-    /// The kernels for matrix products: `candle`, or the name of an instruction set.
+    /// On a CPU what multiplies matrices, `candle` or the name of an instruction set; on a GPU
+    /// `cutline`, `candle`, or `cutline without` the operations that candle computes.
     pub kernels: String,
     /// `cpu`, `cuda:0`.
     pub device: String,

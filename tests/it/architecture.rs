@@ -96,7 +96,7 @@ fn crates_depend_downwards_only() {
         ("route", &["error"]),
         ("tags", &["error"]),
         ("xmp", &["error"]),
-        ("blip", &["error", "generate", "kernels"]),
+        ("blip", &["cuda", "error", "generate", "kernels"]),
         // Uses the program, as a module for Python.
         ("python", &["kernels"]),
     ];
@@ -128,7 +128,7 @@ fn crates_depend_downwards_only() {
 fn candle_stays_below_the_engine() {
     absent(
         &["candle_core", "candle_nn", "candle_transformers"],
-        &["src/engine/", "crates/blip/", "crates/cuda/", "crates/kernels/src/cuda_stream.rs"],
+        &["src/engine/", "crates/blip/", "crates/cuda/"],
     );
 }
 

@@ -9,7 +9,7 @@ use cutline::config::{
     CorsOrigins, HttpSettings, Level, LogSettings, ProtectionSettings, PublicEndpoints, Settings,
     Values, env_example, markdown,
 };
-use cutline::engine::{DeviceChoice, Precision};
+use cutline::engine::{DeviceChoice, GpuKernels, Precision};
 use cutline::error::ErrorKind;
 use cutline::fetch::{FetchSettings, FetchSources};
 
@@ -136,6 +136,7 @@ fn each_invalid_value_is_reported_with_its_name_and_a_remedy() {
         ("DEVICE", "cuda:x"),
         ("MAX_WORKERS", "all"),
         ("PRECISION", "fp32"),
+        ("GPU_KERNELS", "cuda"),
         ("LOG_LEVEL", "loud"),
         ("DEBUG", "a lot"),
         ("HF_ENDPOINT", "huggingface.co"),
@@ -261,6 +262,7 @@ fn case_spaces_and_underscores_do_not_matter() {
         ("REQUEST_TIMEOUT", "2.5"),
         ("USE_GPU", "False"),
         ("PRECISION", "F32"),
+        ("GPU_KERNELS", "Candle"),
         ("LOG_LEVEL", "WARNING"),
         ("DEBUG", "1"),
         ("TARGET_IMAGE_WIDTH", "256"),
@@ -272,6 +274,7 @@ fn case_spaces_and_underscores_do_not_matter() {
     assert_eq!(settings.http.request_timeout, Duration::from_millis(2500));
     assert_eq!(settings.captioner.engine.device, DeviceChoice::Cpu);
     assert_eq!(settings.captioner.engine.precision, Precision::F32);
+    assert_eq!(settings.captioner.engine.gpu_kernels, GpuKernels::Candle);
     assert_eq!(settings.captioner.target_width, Some(256));
     assert_eq!(settings.captioner.hub.token.as_deref(), Some("hf_secret"));
     assert_eq!(settings.log, LogSettings { level: Level::WARN, human: true });

@@ -75,11 +75,15 @@ impl Meaning {
     fn of(cause: &(dyn StdError + 'static)) -> Self {
         use candle::cuda_backend::CudaError;
         use candle::cuda_backend::cudarc::cublas::result::CublasError;
+        use candle::cuda_backend::cudarc::cublaslt::result::CublasError as LtError;
         use candle::cuda_backend::cudarc::curand::result::CurandError;
         use candle::cuda_backend::cudarc::driver::DriverError;
 
         // Our own calls of the driver return its error without candle's type around it.
         let driver = cause.downcast_ref::<DriverError>();
+        if let Some(LtError(status)) = cause.downcast_ref::<LtError>() {
+            return Self::of_cublas(*status as u32);
+        }
         match cause.downcast_ref::<CudaError>() {
             Some(CudaError::Cuda(error) | CudaError::Load { cuda: error, .. }) => {
                 Self::of_driver(error.0 as u32)

@@ -21,7 +21,7 @@ pub mod weights;
 pub use config::BlipConfig;
 pub use cpu::CpuModel;
 pub use family::{Ability, Family};
-pub use gpu::GpuModel;
+pub use gpu::{GpuKernels, GpuModel};
 pub use model::{ImageStates, Model, ModelDescription, Read, Scores, Slot, SlotSize};
 pub use reader::{ImageMemory, TextReader};
 pub use weights::Weights;

@@ -93,8 +93,9 @@ pub struct ModelDescription {
     pub parameters: u64,
     /// `f32`, `f16`, `bf16`, `int8`, or the block format of quantised layers.
     pub precision: &'static str,
-    /// The kernels for matrix products: `candle`, or the name of an instruction set.
-    pub kernels: &'static str,
+    /// On a CPU what multiplies matrices, `candle` or the name of an instruction set; on a GPU what
+    /// computes, as [`Operations`](cutline_cuda::Operations) is displayed.
+    pub kernels: String,
     /// Where the arithmetic runs.
     pub device: Device,
 }
@@ -121,21 +122,24 @@ impl ModelDescription {
         // Tables are padded to blocks of 64 numbers, and tokens to blocks of 64.
         let head = text.head_dim().next_multiple_of(64) as u64;
         let keys_and_values = |tokens: u64| 2 * layers * heads * head * tokens * number;
-        let cross = keys_and_values(tokens.next_multiple_of(64));
+        let states =
+            tokens.next_multiple_of(64) * vision.hidden_size.next_multiple_of(32) as u64 * number;
+        let on_candle = self.kernels == "candle";
+        // candle's model reads the states themselves.
+        let cross = if on_candle { states } else { keys_and_values(tokens.next_multiple_of(64)) };
         // Rows that change their order are copied, and a finished job's row is kept for the next one.
         let own = keys_and_values(positions) * (jobs + 2 * rows);
         // candle's caches grow to the next power of two, beside the smaller ones.
-        let growth = if self.kernels == "candle" { 3 } else { 1 };
-        let states =
-            tokens.next_multiple_of(64) * vision.hidden_size.next_multiple_of(32) as u64 * number;
+        let growth = if on_candle { 3 } else { 1 };
         // A prompt of any length, with everything that a layer makes of it.
         let read = positions.max(rows);
         let width = (12 * text.hidden_size + 4 * text.intermediate_size) as u64;
         let pass = read * (width + 2 * heads * positions.max(tokens)) * number;
         // Rows that attend to states: their queries, scores and sums, padded to blocks of 16 heads.
-        // A longer prompt attends to keys and values.
+        // A longer prompt attends to keys and values, but not with candle.
         let longest = (vision.hidden_size as u64).max(tokens.next_multiple_of(64));
-        let folded = 3 * (rows + head) * (heads + 16) * longest * number;
+        let folded_rows = if on_candle { read } else { rows + head };
+        let folded = 3 * folded_rows * (heads + 16) * longest * number;
         // The states as they are, and twice more in the order of their products.
         growth * (jobs * cross + own) + 4 * jobs * states + pass + folded + logits
     }

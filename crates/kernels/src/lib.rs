@@ -9,7 +9,7 @@
 //! Every function that needs special instructions takes an [`Isa`], the proof that they exist.
 //! Results do not depend on the number of threads or on the other rows of a batch.
 //!
-//! `unsafe` is allowed in this crate and in no other.
+//! `unsafe` is allowed in this crate and in `cutline-cuda`, and in no other.
 //!
 //! ```
 //! use cutline_kernels::activations::Activations;
@@ -38,8 +38,6 @@ pub mod attention;
 pub mod buffer;
 pub mod cross_kv;
 pub mod cross_states;
-#[cfg(feature = "cuda")]
-mod cuda_stream;
 pub mod gemm;
 mod isa;
 pub mod malloc;
@@ -55,8 +53,6 @@ mod tests;
 pub mod thread_pool;
 mod vector;
 
-#[cfg(feature = "cuda")]
-pub use cuda_stream::disable_event_tracking;
 pub use isa::{Isa, Tier};
 pub use rows::layer_norm;
 

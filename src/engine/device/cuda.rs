@@ -9,7 +9,7 @@ use candle_core::{DType, Device, Tensor};
 
 use super::capability::{BuildTarget, Capability};
 use super::{GpuInfo, Obstacle, one_line};
-use cutline_kernels::disable_event_tracking;
+use cutline_cuda::{disable_event_tracking, keep_memory};
 
 /// Opens the GPU with this number if the kernels in this binary run on it, and tries it out.
 pub(super) fn open(number: usize) -> Result<Device, Obstacle> {
@@ -34,6 +34,14 @@ pub(super) fn open(number: usize) -> Result<Device, Obstacle> {
     // guarantee that.
     let device = Device::new_cuda_with_stream(number).map_err(failed("it cannot be opened"))?;
     disable_event_tracking(&device);
+    if let Device::Cuda(cuda) = &device
+        && !keep_memory(cuda).map_err(failed("its memory cannot be configured"))?
+    {
+        tracing::warn!(
+            "this GPU has no memory pools, as some virtual GPUs, so it waits at every allocation and is \
+             slow"
+        );
+    }
     try_out(&device).map_err(failed("a small calculation on it failed"))?;
     Ok(device)
 }

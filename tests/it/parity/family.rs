@@ -236,6 +236,7 @@ fn candle_refuses_models_that_read_texts() {
         device: DeviceChoice::Cpu,
         precision: Precision::F32,
         kernels: KernelChoice::Candle,
+        ..EngineOptions::default()
     };
     let on_gpu = load_gpu_model_on_cpu(&config, &weights, Precision::F32);
     for error in [load_model(&config, &weights, options).unwrap_err(), on_gpu.unwrap_err()] {

@@ -188,7 +188,9 @@ impl Set {
         let weights = Weights::from_safetensors_bytes(name, bytes.into()).unwrap();
         let model = match backend {
             Backend::Kernels(kernels, precision) => {
-                let options = EngineOptions { device: DeviceChoice::Cpu, precision, kernels };
+                let device = DeviceChoice::Cpu;
+                let options =
+                    EngineOptions { device, precision, kernels, ..EngineOptions::default() };
                 engine::load_model(&config, &weights, options)
             }
             Backend::Candle(precision) => {

@@ -60,7 +60,7 @@ impl CpuWeights {
                 Precision::Bf16 => "bf16",
                 Precision::Int8 => "int8",
             },
-            kernels: tier.as_str(),
+            kernels: tier.as_str().to_owned(),
             device: Device::Cpu,
         };
         Ok(Self { description, isa, precision, vision, decoder, encoder, retrieval })

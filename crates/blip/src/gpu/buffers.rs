@@ -1,9 +1,9 @@
-//! The sizes that all pools share, their buffers, and small tensors that are made once.
+//! The sizes that all pools share, their buffers, and the mask of a prompt.
 
 use candle_core::{self as candle, DType, Device, Tensor};
 
 use crate::arithmetic;
-use crate::config::TextConfig;
+use crate::config::BlipConfig;
 use crate::failure::too_large;
 use cutline_error::Result;
 
@@ -16,6 +16,8 @@ pub(super) struct PoolShape {
     pub(super) layers: usize,
     pub(super) heads: usize,
     pub(super) head_dim: usize,
+    /// Width of an image's states.
+    pub(super) image_width: usize,
     pub(super) max_positions: usize,
     pub(super) vocabulary: usize,
     /// Positions by which caches grow.
@@ -27,23 +29,23 @@ pub(super) struct PoolShape {
 /// The tensors of a pool.
 #[derive(Debug)]
 pub(super) struct Buffers {
-    /// Keys of the cross-attention, `[layers, slots, heads, image tokens, d]`.
-    pub(super) cross_keys: Tensor,
-    /// Values of the cross-attention, of the same shape.
-    pub(super) cross_values: Tensor,
+    /// The images' states, `[slots, image tokens, image width]`.
+    pub(super) states: Tensor,
     /// Keys and values of the self-attention,
     /// `[layers, slots · rows per slot, heads, 2, positions, d]`.
     pub(super) self_kv: Tensor,
 }
 
 impl PoolShape {
-    pub(super) fn new(config: &TextConfig, dtype: DType, device: &Device, growth: usize) -> Self {
+    pub(super) fn new(config: &BlipConfig, dtype: DType, device: &Device, growth: usize) -> Self {
+        let BlipConfig { text, vision, .. } = config;
         Self {
-            layers: config.num_hidden_layers,
-            heads: config.num_attention_heads,
-            head_dim: config.head_dim(),
-            max_positions: config.max_position_embeddings,
-            vocabulary: config.vocab_size,
+            layers: text.num_hidden_layers,
+            heads: text.num_attention_heads,
+            head_dim: text.head_dim(),
+            image_width: vision.hidden_size,
+            max_positions: text.max_position_embeddings,
+            vocabulary: text.vocab_size,
             growth,
             dtype,
             device: device.clone(),
@@ -63,11 +65,9 @@ impl PoolShape {
         image_tokens: usize,
         positions: usize,
     ) -> Result<Buffers> {
-        let cross = [self.layers, slots, self.heads, image_tokens, self.head_dim];
         let new = || {
             Ok(Buffers {
-                cross_keys: self.zeros(&cross)?,
-                cross_values: self.zeros(&cross)?,
+                states: self.zeros(&[slots, image_tokens, self.image_width])?,
                 self_kv: self.zeros(&self.self_kv(slots * rows_per_slot, positions))?,
             })
         };
@@ -82,44 +82,6 @@ impl PoolShape {
             return Err(too_large(limit));
         }
         Tensor::zeros(dims, self.dtype, &self.device)
-    }
-}
-
-/// Small tensors that are made once.
-#[derive(Debug)]
-pub(super) struct Constants {
-    /// 0, 1, 2, …: `[1, positions]`.
-    positions: Tensor,
-    /// `[1, 1]`.
-    zero: Tensor,
-    /// −∞, `[1, 1]`.
-    minus_infinity: Tensor,
-}
-
-impl Constants {
-    pub(super) fn new(shape: &PoolShape) -> candle::Result<Self> {
-        let device = &shape.device;
-        let number = |x: f32| Tensor::full(x, (1, 1), device)?.to_dtype(shape.dtype);
-        let positions = shape.max_positions.next_multiple_of(shape.growth) as u32;
-        Ok(Self {
-            positions: Tensor::arange(0, positions, device)?.unsqueeze(0)?,
-            zero: number(0.0)?,
-            minus_infinity: number(f32::NEG_INFINITY)?,
-        })
-    }
-
-    /// The mask of a decode step, `[rows, 1, 1, length]`: zero up to the row's own position, −∞
-    /// behind it. `positions` holds the position of each row.
-    pub(super) fn step_mask(&self, positions: &Tensor, length: usize) -> candle::Result<Tensor> {
-        let rows = positions.dim(0)?;
-        let shape = (rows, length);
-        let visible = self.positions.narrow(1, 0, length)?;
-        let visible = visible.broadcast_le(&positions.reshape((rows, 1))?)?;
-        let mask = visible.where_cond(
-            &self.zero.broadcast_as(shape)?,
-            &self.minus_infinity.broadcast_as(shape)?,
-        )?;
-        mask.reshape((rows, 1, 1, length))
     }
 }
 
@@ -138,9 +100,9 @@ mod tests {
     #[test]
     fn more_than_candle_can_count_is_lack_of_memory() {
         let json = br#"{"model_type": "blip", "architectures": ["BlipForConditionalGeneration"]}"#;
-        let config = crate::BlipConfig::from_json(json).unwrap().text;
+        let config = BlipConfig::from_json(json).unwrap();
         let shape = PoolShape::new(&config, DType::F16, &Device::Cpu, 32);
-        let error = shape.buffers(1 << 12, 1, 577, 32).unwrap_err();
+        let error = shape.buffers(1 << 13, 1, 577, 32).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::OutOfMemory, "{error}");
         assert!(shape.zeros(&shape.self_kv(1 << 12, 512)).is_err());
     }

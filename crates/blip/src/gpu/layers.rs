@@ -7,6 +7,7 @@ use candle_core::{self as candle, DType, Module, Tensor};
 
 use crate::config::Activation;
 use crate::loader::Loader;
+use cutline_cuda::Operations;
 use cutline_error::Result;
 
 impl Loader<'_> {
@@ -29,7 +30,7 @@ impl Loader<'_> {
             let weight = QMatMul::from_arc(quantized).map_err(crate::arithmetic)?;
             return Ok(Linear::Quantized { weight, bias });
         }
-        Ok(Linear::new(self.tensor(weight, &shape)?, bias))
+        Ok(Linear::Dense { weight: self.tensor(weight, &shape)?, bias })
     }
 
     /// A linear layer over the matrix `shared`, called `weight` in the file, whose parameters are
@@ -44,7 +45,7 @@ impl Loader<'_> {
             let weight = QMatMul::from_arc(quantized).map_err(crate::arithmetic)?;
             return Ok(Linear::Quantized { weight, bias });
         }
-        Ok(Linear::new(shared.clone(), bias))
+        Ok(Linear::Dense { weight: shared.clone(), bias })
     }
 
     /// The layer norm `{prefix}.weight`, `{prefix}.bias`.
@@ -57,50 +58,52 @@ impl Loader<'_> {
     }
 }
 
-/// `y = x Wᵀ + b`. Weights are stored `[out, in]`, as in the checkpoint; the transposed matrix is a
-/// view, never a copy.
+/// `y = x Wᵀ + b`. Weights are stored `[out, in]`, as in the checkpoint.
 #[derive(Debug, Clone)]
 pub(super) enum Linear {
-    /// Weights in f32.
-    Full { weight: Tensor, bias: Tensor },
-    /// Weights in f16 or bf16; an f32 input is converted to it and the result back.
-    Half { weight: Tensor, bias: Tensor },
+    /// Weight and bias in the type of the activations.
+    Dense { weight: Tensor, bias: Tensor },
     /// Weights in one of GGUF's block formats; the arithmetic is candle's.
     Quantized { weight: QMatMul, bias: Tensor },
 }
 
 impl Linear {
-    /// From a weight `[out, in]` and a bias `[out]` of the same dtype.
-    pub(super) fn new(weight: Tensor, bias: Tensor) -> Self {
-        match weight.dtype() {
-            DType::F16 | DType::BF16 => Self::Half { weight, bias },
-            _ => Self::Full { weight, bias },
-        }
-    }
-
     /// The same layer in `dtype`; a quantised layer stays as it is.
     pub(super) fn cast(self, dtype: DType) -> candle::Result<Self> {
         Ok(match self {
-            Self::Full { weight, bias } | Self::Half { weight, bias } => {
-                Self::new(weight.to_dtype(dtype)?, bias.to_dtype(dtype)?)
+            Self::Dense { weight, bias } => {
+                Self::Dense { weight: weight.to_dtype(dtype)?, bias: bias.to_dtype(dtype)? }
             }
             quantized @ Self::Quantized { .. } => quantized,
         })
     }
 
+    /// The layer that gives for `x` what this one gives for `x + constant`, `[in]`.
+    pub(super) fn with_constant_added(self, constant: &Tensor) -> candle::Result<Self> {
+        let bias = self.forward(Operations::CANDLE, &constant.unsqueeze(0)?)?.squeeze(0)?;
+        Ok(match self {
+            Self::Dense { weight, .. } => Self::Dense { weight, bias },
+            Self::Quantized { weight, .. } => Self::Quantized { weight, bias },
+        })
+    }
+
     /// `[rows, in]` → `[rows, out]`, in the dtype of `x`.
-    pub(super) fn forward(&self, x: &Tensor) -> candle::Result<Tensor> {
+    pub(super) fn forward(&self, with: Operations, x: &Tensor) -> candle::Result<Tensor> {
         match self {
-            Self::Full { weight, bias } => x.matmul(&weight.t()?)?.broadcast_add(bias),
-            Self::Half { weight, bias } => {
-                let dtype = product_dtype(weight);
-                let y = x.to_dtype(dtype)?.matmul(&weight.to_dtype(dtype)?.t()?)?;
-                y.broadcast_add(&bias.to_dtype(dtype)?)?.to_dtype(x.dtype())
-            }
+            Self::Dense { weight, bias } => with.linear(&x.contiguous()?, weight, bias),
             Self::Quantized { weight, bias } => {
                 let y = weight.forward(&x.to_dtype(DType::F32)?.contiguous()?)?;
                 y.broadcast_add(&bias.to_dtype(DType::F32)?)?.to_dtype(x.dtype())
             }
+        }
+    }
+
+    /// `y` plus what the layer gives for `x`. The memory of `y` is used for the sum, so nothing else
+    /// may need it.
+    pub(super) fn add_to(&self, with: Operations, y: Tensor, x: &Tensor) -> candle::Result<Tensor> {
+        match self {
+            Self::Dense { weight, bias } => with.add_linear(y, &x.contiguous()?, weight, bias),
+            Self::Quantized { .. } => self.forward(with, x)? + y,
         }
     }
 }
@@ -115,17 +118,17 @@ pub(super) struct LayerNorm {
 
 impl LayerNorm {
     /// `[rows, width]` → the same shape, each row on its own.
-    pub(super) fn forward(&self, x: &Tensor) -> candle::Result<Tensor> {
-        candle_nn::ops::layer_norm(x, &self.weight, &self.bias, self.eps)
+    pub(super) fn forward(&self, with: Operations, x: &Tensor) -> candle::Result<Tensor> {
+        with.layer_norm(x, &self.weight, &self.bias, self.eps)
     }
 }
 
 impl Activation {
-    /// Applies the function to every element.
-    pub(super) fn forward(self, x: &Tensor) -> candle::Result<Tensor> {
+    /// Applies the function to every element. The memory of `x` may be used for the result, so nothing
+    /// else may need it.
+    pub(super) fn forward(self, with: Operations, x: Tensor) -> candle::Result<Tensor> {
         match self {
-            // In half precision candle's kernels compute these two in f32 or exactly.
-            Self::Gelu => x.gelu_erf(),
+            Self::Gelu => with.gelu(x),
             Self::Relu => x.relu(),
             // The others take powers and exponentials, which overflow in f16.
             Self::GeluTanh => x.to_dtype(DType::F32)?.gelu()?.to_dtype(x.dtype()),
@@ -137,33 +140,18 @@ impl Activation {
     }
 }
 
-/// Scaled dot-product attention, head by head: `softmax(q kᵀ / √d + mask) v`.
+/// Attention of a prompt, head by head: `softmax(q kᵀ + mask) v`, with queries that are already divided
+/// by `√d`.
 ///
 /// `q` is `[…, queries, d]`, `k` and `v` are `[…, keys, d]` with the same leading dimensions, and
-/// `mask`, if there is one, is added to the scores `[…, queries, keys]`.
-pub(super) fn attention(
+/// `mask` is added to the scores `[…, queries, keys]`.
+pub(super) fn masked_attention(
     q: &Tensor,
     k: &Tensor,
     v: &Tensor,
-    mask: Option<&Tensor>,
+    mask: &Tensor,
 ) -> candle::Result<Tensor> {
-    let width = q.dim(candle_core::D::Minus1)?;
-    scaled_attention(&(q * (width as f64).powf(-0.5))?, k, v, mask)
-}
-
-/// [`attention`] with queries that are already divided by `√d`. Dividing before the product keeps
-/// its sums small enough for f16.
-pub(super) fn scaled_attention(
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
-    mask: Option<&Tensor>,
-) -> candle::Result<Tensor> {
-    let scores = product(q, &k.t()?)?;
-    let scores = match mask {
-        Some(mask) => scores.broadcast_add(mask)?,
-        None => scores,
-    };
+    let scores = product(q, &k.t()?)?.broadcast_add(mask)?;
     product(&candle_nn::ops::softmax_last_dim(&scores)?, v)
 }
 
@@ -193,16 +181,24 @@ mod tests {
     }
 
     #[test]
-    fn half_weights_are_close_to_full_ones() {
+    fn a_constant_input_becomes_part_of_the_bias() {
         let (weight, bias) = (sequence(96, 64), sequence(1, 96).squeeze(0).unwrap());
-        let x = sequence(3, 64);
-        let full = Linear::new(weight.clone(), bias.clone()).forward(&x).unwrap();
-        for dtype in [DType::F16, DType::BF16] {
-            let half = Linear::new(weight.to_dtype(dtype).unwrap(), bias.to_dtype(dtype).unwrap());
-            assert!(matches!(half, Linear::Half { .. }));
-            let difference = (half.forward(&x).unwrap() - &full).unwrap().abs().unwrap();
+        let (x, constant) = (sequence(3, 64), sequence(2, 64).get(1).unwrap());
+        let quantized = QTensor::quantize(&weight, GgmlDType::Q8_0).unwrap();
+        let quantized = QMatMul::from_qtensor(quantized).unwrap();
+        for (layer, tolerance) in [
+            (Linear::Dense { weight, bias: bias.clone() }, 1e-4),
+            (Linear::Quantized { weight: quantized, bias }, 0.1),
+        ] {
+            let expected =
+                layer.forward(Operations::CUTLINE, &x.broadcast_add(&constant).unwrap()).unwrap();
+            let shifted = layer.with_constant_added(&constant).unwrap();
+            let difference = (shifted.forward(Operations::CUTLINE, &x).unwrap() - expected)
+                .unwrap()
+                .abs()
+                .unwrap();
             let worst = difference.max_all().unwrap().to_scalar::<f32>().unwrap();
-            assert!(worst < 0.1, "{dtype:?}: {worst}");
+            assert!(worst < tolerance, "{worst}");
         }
     }
 
@@ -235,8 +231,9 @@ mod tests {
             let weight = QMatMul::from_qtensor(weight).unwrap();
             let layer = Linear::Quantized { weight, bias: bias.clone() };
             let mut worst = 0.0_f64;
-            for (y, x) in
-                values(layer.forward(&x).unwrap()).chunks(width).zip(rounded.chunks(depth))
+            for (y, x) in values(layer.forward(Operations::CUTLINE, &x).unwrap())
+                .chunks(width)
+                .zip(rounded.chunks(depth))
             {
                 for ((y, w), bias) in y.iter().zip(weights.chunks(depth)).zip(&biases) {
                     let terms = x.iter().zip(w).map(|(x, w)| f64::from(*x) * f64::from(*w));

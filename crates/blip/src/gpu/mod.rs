@@ -5,18 +5,21 @@
 //! number of operations that does not depend on how many there are. Only the greatest logits of
 //! each row come back from the device (`top_logits`), unless the caller needs all of them.
 //!
-//! Everything is made of candle's operations, so it also runs on candle's CPU device. There it
-//! serves GGUF's block formats of fewer than 8 bits and `CPU_KERNELS=candle`, and the tests compare
-//! it with [`cpu`](crate::cpu) and with transformers. The choice of operations follows the limits
-//! of candle's CUDA backend: products of contiguous matrices, contiguous operands for softmax,
-//! norms and scatters, and sorts of no more elements than fit into a block's shared memory.
+//! Nearly all operations are those of `cutline-cuda`, whose references run on candle's CPU device, so
+//! the model runs there too. There it serves GGUF's block formats of fewer than 8 bits and
+//! `CPU_KERNELS=candle`, and the tests compare it with [`cpu`](crate::cpu) and with transformers.
+//! candle computes products with quantised weights, prompts of several tokens, and what is done once a
+//! pass.
 //!
-//! Activations are f16, bf16 or f32. candle's kernels compute layer norms, sums of products and
-//! softmax in f32 in any case; the word embedding, the end of the head and the logits are f32.
+//! Activations are f16, bf16 or f32, and every operation computes in f32 whatever they are; the word
+//! embedding, the end of the head and the logits are f32. The cross-attention reads the images' states
+//! themselves and not keys and values made of them: see `cross_attention`.
 //!
 //! All rows are multiplied at once, so the other jobs in the batch may change how a row is rounded.
 
 mod buffers;
+mod choice;
+mod cross_attention;
 mod layers;
 mod pool;
 mod slot;
@@ -29,6 +32,7 @@ mod vision;
 
 use candle_core::{DType, Device, Tensor};
 
+pub use choice::{ChosenOperations, GpuKernels};
 pub use slot::GpuSlot;
 pub use state::GpuState;
 
@@ -41,12 +45,12 @@ use cutline_error::Result;
 use text::TextDecoder;
 use vision::VisionTower;
 
-/// The most images that are encoded at once: at 577 tokens each their products have 18,464 rows,
+/// The most images that are encoded at once: at 577 tokens each their products have 36,928 rows,
 /// more than any GPU needs to be busy.
-const MAX_IMAGES: usize = 32;
+const MAX_IMAGES: usize = 64;
 
-/// The most elements of one layer's attention scores in the vision tower: 512 MB in f16.
-const MAX_SCORES: usize = 1 << 28;
+/// The most elements of the largest tensor in the vision tower: 512 MB in f16.
+const MAX_INNER: usize = 1 << 28;
 
 /// A BLIP captioner on candle: weights, and the captions that are being written.
 #[derive(Debug)]
@@ -68,7 +72,7 @@ impl GpuModel {
         device: &Device,
     ) -> Result<Self> {
         let weights = GpuWeights::load(config, weights, dtype, device)?;
-        let state = weights.new_state()?;
+        let state = weights.new_state();
         Ok(Self { weights, state, one_image_at_a_time: false })
     }
 
@@ -76,6 +80,12 @@ impl GpuModel {
     #[must_use]
     pub fn one_image_at_a_time(self) -> Self {
         Self { one_image_at_a_time: true, ..self }
+    }
+
+    /// Computes with these operations; otherwise with all of `cutline-cuda`.
+    #[must_use]
+    pub fn computing_with(self, chosen: &ChosenOperations) -> Self {
+        Self { weights: self.weights.computing_with(chosen), ..self }
     }
 }
 
@@ -105,7 +115,7 @@ impl Model for GpuModel {
     }
 
     fn prefill_cross_kv(&mut self) -> Result<()> {
-        self.weights.prefill_cross_kv(&mut self.state)
+        self.state.add_new_images().map_err(arithmetic)
     }
 
     fn read(&mut self, reads: &mut [Read<'_>]) -> Result<Vec<Scores>> {
@@ -157,10 +167,20 @@ impl GpuWeights {
             config: config.clone(),
             parameters: loader.parameters() + full.parameters(),
             precision: block_format.unwrap_or(dtype.as_str()),
-            kernels: "candle",
+            kernels: "candle".to_owned(),
             device: device.clone(),
         };
         Ok(Self { description, dtype, vision, text })
+    }
+
+    /// As [`GpuModel::computing_with`].
+    fn computing_with(mut self, ChosenOperations { operations, .. }: &ChosenOperations) -> Self {
+        self.vision.operations = *operations;
+        self.text.operations = *operations;
+        if !self.description.device.is_cpu() {
+            self.description.kernels = operations.to_string();
+        }
+        self
     }
 
     /// What is known about the model.
@@ -170,14 +190,14 @@ impl GpuWeights {
     }
 
     /// How many images of this size the vision tower should take at once: enough to keep a GPU
-    /// busy, but with its largest tensor, the attention scores, well below what candle's kernels
+    /// busy, but with its largest tensor, inside the feed-forward, well below what candle's kernels
     /// can index.
     #[must_use]
     pub fn vision_batch(&self, width: usize, height: usize) -> usize {
         let vision = &self.description.config.vision;
         let tokens = 1 + (width / vision.patch_size) * (height / vision.patch_size);
-        let scores = vision.num_attention_heads * tokens * tokens;
-        (MAX_SCORES / scores).clamp(1, MAX_IMAGES)
+        let inner = tokens * vision.intermediate_size;
+        (MAX_INNER / inner).clamp(1, MAX_IMAGES)
     }
 
     /// The vision tower over images of one size: the states of each, `[1 + patches, vision width]`.
@@ -197,7 +217,8 @@ impl GpuWeights {
         let run = || {
             let shape = (images.len(), 3, height, width);
             let pixels = Tensor::from_vec(all, shape, &self.description.device)?;
-            let states = self.vision.forward(&pixels.to_dtype(self.dtype)?)?;
+            let forward = || self.vision.forward(&pixels.to_dtype(self.dtype)?);
+            let states = cache_shapes(&self.description.device, forward)?;
             // Each gets its own memory; otherwise keeping one would keep all of them.
             let one = |n| states.get(n)?.force_contiguous();
             (0..images.len()).map(one).collect::<candle_core::Result<Vec<_>>>()
@@ -206,17 +227,15 @@ impl GpuWeights {
     }
 
     /// State for captions that are written at the same time.
-    ///
-    /// # Errors
-    /// The device has no memory left.
-    pub fn new_state(&self) -> Result<GpuState> {
+    #[must_use]
+    pub fn new_state(&self) -> GpuState {
         self.new_state_growing_by(pool::GROWTH)
     }
 
     /// [`new_state`](Self::new_state) whose caches grow by multiples of `positions` tokens.
-    fn new_state_growing_by(&self, positions: usize) -> Result<GpuState> {
+    fn new_state_growing_by(&self, positions: usize) -> GpuState {
         let ModelDescription { config, device, .. } = &self.description;
-        GpuState::new(&config.text, self.dtype, device, positions).map_err(arithmetic)
+        GpuState::new(config, self.dtype, device, positions)
     }
 
     /// A new slot in `state`; see [`Model::begin`]. `image` comes from [`encode`](Self::encode).
@@ -233,15 +252,6 @@ impl GpuWeights {
         state.begin(image, capacity, rows.max(1))
     }
 
-    /// Computes the cross-attention's keys and values of the images that were added since the last
-    /// call; [`read`](Self::read) does it otherwise.
-    ///
-    /// # Errors
-    /// The arithmetic failed; the state cannot be used any more.
-    pub fn prefill_cross_kv(&self, state: &mut GpuState) -> Result<()> {
-        state.prefill_cross_kv(&self.text).map_err(arithmetic)
-    }
-
     /// Reads the next tokens of every slot; see [`Model::read`].
     ///
     /// # Errors
@@ -255,4 +265,18 @@ impl GpuWeights {
         let addresses = state.find(reads, &self.description.config.text)?;
         state.read(&self.text, reads, &addresses).map_err(arithmetic)
     }
+}
+
+/// Runs `work` while candle caches on the device the shapes and strides that it passes to its CUDA
+/// kernels.
+///
+/// Otherwise candle allocates, copies and frees them at every launch over a tensor that is
+/// broadcast or not contiguous. It has this cache for CUDA graphs, but nothing in it requires a
+/// graph. Meanwhile it also caches small tensors that are made from host memory, forever and by
+/// their content, so `work` must not make any.
+#[cfg_attr(not(feature = "cuda"), allow(unused_variables))]
+fn cache_shapes<T>(device: &Device, work: impl FnOnce() -> T) -> T {
+    #[cfg(feature = "cuda")]
+    let _guard = device.as_cuda_device().ok().map(|device| device.enable_cuda_graph_htod_cache());
+    work()
 }

@@ -4,23 +4,22 @@ use std::sync::Arc;
 
 use candle_core::{self as candle, Device, Tensor};
 
-use super::buffers::{Buffers, Constants, PoolShape, causal_mask};
-use super::layers::scaled_attention;
+use super::buffers::{Buffers, PoolShape, causal_mask};
+use super::cache_shapes;
+use super::layers::masked_attention;
 use super::slot::{GpuSlot, SlotTable, runs};
 use super::text::{Attention, TextDecoder};
 use crate::{Read, arithmetic};
+use cutline_cuda::Operations;
 use cutline_error::Result;
 
-/// Positions by which caches grow, and in multiples of which steps look back.
+/// Positions by which caches grow.
 pub(super) const GROWTH: usize = 32;
 
 /// Slots of a new pool.
 const FIRST_SLOTS: usize = 4;
 
-/// Elements of the cross-attention's keys and values that are computed at once for new images.
-const MAX_NEW_ELEMENTS: usize = 1 << 27;
-
-/// Stands for "write nothing" among the indices of a scatter.
+/// The position of a row that takes no part in a step.
 const NOWHERE: u32 = u32::MAX;
 
 #[derive(Debug)]
@@ -30,7 +29,7 @@ pub(super) struct Pool {
     image_tokens: usize,
     slots: SlotTable,
     buffers: Buffers,
-    /// Slot ids and states of the images whose cross-attention is not computed yet.
+    /// Slot ids and states of the images that are not in the buffer yet.
     new_images: Vec<(u64, Tensor)>,
 }
 
@@ -86,13 +85,8 @@ impl Pool {
         let positions = self.buffers.self_kv.dim(4).map_err(arithmetic)?;
         let new = shape.buffers(capacity, self.rows_per_slot, self.image_tokens, positions)?;
         let old = &self.buffers;
-        for (new, old) in [
-            (&new.cross_keys, &old.cross_keys),
-            (&new.cross_values, &old.cross_values),
-            (&new.self_kv, &old.self_kv),
-        ] {
-            new.slice_set(old, 1, 0).map_err(arithmetic)?;
-        }
+        new.states.slice_set(&old.states, 0, 0).map_err(arithmetic)?;
+        new.self_kv.slice_set(&old.self_kv, 1, 0).map_err(arithmetic)?;
         self.buffers = new;
         self.slots.grow(capacity);
         Ok(())
@@ -113,33 +107,12 @@ impl Pool {
         Ok(())
     }
 
-    /// Computes the cross-attention's keys and values of new images, and clears the caches of their
-    /// rows: a masked NaN that the last owner left there would still spoil the result.
-    pub(super) fn prefill_cross_kv(
-        &mut self,
-        text: &TextDecoder,
-        shape: &PoolShape,
-    ) -> candle::Result<()> {
+    /// Copies the states of new images into their slots.
+    pub(super) fn add_new_images(&mut self) -> candle::Result<()> {
         self.release();
-        let mut new: Vec<(usize, Tensor)> = std::mem::take(&mut self.new_images)
-            .into_iter()
-            .filter_map(|(id, states)| Some((self.slots.find(id)?, states)))
-            .collect();
-        new.sort_by_key(|(slot, _)| *slot);
-        let elements = 2 * shape.layers * shape.heads * self.image_tokens * shape.head_dim;
-        let Buffers { cross_keys, cross_values, self_kv } = &self.buffers;
-        for some in new.chunks((MAX_NEW_ELEMENTS / elements).max(1)) {
-            let states: Vec<&Tensor> = some.iter().map(|(_, states)| states).collect();
-            let (keys, values) = text.keys_and_values(&Tensor::stack(&states, 0)?)?;
-            let slots: Vec<usize> = some.iter().map(|(slot, _)| *slot).collect();
-            let mut done = 0;
-            for (first, count) in runs(&slots) {
-                let part = |all: &Tensor| all.narrow(1, done, count)?.contiguous();
-                cross_keys.slice_set(&part(&keys)?, 1, first)?;
-                cross_values.slice_set(&part(&values)?, 1, first)?;
-                let empty = shape.self_kv(count * self.rows_per_slot, self_kv.dim(4)?);
-                self_kv.slice_set(&shape.zeros(&empty)?, 1, first * self.rows_per_slot)?;
-                done += count;
+        for (id, states) in std::mem::take(&mut self.new_images) {
+            if let Some(slot) = self.slots.find(id) {
+                self.buffers.states.slice_set(&states.unsqueeze(0)?, 0, slot)?;
             }
         }
         Ok(())
@@ -157,9 +130,7 @@ impl Pool {
         if let Some(old) = self.slots.compact() {
             let rows = old.iter().flat_map(|slot| slot * per_slot..(slot + 1) * per_slot).collect();
             let slots = indices(old, &shape.device)?;
-            for buffer in [&buffers.cross_keys, &buffers.cross_values] {
-                buffer.slice_set(&buffer.index_select(&slots, 1)?, 1, 0)?;
-            }
+            buffers.states.slice_set(&buffers.states.index_select(&slots, 0)?, 0, 0)?;
             let rows = indices(rows, &shape.device)?;
             buffers.self_kv.slice_set(&buffers.self_kv.index_select(&rows, 1)?, 1, 0)?;
         }
@@ -187,7 +158,6 @@ impl Pool {
         &mut self,
         text: &TextDecoder,
         shape: &PoolShape,
-        constants: &Constants,
         reads: &[Read<'_, GpuSlot>],
         steps: &[usize],
         slots: &[usize],
@@ -195,7 +165,7 @@ impl Pool {
         let per_slot = self.rows_per_slot;
         let span = slots.iter().max().map_or(0, |last| last + 1);
         let rows = span * per_slot;
-        // Tokens, positions, and the positions that are written.
+        // Tokens, positions for the embedding, and positions in the cache.
         let mut inputs = vec![0; 3 * rows];
         inputs[2 * rows..].fill(NOWHERE);
         let mut longest = 0;
@@ -212,20 +182,12 @@ impl Pool {
             }
         }
         self.grow_positions(shape, longest)?;
-        let length = longest.next_multiple_of(shape.growth).min(self.buffers.self_kv.dim(4)?);
         let inputs = Tensor::from_vec(inputs, (3, rows), &shape.device)?;
         cache_shapes(&shape.device, || {
-            let (tokens, positions) = (inputs.get(0)?, inputs.get(1)?);
-            let written = inputs.get(2)?.reshape((rows, 1, 1, 1, 1))?;
-            let new = (rows, shape.heads, 2, 1, shape.head_dim);
-            let attention = StepAttention {
-                buffers: &self.buffers,
-                span,
-                length,
-                written: written.broadcast_as(new)?.contiguous()?,
-                mask: constants.step_mask(&positions, length)?,
-            };
-            text.logits(&text.read(&tokens, &positions, &attention)?)
+            let attention = StepAttention { buffers: &self.buffers, positions: inputs.get(2)? };
+            let states = self.buffers.states.narrow(0, 0, span)?;
+            let x = text.read(&inputs.get(0)?, &inputs.get(1)?, &states, &attention)?;
+            text.logits(&x)
         })
     }
 
@@ -258,11 +220,14 @@ impl Pool {
             rows_per_slot: self.rows_per_slot,
             tokens: longest,
             slots: slots.to_vec(),
-            slot_indices: indices(slots.to_vec(), device)?,
             mask: causal_mask(longest, shape.dtype, device)?,
         };
+        let states = match runs(slots)[..] {
+            [(first, count)] => self.buffers.states.narrow(0, first, count)?,
+            _ => self.buffers.states.index_select(&indices(slots.to_vec(), device)?, 0)?,
+        };
         cache_shapes(device, || {
-            let x = text.read(&tokens, &positions, &attention)?;
+            let x = text.read(&tokens, &positions, &states, &attention)?;
             text.logits(&x.index_select(&last, 0)?)
         })
     }
@@ -271,31 +236,15 @@ impl Pool {
 /// Attention of a step: all slots up to the last that takes part, one token per row.
 struct StepAttention<'a> {
     buffers: &'a Buffers,
-    /// Slots in the pass.
-    span: usize,
-    /// Positions that a row may look at.
-    length: usize,
-    /// For each new key and value the position that it is written to.
-    written: Tensor,
-    /// `[rows, 1, 1, length]`.
-    mask: Tensor,
+    /// The position of each row's new token, or [`NOWHERE`].
+    positions: Tensor,
 }
 
 impl Attention for StepAttention<'_> {
-    fn over_tokens(&self, layer: usize, qkv: &Tensor) -> candle::Result<Tensor> {
-        let (rows, heads, _, d) = qkv.dims4()?;
-        let self_kv = self.buffers.self_kv.get(layer)?.narrow(0, 0, rows)?;
-        let new = qkv.narrow(2, 1, 2)?.contiguous()?.unsqueeze(3)?;
-        self_kv.scatter_set(&self.written, &new, 3)?;
-        let part = |n| self_kv.narrow(2, n, 1)?.squeeze(2)?.narrow(2, 0, self.length);
-        let q = qkv.narrow(2, 0, 1)?;
-        let context = scaled_attention(&q, &part(0)?, &part(1)?, Some(&self.mask))?;
-        context.reshape((rows, heads * d))
-    }
-
-    fn cross_kv(&self, layer: usize) -> candle::Result<(Tensor, Tensor)> {
-        let part = |all: &Tensor| all.get(layer)?.narrow(0, 0, self.span);
-        Ok((part(&self.buffers.cross_keys)?, part(&self.buffers.cross_values)?))
+    fn over_tokens(&self, with: Operations, layer: usize, qkv: &Tensor) -> candle::Result<Tensor> {
+        let self_kv = self.buffers.self_kv.get(layer)?.narrow(0, 0, qkv.dim(0)?)?;
+        with.step_store(&self_kv, qkv, &self.positions)?;
+        with.step_attend(&self_kv, qkv, &self.positions)
     }
 }
 
@@ -305,14 +254,12 @@ struct PromptAttention<'a> {
     rows_per_slot: usize,
     tokens: usize,
     slots: Vec<usize>,
-    /// `slots` on the device.
-    slot_indices: Tensor,
     /// `[tokens, tokens]`.
     mask: Tensor,
 }
 
 impl Attention for PromptAttention<'_> {
-    fn over_tokens(&self, layer: usize, qkv: &Tensor) -> candle::Result<Tensor> {
+    fn over_tokens(&self, _: Operations, layer: usize, qkv: &Tensor) -> candle::Result<Tensor> {
         let (rows, heads, _, d) = qkv.dims4()?;
         let (images, per_slot) = (self.slots.len(), self.rows_per_slot);
         let parts = qkv.reshape(&[images, self.tokens, heads, 3, d][..])?;
@@ -329,34 +276,12 @@ impl Attention for PromptAttention<'_> {
             target.slice_set(&both.narrow(0, done * per_slot, count * per_slot)?, 3, 0)?;
             done += count;
         }
-        let context = scaled_attention(&q, &k, &v, Some(&self.mask))?;
+        let context = masked_attention(&q, &k, &v, &self.mask)?;
         context.transpose(1, 2)?.reshape((rows, heads * d))
-    }
-
-    fn cross_kv(&self, layer: usize) -> candle::Result<(Tensor, Tensor)> {
-        let part = |all: &Tensor| match runs(&self.slots)[..] {
-            [(first, count)] => all.get(layer)?.narrow(0, first, count),
-            _ => all.get(layer)?.index_select(&self.slot_indices, 0),
-        };
-        Ok((part(&self.buffers.cross_keys)?, part(&self.buffers.cross_values)?))
     }
 }
 
 fn indices(all: Vec<usize>, device: &Device) -> candle::Result<Tensor> {
     let all: Vec<u32> = all.into_iter().map(|index| index as u32).collect();
     Tensor::new(all, device)
-}
-
-/// Runs `work` while candle caches on the device the shapes and strides that it passes to its CUDA
-/// kernels.
-///
-/// Otherwise candle allocates, copies and frees them at every launch over a tensor that is
-/// broadcast or not contiguous. It has this cache for CUDA graphs, but nothing in it requires a
-/// graph. Meanwhile it also caches small tensors that are made from host memory, forever and by
-/// their content, so `work` must not make any.
-#[cfg_attr(not(feature = "cuda"), allow(unused_variables))]
-fn cache_shapes<T>(device: &Device, work: impl FnOnce() -> T) -> T {
-    #[cfg(feature = "cuda")]
-    let _guard = device.as_cuda_device().ok().map(|device| device.enable_cuda_graph_htod_cache());
-    work()
 }

@@ -28,7 +28,7 @@ pub struct GpuSlot {
 /// The logits of a slot's last read.
 #[derive(Debug, Clone)]
 pub(super) struct LastLogits {
-    /// `[rows, vocabulary or more]`, with the rows of other slots.
+    /// `[rows, vocabulary]`, with the rows of other slots.
     pub(super) logits: Tensor,
     /// The slot's first row.
     pub(super) first: usize,
@@ -41,7 +41,8 @@ impl LastLogits {
     /// `vocabulary` of every row of the slot.
     pub(super) fn to_vec(&self) -> candle::Result<Vec<f32>> {
         let rows = self.logits.narrow(0, self.first, self.count)?;
-        rows.narrow(1, 0, self.vocabulary)?.flatten_all()?.to_vec1()
+        // In memory of its own; candle copies the whole memory of a contiguous view from a device.
+        rows.narrow(1, 0, self.vocabulary)?.force_contiguous()?.flatten_all()?.to_vec1()
     }
 }
 

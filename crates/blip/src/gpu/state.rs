@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use candle_core::{self as candle, DType, Device, Tensor};
 
-use super::buffers::{Constants, PoolShape};
+use super::buffers::PoolShape;
 use super::pool::Pool;
 use super::slot::{GpuSlot, LastLogits};
 use super::text::TextDecoder;
 use super::top_logits::top_logits;
-use crate::config::TextConfig;
+use crate::config::{BlipConfig, TextConfig};
 use crate::model::check_read;
 use crate::{Read, Scores, arithmetic};
+use cutline_cuda::Operations;
 use cutline_error::{Error, Result};
 
 /// The captions that are being written: one pool of slots for each number of rows (beams or
@@ -22,7 +23,6 @@ pub struct GpuState {
     /// The id of the last slot; ids are never reused.
     last_id: u64,
     shape: PoolShape,
-    constants: Constants,
 }
 
 /// Where a slot is.
@@ -35,15 +35,9 @@ pub(super) struct SlotAddress {
 }
 
 impl GpuState {
-    pub(super) fn new(
-        config: &TextConfig,
-        dtype: DType,
-        device: &Device,
-        growth: usize,
-    ) -> candle::Result<Self> {
+    pub(super) fn new(config: &BlipConfig, dtype: DType, device: &Device, growth: usize) -> Self {
         let shape = PoolShape::new(config, dtype, device, growth);
-        let constants = Constants::new(&shape)?;
-        Ok(Self { pools: Vec::new(), last_id: 0, shape, constants })
+        Self { pools: Vec::new(), last_id: 0, shape }
     }
 
     /// Drops all slots and frees their memory.
@@ -101,9 +95,9 @@ impl GpuState {
         reads.iter().map(address).collect()
     }
 
-    /// Computes the cross-attention's keys and values of new images.
-    pub(super) fn prefill_cross_kv(&mut self, text: &TextDecoder) -> candle::Result<()> {
-        self.pools.iter_mut().try_for_each(|pool| pool.prefill_cross_kv(text, &self.shape))
+    /// Copies the states of new images into their slots.
+    pub(super) fn add_new_images(&mut self) -> candle::Result<()> {
+        self.pools.iter_mut().try_for_each(Pool::add_new_images)
     }
 
     /// Reads the next tokens of slots that [`find`](Self::find) has found.
@@ -113,7 +107,7 @@ impl GpuState {
         reads: &mut [Read<'_, GpuSlot>],
         addresses: &[SlotAddress],
     ) -> candle::Result<Vec<Scores>> {
-        self.prefill_cross_kv(text)?;
+        self.add_new_images()?;
         let mut passes: Vec<PassOutput> = Vec::new();
         for (index, pool) in self.pools.iter_mut().enumerate() {
             let is_prompt = |n: usize| reads[n].slot.position == 0 && reads[n].tokens.len() > 1;
@@ -124,8 +118,7 @@ impl GpuState {
             if !steps.is_empty() {
                 pool.compact_and_reorder(&self.shape, reads, &steps)?;
                 let slots = pool.find_all(&ids(&steps));
-                let logits =
-                    pool.step(text, &self.shape, &self.constants, reads, &steps, &slots)?;
+                let logits = pool.step(text, &self.shape, reads, &steps, &slots)?;
                 let first_rows = slots.iter().map(|slot| slot * pool.rows_per_slot).collect();
                 passes.push(PassOutput { reads: steps, first_rows, logits });
             }
@@ -138,7 +131,7 @@ impl GpuState {
         }
         let mut scores: Vec<Option<Scores>> = reads.iter().map(|_| None).collect();
         for pass in passes {
-            pass.distribute(reads, &mut scores, self.shape.vocabulary)?;
+            pass.distribute(text.operations, reads, &mut scores, self.shape.vocabulary)?;
         }
         let all: Option<Vec<_>> = scores.into_iter().collect();
         all.ok_or_else(|| candle::Error::Msg("a slot was not read".to_owned()))
@@ -158,13 +151,14 @@ impl PassOutput {
     /// Gives every read its scores and advances its slot.
     fn distribute(
         &self,
+        with: Operations,
         reads: &mut [Read<'_, GpuSlot>],
         scores: &mut [Option<Scores>],
         vocabulary: usize,
     ) -> candle::Result<()> {
         let wanted = self.reads.iter().filter_map(|&n| reads[n].top).max();
         let top = match wanted {
-            Some(wanted) => top_logits(&self.logits, vocabulary, wanted)?,
+            Some(wanted) => top_logits(with, &self.logits, wanted)?,
             None => None,
         };
         for (&n, &first) in self.reads.iter().zip(&self.first_rows) {

@@ -40,7 +40,7 @@ fn logits(scores: &[Scores]) -> Vec<f32> {
 
 /// Reads the tokens one by one in a separate state, and returns the last logits.
 fn alone(model: &GpuWeights, image: &Tensor, tokens: &[u32]) -> Vec<f32> {
-    let mut state = model.new_state().unwrap();
+    let mut state = model.new_state();
     let mut slot = model.begin(&mut state, image, tokens.len(), 1).unwrap();
     let mut last = Vec::new();
     for token in tokens {
@@ -75,7 +75,7 @@ fn caches_grow_with_what_is_written() {
     let model = weights();
     let image = image(&model, 1, false);
     for prompt in [1, 6] {
-        let mut state = model.new_state_growing_by(4).unwrap();
+        let mut state = model.new_state_growing_by(4);
         let mut slot = model.begin(&mut state, &image, 21, 1).unwrap();
         let all = tokens(0);
         let mut read = &all[..prompt];
@@ -101,7 +101,7 @@ fn caches_grow_with_what_is_written() {
 #[test]
 fn slots_come_and_go_and_gaps_are_closed() {
     let model = weights();
-    let mut state = model.new_state().unwrap();
+    let mut state = model.new_state();
     let images: Vec<Tensor> = (0..12).map(|n| image(&model, n, n % 4 == 3)).collect();
     let begin =
         |state: &mut GpuState, n: usize| Some(model.begin(state, &images[n], 21, 1).unwrap());
@@ -135,7 +135,7 @@ fn slots_come_and_go_and_gaps_are_closed() {
 fn rows_continue_their_sources() {
     let model = weights();
     let image = image(&model, 3, true);
-    let mut state = model.new_state().unwrap();
+    let mut state = model.new_state();
     let mut slot = model.begin(&mut state, &image, 21, 3).unwrap();
     let mut beams: Vec<Vec<u32>> = vec![vec![FIRST]];
     let moves: [&[usize]; 6] = [&[0, 0, 0], &[2, 0, 1], &[0, 1, 2], &[1, 1, 0], &[2, 2], &[1]];
@@ -159,7 +159,7 @@ fn rows_continue_their_sources() {
 #[test]
 fn only_the_logits_that_were_asked_for_come_back() {
     let model = weights();
-    let mut state = model.new_state().unwrap();
+    let mut state = model.new_state();
     let images: Vec<Tensor> = (0..3).map(|n| image(&model, n, false)).collect();
     let mut slots: Vec<GpuSlot> =
         images.iter().map(|image| model.begin(&mut state, image, 21, 1).unwrap()).collect();
@@ -190,7 +190,7 @@ fn only_the_logits_that_were_asked_for_come_back() {
 #[test]
 fn reads_that_do_not_fit_are_refused_and_change_nothing() {
     let model = weights();
-    let mut state = model.new_state().unwrap();
+    let mut state = model.new_state();
     let image = image(&model, 1, false);
     let mut slot = model.begin(&mut state, &image, 3, 2).unwrap();
     let mut other = model.begin(&mut state, &image, 3, 2).unwrap();
@@ -214,9 +214,51 @@ fn reads_that_do_not_fit_are_refused_and_change_nothing() {
     );
 }
 
+/// What a GPU computes whose kernels all fail the check.
+#[test]
+fn candles_operations_write_the_same() {
+    let all: Vec<Vec<u32>> = (0..3).map(tokens).collect();
+    let run = |kernels: GpuKernels| {
+        tiny(|config, weights| {
+            let device = Device::Cpu;
+            let chosen = kernels.operations(config, DType::F32, &device).unwrap();
+            let model = GpuWeights::load(config, weights, DType::F32, &device).unwrap();
+            let model = model.computing_with(&chosen);
+            assert_eq!(model.description().kernels, "candle", "what multiplies on a CPU");
+            let mut state = model.new_state();
+            let images: Vec<Tensor> = (0..3).map(|n| image(&model, n, n == 2)).collect();
+            let begin = |state: &mut GpuState, n: usize| model.begin(state, &images[n], 21, 1 + n);
+            let mut slots: Vec<GpuSlot> = (0..3).map(|n| begin(&mut state, n).unwrap()).collect();
+            let mut everything = Vec::new();
+            // A prompt, and then three steps, of which the second is without the first image.
+            for step in 0..4 {
+                let mut reads = Vec::new();
+                for (n, slot) in slots.iter_mut().enumerate().skip(usize::from(step == 2)) {
+                    let read =
+                        if step == 0 { &all[n][..4 + n] } else { &all[n][6 + step..7 + step] };
+                    reads.push(Read { slot, tokens: read, top: None });
+                }
+                everything.extend(logits(&model.read(&mut state, &mut reads).unwrap()));
+            }
+            let reads = &mut [Read { slot: &mut slots[0], tokens: &all[0][..1], top: Some(3) }];
+            match model.read(&mut state, reads).unwrap().remove(0) {
+                Scores::Top(top) => (everything, top[0].tokens[..3].to_vec(), top[0].log_sum),
+                other => panic!("{other:?}"),
+            }
+        })
+    };
+    let (ours, candles) = (run(GpuKernels::Auto), run(GpuKernels::Candle));
+    assert_close(&candles.0, &ours.0, "all logits");
+    let ids = |top: &[(u32, f32)]| top.iter().map(|(id, _)| *id).collect::<Vec<_>>();
+    assert_eq!(ids(&candles.1), ids(&ours.1));
+    assert!((candles.2 - ours.2).abs() < 1e-4);
+}
+
 #[test]
 fn large_images_are_encoded_in_smaller_batches() {
     let model = weights();
-    assert_eq!(model.vision_batch(16, 16), 32);
-    assert_eq!(model.vision_batch(4096, 4096), 1);
+    assert_eq!(model.vision_batch(16, 16), MAX_IMAGES);
+    let [some, fewer] = [4096, 8192].map(|side| model.vision_batch(side, side));
+    assert!(fewer < some && some < MAX_IMAGES, "{some} {fewer}");
+    assert_eq!(model.vision_batch(1 << 20, 1 << 20), 1);
 }

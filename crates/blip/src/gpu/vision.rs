@@ -1,21 +1,25 @@
 //! The vision tower: a ViT with pre-norm, a class token and learned absolute positions.
 //!
-//! It takes any number of images of one size. Operands are made contiguous wherever candle's CUDA
-//! backend requires it, so nothing here depends on the device.
+//! It takes any number of images of one size. A layer is eight launches on a GPU: norms, products with
+//! their bias and residual, attention on the packed product, and the activation in place.
 //!
 //! Source: `BlipVisionModel` in transformers' `modeling_blip.py`.
+
+use std::sync::{Mutex, PoisonError};
 
 use candle_core::{self as candle, Device, Tensor};
 
 use crate::config::{Activation, VisionConfig};
-use crate::gpu::layers::{LayerNorm, Linear, attention};
+use crate::gpu::layers::{LayerNorm, Linear};
 use crate::loader::Loader;
 use crate::{arithmetic, positions};
+use cutline_cuda::Operations;
 use cutline_error::Result;
 
 /// Turns an image into the states that the decoder's cross-attention reads.
 #[derive(Debug)]
 pub(super) struct VisionTower {
+    pub(super) operations: Operations,
     patch_size: usize,
     /// The patch embedding: a convolution whose stride equals its kernel is a linear layer on
     /// patches.
@@ -41,12 +45,14 @@ impl VisionTower {
             .collect::<Result<Vec<_>>>()?;
         let eps = config.layer_norm_eps;
         Ok(Self {
+            operations: Operations::CUTLINE,
             patch_size: config.patch_size,
             patches,
             class: class.squeeze(0).map_err(arithmetic)?,
             positions: PositionEmbedding {
                 table: table.squeeze(0).map_err(arithmetic)?,
                 grid: config.grid(),
+                resampled: Mutex::default(),
             },
             layers,
             post_layernorm: loader.layer_norm("vision_model.post_layernorm", hidden, eps)?,
@@ -58,7 +64,8 @@ impl VisionTower {
     pub(super) fn forward(&self, pixels: &Tensor) -> candle::Result<Tensor> {
         let (images, _, height, width) = pixels.dims4()?;
         let (rows, columns) = (height / self.patch_size, width / self.patch_size);
-        let patches = self.patches.forward(&self.unfold(pixels, rows, columns)?)?;
+        let with = self.operations;
+        let patches = self.patches.forward(with, &self.unfold(pixels, rows, columns)?)?;
         let (_, hidden) = patches.dims2()?;
         let patches = patches.reshape((images, rows * columns, hidden))?;
         let class = self.class.broadcast_as((images, 1, hidden))?.contiguous()?;
@@ -66,9 +73,9 @@ impl VisionTower {
         let x = x.broadcast_add(&self.positions.at(rows, columns)?)?;
         let mut x = x.reshape((images * (1 + rows * columns), hidden))?;
         for layer in &self.layers {
-            x = layer.forward(&x, images)?;
+            x = layer.forward(with, x, images)?;
         }
-        self.post_layernorm.forward(&x)?.reshape((images, 1 + rows * columns, hidden))
+        self.post_layernorm.forward(with, &x)?.reshape((images, 1 + rows * columns, hidden))
     }
 
     /// `[images, 3, height, width]` → `[images · rows · columns, 3 · patch²]`: one patch per row,
@@ -86,8 +93,12 @@ fn load_patches(config: &VisionConfig, loader: &Loader<'_>, prefix: &str) -> Res
     let (hidden, side) = (config.hidden_size, config.patch_size);
     let kernel = loader.tensor(&format!("{prefix}.weight"), &[hidden, 3, side, side])?;
     let kernel = kernel.reshape((hidden, 3 * side * side)).map_err(arithmetic)?;
-    Ok(Linear::new(kernel, loader.tensor(&format!("{prefix}.bias"), &[hidden])?))
+    let bias = loader.tensor(&format!("{prefix}.bias"), &[hidden])?;
+    Ok(Linear::Dense { weight: kernel, bias })
 }
+
+/// Resampled tables that are kept: making one waits for the device and takes a core 10 ms and more.
+const KEPT_TABLES: usize = 4;
 
 /// One learned vector per patch, resampled for images of another size.
 #[derive(Debug)]
@@ -96,6 +107,8 @@ struct PositionEmbedding {
     table: Tensor,
     /// Patches along a side of the image that the model was trained on.
     grid: usize,
+    /// The tables of the last few other sizes, the newest last.
+    resampled: Mutex<Vec<((usize, usize), Tensor)>>,
 }
 
 impl PositionEmbedding {
@@ -107,6 +120,19 @@ impl PositionEmbedding {
         if (rows, columns) == (self.grid, self.grid) {
             return Ok(self.table.clone());
         }
+        let mut known = self.resampled.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, table)) = known.iter().find(|(size, _)| *size == (rows, columns)) {
+            return Ok(table.clone());
+        }
+        let table = self.resample(rows, columns)?;
+        if known.len() == KEPT_TABLES {
+            known.remove(0);
+        }
+        known.push(((rows, columns), table.clone()));
+        Ok(table)
+    }
+
+    fn resample(&self, rows: usize, columns: usize) -> candle::Result<Tensor> {
         let (_, hidden) = self.table.dims2()?;
         let (dtype, device) = (self.table.dtype(), self.table.device());
         let table = self.table.to_device(&Device::Cpu)?.to_dtype(candle_core::DType::F32)?;
@@ -153,20 +179,19 @@ impl VisionLayer {
         })
     }
 
-    /// `[images · tokens, hidden]` → the same shape.
-    fn forward(&self, x: &Tensor, images: usize) -> candle::Result<Tensor> {
-        let x = (self.attend(&self.layer_norm1.forward(x)?, images)? + x)?;
-        let inner = self.activation.forward(&self.fc1.forward(&self.layer_norm2.forward(&x)?)?)?;
-        self.fc2.forward(&inner)? + x
+    /// `[images · tokens, hidden]` → the same shape, in the memory of `x`.
+    fn forward(&self, with: Operations, x: Tensor, images: usize) -> candle::Result<Tensor> {
+        let context = self.attend(with, &self.layer_norm1.forward(with, &x)?, images)?;
+        let x = self.projection.add_to(with, x, &context)?;
+        let inner = self.fc1.forward(with, &self.layer_norm2.forward(with, &x)?)?;
+        self.fc2.add_to(with, x, &self.activation.forward(with, inner)?)
     }
 
-    fn attend(&self, x: &Tensor, images: usize) -> candle::Result<Tensor> {
+    fn attend(&self, with: Operations, x: &Tensor, images: usize) -> candle::Result<Tensor> {
         let (rows, hidden) = x.dims2()?;
-        let shape = [images, rows / images, 3, self.heads, hidden / self.heads];
-        // One copy makes all three contiguous, as cuBLAS needs them.
-        let parts = self.qkv.forward(x)?.reshape(&shape[..])?.permute([2, 0, 3, 1, 4])?;
-        let parts = parts.contiguous()?;
-        let context = attention(&parts.get(0)?, &parts.get(1)?, &parts.get(2)?, None)?;
-        self.projection.forward(&context.transpose(1, 2)?.reshape((rows, hidden))?)
+        let width = hidden / self.heads;
+        let shape = [images, rows / images, 3, self.heads, width];
+        let qkv = self.qkv.forward(with, x)?.reshape(&shape[..])?;
+        with.attention(&qkv, (width as f32).powf(-0.5))
     }
 }
