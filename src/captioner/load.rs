@@ -17,6 +17,12 @@ use crate::tokenizer::{Tokenizer, TokenizerSource};
 use cutline_error::{Error, ErrorKind, Result};
 use cutline_image::{DecodeLimits, PreprocessConfig};
 
+/// Images that may wait for a CPU, and at least for a GPU.
+const QUEUE_CAPACITY: usize = 64;
+
+/// Batches that may wait for a GPU.
+const BATCHES_IN_QUEUE: usize = 8;
+
 /// Images that are decoded at a time while the model runs on the CPU: the model needs the cores itself.
 pub const WORKERS_ON_CPU: usize = 2;
 
@@ -43,8 +49,8 @@ pub struct CaptionerSettings {
     pub max_batch_size: Option<usize>,
     /// When images are encoded while others are decoded.
     pub vision_order: VisionOrder,
-    /// Images that may wait.
-    pub queue_capacity: usize,
+    /// Images that may wait; `None` for what suits the device.
+    pub queue_capacity: Option<usize>,
     /// Limits of caches and image memory.
     pub memory: MemoryLimits,
     /// Memory for images that is shared with others; `None` for its own, within the limits of
@@ -77,7 +83,7 @@ impl Default for CaptionerSettings {
             max_workers: None,
             max_batch_size: None,
             vision_order: VisionOrder::default(),
-            queue_capacity: 64,
+            queue_capacity: None,
             memory: MemoryLimits::default(),
             image_memory: None,
             decoders: None,
@@ -166,7 +172,9 @@ impl Captioner {
                 max_batch_size,
                 vision_order: settings.vision_order,
                 vision_batch: engine_info.vision_batch,
-                queue_capacity: settings.queue_capacity,
+                queue_capacity: settings
+                    .queue_capacity
+                    .unwrap_or_else(|| queue_capacity(engine_info.on_cpu(), max_batch_size)),
                 memory,
                 fallback_text: settings.fallback_text.clone(),
                 appearance: settings.appearance,
@@ -202,6 +210,13 @@ fn workers(engine: &EngineInfo) -> usize {
     } else {
         std::thread::available_parallelism().map_or(WORKERS_ON_CPU, NonZero::get)
     }
+}
+
+/// Images that may wait. On a GPU they are several batches: the faster it is, the larger is the batch
+/// that pays, and the sooner a queue that is enough for a CPU would run empty.
+fn queue_capacity(on_cpu: bool, max_batch_size: usize) -> usize {
+    let batches = if on_cpu { 0 } else { BATCHES_IN_QUEUE };
+    QUEUE_CAPACITY.max(batches * max_batch_size)
 }
 
 /// The checkpoint's preprocessing at the configured size.
@@ -312,5 +327,17 @@ fn describe(
         warm_up_ms,
         memory_bytes: resident_bytes(),
         others: Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gpu_has_a_queue_of_several_batches() {
+        assert_eq!(queue_capacity(true, 1024), 64);
+        assert_eq!(queue_capacity(false, 1), 64);
+        assert_eq!(queue_capacity(false, 128), 1024);
     }
 }

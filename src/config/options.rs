@@ -128,9 +128,10 @@ pub(super) struct ServerOptions {
 #[derive(Args)]
 #[command(next_help_heading = "Server")]
 pub(super) struct QueueOptions {
-    /// Images that may wait for the model; beyond this, the answer is 429
-    #[arg(long, env, default_value = "64", value_parser = number::<usize>(1, 1 << 20))]
-    pub(super) queue_capacity: usize,
+    /// Images that may wait for the model; beyond this, the answer is 429; auto is 64 on a CPU, and at
+    /// least eight batches on a GPU
+    #[arg(long, env, default_value = "auto", value_parser = number_or_auto::<usize>(1, 1 << 20))]
+    pub(super) queue_capacity: Auto<usize>,
     /// Bytes of images that are being received or are waiting; beyond this, the answer is 429
     #[arg(long, env, default_value = "268435456", value_parser = number::<u64>(1 << 20, MAX_MEMORY))]
     pub(super) max_inflight_bytes: u64,
