@@ -57,6 +57,7 @@ def arguments():
     parser.add_argument("--references", type=pathlib.Path, help="reference captions of the photos, for cutline eval")
     parser.add_argument("--clients", type=int, default=0, help="clients of the server; 0 means four times the batch size")
     parser.add_argument("--seconds", type=float, default=20, help="seconds for which the server is measured")
+    parser.add_argument("--load-client", type=pathlib.Path, help="the program load-client, instead of clients in Python")
     parser.add_argument("--compile-timeout", type=float, default=300, help="seconds for torch.compile, before only the tower is compiled")
     parser.add_argument("--timeout", type=float, default=540, help="time limit of one process, in seconds")
     parser.add_argument("--quick", action="store_true", help="use few passes, photos and seconds, to test the script")

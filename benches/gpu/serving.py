@@ -33,11 +33,15 @@ def measure(options, precision):
         path = f"/caption/generate?cache=bypass&min_new_tokens={options.new_tokens}&max_new_tokens={options.new_tokens}"
         latencies = [ask(server, path, bodies[n % len(bodies)]) for n in range(alone + 2)][2:]
         clients = options.clients or 4 * batch
-        statuses, seconds = crowd(server, path, bodies, clients, options.seconds)
+        if options.load_client:
+            statuses = compiled_crowd(options, server, path, clients)
+        else:
+            statuses, _ = crowd(server, path, bodies, clients, options.seconds)
+        seconds = options.seconds
     line = common.bench(options, options.device, precision, batch, folder)
     per_second = statuses[200] / seconds
     return {
-        "precision": precision, "device": info["device"], "batch": batch, "clients": clients,
+        "client": "Rust" if options.load_client else "Python", "precision": precision, "device": info["device"], "kernels": info["kernels"], "batch": batch, "clients": clients,
         "images_per_second": per_second, "bench_images_per_second": line["images_per_second"],
         "share": per_second / line["images_per_second"], "statuses": {str(key): n for key, n in statuses.items()},
         "mean_kilobytes": statistics.mean(map(len, bodies)) / 1e3,
@@ -98,6 +102,13 @@ def ask(server, path, body):
     if answer.status != 200:
         raise common.Failure(f"the server responded with {answer.status}: {said[:200]!r}")
     return time.perf_counter() - begin
+
+
+def compiled_crowd(options, server, path, clients):
+    """The same from the program load-client, which is faster than any server."""
+    command = [options.load_client, f"127.0.0.1:{server.port}", path, clients, options.seconds, *common.photos(options)]
+    line = json.loads(common.output(command, options.seconds + 180))
+    return collections.Counter({int(key) if key.isdigit() else key: n for key, n in line["statuses"].items()})
 
 
 def crowd(server, path, bodies, clients, seconds):

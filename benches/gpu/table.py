@@ -114,7 +114,8 @@ def served(results):
     if "share" not in server:
         return ""
     return ("| over HTTP, from JPEG | |\n| --- | ---: |\n"
-            f"| device, precision, batch, clients | {server['device']}, {server['precision']}, {server['batch']}, {server['clients']} |\n"
+            f"| device, precision, batch, clients | {server['device']}, {server['precision']}, {server['batch']}, {server['clients']} in {server['client']} |\n"
+            f"| kernels | {server.get('kernels', '')} |\n"
             f"| images per second, photos of {server['mean_kilobytes']:.0f} KB | {number(server['images_per_second'])} |\n"
             f"| `cutline bench` at the same batch size | {number(server['bench_images_per_second'])} |\n"
             f"| share | {server['share']:.0%} |\n"
