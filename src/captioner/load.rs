@@ -1,13 +1,14 @@
 //! From settings to a warm captioner.
 
 use std::num::NonZero;
+use std::path::Path;
 use std::time::Instant;
 
 use super::{
     AppearanceOptions, Captioner, CaptionerParts, Decoders, GenerationDefaults, Gpu, ImageMemory,
     MemoryLimits, ModelExtras, ModelInfo,
 };
-use crate::engine::batch_size;
+use crate::engine::batch_size::{self, Known, recall};
 use crate::engine::local::LocalEngine;
 use crate::engine::source::{self, ModelFiles, ModelSource};
 use crate::engine::{EngineInfo, EngineOptions, Family, HubOptions, MAX_BEAMS};
@@ -141,7 +142,9 @@ impl Captioner {
         engine.warm_up(preprocess.width, preprocess.height)?;
         let max_batch_size = match settings.max_batch_size {
             Some(rows) => rows,
-            None => fitting_batch(&mut engine, &preprocess)?,
+            None => {
+                fitting_batch(&mut engine, &preprocess, &files.digest, &settings.hub.cache_dir)?
+            }
         };
         let warm_up_ms = milliseconds(begin.elapsed());
 
@@ -186,19 +189,37 @@ impl Captioner {
     }
 }
 
-/// The largest useful batch of the device; logs what was measured.
-fn fitting_batch(engine: &mut LocalEngine, preprocess: &PreprocessConfig) -> Result<usize> {
+/// The largest useful batch of the device, measured unless it is known in `folder` for the weights with
+/// this digest; logs what was measured.
+fn fitting_batch(
+    engine: &mut LocalEngine,
+    preprocess: &PreprocessConfig,
+    digest: &str,
+    folder: &Path,
+) -> Result<usize> {
     if engine.info().on_cpu() {
         return Ok(batch_size::ON_CPU);
     }
-    let found = batch_size::find(engine, preprocess.width, preprocess.height)?;
+    let PreprocessConfig { width, height, .. } = *preprocess;
+    let known = Known::of(folder, digest, engine.info(), [width, height]);
+    let before = known.as_ref().and_then(|known| recall(engine, known, width, height));
+    let (found, when) = match before {
+        Some(found) => (found, "as measured at an earlier start"),
+        None => (batch_size::find(engine, width, height)?, "as measured now"),
+    };
     tracing::info!(
         max_batch_size = found.rows,
         images_per_second = found.images_per_second,
-        "decoding up to {} captions together: {}",
+        "decoding up to {} captions together, {when}: {}",
         found.rows,
         found.limit.as_str()
     );
+    if let (Some(known), None) = (&known, before)
+        && let Err(error) = known.write(found)
+    {
+        let path = known.path().display();
+        tracing::info!("the batch size cannot be kept for the next start: {path}: {error}");
+    }
     Ok(found.rows)
 }
 

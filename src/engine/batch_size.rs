@@ -1,12 +1,17 @@
 //! How many rows a device should decode together.
 //!
 //! On a CPU it is known: see docs/design/scheduling.md. GPUs differ by a factor of twenty in speed
-//! and memory, so there it is measured once, while the engine is warmed up.
+//! and memory, so there it is measured while the engine is warmed up, and kept for the next start.
+
+mod known;
+
+use serde::{Deserialize, Serialize};
 
 use super::Engine;
 use super::bench::{Workload, measure_sized};
 use super::local::LocalEngine;
 use cutline_error::{Error, ErrorKind, Result};
+pub use known::Known;
 
 /// Rows on a CPU; with more, an image does not become noticeably cheaper.
 pub const ON_CPU: usize = 8;
@@ -35,7 +40,8 @@ pub struct BatchSize {
 }
 
 /// The reason why a search ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Limit {
     /// More rows were not faster.
     Throughput,
@@ -63,18 +69,34 @@ impl Limit {
 /// # Errors
 /// Not even one image can be captioned, or captioning fails for a reason other than lack of memory.
 pub fn find(engine: &mut LocalEngine, width: usize, height: usize) -> Result<BatchSize> {
-    let new_tokens = NEW_TOKENS.min(engine.info().max_positions.saturating_sub(1)).max(1);
-    let found = search(LARGEST, |batch| {
-        let workload = Workload { batch, new_tokens, iterations: ITERATIONS };
-        let measured = measure_sized(engine, workload, [width, height]);
-        if measured.is_err() {
-            engine.reset();
-        }
-        Ok(1.0 / measured?.end_to_end.as_secs_f64().max(1e-9))
-    });
+    let found = search(LARGEST, |batch| run(engine, batch, ITERATIONS, [width, height]));
     // Otherwise the buffers stay as large as the last size that was tried.
     engine.reset();
     found
+}
+
+/// What was found at an earlier start, if `engine` can still caption that many images at once: others
+/// may use the device's memory now.
+pub fn recall(
+    engine: &mut LocalEngine,
+    known: &Known,
+    width: usize,
+    height: usize,
+) -> Option<BatchSize> {
+    let found = known.read()?;
+    let ran = run(engine, found.rows, 1, [width, height]);
+    engine.reset();
+    ran.is_ok().then_some(found)
+}
+
+/// Images per second with this many rows.
+fn run(engine: &mut LocalEngine, batch: usize, iterations: usize, size: [usize; 2]) -> Result<f64> {
+    let new_tokens = NEW_TOKENS.min(engine.info().max_positions.saturating_sub(1)).max(1);
+    let measured = measure_sized(engine, Workload { batch, new_tokens, iterations }, size);
+    if measured.is_err() {
+        engine.reset();
+    }
+    Ok(1.0 / measured?.end_to_end.as_secs_f64().max(1e-9))
 }
 
 /// Doubles the rows, starting with one, as long as `throughput` (images per second with this many
