@@ -122,7 +122,9 @@ def test_a_process_may_fork_before_its_first_captioner(cat: Path) -> None:
 
 def test_ctrl_c_ends_a_long_batch(cat: Path) -> None:
     code = """
-        import sys, time, cutline
+        import signal, sys, cutline
+        # A shell lets programs in the background ignore it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         captioner = cutline.Captioner()
         print("ready", flush=True)
         try:
@@ -137,7 +139,10 @@ def test_ctrl_c_ends_a_long_batch(cat: Path) -> None:
         assert process.stdout.readline() == "ready\n"
         time.sleep(1)
         process.send_signal(signal.SIGINT)
-        rest, _ = process.communicate(timeout=60)
+        try:
+            rest, _ = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert rest.splitlines() == ["interrupted", "a cat sitting on top of a table"]
     assert process.returncode == 0
 
