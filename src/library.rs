@@ -14,7 +14,7 @@ use cutline_library::{
 
 use cutline_library::prompts::Exposure;
 
-use crate::captioner::{Appearance, ImageInfo, Keep, Kept, Recipe, Style};
+use crate::captioner::{Appearance, ImageInfo, Keep, Kept, PhotoEmbedding, Recipe, Style};
 use cutline_error::{Error, Result};
 use cutline_image::Colors;
 
@@ -112,6 +112,20 @@ fn add_appearance(asset: &mut NewAsset, appearance: &Appearance) {
     }
 }
 
+/// A photo with its embedding.
+fn embedded(image: &ImageInfo, embedding: &PhotoEmbedding) -> Result<NewAsset> {
+    let PhotoEmbedding { model, digest, vector } = embedding;
+    let mut asset = asset(image, None, None, author(model, digest, "", ""))?;
+    let vector = vector.clone();
+    asset.features = usable(&vector).then(|| Features { space: embedding_space(digest), vector });
+    Ok(asset)
+}
+
+/// The space of the embeddings of photos and texts by the model with this digest.
+pub(crate) fn embedding_space(digest: &str) -> String {
+    format!("{}{digest}", Features::WITH_TEXTS)
+}
+
 /// Whether features have a direction. Without one they are worth nothing, and the store would refuse them.
 pub(crate) fn usable(vector: &[f32]) -> bool {
     vector.iter().all(|x| x.is_finite()) && vector.iter().any(|x| *x != 0.0)
@@ -181,7 +195,12 @@ impl Keep for Keeper {
             expose(&mut asset, parameters.recipe.as_deref(), kept.latency, kept.cost);
         }
         let Some(jobs) = self.jobs() else { return };
-        if let Err(TrySendError::Full(_)) = jobs.try_send(Job::Store(Box::new(asset))) {
+        let embedded = kept.embedding.and_then(|embedding| embedded(kept.image, embedding).ok());
+        let full = |asset| {
+            let sent = jobs.try_send(Job::Store(Box::new(asset)));
+            matches!(sent, Err(TrySendError::Full(_)))
+        };
+        if full(asset) || embedded.is_some_and(full) {
             tracing::warn!(
                 "a caption is not kept: the disk of the library is too slow for so many"
             );

@@ -6,10 +6,10 @@ use std::time::Instant;
 
 use tracing::{Instrument, Span};
 
+use super::afterwards::continued;
 use super::answer::{Answer, CaptionProgress};
 use super::dispatch::Chosen;
 use super::recipe::MAX_PREFIX;
-use super::rerank::reranked;
 use super::stream::{CallerContext, CaptionStream};
 use super::work::{self, Beginning, CaptionTask, VisionCacheUse};
 use super::{Appearance, CachePolicy, CaptionParams, Captioner, KeptParameters, Photo, Priority};
@@ -76,12 +76,12 @@ impl Captioner {
         params: CaptionParams,
         priority: Priority,
     ) -> Result<Vec<CaptionStream>> {
-        let reranks = photos.iter().map(|photo| self.rerank(photo, &params));
-        let reranks = reranks.collect::<Result<_>>()?;
-        Ok(reranked(self.start_chosen(photos, params, priority).await?, reranks))
+        let afterwards = photos.iter().map(|photo| self.afterwards(photo, &params));
+        let afterwards = afterwards.collect::<Result<_>>()?;
+        Ok(continued(self.start_chosen(photos, params, priority).await?, afterwards))
     }
 
-    /// [`start_all`](Self::start_all), with captions in the order that the model gives them.
+    /// [`start_all`](Self::start_all), with nothing that is done afterwards.
     async fn start_chosen(
         &self,
         photos: Vec<Photo>,
@@ -154,13 +154,13 @@ impl Captioner {
         }
         let begin = Instant::now();
         let mut requests = Vec::with_capacity(photos.len());
-        let mut reranks = Vec::with_capacity(photos.len());
+        let mut afterwards = Vec::with_capacity(photos.len());
         for (photo, params) in photos {
-            reranks.push(self.rerank(&photo, &params)?);
+            afterwards.push(self.afterwards(&photo, &params)?);
             requests.push((photo, Arc::new(self.request(params).await?)));
         }
         let photos = self.hash(requests).await?;
-        Ok(reranked(self.admit(photos, priority, begin)?, reranks))
+        Ok(continued(self.admit(photos, priority, begin)?, afterwards))
     }
 
     /// Checks what is asked.

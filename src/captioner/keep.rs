@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::afterwards::PhotoEmbedding;
 use super::{Caption, CaptionParams, Captioner, CaptionerInner, Choice, ImageInfo, Recipe, Style};
 use cutline_error::Result;
 use cutline_image::{Colors, DecodedImage, PixelValues, Stretched};
@@ -56,6 +57,8 @@ pub struct Kept<'a> {
     pub appearance: Option<&'a Appearance>,
     /// The best text; `None` if there is only the fallback.
     pub best: Option<&'a Choice>,
+    /// The photo as another model sees it that compares texts and photos; `None` if none was asked.
+    pub embedding: Option<&'a PhotoEmbedding>,
     /// How long the caller waited for it.
     pub latency: Duration,
     /// What it cost, if that is known.
@@ -106,6 +109,7 @@ impl Captioner {
         parameters: Option<&KeptParameters>,
         caption: &Caption,
         colors: &Colors,
+        embedding: Option<&PhotoEmbedding>,
         latency: Duration,
     ) {
         let (Some(keeper), Some(parameters)) = (self.inner.keeper.get(), parameters) else {
@@ -119,6 +123,7 @@ impl Captioner {
             colors,
             appearance: caption.appearance.as_deref(),
             best: caption.captions.first().filter(|_| caption.fallback.is_none()),
+            embedding,
             latency,
             cost: caption.routing.as_ref().and_then(|routing| routing.cost),
         });

@@ -24,6 +24,7 @@
 //!   decoding; `load`: from settings to a captioner.
 
 mod admit;
+mod afterwards;
 mod answer;
 mod ask;
 mod budget;
@@ -45,7 +46,6 @@ mod params;
 mod process;
 mod rank;
 mod recipe;
-mod rerank;
 mod stream;
 mod style;
 mod tagging;
@@ -59,6 +59,7 @@ use std::time::Duration;
 
 use tokio::sync::{OnceCell, Semaphore};
 
+pub use self::afterwards::PhotoEmbedding;
 use self::answer::{Answer, CaptionProgress, EncodedImageEntry};
 pub use self::ask::{Answered, QuestionAnswer};
 pub use self::budget::{Budget, Permit, Photo};
@@ -143,6 +144,8 @@ struct CaptionerInner {
     appearance: Option<AppearanceOptions>,
     /// Where captions are kept, if they are.
     keeper: OnceLock<Arc<dyn Keep>>,
+    /// What embeds photos whose captions are kept, if anything does.
+    embedder: OnceLock<Captioner>,
     /// Who else may answer, if there are others.
     dispatch: OnceLock<Arc<dyn Dispatch>>,
 }
@@ -256,6 +259,7 @@ impl Captioner {
             fallback_text: parts.fallback_text,
             appearance: parts.appearance,
             keeper: OnceLock::new(),
+            embedder: OnceLock::new(),
             dispatch: OnceLock::new(),
         };
         Ok(Self { inner: Arc::new(inner), payer: Payer::default() })

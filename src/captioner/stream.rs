@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use super::afterwards::{Afterwards, PhotoEmbedding};
 use super::answer::{Answer, CaptionProgress, ComputedAnswer};
 use super::charge::Charge;
 use super::dispatch::{RouteEvent, RouteReader};
 use super::recipe::chained;
-use super::rerank::Rerank;
 use super::style::styled;
 use super::{
     Appearance, CacheState, Caption, Captioner, KeptParameters, Recipe, RoutedCaption, Style,
@@ -36,7 +36,7 @@ pub struct CaptionStream {
     source: AnswerSource,
     /// The last text that was sent in a style other than [`Style::Caption`].
     last_text: String,
-    rerank: Option<Rerank>,
+    afterwards: Option<Afterwards>,
 }
 
 /// The caller of a stream, and how it wants the caption.
@@ -82,7 +82,7 @@ enum StreamUpdate {
 
 impl CaptionStream {
     fn new(caller: CallerContext, source: AnswerSource) -> Self {
-        Self { caller, source, last_text: String::new(), rerank: None }
+        Self { caller, source, last_text: String::new(), afterwards: None }
     }
 
     /// A stream of a cached answer.
@@ -132,9 +132,9 @@ impl CaptionStream {
         self
     }
 
-    /// The same stream, whose captions are put in order in the end.
-    pub(super) fn reranked(mut self, rerank: Option<Rerank>) -> Self {
-        self.rerank = rerank;
+    /// The same stream, with something to do when the captions are there.
+    pub(super) fn continued(mut self, afterwards: Option<Afterwards>) -> Self {
+        self.afterwards = afterwards;
         self
     }
 
@@ -290,35 +290,39 @@ impl CaptionStream {
             Err(error) => return Err(self.failed(error)),
         };
         let RoutedCaption { mut caption, colors, kept } = *routed;
-        self.order(&mut caption).await?;
+        let embedding = self.afterwards(&mut caption).await?;
         if let Some(charge) = self.caller.charge.take() {
             let cached = caption.cache != CacheState::Miss;
             charge.settle_for(self.caller.prompt_tokens, &caption.captions, cached).await?;
         }
         if matches!(&self.source, AnswerSource::Elsewhere(reader) if reader.keeps) {
             let waited = self.caller.begin.elapsed();
-            self.caller.captioner.keep(kept.as_deref(), &caption, &colors, waited);
+            let embedding = embedding.as_ref();
+            self.caller.captioner.keep(kept.as_deref(), &caption, &colors, embedding, waited);
         }
         self.caller.kept = kept;
         Ok(CaptionEvent::Done(Box::new(caption)))
     }
 
-    /// The end of an answer of this process: it is put in order, paid and kept.
+    /// The end of an answer of this process: it is finished, paid and kept.
     async fn done(&mut self, mut caption: Box<Caption>, answer: &Answer) -> Result<CaptionEvent> {
-        self.order(&mut caption).await?;
+        let embedding = self.afterwards(&mut caption).await?;
         self.settle(answer).await?;
         let CallerContext { captioner, kept, begin, .. } = &self.caller;
-        captioner.keep(kept.as_deref(), &caption, &answer.colors, begin.elapsed());
+        let (kept, embedding) = (kept.as_deref(), embedding.as_ref());
+        captioner.keep(kept, &caption, &answer.colors, embedding, begin.elapsed());
         Ok(CaptionEvent::Done(caption))
     }
 
-    /// Puts the captions in order, if the caller wants that.
-    async fn order(&mut self, caption: &mut Caption) -> Result<()> {
-        let Some(rerank) = self.rerank.take() else { return Ok(()) };
-        // Boxed: most callers want no order, and the future is large.
-        Box::pin(rerank.apply(caption)).await.map_err(|error| self.failed(error))?;
+    /// Does what is left to do when the captions are there.
+    async fn afterwards(&mut self, caption: &mut Caption) -> Result<Option<PhotoEmbedding>> {
+        let Some(afterwards) = self.afterwards.take() else { return Ok(None) };
+        let is_new = caption.cache != CacheState::Hit;
+        // Boxed: most callers want nothing more, and the future is large.
+        let done = Box::pin(afterwards.apply(caption, is_new)).await;
+        let embedding = done.map_err(|error| self.failed(error))?;
         caption.timings.total_ms = milliseconds(self.caller.begin.elapsed());
-        Ok(())
+        Ok(embedding)
     }
 
     /// The text so far in the caller's style; `None` if a new word changes nothing, because the style

@@ -63,6 +63,8 @@ pub struct Settings {
     pub routing: RoutingSettings,
     /// Where captions are kept; `None` for nowhere.
     pub library: Option<String>,
+    /// Whether photos whose captions are kept are embedded.
+    pub library_embeddings: bool,
     /// What is logged, and how.
     pub log: LogSettings,
     /// Where traces are sent.
@@ -88,6 +90,7 @@ impl Settings {
             },
             routing: routing::settings(values)?,
             library: library_address(values)?,
+            library_embeddings: library_embeddings(values)?,
             log: LogSettings::new(values)?,
             traces: TraceSettings::new(values)?,
         })
@@ -128,8 +131,16 @@ pub fn library_address(values: &Values) -> Result<Option<String>> {
 /// # Errors
 /// As [`Settings::new`].
 pub fn library_appearance(values: &Values) -> Result<Option<AppearanceOptions>> {
-    let LibraryOptions { library, library_thumbnails: thumbnails } = values.read()?;
+    let LibraryOptions { library, library_thumbnails: thumbnails, .. } = values.read()?;
     Ok(library.map(|_| AppearanceOptions { thumbnails }))
+}
+
+fn library_embeddings(values: &Values) -> Result<bool> {
+    let LibraryOptions { library, library_embeddings, .. } = values.read()?;
+    if library_embeddings && library.is_none() {
+        return Err(values.unusable("LIBRARY_EMBEDDINGS", "it needs LIBRARY; set that too"));
+    }
+    Ok(library_embeddings)
 }
 
 /// A task of Hugging Face's inference API.

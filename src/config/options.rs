@@ -279,6 +279,12 @@ pub(super) struct LibraryOptions {
           action = ArgAction::Set, num_args = 0..=1, require_equals = true,
           default_missing_value = "true")]
     pub(super) library_thumbnails: bool,
+    /// Whether photos whose captions are kept are also embedded by a model of MODELS that can, so that
+    /// /library/similar finds them by a text
+    #[arg(long, env, default_value = "false", value_parser = choice(flag()),
+          action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_missing_value = "true")]
+    pub(super) library_embeddings: bool,
 }
 
 #[derive(Args)]

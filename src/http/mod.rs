@@ -126,6 +126,7 @@ fn routes() -> Vec<(Access, UtoipaMethodRouter<AppState>)> {
         (Picture, routes!(library::show::thumbnail)),
         (READ, routes!(library::show::history)),
         (READ, routes!(library::show::similar)),
+        (READ, routes!(library::show::matching)),
         (WRITE, routes!(library::edit::edit)),
         (READ, routes!(library::show::duplicates)),
         (READ, routes!(library::show::facets)),

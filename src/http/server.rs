@@ -12,6 +12,7 @@ use super::connection::{Connection, ConnectionLimit, TimeoutListener};
 use super::{AppState, app, taggers};
 use crate::captioner::{Captioner, TagParams};
 use crate::config::{Settings, read_routes};
+use crate::engine::Ability;
 use crate::metrics::{Metrics, max_descriptors};
 use crate::routing::{self, Loaded, Routes};
 use cutline_error::{Error, ErrorKind, Result};
@@ -95,6 +96,9 @@ pub async fn run(
         }
         state.show_routes(routes);
     }
+    if settings.library_embeddings {
+        embed(&captioner)?;
+    }
     state.ready(captioner.clone());
     if state.settings().tag_vocabulary.is_some() {
         tokio::spawn(warm_tagger(state.clone(), captioner));
@@ -120,6 +124,18 @@ async fn reload(file: PathBuf, routes: Routes, mut reloads: mpsc::Receiver<()>) 
             }
         }
     }
+}
+
+/// Embeds photos whose captions are kept.
+fn embed(captioner: &Captioner) -> Result<()> {
+    let embedder = captioner.able(Ability::Embed).map_err(|error| {
+        let detail = format!("LIBRARY_EMBEDDINGS needs a model that embeds, among MODELS: {error}");
+        Error::new(ErrorKind::Config, detail)
+    })?;
+    for (_, other) in captioner.other_models() {
+        other.embed_with(embedder)?;
+    }
+    captioner.embed_with(embedder)
 }
 
 /// Computes what the first request for tags would otherwise wait for.

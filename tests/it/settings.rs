@@ -178,6 +178,7 @@ fn each_invalid_value_is_reported_with_its_name_and_a_remedy() {
         ("TAG_WEIGHTS", "Cargo.toml"),
         // Without LIBRARY.
         ("TAG_VOCABULARY", "library:shop"),
+        ("LIBRARY_EMBEDDINGS", "true"),
     ] {
         let error = settings(&[(name, value)]).expect_err(name);
         assert_eq!(error.kind(), ErrorKind::Config, "{name}={value}: {error}");

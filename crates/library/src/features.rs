@@ -64,6 +64,10 @@ pub struct Neighbour {
 }
 
 impl Features {
+    /// How the names of spaces begin in which texts are beside photos. Two photos are compared in another space
+    /// if there is one: how they look says more.
+    pub const WITH_TEXTS: &str = "texts:";
+
     /// The vector of length 1, as half-precision bytes.
     ///
     /// # Errors

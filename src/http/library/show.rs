@@ -7,15 +7,20 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use cutline_library::duplicates::{self, Duplicates};
 use cutline_library::{
-    Asset, Facet, FeedbackRow, Neighbour, Page, Probe, Revision, Run, Similar, Sort, Stats,
+    Asset, Facet, Features, FeedbackRow, Neighbour, Page, Probe, Revision, Run, Similar, Sort,
+    Stats,
 };
+use tokio::time::timeout;
 
-use super::{Parameters, etag, hash, no_photo, with};
+use super::{Parameters, etag, hash, library, no_photo, with};
+use crate::captioner::TextParams;
+use crate::engine::Ability;
 use crate::http::error::Failure;
 use crate::http::openapi::bodies::RawImage;
 use crate::http::openapi::errors::LibraryProblems;
 use crate::http::state::AppState;
-use cutline_error::{Error, ErrorKind};
+use crate::library::embedding_space;
+use cutline_error::{Error, ErrorKind, Result};
 
 /// Finds photos with captions
 ///
@@ -199,6 +204,55 @@ pub(in crate::http) async fn similar(
     let limit = parameters.limit()?.unwrap_or(20);
     let similar = Similar { probe, limit, min_score: -1.0 };
     Ok(Json(with(&state, move |store| store.similar(&similar)).await?))
+}
+
+/// Finds photos that match a text
+///
+/// Among those that were captioned with `LIBRARY_EMBEDDINGS`. The score is the cosine of the embeddings of text and
+/// photo.
+#[utoipa::path(
+    get,
+    path = "/library/similar",
+    operation_id = "library_match",
+    tag = "library",
+    params(
+        ("text" = String, Query, description = "What the photos show", max_length = 1000),
+        ("limit" = Option<usize>, Query, description = "Photos at most", minimum = 1, maximum = 200),
+    ),
+    responses((status = OK, description = "The best first", body = [Neighbour]), LibraryProblems),
+)]
+pub(in crate::http) async fn matching(
+    State(state): State<AppState>,
+    request: Request,
+) -> Result<Json<Vec<Neighbour>>, Failure> {
+    let parameters = Parameters::read(request.uri().query(), &["text", "limit"])?;
+    let limit = parameters.limit()?.unwrap_or(20);
+    let text = parameters.text("text").trim().to_owned();
+    if text.is_empty() || text.chars().count() > 1000 {
+        let detail = "text must have 1 to 1000 characters; say what the photos show";
+        return Err(Error::parameter("text", detail).into());
+    }
+    let features = embedding(&state, text).await?;
+    let similar = Similar { probe: Probe::Features(features), limit, min_score: -1.0 };
+    Ok(Json(with(&state, move |store| store.similar(&similar)).await?))
+}
+
+/// The embedding of a text.
+async fn embedding(state: &AppState, text: String) -> Result<Features> {
+    library(state)?;
+    let embedder = state.captioner()?.able(Ability::Embed)?;
+    let info = embedder.info();
+    let params = TextParams {
+        texts: vec![text],
+        max_text_tokens: Some(info.max_positions),
+        ..TextParams::default()
+    };
+    let limit = state.settings().request_timeout;
+    let embedded = timeout(limit, Box::pin(embedder.embed(None, params))).await;
+    let embedded = embedded.map_err(|_| Error::too_late("answer", limit, "try again"))??;
+    let vector = embedded.texts.into_iter().next().map(|text| text.embedding);
+    let vector = vector.ok_or_else(|| Error::internal("a text was lost"))?;
+    Ok(Features { space: embedding_space(&info.digest), vector })
 }
 
 /// Finds photos that look the same

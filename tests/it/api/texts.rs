@@ -6,7 +6,7 @@ use axum::body::{Body, to_bytes};
 use axum::http::{Request, StatusCode};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use cutline::captioner::{Captioner, CaptionerSettings};
+use cutline::captioner::{AppearanceOptions, Captioner, CaptionerSettings};
 use cutline::config::HttpSettings;
 use cutline::engine::source::ModelSource;
 use cutline::http::{AppState, app};
@@ -15,7 +15,7 @@ use cutline_library::{Change, KeyChange, KeyRules, Secret, UsageGroup, UsageQuer
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
-use super::fixture::{Fixture, form_bytes, png, post_to};
+use super::fixture::{Fixture, distinct, form_bytes, png, post_to};
 use super::metrics::ROUTES;
 
 fn state(model: &str) -> AppState {
@@ -391,4 +391,60 @@ async fn captions_are_put_in_the_order_in_which_they_match() {
     let alone = Fixture::new();
     let refused = alone.send(with_image("/caption/generate", json!({"rerank": true}))).await;
     refused.problem(422, "unsupported");
+}
+
+#[tokio::test]
+async fn a_text_finds_photos_that_were_captioned() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = AppState::new(HttpSettings::default());
+    let address = format!("sqlite:{}", folder.path().join("photos.db").display());
+    state.keep_in(open(&address).unwrap()).unwrap();
+    let look = AppearanceOptions { thumbnails: false };
+    let settings = CaptionerSettings { appearance: Some(look), ..CaptionerSettings::default() };
+    let main = Captioner::load(&settings).unwrap();
+    let routing = RoutingSettings {
+        models: vec![("itm".to_owned(), ModelSource::Embedded)],
+        limit: std::time::Duration::from_secs(28),
+        ..RoutingSettings::default()
+    };
+    let loaded = connect(main, vec![("itm".to_owned(), golden("itm"))], &routing).unwrap();
+    loaded.captioner.embed_with(loaded.captioner.named(Some("itm"))).unwrap();
+    state.ready(loaded.captioner);
+    let get = |path: &str| Request::get(path).body(Body::empty()).unwrap();
+    let search = "/library/similar?text=two%20cats";
+    assert_eq!(send(&state, get(search)).await.0, StatusCode::NOT_FOUND, "there is no photo");
+
+    let photos = [1, 40].map(distinct);
+    for photo in &photos {
+        let caption = post_to("/caption/generate?num_beams=2", "image/png", photo.clone());
+        assert_eq!(send(&state, caption).await.0, StatusCode::OK);
+    }
+    state.flush_library();
+    let (status, found) = send(&state, get(search)).await;
+    assert_eq!(status, StatusCode::OK, "{found}");
+    let found = found.as_array().unwrap();
+    assert_eq!(found.len(), 2);
+    assert!(found[0]["score"].as_f64() >= found[1]["score"].as_f64());
+    for photo in photos {
+        let query = "/image-text/score?texts=two%20cats&mode=itc";
+        let (_, scored) = send(&state, post_to(query, "image/png", photo)).await;
+        let hash = scored["image"]["hash"].as_str().unwrap().trim_start_matches("blake3:");
+        let neighbour = found.iter().find(|one| one["hash"] == hash).expect("it is found");
+        let cosine = scored["scores"][0]["similarity"].as_f64().unwrap();
+        assert!((neighbour["score"].as_f64().unwrap() - cosine).abs() < 2e-3, "{neighbour}");
+        // Photos are compared as they look, not as they match texts.
+        let path = format!("/library/assets/{hash}/similar");
+        assert_eq!(send(&state, get(&path)).await.1.as_array().unwrap().len(), 1);
+    }
+    let (_, best) = send(&state, get(&format!("{search}&limit=1"))).await;
+    assert_eq!(best[0], found[0]);
+    for wrong in ["/library/similar", "/library/similar?text=%20", "/library/similar?q=a"] {
+        let (status, problem) = send(&state, get(wrong)).await;
+        assert_eq!(
+            (status, &problem["code"]),
+            (StatusCode::UNPROCESSABLE_ENTITY, &"invalid_parameter".into())
+        );
+    }
+    let refused = Fixture::new().get(search).await;
+    refused.problem(404, "not_found");
 }

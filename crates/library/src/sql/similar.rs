@@ -94,7 +94,8 @@ fn wanted(db: &dyn Db, probe: &Probe) -> Result<Wanted> {
     match probe {
         Probe::Asset(hash) => {
             let sql = "SELECT f.space_id, f.vector, f.asset_id FROM features f \
-                 JOIN assets s ON s.id = f.asset_id WHERE s.hash = ? ORDER BY f.id DESC LIMIT 1";
+                 JOIN assets s ON s.id = f.asset_id JOIN spaces p ON p.id = f.space_id \
+                 WHERE s.hash = ? ORDER BY p.name LIKE 'texts:%', f.id DESC LIMIT 1";
             let found = db.first(sql, values![&hash.0], |row| {
                 let vector = numbers(blob(row.cell(1)?)).collect();
                 Ok(Wanted { space: row.get(0)?, vector, except: Some(row.get(2)?) })
