@@ -2,9 +2,11 @@
 
 Three servers behind HAProxy get photos from six clients while one of them is killed, stopped, slowed down,
 or restarted, or its clock jumps. No request may be lost but those that were in a server that was killed.
+With a binary that has the feature redis, and redis-server, the servers also share captions, and Redis is
+killed and stopped.
 """
 
-import collections, json, pathlib, signal, subprocess, sys, tempfile, threading, time
+import collections, contextlib, json, pathlib, random, shutil, signal, subprocess, sys, tempfile, threading, time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 from replicas import BYPASS, PHOTOS, ROOT, Fleet, get, post
@@ -123,6 +125,34 @@ def jump(fleet):
     return 0
 
 
+@contextlib.contextmanager
+def redis(folder):
+    port = random.randrange(20000, 32000)
+    command = ["redis-server", "--port", str(port), "--save", "", "--appendonly", "no", "--dir", folder]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        yield port, process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def shared(binary, folder):
+    with redis(folder) as (port, process):
+        def act(_):
+            time.sleep(3)
+            process.send_signal(signal.SIGSTOP)
+            time.sleep(4)
+            process.send_signal(signal.SIGCONT)
+            time.sleep(3)
+            process.kill()
+            time.sleep(3)
+            return 0
+
+        environment = {"CACHE_URL": f"redis://127.0.0.1:{port}", "CACHE_SECRET": "a secret of the bench", "CACHE_MAX_BYTES": "0"}
+        return scenario(binary, "redis stopped, then killed", act, environment, path="/caption/generate")
+
+
 def main(binary, *wanted):
     binary = str(pathlib.Path(binary).resolve())
     if subprocess.run([ROOT / ".ci/tool", "haproxy", "-v"], stdout=subprocess.DEVNULL).returncode:
@@ -145,6 +175,14 @@ def main(binary, *wanted):
                 results.append(scenario(binary, "clock", jump, environment))
             else:
                 print("skipped clock: libfaketime is not installed (Debian's package libfaketime)")
+        if not wanted or "redis" in wanted:
+            help_text = subprocess.run([binary, "serve"], env={"CACHE_URL": "redis://x", "PORT": "0"}, capture_output=True, text=True, timeout=20)
+            if "without the feature redis" in help_text.stderr + help_text.stdout:
+                print("skipped redis: the binary has no feature redis")
+            elif not shutil.which("redis-server"):
+                print("skipped redis: redis-server is not installed")
+            else:
+                results.append(shared(binary, folder))
     sys.exit(0 if all(results) else 1)
 
 

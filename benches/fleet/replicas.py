@@ -39,7 +39,7 @@ class Fleet:
     def __init__(self, binary, names, cores=None, environment=None, launcher=()):
         self.binary, self.names, self.cores = binary, names, cores
         self.environment, self.launcher = environment or {}, list(launcher)
-        base = random.randrange(20000, 40000)
+        base = random.randrange(20000, 32000)
         self.port = base
         self.ports = {name: base + 1 + number for number, name in enumerate(names)}
         self.servers, self.proxy = {}, None

@@ -4,6 +4,14 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Key([u8; 32]);
 
+#[cfg(any(feature = "redis", test))]
+impl Key {
+    /// The hash itself.
+    pub(super) const fn bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
 /// Derives keys that also depend on a fixed context, such as the model and its precision.
 #[derive(Debug, Clone)]
 pub struct KeyNamespace(blake3::Hasher);

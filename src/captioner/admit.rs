@@ -326,6 +326,8 @@ impl Captioner {
                     let task = CaptionTask {
                         photo,
                         vision: self.vision_cache_use(&hash, params.cache),
+                        #[cfg(feature = "redis")]
+                        shared: self.shared_key(&hash, begin_with, params),
                         hash,
                         begin_with: begin_with.clone(),
                         params: params.generation(),

@@ -108,6 +108,8 @@ pub(super) struct ComputedAnswer {
     pub(super) answer: Arc<Answer>,
     pub(super) appearance: Option<Arc<Appearance>>,
     pub(super) vision: Option<VisionCacheState>,
+    /// Whether it comes from the cache that several servers share, and was not computed.
+    pub(super) shared: bool,
     pub(super) decode: Duration,
     pub(super) queued: Duration,
     pub(super) inference: Duration,

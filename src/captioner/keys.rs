@@ -27,6 +27,33 @@ impl CaptionKeys {
         ]))
     }
 
+    /// The keys of answers that servers share. Those of different versions share nothing, because a
+    /// version may change what a parameter means.
+    #[cfg(feature = "redis")]
+    pub(super) fn shared(
+        captioner: &super::CaptionerInner,
+        scope: crate::cache::CacheScope,
+    ) -> Self {
+        let super::CaptionerInner { info, extras, preprocess, .. } = captioner;
+        let gpu = info.gpu.as_ref().map_or("", |gpu| gpu.name.as_str());
+        let machine = match scope {
+            // Of a device, only its kind counts: equal GPUs are not told apart.
+            crate::cache::CacheScope::Exact => [info.kernels.as_str(), gpu],
+            crate::cache::CacheScope::Model => [""; 2],
+        };
+        Self(KeyNamespace::new(&[
+            env!("CARGO_PKG_VERSION"),
+            &info.digest,
+            &info.precision,
+            machine[0],
+            machine[1],
+            &PREPROCESSING_VERSION.to_string(),
+            &format!("{preprocess:?}"),
+            // It is not part of the digest, and changes the confidences.
+            &format!("{:?}", extras.confidence),
+        ]))
+    }
+
     /// The key of the vision tower's output for the image with this hash.
     pub(super) fn vision(&self, image: &blake3::Hash) -> Key {
         self.0.key("vision", &[image.as_bytes()])

@@ -8,6 +8,7 @@
 //! - `stream`: one caller's view of that work;
 //! - `dispatch`: who else may answer: other models, and routes;
 //! - `foreign`: answers of models elsewhere;
+//! - `shared`: answers that several servers share, with the feature `redis`;
 //! - `keep`: where captions are handed to, to be kept;
 //! - `charge`: who pays for captions;
 //! - `answer`: the data that callers and caches share; `keys`: cache keys and fingerprints;
@@ -46,6 +47,8 @@ mod params;
 mod process;
 mod rank;
 mod recipe;
+#[cfg(feature = "redis")]
+mod shared;
 mod stream;
 mod style;
 mod tagging;
@@ -148,6 +151,9 @@ struct CaptionerInner {
     embedder: OnceLock<Captioner>,
     /// Who else may answer, if there are others.
     dispatch: OnceLock<Arc<dyn Dispatch>>,
+    /// Where answers are shared with other servers, if they are.
+    #[cfg(feature = "redis")]
+    shared: OnceLock<shared::SharedAnswers>,
 }
 
 /// The parts of a [`Captioner`] in addition to the engine.
@@ -261,6 +267,8 @@ impl Captioner {
             keeper: OnceLock::new(),
             embedder: OnceLock::new(),
             dispatch: OnceLock::new(),
+            #[cfg(feature = "redis")]
+            shared: OnceLock::new(),
         };
         Ok(Self { inner: Arc::new(inner), payer: Payer::default() })
     }

@@ -375,6 +375,15 @@ impl CaptionStream {
     fn finish(&self, computed: &ComputedAnswer) -> Result<Box<Caption>> {
         let appearance = computed.appearance.as_ref();
         let joined = matches!(self.source, AnswerSource::Flight { joined: true, .. });
+        if computed.shared && !joined {
+            return self.assemble(
+                &computed.answer,
+                None,
+                CacheState::Hit,
+                None,
+                [Duration::ZERO; 3],
+            );
+        }
         let mut caption = if joined {
             // The stages belong to the caller that started the flight; this one only waited.
             let times = [Duration::ZERO, Duration::ZERO, self.caller.begin.elapsed()];
@@ -383,7 +392,7 @@ impl CaptionStream {
             let times = [computed.decode, computed.queued, computed.inference];
             self.assemble(&computed.answer, appearance, CacheState::Miss, computed.vision, times)?
         };
-        caption.batch_size = Some(computed.batch_size);
+        caption.batch_size = Some(computed.batch_size).filter(|_| !computed.shared);
         Ok(caption)
     }
 

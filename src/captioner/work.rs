@@ -29,6 +29,9 @@ pub(super) struct CaptionTask {
     /// Memory for the model's input.
     pub(super) permit: Permit,
     pub(super) vision: VisionCacheUse,
+    /// Where its answer may be in the cache that several servers share.
+    #[cfg(feature = "redis")]
+    pub(super) shared: Option<super::shared::SharedKey>,
 }
 
 /// What a text is written after, as token ids.
@@ -65,11 +68,17 @@ pub(super) async fn drive(
     leader: Leader<CaptionProgress>,
     task: CaptionTask,
 ) {
+    #[cfg(feature = "redis")]
+    let shared = task.shared;
     let result = tokio::select! {
-        result = compute(&captioner, &leader, task) => result,
+        result = find_or_compute(&captioner, &leader, task) => result,
         // Dropping the computation also removes its job from queue and model.
         () = leader.abandoned() => return,
     };
+    #[cfg(feature = "redis")]
+    if let (Some(key), Ok(computed)) = (shared, &result) {
+        captioner.store_shared(key, computed);
+    }
     let answer = result.as_ref().ok().map(|computed| Arc::clone(&computed.answer));
     leader.finish(
         |key| {
@@ -82,13 +91,28 @@ pub(super) async fn drive(
     );
 }
 
+/// The answer from the cache that several servers share, or else a new one.
+async fn find_or_compute(
+    captioner: &Captioner,
+    leader: &Leader<CaptionProgress>,
+    task: CaptionTask,
+) -> Result<ComputedAnswer> {
+    #[cfg(feature = "redis")]
+    if let Some(key) = task.shared
+        && let Some(found) = captioner.find_shared(key, &task.hash, task.photo.len()).await
+    {
+        return Ok(found);
+    }
+    compute(captioner, leader, task).await
+}
+
 async fn compute(
     captioner: &Captioner,
     leader: &Leader<CaptionProgress>,
     task: CaptionTask,
 ) -> Result<ComputedAnswer> {
     let begin = Instant::now();
-    let CaptionTask { photo, hash, begin_with, params, slot, permit, vision } = task;
+    let CaptionTask { photo, hash, begin_with, params, slot, permit, vision, .. } = task;
     let Beginning { prompt, question } = begin_with;
     let prompt_tokens = prompt.len();
     let (image, prepared) = prepare(captioner, photo, hash, vision).await?;
@@ -128,6 +152,7 @@ async fn compute(
                     answer,
                     appearance: appearance.map(|_| Arc::new(Appearance { preview, features })),
                     vision,
+                    shared: false,
                     decode,
                     queued,
                     inference,

@@ -27,13 +27,15 @@ pub use self::document::{env_example, markdown, with_server_settings, with_setti
 pub use self::options::Group;
 use self::options::{
     CacheOptions, FetchOptions, ImageOptions, LibraryOptions, LogOptions, ModelOptions,
-    ProtectionOptions, QueueOptions, RoutingOptions, ServerOptions, TraceOptions,
+    ProtectionOptions, QueueOptions, RoutingOptions, ServerOptions, SharedCacheOptions,
+    TraceOptions,
 };
 use self::parse::FetchUrls;
 pub use self::protection::{ApiKeys, CorsOrigins, ProtectionSettings, PublicEndpoints, RateLimit};
 pub use self::routing::read_routes;
 pub use self::tags::{read_vocabulary, tag_vocabulary, tag_weights, vocabulary_source};
 pub use self::values::Values;
+use crate::cache::SharedSettings;
 use crate::captioner::{
     AppearanceOptions, CaptionerSettings, MemoryLimits, WORKERS_ON_CPU, decode_bytes,
 };
@@ -65,6 +67,8 @@ pub struct Settings {
     pub library: Option<String>,
     /// Whether photos whose captions are kept are embedded.
     pub library_embeddings: bool,
+    /// Where answers are shared with other servers; `None` for nowhere.
+    pub shared_cache: Option<SharedSettings>,
     /// What is logged, and how.
     pub log: LogSettings,
     /// Where traces are sent.
@@ -91,6 +95,7 @@ impl Settings {
             routing: routing::settings(values)?,
             library: library_address(values)?,
             library_embeddings: library_embeddings(values)?,
+            shared_cache: shared_cache(values)?,
             log: LogSettings::new(values)?,
             traces: TraceSettings::new(values)?,
         })
@@ -162,6 +167,24 @@ fn grpc_port(values: &Values) -> Result<Option<u16>> {
         ));
     }
     Ok(port)
+}
+
+fn shared_cache(values: &Values) -> Result<Option<SharedSettings>> {
+    let SharedCacheOptions { cache_url, cache_secret, cache_timeout, cache_scope } =
+        values.read()?;
+    let Some(address) = cache_url else { return Ok(None) };
+    if !cfg!(feature = "redis") {
+        return Err(values.unusable(
+            "CACHE_URL",
+            "this binary is built without the feature redis; build it with --features redis, or \
+             leave the setting out",
+        ));
+    }
+    let secret = cache_secret
+        .ok_or_else(|| values.unusable("CACHE_URL", "it needs CACHE_SECRET; set that too"))?;
+    let time_to_live = values.read::<CacheOptions>()?.cache_ttl;
+    let timeout = cache_timeout;
+    Ok(Some(SharedSettings { address, secret, timeout, time_to_live, scope: cache_scope }))
 }
 
 /// Limits of the HTTP server.

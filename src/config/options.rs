@@ -12,10 +12,12 @@ use tracing::Level;
 
 use super::HfTask;
 use super::parse::{
-    FetchUrls, Models, Names, address, choice, cpu_kernels, fetch_urls, flag, gpu_kernels, hf_task,
-    log_level, models, names, number, number_or_auto, precision, seconds, use_gpu,
+    FetchUrls, Models, Names, address, cache_scope, choice, cpu_kernels, fetch_urls, flag,
+    gpu_kernels, hf_task, log_level, models, names, number, number_or_auto, precision,
+    redis_address, seconds, secret, use_gpu,
 };
 use super::protection::{self, ApiKeys, CorsOrigins, PublicEndpoints};
+use crate::cache::CacheScope;
 use crate::engine::source::ModelSource;
 use crate::engine::{DeviceChoice, GpuKernels, KernelChoice, Precision};
 use crate::fetch::FetchHosts;
@@ -41,13 +43,15 @@ pub enum Group {
     Tags,
     /// What is cached.
     Cache,
+    /// A cache that several servers share.
+    SharedCache,
     /// Logs and traces.
     Logs,
 }
 
 impl Group {
     /// All groups, in the order of the documentation.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Server,
         Self::Protection,
         Self::Model,
@@ -57,6 +61,7 @@ impl Group {
         Self::Library,
         Self::Tags,
         Self::Cache,
+        Self::SharedCache,
         Self::Logs,
     ];
 
@@ -72,6 +77,7 @@ impl Group {
             Self::Library => LibraryOptions::augment_args(command),
             Self::Tags => TagOptions::augment_args(command),
             Self::Cache => CacheOptions::augment_args(command),
+            Self::SharedCache => SharedCacheOptions::augment_args(command),
             Self::Logs => TraceOptions::augment_args(LogOptions::augment_args(command)),
         }
     }
@@ -312,6 +318,26 @@ pub(super) struct CacheOptions {
     /// Bytes of encoded images to cache, for other prompts and samples; 0 to cache none
     #[arg(long, env, default_value = "134217728", value_parser = number::<u64>(0, MAX_MEMORY))]
     pub(super) vision_cache_bytes: u64,
+}
+
+// Apart from the other settings of caches, because only servers share answers.
+#[derive(Args)]
+#[command(next_help_heading = "Shared cache")]
+pub(super) struct SharedCacheOptions {
+    /// Redis in which servers share captions, redis://USER:PASSWORD@HOST:PORT or rediss:// for TLS; needs the
+    /// feature redis; if unset, they are not shared
+    #[arg(long, env, hide_env_values = true, value_parser = redis_address)]
+    pub(super) cache_url: Option<String>,
+    /// Secret that protects the captions in CACHE_URL, at least 16 characters, the same on all servers
+    #[arg(long, env, hide_env_values = true, value_parser = secret)]
+    pub(super) cache_secret: Option<String>,
+    /// Seconds that one call of CACHE_URL may take
+    #[arg(long, env, default_value = "0.025", value_parser = seconds(0.001))]
+    pub(super) cache_timeout: Duration,
+    /// Which servers share captions: exact for those with the same kernels and kind of device, model for all
+    /// with the same model and precision
+    #[arg(long, env, default_value = "exact", value_parser = choice(cache_scope()))]
+    pub(super) cache_scope: CacheScope,
 }
 
 #[derive(Args)]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tracing::Level;
 
 use super::HfTask;
+use crate::cache::CacheScope;
 use crate::engine::source::ModelSource;
 use crate::engine::{GpuKernels, KernelChoice, Precision};
 
@@ -158,6 +159,24 @@ pub(super) fn models(text: &str) -> Result<Models, String> {
         models.push((name.to_owned(), source));
     }
     if models.is_empty() { Err(usual.to_owned()) } else { Ok(Models(models)) }
+}
+
+pub(super) fn cache_scope() -> Vec<(&'static str, CacheScope)> {
+    vec![("exact", CacheScope::Exact), ("model", CacheScope::Model)]
+}
+
+pub(super) fn redis_address(text: &str) -> Result<String, String> {
+    if text.starts_with("redis://") || text.starts_with("rediss://") {
+        return Ok(text.to_owned());
+    }
+    Err("give an address that starts with redis:// or rediss://".to_owned())
+}
+
+pub(super) fn secret(text: &str) -> Result<String, String> {
+    if text.chars().count() >= 16 {
+        return Ok(text.to_owned());
+    }
+    Err("give at least 16 characters".to_owned())
 }
 
 /// Names that are separated by commas.

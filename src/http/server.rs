@@ -10,6 +10,8 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::connection::{Connection, ConnectionLimit, TimeoutListener};
 use super::{AppState, app, taggers};
+#[cfg(feature = "redis")]
+use crate::cache::Shared;
 use crate::captioner::{Captioner, TagParams};
 use crate::config::{Settings, read_routes};
 use crate::engine::Ability;
@@ -62,6 +64,11 @@ pub async fn run(
     if let Some(address) = &settings.library {
         state.keep_in(cutline_library::open(address)?)?;
     }
+    #[cfg(feature = "redis")]
+    let shared = match settings.shared_cache {
+        Some(options) => Some((Shared::new(&options, metrics.clone())?, options.scope)),
+        None => None,
+    };
     let captioner = settings.captioner.with_metrics(metrics);
     // One limit for images before and after the model is loaded.
     let captioner = captioner.with_image_memory(state.image_memory().clone());
@@ -95,6 +102,13 @@ pub async fn run(
             tasks.spawn(reload(file, routes.clone(), reloads));
         }
         state.show_routes(routes);
+    }
+    #[cfg(feature = "redis")]
+    if let Some((cache, scope)) = shared {
+        for (_, other) in captioner.other_models() {
+            other.share_with(cache.clone(), scope);
+        }
+        captioner.share_with(cache, scope);
     }
     if settings.library_embeddings {
         embed(&captioner)?;

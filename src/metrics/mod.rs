@@ -79,13 +79,15 @@ impl Stage {
     }
 }
 
-/// The two caches.
+/// The caches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CacheName {
     /// Complete answers.
     Answers,
     /// Outputs of the vision tower.
     Images,
+    /// Complete answers that several servers share.
+    Shared,
 }
 
 impl CacheName {
@@ -95,6 +97,33 @@ impl CacheName {
         match self {
             Self::Answers => "answers",
             Self::Images => "images",
+            Self::Shared => "shared",
+        }
+    }
+}
+
+/// A failure of the cache that several servers share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SharedCacheError {
+    /// No answer in time.
+    Timeout,
+    /// No connection, or an error as an answer.
+    Failed,
+    /// A value that was not written with our secret.
+    Invalid,
+}
+
+impl SharedCacheError {
+    /// All failures.
+    pub const ALL: [Self; 3] = [Self::Timeout, Self::Failed, Self::Invalid];
+
+    /// The value of the label.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Timeout => "timeout",
+            Self::Failed => "failed",
+            Self::Invalid => "invalid",
         }
     }
 }
@@ -205,6 +234,7 @@ struct MetricsInner {
     stage_seconds: Histograms<StageLabel>,
     batch_rows: Histogram,
     lookups: Family<LookupLabels, Counter>,
+    shared_cache_errors: Family<ReasonLabel, Counter>,
     prompt_tokens: Counter,
     generated_tokens: Counter,
     rebuilds: Counter,
@@ -227,6 +257,7 @@ impl Metrics {
             stage_seconds: Family::new_with_constructor(seconds),
             batch_rows: Histogram::new(ROWS),
             lookups: Family::default(),
+            shared_cache_errors: Family::default(),
             prompt_tokens: Counter::default(),
             generated_tokens: Counter::default(),
             rebuilds: Counter::default(),
@@ -284,6 +315,11 @@ impl Metrics {
             .lookups
             .get_or_create(&LookupLabels { cache: cache.as_str(), result: result.as_str() })
             .inc();
+    }
+
+    /// Counts a failure of the cache that several servers share.
+    pub fn shared_cache_error(&self, error: SharedCacheError) {
+        self.inner.shared_cache_errors.get_or_create(&ReasonLabel { reason: error.as_str() }).inc();
     }
 
     /// Counts the prompt and generated tokens of a finished caption.
@@ -378,6 +414,11 @@ impl MetricsInner {
         );
         registry.register("cache_lookups", "Cache lookups, by result", self.lookups.clone());
         registry.register(
+            "shared_cache_errors",
+            "Failed calls of the cache that several servers share, by reason",
+            self.shared_cache_errors.clone(),
+        );
+        registry.register(
             "prompt_tokens",
             "Prompt tokens of finished captions",
             self.prompt_tokens.clone(),
@@ -426,6 +467,9 @@ impl MetricsInner {
         for result in ["computed", "cached"] {
             drop(self.key_images.get_or_create(&ResultLabel { result }));
         }
+        for error in SharedCacheError::ALL {
+            drop(self.shared_cache_errors.get_or_create(&ReasonLabel { reason: error.as_str() }));
+        }
         drop(self.rejected.get_or_create(&ReasonLabel { reason: ErrorKind::QueueFull.code() }));
         for (cache, result) in [
             (CacheName::Answers, Lookup::Hit),
@@ -433,6 +477,8 @@ impl MetricsInner {
             (CacheName::Answers, Lookup::Coalesced),
             (CacheName::Images, Lookup::Hit),
             (CacheName::Images, Lookup::Miss),
+            (CacheName::Shared, Lookup::Hit),
+            (CacheName::Shared, Lookup::Miss),
         ] {
             drop(
                 self.lookups.get_or_create(&LookupLabels {

@@ -28,6 +28,8 @@ mod protocol;
 mod rate;
 mod realtime;
 mod routes;
+#[cfg(feature = "redis")]
+mod shared;
 mod states;
 mod stream;
 mod tags;

@@ -126,6 +126,10 @@ fn each_invalid_value_is_reported_with_its_name_and_a_remedy() {
         ("CACHE_MAX_BYTES", "64M"),
         ("CACHE_TTL", "0"),
         ("VISION_CACHE_BYTES", "-1"),
+        ("CACHE_URL", "http://localhost"),
+        ("CACHE_SECRET", "short"),
+        ("CACHE_TIMEOUT", "0"),
+        ("CACHE_SCOPE", "all"),
         ("MAX_INFLIGHT_BYTES", "0"),
         // Less than the largest image takes.
         ("MAX_INFLIGHT_BYTES", "20971520"),
@@ -234,6 +238,30 @@ fn auto_leaves_a_number_to_the_program() {
         let error = settings(&[(name, value)]).unwrap_err();
         assert!(error.detail().contains("give auto, or a whole number from 1 to"), "{error}");
     }
+}
+
+#[cfg(not(feature = "redis"))]
+#[test]
+fn a_shared_cache_is_refused_by_a_build_without_redis() {
+    let error = settings(&[("CACHE_URL", "redis://localhost")]).unwrap_err();
+    assert!(error.detail().contains("CACHE_URL") && error.detail().contains("--features redis"));
+}
+
+#[cfg(feature = "redis")]
+#[test]
+fn a_shared_cache_needs_a_secret_and_shows_none() {
+    let shared = |pairs: &[(&str, &str)]| settings(pairs).map(|settings| settings.shared_cache);
+    assert_eq!(shared(&[]).unwrap(), None);
+    let error = shared(&[("CACHE_URL", "redis://u:hidden@localhost")]).unwrap_err();
+    assert!(
+        error.detail().contains("CACHE_SECRET") && !error.detail().contains("hidden"),
+        "{error}"
+    );
+    let pairs = [("CACHE_URL", "redis://u:hidden@localhost"), ("CACHE_SECRET", "0123456789abcdef")];
+    let set = shared(&pairs).unwrap().unwrap();
+    let shown = format!("{set:?}");
+    assert!(!shown.contains("hidden") && !shown.contains("0123"), "{shown}");
+    assert_eq!(set.timeout, Duration::from_millis(25));
 }
 
 #[cfg(not(feature = "otlp"))]
