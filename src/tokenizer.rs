@@ -1,10 +1,11 @@
-//! Text to token ids and back, as `BlipProcessor` in transformers does it (a BERT tokenizer).
+//! Text to token ids and back, as `BlipProcessor` in transformers does it (a BERT tokenizer), or
+//! `Blip2Processor` (the byte-level tokenizer of OPT).
 
 use std::collections::HashMap;
 use std::panic::catch_unwind;
 
 use serde_json::{Value, json};
-use tokenizers::Tokenizer as HfTokenizer;
+use tokenizers::{DecoderWrapper, Tokenizer as HfTokenizer};
 
 use cutline_error::{Error, Result};
 
@@ -24,6 +25,8 @@ pub struct TokenizerSource<'a> {
 pub struct Tokenizer {
     inner: HfTokenizer,
     clean_up: bool,
+    /// Whether word pieces are bytes, and spaces parts of them.
+    byte_level: bool,
 }
 
 impl Tokenizer {
@@ -60,7 +63,10 @@ impl Tokenizer {
         })?;
         // The default of transformers 5.
         let clean_up = config["clean_up_tokenization_spaces"].as_bool().unwrap_or(false);
-        Ok(Self { inner, clean_up })
+        let byte_level = matches!(inner.get_decoder(), Some(DecoderWrapper::ByteLevel(_)));
+        // Otherwise a prompt could contain the tokens that stand for an image.
+        inner.set_encode_special_tokens(byte_level);
+        Ok(Self { inner, clean_up, byte_level })
     }
 
     /// Checks that the model has an embedding for each of the tokenizer's ids, because any of them can
@@ -92,6 +98,14 @@ impl Tokenizer {
             .with_source(e)
         })?;
         Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The ids of words that follow others: where spaces are parts of word pieces, with one.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn encode_next(&self, words: &str) -> Result<Vec<u32>> {
+        if self.byte_level { self.encode(&format!(" {words}")) } else { self.encode(words) }
     }
 
     /// The ids of a whole text for a text encoder: `[CLS] … [SEP]`. A text that has more than `most` ids
@@ -146,6 +160,7 @@ impl Tokenizer {
         let text = self.inner.decode(ids, true).map_err(|e| {
             Error::internal("the tokenizer cannot decode its own ids").with_source(e)
         })?;
+        let text = if self.byte_level { text.trim().to_owned() } else { text };
         Ok(if self.clean_up { clean_up_spaces(&text) } else { text })
     }
 

@@ -172,13 +172,32 @@ impl Captioner {
         self.require(ability)?;
         let prompt = self.prompt(&params)?;
         let question = match &params.question {
-            Some(question) => {
+            Some(question) if self.inner.info.family.reads() => {
                 self.read_texts(std::slice::from_ref(question), None, "question").await?.concat()
             }
+            Some(question) => self.framed(question)?,
             None => Vec::new(),
         };
         let kept = self.kept_parameters(&params);
         Ok(Request { params, begin_with: Beginning { prompt, question }, kept })
+    }
+
+    /// The ids of a question that the model continues.
+    fn framed(&self, question: &str) -> Result<Vec<u32>> {
+        let positions = self.inner.info.max_positions;
+        let framed = self.inner.info.family.framed(question);
+        // A word piece has at least one byte, so this bounds the work on absurd questions.
+        let framed = framed.filter(|text| text.len() <= positions.saturating_mul(64));
+        let ids = framed.map(|text| self.inner.tokenizer.encode(&text)).transpose()?;
+        ids.filter(|ids| ids.len() + 1 < positions).ok_or_else(|| {
+            Error::parameter(
+                "question",
+                format!(
+                    "question and answer together may have {positions} word pieces with this model; \
+                     shorten the question"
+                ),
+            )
+        })
     }
 
     /// Checks what can be checked without a photo.

@@ -304,6 +304,15 @@ fn tasks(family: Family) -> Vec<String> {
     family.abilities().iter().map(|ability| ability.as_str().to_owned()).collect()
 }
 
+/// The licence of the checkpoint, with what it does not say.
+fn license(license: Option<String>, family: Family) -> Option<String> {
+    match (license, family.terms()) {
+        (license, None) => license,
+        (None, Some(terms)) => Some(terms.to_owned()),
+        (Some(license), Some(terms)) => Some(format!("{license}; {terms}")),
+    }
+}
+
 fn describe(
     files: ModelFiles,
     engine: &EngineInfo,
@@ -343,7 +352,7 @@ fn describe(
         },
         source: files.source,
         revision: files.revision,
-        license: files.license,
+        license: license(files.license, engine.family),
         load_ms,
         warm_up_ms,
         memory_bytes: resident_bytes(),

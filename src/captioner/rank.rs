@@ -148,7 +148,8 @@ impl Captioner {
             ));
         }
         let prompt = tokenizer.encode(prompt)?;
-        let texts = texts.iter().map(|text| tokenizer.encode(text)).collect::<Result<Vec<_>>>()?;
+        let texts =
+            texts.iter().map(|text| tokenizer.encode_next(text)).collect::<Result<Vec<_>>>()?;
         if texts.iter().any(Vec::is_empty) {
             return invalid(format!("a text of {field} has no words; leave it out"));
         }

@@ -257,7 +257,9 @@ impl CaptionStream {
             };
             match update {
                 StreamUpdate::Tokens(ids) => {
-                    let text = self.caller.captioner.decode(&ids)?;
+                    let mut text = self.caller.captioner.decode(&ids)?;
+                    // A letter whose other bytes are still to come.
+                    text.truncate(text.trim_end_matches(char::REPLACEMENT_CHARACTER).len());
                     if let Some(text) = self.new_text(text) {
                         return Ok(CaptionEvent::Text(text));
                     }

@@ -5,7 +5,7 @@ use candle_core::{DType, Device};
 use super::device::open_device;
 use super::local::LocalEngine;
 use super::source::ModelFiles;
-use super::{DeviceChoice, KernelChoice, Precision};
+use super::{DeviceChoice, KernelChoice, Precision, memory};
 use cutline_blip::{BlipConfig, CpuModel, GpuKernels, GpuModel, Model, Weights};
 use cutline_error::{Error, ErrorKind, Result};
 use cutline_kernels::Tier;
@@ -36,7 +36,8 @@ pub fn load(files: &ModelFiles, options: EngineOptions) -> Result<LocalEngine> {
 ///
 /// # Errors
 /// [`Config`](ErrorKind::Config) for a device, precision or kernels that this build or machine does
-/// not have; [`Model`](ErrorKind::Model) for weights that do not fit the configuration.
+/// not have, or if there is too little memory for the weights; [`Model`](ErrorKind::Model) for weights
+/// that do not fit the configuration.
 pub fn load_model(
     config: &BlipConfig,
     weights: &Weights,
@@ -62,12 +63,15 @@ pub fn load_model(
         let model = GpuModel::load(config, weights, DType::F32, &device)?;
         return Ok(Box::new(model.one_image_at_a_time()));
     };
+    if config.query.is_some() {
+        memory::check(config, weights, precision)?;
+    }
     Ok(Box::new(CpuModel::load(config, weights, tier, precision)?))
 }
 
-/// candle has no text encoder.
+/// candle has neither a text encoder nor a Q-Former.
 fn check_candle(config: &BlipConfig, remedy: &str) -> Result<()> {
-    if !config.family.reads() {
+    if config.family.runs_on_candle() {
         return Ok(());
     }
     Err(Error::new(

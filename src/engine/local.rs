@@ -38,6 +38,8 @@ struct ActiveJob {
     slot: Slot,
     /// The tokens that the next step reads: the first ones of a new job, then one for each row.
     next: Vec<u32>,
+    /// Tokens of each sequence that nobody gets: those that stand for the image, and a question.
+    hidden: usize,
 }
 
 /// Where the engine's time went since the last call of
@@ -132,7 +134,7 @@ impl LocalEngine {
         let id = JobId(u64::MAX);
         let text = vec![self.model.describe().config.text.sep_token_id; 3];
         let work = match self.info.family {
-            Family::Captioning => params.into(),
+            Family::Captioning | Family::Blip2 => params.into(),
             Family::QuestionAnswering => Work::Answer { question: text, task: params.into() },
             Family::Retrieval => {
                 let (matching, embedding) = (true, true);
@@ -179,14 +181,22 @@ impl LocalEngine {
     /// Chooses a job's next tokens, reports them, and says whether the job goes on.
     fn advance(&mut self, index: usize, scores: &Scores, events: &mut Vec<Event>) -> Result<bool> {
         let vocabulary = self.info.vocab_size;
-        let ActiveJob { id, decoder, slot, next } = &mut self.jobs[index];
+        let first = self.model.describe().config.text.bos_token_id;
+        let ActiveJob { id, decoder, slot, next, hidden } = &mut self.jobs[index];
         let job = *id;
         let step = choose(decoder, slot, scores, vocabulary)?;
         if let Some(token) = step.newest {
             events.push(Event::Token { job, token });
         }
         match step.progress {
-            Progress::Finished(sequences) => {
+            Progress::Finished(mut sequences) => {
+                for sequence in &mut sequences {
+                    sequence.ids.drain(..*hidden);
+                    // Behind a question stands its last token.
+                    if let Some(id) = sequence.ids.first_mut() {
+                        *id = first;
+                    }
+                }
                 events.push(Event::Done { job, sequences });
                 Ok(false)
             }
@@ -208,8 +218,23 @@ impl LocalEngine {
         Ok(())
     }
 
+    /// The question of a model that has no text encoder, and continues it instead.
+    fn continued<'a>(&self, work: &'a Work) -> &'a [u32] {
+        match work {
+            Work::Answer { question, .. } if !self.info.family.reads() => question,
+            _ => &[],
+        }
+    }
+
+    /// What stands for an image where tokens are counted.
+    fn image_tokens(&self) -> Vec<u32> {
+        let query = self.model.describe().config.query.as_ref();
+        query.map_or_else(Vec::new, |query| vec![query.image_token; query.tokens])
+    }
+
     fn class_token(&self, states: &ImageStates) -> Result<Option<Vec<f32>>> {
-        if !self.features {
+        // The rows for a language model have no class token.
+        if !self.features || self.model.describe().config.query.is_some() {
             return Ok(None);
         }
         states.class_token(self.model.describe().config.vision.hidden_size).map(Some)
@@ -244,7 +269,7 @@ impl LocalEngine {
             Work::Compare(_) => family.check(Ability::Score)?,
         }
         let positions = self.info.max_positions;
-        let first = 1 + job.prompt.len();
+        let first = 1 + job.prompt.len() + self.continued(&job.task).len();
         if first >= positions {
             return Err(Error::parameter(
                 "prompt",
@@ -305,6 +330,9 @@ impl Engine for LocalEngine {
         let text = &self.model.describe().config.text;
         let mut prompt = vec![text.bos_token_id];
         prompt.extend(&job.prompt);
+        let continued = self.continued(&job.task);
+        prompt.extend(continued);
+        let continued = continued.len();
         text.check_tokens(&prompt)?;
         let (end, vocabulary) = (text.sep_token_id, text.vocab_size);
         let image = self.encoded(job.image)?;
@@ -315,7 +343,7 @@ impl Engine for LocalEngine {
         };
         let image = image.ok_or_else(|| Error::internal("a job to decode has no image"))?;
         let answered;
-        let states = if question.is_empty() {
+        let states = if question.is_empty() || continued > 0 {
             compare::states(&image)?
         } else {
             answered = self.read_question(&image, &question)?;
@@ -326,14 +354,17 @@ impl Engine for LocalEngine {
         let least = prompt.len() + task.min_new_tokens().saturating_sub(1);
         let size = SlotSize { capacity: max_length - 1, rows: task.rows(), least };
         let slot = timed(&mut spent.cross_kv, || model.begin(states, size))?;
-        let next = prompt.clone();
-        let forced = job.written;
+        let (next, forced) = (prompt.clone(), job.written);
+        // As in transformers, penalties count the tokens that stand for the image.
+        let image = self.image_tokens();
+        let (prompt, max_length) = ([image.as_slice(), &prompt].concat(), image.len() + max_length);
         let input = DecoderInput { prompt, end, vocabulary, max_length, forced };
         let decoder = match task {
             Task::Write(params) => Decoder::new(&params, input),
             Task::Rank(set) => Decoder::rank(set, input),
         };
-        self.jobs.push(ActiveJob { id: job.id, decoder, slot, next });
+        let hidden = image.len() + continued;
+        self.jobs.push(ActiveJob { id: job.id, decoder, slot, next, hidden });
         Ok(())
     }
 

@@ -12,6 +12,7 @@ mod input;
 mod layout;
 mod load;
 pub mod local;
+mod memory;
 mod options;
 pub mod quantize;
 pub mod source;

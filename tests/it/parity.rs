@@ -2,6 +2,7 @@
 //! `make_goldens.py` there, are compared with tiny random models of several shapes and with the
 //! embedded one, on every set of kernels that this CPU can run and on candle.
 
+mod blip2;
 mod candle;
 mod checks;
 mod family;

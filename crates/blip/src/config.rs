@@ -1,8 +1,12 @@
 //! The part of a BLIP checkpoint's `config.json` that is needed. Missing fields have the
 //! defaults of transformers' `BlipConfig`, `BlipVisionConfig` and `BlipTextConfig` (5.23).
 
+mod blip2;
+
 use serde::Deserialize;
 
+pub(crate) use self::blip2::POSITION_OFFSET;
+pub use self::blip2::QueryConfig;
 use crate::Family;
 use cutline_error::{Error, Result};
 
@@ -30,6 +34,8 @@ pub struct BlipConfig {
     pub tie_word_embeddings: bool,
     /// Numbers of an embedding of [`Family::Retrieval`].
     pub image_text_hidden_size: usize,
+    /// What [`Family::Blip2`] has between the image encoder and the text decoder.
+    pub query: Option<QueryConfig>,
 }
 
 /// Shapes and constants of the vision tower.
@@ -72,9 +78,9 @@ pub struct TextConfig {
     pub hidden_act: Activation,
     /// Added to the variance in every layer norm.
     pub layer_norm_eps: f64,
-    /// The first token of every caption, `[DEC]`.
+    /// The first token of every caption, `[DEC]`, or `</s>` of OPT.
     pub bos_token_id: u32,
-    /// The token that ends a caption, `[SEP]`.
+    /// The token that ends a caption, `[SEP]`, or a line break of OPT.
     pub sep_token_id: u32,
 }
 
@@ -98,11 +104,16 @@ impl BlipConfig {
     /// [`ErrorKind::Model`](cutline_error::ErrorKind::Model): invalid JSON, another architecture
     /// than those of [`Family`], or impossible shapes.
     pub fn from_json(json: &[u8]) -> Result<Self> {
-        let raw: RawConfig = serde_json::from_slice(json).map_err(|e| {
+        let unreadable = |e| {
             Error::model(format!("config.json cannot be read as a BLIP configuration: {e}"))
                 .with_source(e)
-        })?;
-        let family = Family::named(raw.model_type.as_deref(), raw.architectures.as_deref())?;
+        };
+        let kind: RawKind = serde_json::from_slice(json).map_err(unreadable)?;
+        let family = Family::named(kind.model_type.as_deref(), kind.architectures.as_deref())?;
+        if family == Family::Blip2 {
+            return blip2::from_json(json);
+        }
+        let raw: RawConfig = serde_json::from_slice(json).map_err(unreadable)?;
         within("the top level", "image_text_hidden_size", raw.image_text_hidden_size, MAX_WIDTH)?;
         let tie_word_embeddings = raw.tie_word_embeddings || raw.text_config.tie_word_embeddings;
         let config = Self {
@@ -111,6 +122,7 @@ impl BlipConfig {
             vision: raw.vision_config.resolve()?,
             text: raw.text_config.resolve()?,
             tie_word_embeddings,
+            query: None,
         };
         config.check_widths()?;
         Ok(config)
@@ -178,10 +190,15 @@ impl TextConfig {
     }
 }
 
+/// What says which model it is.
 #[derive(Deserialize)]
-struct RawConfig {
+struct RawKind {
     model_type: Option<String>,
     architectures: Option<Vec<String>>,
+}
+
+#[derive(Deserialize)]
+struct RawConfig {
     #[serde(default)]
     vision_config: RawVision,
     #[serde(default)]

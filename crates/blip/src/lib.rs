@@ -1,5 +1,5 @@
-//! BLIP: configuration, checkpoints, the vision tower, the text decoder and the text encoder. [`Family`]
-//! says which models there are.
+//! BLIP and BLIP-2: configuration, checkpoints, the vision tower, the text decoders and the text encoder.
+//! [`Family`] says which models there are.
 //!
 //! The trait [`Model`] has two implementations. [`cpu`] runs on the kernels of `cutline-kernels`
 //! and is what a CPU normally uses. [`gpu`] runs on candle: on a GPU, and on a CPU for GGUF block

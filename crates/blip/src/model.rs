@@ -1,4 +1,4 @@
-//! The interface between the engine and the implementations of BLIP.
+//! The interface between the engine and the implementations of the models.
 
 use std::fmt;
 
@@ -128,7 +128,9 @@ impl ModelDescription {
         // candle's model reads the states themselves.
         let cross = if on_candle { states } else { keys_and_values(tokens.next_multiple_of(64)) };
         // Rows that change their order are copied, and a finished job's row is kept for the next one.
-        let own = keys_and_values(positions) * (jobs + 2 * rows);
+        // A language model keeps the rows of the image as well.
+        let image = self.config.query.as_ref().map_or(0, |query| query.tokens as u64);
+        let own = keys_and_values(positions + image) * (jobs + 2 * rows);
         // candle's caches grow to the next power of two, beside the smaller ones.
         let growth = if on_candle { 3 } else { 1 };
         // A prompt of any length, with everything that a layer makes of it.
@@ -146,7 +148,8 @@ impl ModelDescription {
 }
 
 /// What a text decoder attends to: the vision tower's output for one image, `[1 + patches, vision width]`,
-/// the class token first; or the text encoder's output for a question, `[tokens, text width]`.
+/// the class token first; or the text encoder's output for a question, `[tokens, text width]`; or what the
+/// language model of BLIP-2 reads, `[queries, text width]`.
 #[derive(Debug)]
 pub enum ImageStates {
     /// In plain memory, for [`cpu`](crate::cpu).

@@ -32,8 +32,14 @@ impl QuantizationPlan {
     /// Plans a file in which the matrices are of type `kind`.
     ///
     /// # Errors
-    /// The weights are quantised already, and `kind` would quantise them again.
+    /// The weights are quantised already, and `kind` would quantise them again; or the model is a BLIP-2.
     pub fn new(config: &BlipConfig, weights: &Weights, kind: TensorType) -> Result<Self> {
+        if config.query.is_some() {
+            return Err(Error::model(format!(
+                "{} cannot be written as GGUF; load it as it is, with PRECISION=int8",
+                config.family.architecture()
+            )));
+        }
         if weights.is_quantized() && kind.is_quantized() {
             return Err(Error::model(format!(
                 "{} is quantised already, and quantising it again would lose more; start from the \

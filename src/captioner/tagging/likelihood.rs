@@ -125,7 +125,7 @@ impl TagTexts {
 
 /// The tokens of a name; `None` if the model has none for a part of it.
 fn pieces(tokenizer: &Tokenizer, name: &str) -> Result<Option<Vec<u32>>> {
-    let ids = tokenizer.encode(name)?;
+    let ids = tokenizer.encode_next(name)?;
     let unknown = |id: &u32| tokenizer.name(*id).is_none_or(|name| name == "[UNK]");
     Ok(if ids.is_empty() || ids.iter().any(unknown) { None } else { Some(ids) })
 }

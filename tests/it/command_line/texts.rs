@@ -1,4 +1,4 @@
-//! `cutline score` and `cutline ask`, with tiny models
+//! `cutline score` and `cutline ask`, and captions of BLIP-2, with tiny models
 
 use serde_json::Value;
 
@@ -65,4 +65,25 @@ fn a_command_refuses_a_model_that_cannot_do_it() {
     let info: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(info["architecture"], "BlipForImageTextRetrieval");
     assert_eq!(info["tasks"], serde_json::json!(["score", "embed"]));
+}
+
+#[test]
+fn a_sharded_blip2_says_what_it_can_do_writes_captions_and_answers() {
+    let (model, cat) = (model("blip2-opt-wide"), photo("cat"));
+    let output = run(&["model", "info", &model]);
+    assert_status(&output, 0);
+    let info: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(info["architecture"], "Blip2ForConditionalGeneration");
+    assert_eq!(info["tasks"], serde_json::json!(["caption", "answer"]));
+    assert!(info["license"].as_str().unwrap().contains("research only"), "{info}");
+    let output = run(&["caption", "--model", &model, &cat, "--prompt", "Question: what? Answer:"]);
+    assert_status(&output, 0);
+    assert!(text(&output.stdout).contains("Question: what? Answer:"), "{output:?}");
+    let output = run(&["ask", "--model", &model, &cat, "-q", "what?", "-q", "how many?"]);
+    assert_status(&output, 0);
+    let lines: Vec<&str> = text(&output.stdout).lines().collect();
+    assert!(lines[0].starts_with(&format!("{cat}\twhat?\t")), "{lines:?}");
+    assert!(!text(&output.stdout).contains("Question:"), "{lines:?}");
+    let long = "cat ".repeat(200);
+    assert_sentence(&run(&["ask", "--model", &model, &cat, "-q", &long]), 1, &["question", "86"]);
 }

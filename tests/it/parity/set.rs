@@ -184,8 +184,14 @@ impl Set {
             std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
         };
         let config = BlipConfig::from_json(&read(checkpoint.join("config.json"))).unwrap();
-        let bytes = read(checkpoint.join("model.safetensors"));
-        let weights = Weights::from_safetensors_bytes(name, bytes.into()).unwrap();
+        let whole = checkpoint.join("model.safetensors");
+        let weights = if whole.exists() {
+            Weights::from_safetensors_bytes(name, read(whole).into()).unwrap()
+        } else {
+            let files = std::fs::read_dir(checkpoint).unwrap().map(|entry| entry.unwrap().path());
+            let shards = files.filter(|path| path.to_str().unwrap().contains("-of-"));
+            Weights::from_files(&shards.collect::<Vec<_>>()).unwrap()
+        };
         let model = match backend {
             Backend::Kernels(kernels, precision) => {
                 let device = DeviceChoice::Cpu;

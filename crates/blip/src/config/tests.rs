@@ -37,7 +37,7 @@ fn the_head_is_untied_only_if_both_sections_say_so() {
 
 #[test]
 fn other_architectures_are_refused_with_the_reason() {
-    assert!(refused(r#"{"model_type": "blip-2"}"#).contains("blip-2"));
+    assert!(refused(r#"{"model_type": "llava"}"#).contains("llava"));
     assert!(refused("{}").contains("model_type"));
     let pretraining = r#"{"model_type": "blip", "architectures": ["BlipForPreTraining"]}"#;
     assert!(refused(pretraining).contains("BlipForPreTraining"));
@@ -117,7 +117,8 @@ fn an_unused_padding_token_need_not_be_valid() {
 fn the_first_architecture_says_which_model_it_is() {
     for family in Family::ALL {
         let json = format!(
-            r#"{{"model_type": "blip", "architectures": ["{}", "BlipModel"]}}"#,
+            r#"{{"model_type": "{}", "architectures": ["{}", "BlipModel"], "image_token_index": 1}}"#,
+            family.model_type(),
             family.architecture()
         );
         assert_eq!(BlipConfig::from_json(json.as_bytes()).unwrap().family, family);
@@ -137,4 +138,47 @@ fn a_model_that_answers_questions_has_one_width() {
     assert!(error.contains("1024") && error.contains("768"), "{error}");
     let config = BlipConfig::from_json(json(Family::Retrieval).as_bytes()).unwrap();
     assert_eq!(config.image_text_hidden_size, 256);
+}
+
+fn blip2(more: &str) -> String {
+    format!(
+        r#"{{"model_type": "blip-2", "architectures": ["Blip2ForConditionalGeneration"], {more}}}"#
+    )
+}
+
+#[test]
+fn what_a_configuration_of_blip2_leaves_out_is_as_in_transformers() {
+    let json = blip2(
+        r#""image_token_index": 50265, "text_config": {"model_type": "opt", "vocab_size": 50304,
+            "eos_token_id": 50118, "hidden_size": 2560, "word_embed_proj_dim": 2560,
+            "num_attention_heads": 32, "num_hidden_layers": 32, "ffn_dim": 10240}"#,
+    );
+    let config = BlipConfig::from_json(json.as_bytes()).unwrap();
+    let (vision, text, query) = (&config.vision, &config.text, config.query.as_ref().unwrap());
+    assert_eq!((vision.hidden_size, vision.head_dim(), vision.grid()), (1408, 88, 16));
+    assert_eq!((text.bos_token_id, text.sep_token_id, text.head_dim()), (2, 50118, 80));
+    assert_eq!((text.hidden_act, text.layer_norm_eps), (Activation::Relu, 1e-5));
+    assert_eq!((query.tokens, query.image_token, query.positions), (32, 50265, 2048));
+    assert_eq!((query.head_dim(), query.cross_attention_frequency), (64, 2));
+}
+
+#[test]
+fn other_language_models_of_blip2_are_refused_with_a_checkpoint_that_works() {
+    let with = |text: &str| refused(&blip2(&format!(r#""image_token_index": 3, {text}"#)));
+    let t5 = with(r#""text_config": {"model_type": "t5", "d_model": 2048}"#);
+    assert!(t5.contains("\"t5\"") && t5.contains("Salesforce/blip2-opt-2.7b"), "{t5}");
+    for (text, part) in [
+        (r#""text_config": {"word_embed_proj_dim": 512}"#, "word_embed_proj_dim"),
+        (r#""text_config": {"do_layer_norm_before": false}"#, "do_layer_norm_before"),
+        (r#""text_config": {"max_position_embeddings": 33}"#, "max_position_embeddings"),
+        (r#""text_config": {"eos_token_id": 50272}"#, "eos_token_id"),
+        (r#""vision_config": {"qkv_bias": false}"#, "qkv_bias"),
+        (r#""qformer_config": {"cross_attention_frequency": 0}"#, "cross_attention_frequency"),
+        (r#""num_query_tokens": 0"#, "num_query_tokens"),
+    ] {
+        assert!(with(text).contains(part), "{text}");
+    }
+    assert!(refused(&blip2(r#""vision_config": {}"#)).contains("image_token_index"));
+    let other = r#"{"model_type": "blip", "architectures": ["Blip2ForConditionalGeneration"]}"#;
+    assert!(refused(other).contains("Blip2ForConditionalGeneration"));
 }

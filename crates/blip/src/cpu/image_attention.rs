@@ -39,6 +39,18 @@ pub(super) enum ImageAttention {
     },
     /// By layer.
     KeysAndValues(Vec<CrossKv>),
+    /// Rows that are read before the first token, and nothing after that.
+    Rows(Vec<f32>),
+}
+
+impl ImageAttention {
+    /// The rows to read, which are gone then.
+    pub(super) fn take_rows(&mut self) -> Vec<f32> {
+        match self {
+            Self::Rows(rows) => std::mem::take(rows),
+            Self::States { .. } | Self::KeysAndValues(_) => Vec::new(),
+        }
+    }
 }
 
 /// The memory of finished slots, which the next ones use.

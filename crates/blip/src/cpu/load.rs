@@ -1,5 +1,7 @@
 //! Reads a checkpoint and packs its weights.
 
+mod blip2;
+
 use super::encoder::{RetrievalHeads, TextEncoder};
 use super::text::{LmHead, TextDecoder, TextLayer};
 use super::vision::{VisionLayer, VisionTower};
@@ -52,6 +54,8 @@ impl CpuWeights {
             family.reads().then(|| packer.encoder(&config.text, image_width)).transpose()?;
         let retrieval =
             (family == Family::Retrieval).then(|| packer.retrieval(config)).transpose()?;
+        let blip2 = |query| packer.blip2(config, query);
+        let blip2 = config.query.as_ref().map(blip2).transpose()?;
         let description = ModelDescription {
             config: config.clone(),
             parameters: packer.loader.parameters(),
@@ -63,7 +67,7 @@ impl CpuWeights {
             kernels: tier.as_str().to_owned(),
             device: Device::Cpu,
         };
-        Ok(Self { description, isa, precision, vision, decoder, encoder, retrieval })
+        Ok(Self { description, isa, precision, vision, decoder, encoder, retrieval, blip2 })
     }
 }
 
@@ -111,13 +115,25 @@ impl Packer<'_> {
         let linear = |name, from, to| self.linear(&[&format!("{prefix}.{name}")], from, to);
         Ok(VisionLayer {
             layer_norm1: norm("layer_norm1")?,
-            qkv: linear("self_attn.qkv", hidden, 3 * hidden)?,
+            qkv: self.vision_qkv(&format!("{prefix}.self_attn"), hidden)?,
             projection: linear("self_attn.projection", hidden, hidden)?,
             layer_norm2: norm("layer_norm2")?,
             fc1: linear("mlp.fc1", hidden, inner)?,
             activation: config.hidden_act.into(),
             fc2: linear("mlp.fc2", inner, hidden)?,
         })
+    }
+
+    /// Queries, keys and values. Some files of BLIP-2 have biases of queries and values only.
+    fn vision_qkv(&self, prefix: &str, hidden: usize) -> Result<PackedWeights> {
+        let joined = format!("{prefix}.qkv");
+        let [q, v] = ["q", "v"].map(|part| format!("{prefix}.{part}_bias"));
+        if self.loader.contains(&format!("{joined}.bias")) || !self.loader.contains(&q) {
+            return self.linear(&[&joined], hidden, 3 * hidden);
+        }
+        let weight = self.loader.values(&format!("{joined}.weight"), &[3 * hidden, hidden])?;
+        let [q, v] = [self.loader.values(&q, &[hidden])?, self.loader.values(&v, &[hidden])?];
+        Ok(self.pack(&weight, &[q, vec![0.0; hidden], v].concat(), hidden))
     }
 
     fn decoder(&self, config: &TextConfig, tied: bool, image_width: usize) -> Result<TextDecoder> {

@@ -8,6 +8,8 @@
 mod encoder;
 mod image_attention;
 mod load;
+mod opt;
+mod queries;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -85,7 +87,8 @@ impl Model for CpuModel {
         let (mut steps, mut slots, mut tokens) = (Vec::new(), Vec::new(), Vec::new());
         for (n, read) in reads.iter_mut().enumerate() {
             let slot = read.slot.cpu()?;
-            scores.push(Scores::Logits(if slot.position == 0 && read.tokens.len() > 1 {
+            let new = slot.position == 0 && (read.tokens.len() > 1 || slot.prefix > 0);
+            scores.push(Scores::Logits(if new {
                 weights.prefill(work, slot, read.tokens)?.to_vec()
             } else {
                 steps.push((n, read.tokens.len()));
@@ -129,6 +132,14 @@ pub struct CpuWeights {
     decoder: Option<text::TextDecoder>,
     encoder: Option<encoder::TextEncoder>,
     retrieval: Option<encoder::RetrievalHeads>,
+    blip2: Option<Blip2>,
+}
+
+/// What BLIP-2 has beside the vision tower.
+#[derive(Debug)]
+struct Blip2 {
+    queries: queries::QueryTransformer,
+    decoder: opt::OptDecoder,
 }
 
 /// Memory for one pass at a time; it grows to the needs of the largest pass.
@@ -173,6 +184,8 @@ pub struct CpuSlot {
     self_kv: SelfKv,
     /// Tokens that each row has read; also the position of the next one.
     position: usize,
+    /// Entries of the cache before the first token.
+    prefix: usize,
 }
 
 impl CpuSlot {
@@ -180,6 +193,11 @@ impl CpuSlot {
     #[must_use]
     pub fn rows(&self) -> usize {
         self.self_kv.rows()
+    }
+
+    /// Entries of the cache that are in use. The first read fills those before the first token too.
+    fn filled(&self) -> usize {
+        if self.position == 0 { 0 } else { self.prefix + self.position }
     }
 
     /// Makes row `n` continue the former row `sources[n]`.
@@ -192,7 +210,7 @@ impl CpuSlot {
             return Err(Error::internal(format!("rows {sources:?} cannot continue {rows} rows")));
         }
         if !sources.iter().copied().eq(0..rows) {
-            self.self_kv.reorder(sources, self.position);
+            self.self_kv.reorder(sources, self.filled());
         }
         Ok(())
     }
@@ -224,7 +242,7 @@ impl CpuWeights {
     }
 
     /// The vision tower: normalised planes `3 × height × width` → states
-    /// `[1 + patches, vision width]`, the class token first.
+    /// `[1 + patches, vision width]`, the class token first; of BLIP-2, the rows for its language model.
     ///
     /// # Errors
     /// The number of values is not `3 · height · width`, or a side is no multiple of the patch
@@ -237,7 +255,13 @@ impl CpuWeights {
         height: usize,
     ) -> Result<Vec<f32>> {
         self.description.config.vision.check_image(pixels, width, height)?;
-        Ok(with_thread_pool(|pool| self.vision.forward(pool, work, pixels, width, height)))
+        Ok(with_thread_pool(|pool| {
+            let states = self.vision.forward(pool, work, pixels, width, height);
+            match &self.blip2 {
+                None => states,
+                Some(blip2) => blip2.queries.forward(pool, work, self.precision, &states),
+            }
+        }))
     }
 
     /// A slot for an image, with one row. `image` comes from [`encode`](Self::encode).
@@ -245,6 +269,9 @@ impl CpuWeights {
     /// # Errors
     /// The model has no text decoder.
     pub fn begin(&self, work: &mut Workspace, image: &[f32], size: SlotSize) -> Result<CpuSlot> {
+        if let Some(blip2) = &self.blip2 {
+            return Ok(blip2.decoder.begin(work, image, size));
+        }
         let decoder = self.decoder()?;
         Ok(with_thread_pool(|pool| decoder.begin(pool, work, self.precision, image, size)))
     }
@@ -265,10 +292,7 @@ impl CpuWeights {
         tokens: &[u32],
     ) -> Result<&'w [f32]> {
         self.check(slot, tokens)?;
-        let (decoder, precision) = (self.decoder()?, self.precision);
-        with_thread_pool(|pool| {
-            decoder.read(pool, work, precision, &mut [slot], tokens, tokens.len());
-        });
+        self.read(work, &mut [slot], tokens, tokens.len())?;
         Ok(work.logits.as_slice())
     }
 
@@ -296,13 +320,32 @@ impl CpuWeights {
         if slots.is_empty() {
             return Ok(&[]);
         }
-        let (decoder, precision) = (self.decoder()?, self.precision);
-        with_thread_pool(|pool| decoder.read(pool, work, precision, slots, tokens, 1));
+        if slots.iter().any(|slot| slot.position == 0 && slot.prefix > 0) {
+            return Err(Error::internal("a slot that has not read its image cannot take a step"));
+        }
+        self.read(work, slots, tokens, 1)?;
         Ok(work.logits.as_slice())
     }
 
+    /// Leaves the logits in the workspace.
+    fn read(
+        &self,
+        work: &mut Workspace,
+        slots: &mut [&mut CpuSlot],
+        tokens: &[u32],
+        per_row: usize,
+    ) -> Result<()> {
+        if let Some(Blip2 { decoder, .. }) = &self.blip2 {
+            with_thread_pool(|pool| decoder.read(pool, work, slots, tokens, per_row));
+            return Ok(());
+        }
+        let (decoder, precision) = (self.decoder()?, self.precision);
+        with_thread_pool(|pool| decoder.read(pool, work, precision, slots, tokens, per_row));
+        Ok(())
+    }
+
     fn check(&self, slot: &CpuSlot, tokens: &[u32]) -> Result<()> {
-        let state = (slot.rows(), slot.position, slot.self_kv.capacity());
+        let state = (slot.rows(), slot.position, slot.self_kv.capacity() - slot.prefix);
         check_read(&self.description.config.text, state, tokens)
     }
 }

@@ -76,7 +76,7 @@ impl TextDecoder {
         let spare = work.spare.pop();
         let mut self_kv = spare.unwrap_or_else(|| SelfKv::new(self.heads, self.layers.len()));
         self_kv.reset(size.capacity);
-        CpuSlot { image, self_kv, position: 0 }
+        CpuSlot { image, self_kv, position: 0, prefix: 0 }
     }
 
     /// Reads the next `per_row` tokens in every row of every slot, at the slots' own positions. The
@@ -185,7 +185,7 @@ fn keys_and_values<'a>(
 ) -> impl Iterator<Item = cross_kv::BatchItem<'a>> + Clone + Sync {
     with_rows(slots, per_row).filter_map(move |(slot, first, count)| match &slot.image {
         ImageAttention::KeysAndValues(tables) => Some((&tables[layer], first, count)),
-        ImageAttention::States { .. } => None,
+        ImageAttention::States { .. } | ImageAttention::Rows(_) => None,
     })
 }
 
@@ -196,7 +196,7 @@ fn image_states<'a>(
 ) -> impl Iterator<Item = StatesItem<'a>> + Clone + Sync {
     with_rows(slots, per_row).filter_map(|(slot, first, count)| match &slot.image {
         ImageAttention::States { table, .. } => Some(StatesItem { table, first, count }),
-        ImageAttention::KeysAndValues(_) => None,
+        ImageAttention::KeysAndValues(_) | ImageAttention::Rows(_) => None,
     })
 }
 
@@ -213,12 +213,13 @@ fn with_rows<'a>(
 }
 
 /// Writes the keys and values of the tokens into the caches of their slots.
-fn write_kv(slots: &mut [&mut CpuSlot], layer: usize, qkv: &[f32], pass: Pass) {
+pub(super) fn write_kv(slots: &mut [&mut CpuSlot], layer: usize, qkv: &[f32], pass: Pass) {
     let mut tokens = qkv.chunks_exact(3 * pass.hidden);
     for slot in slots {
+        let first = slot.filled();
         for row in 0..slot.rows() {
             for (token, qkv) in (0..pass.per_row).zip(&mut tokens) {
-                slot.self_kv.write(layer, row, slot.position + token, qkv);
+                slot.self_kv.write(layer, row, first + token, qkv);
             }
         }
     }
