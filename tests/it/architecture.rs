@@ -180,7 +180,7 @@ fn imports_go_downwards() {
         ("engine", &[]),
         ("tokenizer", &[]),
         ("metrics", &[]),
-        ("cache", &[]),
+        ("cache", &["metrics"]),
         ("scheduler", &["engine", "metrics"]),
         ("captioner", &["cache", "scheduler", "tokenizer", "engine", "metrics"]),
         ("fetch", &["captioner"]),
@@ -188,7 +188,7 @@ fn imports_go_downwards() {
         ("mcp", &["captioner"]),
         ("routing", &["captioner", "engine", "fetch", "metrics"]),
         ("telemetry", &["config"]),
-        ("config", &["captioner", "scheduler", "engine", "fetch", "metrics", "routing"]),
+        ("config", &["cache", "captioner", "scheduler", "engine", "fetch", "metrics", "routing"]),
     ];
     let modules = [
         "accounts",

@@ -61,6 +61,7 @@ fn it_describes_the_endpoints_of_the_design() {
         ("GET", "/library/feedback"),
         ("GET", "/library/jobs"),
         ("GET", "/library/runs"),
+        ("GET", "/library/similar"),
         ("GET", "/library/stats"),
         ("PATCH", "/library/assets/{hash}/texts/{field}"),
         ("POST", "/library/assets/{hash}/regenerate"),
